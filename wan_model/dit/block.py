@@ -1,0 +1,126 @@
+"""One transformer block: self-attention, cross-attention to the text, feed-forward.
+
+Shape legend: B batch, L tokens, C hidden width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import DiTConfig, Precision
+from ..quant import Linear
+from .attention import CrossAttention, SelfAttention
+from .inputs import BlockInputs
+from .norms import LayerNorm, modulated_norm
+from .timesteps import TimestepRows
+from .tokens import add_to_tokens, runs
+
+
+class Block(nn.Module):
+    """x += gate * self_attn(norm1(x)); x += cross_attn(norm3(x)); x += gate * ffn(norm2(x)).
+
+    norm1 and norm2 have no weights: the timestep's shift and scale take their place. Following
+    the checkpoints, the norm before cross-attention is called norm3.
+    """
+
+    def __init__(self, config: DiTConfig, precision: Precision, linear: type[Linear]) -> None:
+        super().__init__()
+        self.eps = config.eps
+        dtype = precision.compute_dtype
+        self.self_attn = SelfAttention(config, precision, linear)
+        self.norm3 = LayerNorm(config.dim, config.eps)
+        self.cross_attn = CrossAttention(config, precision, linear)
+        self.ffn = nn.Sequential(
+            linear(config.dim, config.ffn_dim, compute_dtype=dtype),
+            nn.GELU(approximate="tanh"),
+            linear(config.ffn_dim, config.dim, compute_dtype=dtype),
+        )
+        self.modulation = nn.Parameter(torch.empty(1, 6, config.dim), requires_grad=False)
+
+    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
+        """Returns the residual stream (B, L, C) after this block; x itself without gradients."""
+        time = inputs.time.plus(self.modulation)
+        attended = self._self_attention(x, time, inputs)
+
+        def self_attention(_: Tensor, run: slice) -> Tensor:
+            gate = time.at(run)[2]
+            return gate * self.self_attn.o(attended[:, run])
+
+        x = add_to_tokens(x, self_attention)
+        del attended
+
+        k, v = self.cross_attn.keys_values(inputs.text)
+
+        def cross_attention(x_run: Tensor, _: slice) -> Tensor:
+            return self.cross_attn(self.norm3(x_run), k, v, inputs.attend)
+
+        x = add_to_tokens(x, cross_attention)
+
+        def feed_forward(x_run: Tensor, run: slice) -> Tensor:
+            _, _, _, shift, scale, gate = time.at(run)
+            return gate * self.ffn(modulated_norm(x_run, shift, scale, self.eps))
+
+        return add_to_tokens(x, feed_forward)
+
+    def _self_attention(self, x: Tensor, time: TimestepRows, inputs: BlockInputs) -> Tensor:
+        """Returns the attended heads (B, L, C), before the output projection.
+
+        q, k, v are local to this call and the callee, so they are gone before the next layer.
+        """
+        return inputs.attend(*self._qkv(x, time, inputs)).flatten(-2)
+
+    def _qkv(self, x: Tensor, time: TimestepRows, inputs: BlockInputs) -> tuple[Tensor, ...]:
+        whole: tuple[Tensor, ...] = ()
+        for run in runs(x.shape[1]):
+            shift, scale, *_ = time.at(run)
+            h = modulated_norm(x[:, run], shift, scale, self.eps)
+            parts = self.self_attn.project(h, inputs.rotation.at(run))
+            if torch.is_grad_enabled():
+                return parts
+            whole = whole or self.self_attn.empty_qkv(x.shape[0], x.shape[1], x.device)
+            for target, part in zip(whole, parts, strict=True):
+                target[:, run] = part
+        return whole
+
+
+class Head(nn.Module):
+    """Modulated norm and projection of each token to its patch of the velocity, in fp32."""
+
+    def __init__(self, config: DiTConfig, linear: type[Linear]) -> None:
+        super().__init__()
+        self.eps = config.eps
+        patch_values = config.out_channels * config.patch_size[1] * config.patch_size[2]
+        self.head = linear(config.dim, patch_values, compute_dtype=torch.float32)
+        self.modulation = nn.Parameter(torch.empty(1, 2, config.dim), requires_grad=False)
+
+    def forward(self, x: Tensor, time: TimestepRows) -> Tensor:
+        """Returns fp32 (B, L, 4 * C_out).
+
+        Args:
+            x: residual stream (B, L, C).
+            time: one vector per timestep, the time embedding itself and not its projection.
+        """
+        time = time.plus(self.modulation)
+        parts = []
+        for run in runs(x.shape[1]):
+            shift, scale = time.at(run)
+            parts.append(self.head(modulated_norm(x[:, run], shift, scale, self.eps)))
+        return torch.cat(parts, dim=1)
+
+
+class PatchEmbedding(nn.Module):
+    """Each 1 x 2 x 2 patch of the input to one token, in fp32.
+
+    The weight has the shape of the checkpoints' Conv3d. Multiplying patches as rows gives tokens
+    in memory order at once, where a convolution would need a transposed copy of them all.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        shape = (config.dim, config.in_channels, *config.patch_size)
+        self.weight = nn.Parameter(torch.empty(shape), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(config.dim), requires_grad=False)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Returns fp32 tokens (B, L, C) for patches (B, L, in_channels * 4)."""
+        return F.linear(patches.float(), self.weight.float().flatten(1), self.bias.float())

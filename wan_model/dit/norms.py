@@ -1,0 +1,38 @@
+"""Normalisation with fp32 statistics and fp32 results, whatever comes in."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the whole hidden width, before the split into heads."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(dim), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns fp32 (..., dim)."""
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / std * weight + bias over the hidden width."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(dim), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(dim), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns fp32 (..., dim)."""
+        shape = self.weight.shape
+        return F.layer_norm(x.float(), shape, self.weight.float(), self.bias.float(), self.eps)
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """Returns layer_norm(x) * (1 + scale) + shift in fp32; the norm has no weights of its own."""
+    return F.layer_norm(x.float(), x.shape[-1:], eps=eps) * (1 + scale) + shift

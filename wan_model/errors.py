@@ -1,0 +1,29 @@
+"""Typed errors of the library.
+
+Every message has the form "What is wrong. Got X, need Y. Do Z.", so that it can be shown to a
+person as it is. The ComfyUI nodes translate them in one place.
+"""
+
+
+class WanError(ValueError):
+    """Base of every error that wan_model raises on purpose."""
+
+
+class CheckpointError(WanError):
+    """A file that cannot be loaded as what it was given for: damaged, of another model, unsafe."""
+
+
+class ShapeError(WanError):
+    """A size, frame count or tensor shape that the model cannot work with."""
+
+
+class SettingsError(WanError):
+    """A setting outside its range, or settings that contradict each other."""
+
+
+class PairingError(WanError):
+    """Files or inputs that do not belong together, such as a 5B VAE and an A14B model."""
+
+
+class BackendError(WanError):
+    """A kernel or number format that was asked for by name and is not available here."""

@@ -1,0 +1,106 @@
+"""Linear layers whose weights are stored in one number format and used in another.
+
+The layer owns the tensors; a `WeightFormat` knows how to multiply with them. Formats carry no
+tensors, so the offload engine can replace `weight`, `weight_scale` and `bias` at any time.
+
+Shape legend: O output features, I input features, N blocks of a row.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class WeightFormat(Protocol):
+    """How to use a stored weight. Implementations are stateless."""
+
+    name: str
+    """Short name for people: "bf16", "fp8 scaled"."""
+
+    def dense(self, layer: "Linear", dtype: torch.dtype) -> Tensor:
+        """Returns the weight (O, I) as ordinary numbers of `dtype`."""
+        ...
+
+    def matmul(self, layer: "Linear", x: Tensor) -> Tensor:
+        """Returns x (..., I) @ weight.T + bias as (..., O) in the layer's compute dtype."""
+        ...
+
+
+class PlainFormat:
+    """A weight stored as ordinary numbers (fp32, fp16, bf16, or unscaled fp8): cast and multiply."""
+
+    name = "plain"
+
+    def dense(self, layer: "Linear", dtype: torch.dtype) -> Tensor:
+        """Returns the weight cast to `dtype`; no copy if it already is."""
+        return layer.weight.to(dtype)
+
+    def matmul(self, layer: "Linear", x: Tensor) -> Tensor:
+        """Multiplies in the layer's compute dtype."""
+        dtype = layer.compute_dtype
+        bias = None if layer.bias is None else layer.bias.to(dtype)
+        return F.linear(x.to(dtype), self.dense(layer, dtype), bias)
+
+
+class ScaledFormat(PlainFormat):
+    """A weight stored as small numbers with fp32 scales: per tensor, per row, or per block of a row."""
+
+    name = "scaled"
+
+    def dense(self, layer: "Linear", dtype: torch.dtype) -> Tensor:
+        """Returns weight * scale. fp8 times scale is rounded once, to `dtype`."""
+        if layer.weight_scale is None:
+            raise RuntimeError("ScaledFormat needs a layer with weight_scale")
+        return scale_weight(layer.weight, layer.weight_scale).to(dtype)
+
+
+def scale_weight(weight: Tensor, scale: Tensor) -> Tensor:
+    """Returns weight (O, I) * scale in fp32.
+
+    Args:
+        weight: any storage dtype.
+        scale: one number, (O, 1) per row, or (O, N, 1) per block of I / N consecutive inputs.
+    """
+    values = weight.float()
+    if scale.ndim == 3:
+        rows, blocks, _ = scale.shape
+        return (values.view(rows, blocks, -1) * scale).view_as(values)
+    return values * scale
+
+
+class Linear(nn.Module):
+    """y = x W^T + b, computed in `compute_dtype` whatever the weight is stored as.
+
+    The parameter names are those of `torch.nn.Linear`, so official checkpoints and LoRAs fit.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    weight_scale: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        compute_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.compute_dtype = compute_dtype
+        self.format: WeightFormat = PlainFormat()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False)
+        self.register_buffer("weight_scale", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (..., out_features) in `compute_dtype` for x (..., in_features)."""
+        return self.format.matmul(self, x)
+
+    def extra_repr(self) -> str:
+        """Shows sizes and number formats in `print(module)`."""
+        stored = str(self.weight.dtype).removeprefix("torch.")
+        return f"{self.in_features}, {self.out_features}, {stored} ({self.format.name})"
