@@ -123,4 +123,5 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Returns fp32 tokens (B, L, C) for patches (B, L, in_channels * 4)."""
-        return F.linear(patches.float(), self.weight.float().flatten(1), self.bias.float())
+        weight = self.weight.to(patches.device, torch.float32).flatten(1)
+        return F.linear(patches.float(), weight, self.bias.to(patches.device, torch.float32))

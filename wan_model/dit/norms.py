@@ -1,4 +1,7 @@
-"""Normalisation with fp32 statistics and fp32 results, whatever comes in."""
+"""Normalisation with fp32 statistics and fp32 results, whatever comes in.
+
+Small weights may be left on the host by a memory manager; they are brought to x when used.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +18,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns fp32 (..., dim)."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps)
+        weight = self.weight.to(x.device, torch.float32)
+        return F.rms_norm(x.float(), weight.shape, weight, self.eps)
 
 
 class LayerNorm(nn.Module):
@@ -29,8 +33,9 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns fp32 (..., dim)."""
-        shape = self.weight.shape
-        return F.layer_norm(x.float(), shape, self.weight.float(), self.bias.float(), self.eps)
+        weight = self.weight.to(x.device, torch.float32)
+        bias = self.bias.to(x.device, torch.float32)
+        return F.layer_norm(x.float(), weight.shape, weight, bias, self.eps)
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:

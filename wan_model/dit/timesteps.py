@@ -25,7 +25,7 @@ class TimestepRows:
 
     def plus(self, table: Tensor) -> "TimestepRows":
         """Returns the rows with a learned table (1, K, dim) added."""
-        return TimestepRows(self.rows + table.float(), self.index)
+        return TimestepRows(self.rows + table.to(self.rows), self.index)
 
     def at(self, run: slice) -> tuple[Tensor, ...]:
         """Returns K tensors (B, 1, dim) or (B, run, dim) for a run of tokens."""

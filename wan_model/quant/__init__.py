@@ -1,5 +1,21 @@
 """Number formats of linear layers."""
 
-from .linear import Linear, PlainFormat, ScaledFormat, WeightFormat, scale_weight
+from .linear import (
+    Linear,
+    LinearOperands,
+    PlainFormat,
+    ScaledFormat,
+    WeightFormat,
+    scale_weight,
+    unscale_weight,
+)
 
-__all__ = ["Linear", "PlainFormat", "ScaledFormat", "WeightFormat", "scale_weight"]
+__all__ = [
+    "Linear",
+    "LinearOperands",
+    "PlainFormat",
+    "ScaledFormat",
+    "WeightFormat",
+    "scale_weight",
+    "unscale_weight",
+]

@@ -13,17 +13,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class LinearOperands(Protocol):
+    """What a format multiplies with: a `Linear`, or copies of its tensors on another device."""
+
+    weight: Tensor
+    bias: Tensor | None
+    weight_scale: Tensor | None
+    compute_dtype: torch.dtype
+
+
 class WeightFormat(Protocol):
     """How to use a stored weight. Implementations are stateless."""
 
     name: str
     """Short name for people: "bf16", "fp8 scaled"."""
 
-    def dense(self, layer: "Linear", dtype: torch.dtype) -> Tensor:
+    def dense(self, layer: LinearOperands, dtype: torch.dtype) -> Tensor:
         """Returns the weight (O, I) as ordinary numbers of `dtype`."""
         ...
 
-    def matmul(self, layer: "Linear", x: Tensor) -> Tensor:
+    def matmul(self, layer: LinearOperands, x: Tensor) -> Tensor:
         """Returns x (..., I) @ weight.T + bias as (..., O) in the layer's compute dtype."""
         ...
 
@@ -33,11 +42,11 @@ class PlainFormat:
 
     name = "plain"
 
-    def dense(self, layer: "Linear", dtype: torch.dtype) -> Tensor:
+    def dense(self, layer: LinearOperands, dtype: torch.dtype) -> Tensor:
         """Returns the weight cast to `dtype`; no copy if it already is."""
         return layer.weight.to(dtype)
 
-    def matmul(self, layer: "Linear", x: Tensor) -> Tensor:
+    def matmul(self, layer: LinearOperands, x: Tensor) -> Tensor:
         """Multiplies in the layer's compute dtype."""
         dtype = layer.compute_dtype
         bias = None if layer.bias is None else layer.bias.to(dtype)
@@ -49,7 +58,7 @@ class ScaledFormat(PlainFormat):
 
     name = "scaled"
 
-    def dense(self, layer: "Linear", dtype: torch.dtype) -> Tensor:
+    def dense(self, layer: LinearOperands, dtype: torch.dtype) -> Tensor:
         """Returns weight * scale. fp8 times scale is rounded once, to `dtype`."""
         if layer.weight_scale is None:
             raise RuntimeError("ScaledFormat needs a layer with weight_scale")
@@ -68,6 +77,11 @@ def scale_weight(weight: Tensor, scale: Tensor) -> Tensor:
         rows, blocks, _ = scale.shape
         return (values.view(rows, blocks, -1) * scale).view_as(values)
     return values * scale
+
+
+def unscale_weight(weight: Tensor, scale: Tensor) -> Tensor:
+    """Returns weight (O, I) / scale in fp32: the inverse of `scale_weight`, before rounding."""
+    return scale_weight(weight, scale.float().reciprocal())
 
 
 class Linear(nn.Module):

@@ -1,0 +1,15 @@
+"""WanDuet: Wan2.2 video models in ComfyUI."""
+
+WEB_DIRECTORY = "./js"
+
+
+async def comfy_entrypoint():
+    """Returns the pack's nodes; called by ComfyUI when it loads custom nodes."""
+    from .nodes import WanDuetExtension
+    from .nodes.routes import register_routes
+
+    register_routes()
+    return WanDuetExtension()
+
+
+__all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]

@@ -1,0 +1,29 @@
+"""ComfyUI nodes: each describes itself, converts, calls wan_model and reports."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import (
+    custom_sampling,
+    decode,
+    image_to_video,
+    loaders,
+    moe_sampler,
+    text_encode,
+)
+
+NODES: list[type[io.ComfyNode]] = [
+    *loaders.NODES,
+    *text_encode.NODES,
+    *image_to_video.NODES,
+    *moe_sampler.NODES,
+    *custom_sampling.NODES,
+    *decode.NODES,
+]
+
+
+class WanDuetExtension(ComfyExtension):
+    """What ComfyUI asks for the nodes of this pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Returns all node classes."""
+        return NODES

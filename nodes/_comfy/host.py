@@ -1,0 +1,85 @@
+"""ComfyUI as the host: model files, folders, devices, interrupts, text under a node."""
+
+import logging
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import torch
+from server import PromptServer
+
+logger = logging.getLogger(__name__)
+
+
+def model_names(folder: str) -> list[str]:
+    """Returns the safetensors files of one of ComfyUI's model folders, by relative name."""
+    names = folder_paths.get_filename_list(folder)
+    return [name for name in names if name.lower().endswith((".safetensors", ".sft"))]
+
+
+def model_path(folder: str, name: str) -> Path:
+    """Returns the full path of a model file.
+
+    Raises:
+        FileNotFoundError: if it has gone since the list was made.
+    """
+    return Path(folder_paths.get_full_path_or_raise(folder, name))
+
+
+def embedding_folders() -> list[str]:
+    """Returns the folders of textual inversion embeddings."""
+    return folder_paths.get_folder_paths("embeddings")
+
+
+def cache_folder() -> Path:
+    """Returns the folder where this pack may keep files between runs; not created."""
+    return Path(folder_paths.get_user_directory()) / "wanduet"
+
+
+def compute_device() -> torch.device:
+    """Returns the device that ComfyUI computes on."""
+    return comfy.model_management.get_torch_device()
+
+
+def compute_dtype(precision: str) -> torch.dtype:
+    """Returns the number format of a precision widget: "auto", "bf16", "fp16" or "fp32".
+
+    "auto" is bf16 where the device computes in it, fp16 on older GPUs, fp32 on a CPU.
+    """
+    explicit = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    if precision in explicit:
+        return explicit[precision]
+    device = compute_device()
+    if comfy.model_management.is_device_cpu(device):
+        return torch.float32
+    if comfy.model_management.should_use_bf16(device):
+        return torch.bfloat16
+    return torch.float16
+
+
+def free_bytes(device: torch.device) -> int:
+    """Returns the memory that is free on a device, in bytes."""
+    return int(comfy.model_management.get_free_memory(device))
+
+
+def intermediate_device() -> torch.device:
+    """Returns where ComfyUI wants latents and pictures between nodes."""
+    return comfy.model_management.intermediate_device()
+
+
+def raise_if_interrupted() -> None:
+    """Raises ComfyUI's own exception if the user pressed cancel."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def progress_bar(total: int) -> comfy.utils.ProgressBar:
+    """Returns a bar for the node that is running."""
+    return comfy.utils.ProgressBar(total)
+
+
+def show(node_id: str | None, text: str) -> None:
+    """Shows text under a node in the graph editor, and in the log."""
+    logger.info(text)
+    if node_id is not None:
+        PromptServer.instance.send_progress_text(text, node_id)

@@ -1,0 +1,244 @@
+"""Our transformer as ComfyUI's MODEL.
+
+The patcher, the model sampling, the conditionings and LoRAs are ComfyUI's own, so every node that
+takes a MODEL takes ours. Parameter names are the official ones, as in core's own Wan model.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.float
+import comfy.ldm.common_dit
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.supported_models
+import torch
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from torch import Tensor
+
+from ...wan_model.dit import Block, BlockInputs, WanDiT
+from ...wan_model.dit.memory import activation_bytes
+from ...wan_model.loading import CheckpointInfo, load_dit
+from ...wan_model.quant import Linear, scale_weight, unscale_weight
+from .host import compute_dtype, raise_if_interrupted
+
+CHECKPOINT = "wanduet_checkpoint"
+"""Attachment of a patcher: the CheckpointInfo of the file it came from."""
+
+
+@dataclass(frozen=True)
+class _OnDevice:
+    """Copies of a layer's tensors on the device that computes."""
+
+    weight: Tensor
+    bias: Tensor | None
+    weight_scale: Tensor | None
+    compute_dtype: torch.dtype
+
+
+class ComfyLinear(Linear):
+    """A linear layer whose weights ComfyUI may leave on the host and patch with LoRAs.
+
+    The attribute and method names are those that ComfyUI's patcher looks for on a layer.
+    """
+
+    comfy_cast_weights = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.weight_function: list[Any] = []
+        self.bias_function: list[Any] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Computes with the layer's own tensors, or with copies made for this call."""
+        if not self.comfy_cast_weights:
+            return super().forward(x)
+        weight, bias, stream = comfy.ops.cast_bias_weight(
+            self,
+            dtype=self.weight.dtype,
+            device=x.device,
+            bias_dtype=None if self.bias is None else self.bias.dtype,
+            offloadable=True,
+        )
+        scale = None if self.weight_scale is None else self.weight_scale.to(x.device)
+        out = self.format.matmul(_OnDevice(weight, bias, scale, self.compute_dtype), x)
+        comfy.ops.uncast_bias_weight(self, weight, bias, stream)
+        return out
+
+    def convert_weight(self, weight: Tensor, inplace: bool = False, **_: Any) -> Tensor:
+        """Returns the true numbers of a stored weight, to be patched."""
+        if self.weight_scale is None:
+            return weight
+        return scale_weight(weight, self.weight_scale.to(weight.device))
+
+    def set_weight(
+        self,
+        weight: Tensor,
+        inplace_update: bool = False,
+        seed: int | None = None,
+        return_weight: bool = False,
+        **_: Any,
+    ) -> Tensor | None:
+        """Stores a patched weight (O, I) in the layer's number format."""
+        if self.weight_scale is not None:
+            weight = unscale_weight(weight, self.weight_scale.to(weight.device))
+        stored = comfy.float.stochastic_rounding(weight, self.weight.dtype, seed=seed or 0)
+        if return_weight:
+            return stored
+        if inplace_update:
+            self.weight.data.copy_(stored)
+        else:
+            self.weight = torch.nn.Parameter(stored, requires_grad=False)
+        return None
+
+
+@dataclass(frozen=True)
+class PatchableBlocks:
+    """Runs the blocks in order; heeds interrupts and the block patches of other nodes."""
+
+    transformer_options: dict[str, Any]
+
+    def __call__(self, blocks: Iterable[Block], x: Tensor, inputs: BlockInputs) -> Tensor:
+        """Returns the residual stream after all blocks."""
+        replacements = self.transformer_options.get("patches_replace", {}).get("dit", {})
+        for i, block in enumerate(blocks):
+            raise_if_interrupted()
+            replacement = replacements.get(("double_block", i))
+            if replacement is None:
+                x = block(x, inputs)
+            else:
+                x = self._replaced(block, replacement, x, inputs)
+        return x
+
+    def _replaced(self, block: Block, replacement: Any, x: Tensor, inputs: BlockInputs) -> Tensor:
+        def original(args: dict[str, Any]) -> dict[str, Any]:
+            return {"img": block(args["img"], inputs)}
+
+        args = {
+            "img": x,
+            "txt": inputs.text,
+            "vec": inputs.time,
+            "pe": inputs.rotation,
+            "transformer_options": self.transformer_options,
+        }
+        return replacement(args, {"original_block": original})["img"]
+
+
+class ComfyWanDiT(WanDiT):
+    """The transformer with the call signature of ComfyUI's diffusion models."""
+
+    dtype = torch.float32
+    """What ComfyUI hands inputs over in: latents and text stay fp32 up to the first block."""
+    patch_size = (1, 2, 2)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        clip_fea: Tensor | None = None,
+        time_dim_concat: Tensor | None = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Returns the velocity for x (B, C_in, T, H, W), which holds the condition channels."""
+        options = transformer_options or {}
+        return WrapperExecutor.new_class_executor(
+            self._forward, self, get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+        ).execute(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
+
+    def _forward(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        clip_fea: Tensor | None = None,
+        time_dim_concat: Tensor | None = None,
+        transformer_options: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> Tensor:
+        frames, height, width = x.shape[2:]
+        x = comfy.ldm.common_dit.pad_to_patch_size(x, self.patch_size)
+        if time_dim_concat is not None:
+            extra = comfy.ldm.common_dit.pad_to_patch_size(time_dim_concat, self.patch_size)
+            x = torch.cat((x, extra.to(x)), dim=2)
+        channels = self.config.out_channels
+        cond = x[:, channels:] if self.config.cond_channels else None
+        run_blocks = PatchableBlocks(transformer_options or {})
+        velocity = self.velocity(x[:, :channels], timestep, context, cond, run_blocks)
+        return velocity[:, :, :frames, :height, :width]
+
+
+class _PlannedMemory:
+    """Replaces core's guess of a forward pass' memory by our own arithmetic."""
+
+    diffusion_model: ComfyWanDiT
+
+    def memory_required(self, input_shape: list[int], cond_shapes: Any = None) -> int:
+        """Returns bytes for an input (B, C, T, H, W)."""
+        batch, _, frames, height, width = input_shape
+        dit = self.diffusion_model
+        return activation_bytes(dit.config, dit.precision, batch, frames, height, width)
+
+
+class WanModel16(_PlannedMemory, comfy.model_base.WAN21):
+    """A14B models, with the latents of the Wan2.1 VAE."""
+
+
+class WanModel48(_PlannedMemory, comfy.model_base.WAN22):
+    """TI2V-5B, with the latents of the Wan2.2 VAE."""
+
+
+def load_model(
+    path: Path, info: CheckpointInfo, precision: str, attention: str
+) -> comfy.model_patcher.ModelPatcher:
+    """Loads a transformer file as a MODEL.
+
+    Raises:
+        CheckpointError: if the file is not a healthy Wan2.2 transformer.
+        BackendError: if the attention backend cannot run here.
+    """
+    offload_device = comfy.model_management.unet_offload_device()
+    dit = load_dit(
+        path,
+        device=offload_device,
+        dtype=compute_dtype(precision),
+        attention=attention,
+        dit_class=ComfyWanDiT,
+        linear_class=ComfyLinear,
+    )
+    patcher = comfy.model_patcher.ModelPatcher(
+        _base_model(dit),
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=offload_device,
+    )
+    patcher.set_attachments(CHECKPOINT, info)
+    return patcher
+
+
+def _base_model(dit: ComfyWanDiT) -> comfy.model_base.BaseModel:
+    """Wraps a transformer in core's model class for its latents."""
+    wide = dit.config.out_channels == 48
+    settings = comfy.supported_models.WAN22_T2V if wide else comfy.supported_models.WAN21_T2V
+    config = settings(
+        {
+            "image_model": "wan2.1",
+            "model_type": "t2v",
+            "dim": dit.config.dim,
+            "in_dim": dit.config.in_channels,
+            "out_dim": dit.config.out_channels,
+            "num_layers": dit.config.num_layers,
+            "disable_unet_model_creation": True,
+        }
+    )
+    config.set_inference_dtype(dit.dtype, None)
+    model = WanModel48(config, image_to_video=True) if wide else WanModel16(config)
+    model.diffusion_model = dit
+    archive = getattr(comfy.model_management, "archive_model_dtypes", None)
+    if archive is not None:
+        archive(dit)
+    return model

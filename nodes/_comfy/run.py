@@ -1,0 +1,49 @@
+"""Runs a guider and a sampler on a LATENT, as core's sampler nodes do."""
+
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import latent_preview
+import torch
+from torch import Tensor
+
+
+def sample_latent(
+    guider: comfy.samplers.CFGGuider,
+    sampler: comfy.samplers.Sampler,
+    sigmas: Tensor,
+    latent: dict[str, Any],
+    *,
+    seed: int,
+    add_noise: bool,
+) -> dict[str, Any]:
+    """Returns the sampled LATENT. Progress and previews count all steps of the run.
+
+    Args:
+        guider: what predicts.
+        sampler: what integrates.
+        sigmas: fp32 [N + 1]; an empty list leaves the latent as it is.
+        latent: samples (B, C, T, H, W), optional noise_mask and batch_index; not changed.
+        seed: of the noise, made on the CPU like everywhere in ComfyUI.
+        add_noise: False if the latent already holds the noise of sigmas[0].
+    """
+    samples: Tensor = latent["samples"]
+    if len(sigmas) < 2:
+        return dict(latent)
+    if add_noise:
+        noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    else:
+        noise = torch.zeros_like(samples, device="cpu")
+    result = guider.sample(
+        noise,
+        samples,
+        sampler,
+        sigmas,
+        denoise_mask=latent.get("noise_mask"),
+        callback=latent_preview.prepare_callback(guider.model_patcher, len(sigmas) - 1),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    return {**latent, "samples": result.to(comfy.model_management.intermediate_device())}

@@ -1,0 +1,175 @@
+"""Guider, sigmas and sampler for SamplerCustomAdvanced and graphs of one's own."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..wan_model.sampling import count_high_noise_steps
+from . import settings
+from ._comfy import facts, host, sampling
+from ._comfy.guider import Expert, MoEGuider
+from ._report import reports_errors
+
+CATEGORY = "Wan 2.2/custom sampling"
+
+
+class WanDuetMoEGuider(io.ComfyNode):
+    """Routes each model call to the right expert, for any sampler."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node."""
+        return io.Schema(
+            node_id="WanDuetMoEGuider",
+            display_name="Wan guider",
+            category=CATEGORY,
+            description="Both experts as one GUIDER for SamplerCustomAdvanced: each call goes to the "
+            "expert of its noise level, with that expert's guidance scale.",
+            inputs=[
+                io.Model.Input("model_high", tooltip="High-noise expert, or the only model (TI2V-5B)."),  # fmt: skip
+                io.Model.Input(
+                    "model_low",
+                    optional=True,
+                    tooltip="Low-noise expert of the same model. Leave it empty for TI2V-5B.",
+                ),
+                io.Conditioning.Input("positive", tooltip="Positive prompt, with pictures if there are any."),  # fmt: skip
+                io.Conditioning.Input("negative", tooltip="Negative prompt, with pictures if there are any."),  # fmt: skip
+                settings.cfg_input("high", "4 for T2V, 3.5 for I2V, 5 for 5B"),
+                settings.cfg_input("low", "3 for T2V, 3.5 for I2V"),
+                settings.boundary_input(),
+            ],
+            outputs=[io.Guider.Output(display_name="guider")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    @reports_errors
+    def execute(
+        cls,
+        model_high: Any,
+        positive: Any,
+        negative: Any,
+        cfg_high: float,
+        cfg_low: float,
+        boundary: float,
+        model_low: Any = None,
+    ) -> io.NodeOutput:
+        """Makes the guider."""
+        high = facts.model_facts(model_high)
+        if model_low is not None:
+            facts.check_experts(high, facts.model_facts(model_low))
+        facts.check_conditionings(high, positive, negative)
+        chosen = settings.resolve(
+            high.official, boundary=boundary, cfg_high=cfg_high, cfg_low=cfg_low
+        )
+        low = None if model_low is None else Expert(model_low, chosen.cfg_low)
+        guider = MoEGuider(Expert(model_high, chosen.cfg_high), low, chosen.boundary)
+        guider.set_conds(positive, negative)
+        cfg = f"{chosen.cfg_high:g}" if low is None else f"{chosen.cfg_high:g} | {chosen.cfg_low:g}"
+        switch = "" if low is None else f", boundary {chosen.boundary:g}"
+        host.show(cls.hidden.unique_id, f"{high.label}\ncfg {cfg}{switch}")
+        return io.NodeOutput(guider)
+
+
+class WanDuetSigmas(io.ComfyNode):
+    """Makes the noise schedule of a run."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node."""
+        return io.Schema(
+            node_id="WanDuetSigmas",
+            display_name="Wan sigmas",
+            category=CATEGORY,
+            description="Noise levels for SamplerCustomAdvanced, and the step at which the low-noise "
+            "expert takes over, for graphs that split the run themselves.",
+            inputs=[
+                settings.steps_input(),
+                settings.shift_input(),
+                io.Combo.Input(
+                    "scheduler",
+                    options=sampling.scheduler_names(),
+                    default="wan",
+                    tooltip=settings.scheduler_tooltip(),
+                ),
+                settings.boundary_input(),
+                settings.denoise_input(),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Model whose official values stand for 0. Without one, 0 means the values "
+                    "of T2V-A14B: 40 steps, shift 12, boundary 0.875.",
+                ),
+                io.Combo.Input(
+                    "sampler",
+                    options=sampling.sampler_names(),
+                    default="unipc",
+                    optional=True,
+                    tooltip="Sampler that will run the schedule: it decides which official list "
+                    "scheduler wan is, that of unipc or that of dpm++ (all others).",
+                ),
+            ],
+            outputs=[
+                io.Sigmas.Output(display_name="sigmas"),
+                io.Int.Output(display_name="switch_step"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    @reports_errors
+    def execute(
+        cls,
+        steps: int,
+        shift: float,
+        scheduler: str,
+        boundary: float,
+        denoise: float,
+        model: Any = None,
+        sampler: str = "unipc",
+    ) -> io.NodeOutput:
+        """Makes the list and counts the high-noise steps."""
+        official = settings.T2V if model is None else facts.model_facts(model).official
+        chosen = settings.resolve(official, steps=steps, shift=shift, boundary=boundary)
+        sigmas = sampling.make_schedule(sampler, scheduler, chosen.steps, chosen.shift, denoise)
+        switch_step = count_high_noise_steps(sigmas, chosen.boundary)
+        host.show(
+            cls.hidden.unique_id,
+            f"High {switch_step} | Low {max(0, len(sigmas) - 1) - switch_step} "
+            f"(shift {chosen.shift:g}, boundary {chosen.boundary:g})",
+        )
+        return io.NodeOutput(sigmas, switch_step)
+
+
+class WanDuetSamplerSelect(io.ComfyNode):
+    """Names a sampler."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node."""
+        return io.Schema(
+            node_id="WanDuetSamplerSelect",
+            display_name="Wan sampler select",
+            category=CATEGORY,
+            description="The official solvers as a SAMPLER for SamplerCustomAdvanced, and every core "
+            "sampler.",
+            inputs=[
+                io.Combo.Input(
+                    "sampler",
+                    options=sampling.sampler_names(),
+                    default="unipc",
+                    tooltip="unipc and dpm++ are the official solvers, with their whole timesteps; "
+                    "euler is for 4-step LoRAs. The others are ComfyUI's own.",
+                ),
+            ],
+            outputs=[io.Sampler.Output(display_name="sampler")],
+        )
+
+    @classmethod
+    @reports_errors
+    def execute(cls, sampler: str) -> io.NodeOutput:
+        """Makes the sampler."""
+        return io.NodeOutput(sampling.make_sampler(sampler))
+
+
+NODES: list[type[io.ComfyNode]] = [WanDuetMoEGuider, WanDuetSigmas, WanDuetSamplerSelect]

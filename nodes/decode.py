@@ -1,0 +1,46 @@
+"""The node that decodes latents to frames."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ._comfy import facts
+from ._comfy.vae import decode
+from ._report import reports_errors
+
+
+class WanDuetVAEDecode(io.ComfyNode):
+    """Decodes a video frame by frame into host memory."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node."""
+        return io.Schema(
+            node_id="WanDuetVAEDecode",
+            display_name="Wan VAE decode",
+            category="Wan 2.2",
+            description="Decodes a video one latent frame at a time, exactly, straight into host "
+            "memory. Tiles are used only when a whole frame does not fit the GPU.",
+            inputs=[
+                io.Vae.Input("vae", tooltip="VAE of the model: wan_2.1_vae for A14B, wan2.2_vae for 5B."),  # fmt: skip
+                io.Latent.Input("samples", tooltip="Latent video, from a sampler."),
+                io.Combo.Input(
+                    "tiling",
+                    options=["auto", "off", "on"],
+                    default="auto",
+                    tooltip="auto: tiles when free memory is too small for whole frames. off: never, "
+                    "exact. on: always, tiles of 256 pixels, least memory, faint seams possible.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="images")],
+        )
+
+    @classmethod
+    @reports_errors
+    def execute(cls, vae: Any, samples: dict[str, Any], tiling: str) -> io.NodeOutput:
+        """Decodes."""
+        facts.check_vae(vae, samples["samples"])
+        return io.NodeOutput(decode(vae, samples["samples"], tiling))
+
+
+NODES: list[type[io.ComfyNode]] = [WanDuetVAEDecode]

@@ -1,0 +1,256 @@
+"""Nodes that load models, VAEs and text encoders as ComfyUI's own types."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..wan_model import attention as backends
+from ..wan_model.errors import PairingError
+from ..wan_model.loading import CheckpointInfo, detect
+from ..wan_model.loading.detect import guess_expert
+from ._comfy import host, model, text, vae
+from ._report import reports_errors
+
+CATEGORY = "Wan 2.2/load"
+PRECISIONS = ["auto", "bf16", "fp16", "fp32"]
+PRECISION_TOOLTIP = (
+    "Number format the transformer blocks compute in. auto: bf16 where the GPU has it, fp16 on "
+    "older cards, fp32 on CPU. fp8 files stay fp8 in memory either way. Latents, residual stream, "
+    "norms and modulation are always fp32. Use fp32 only to compare results."
+)
+ATTENTION_TOOLTIP = (
+    "Attention kernel. auto takes the fastest exact one that runs here. A kernel chosen by name "
+    "is used or refused with the reason, never silently replaced."
+)
+
+
+def _attention_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "attention", options=backends.names(), default="auto", tooltip=ATTENTION_TOOLTIP
+    )
+
+
+def _precision_input(tooltip: str = PRECISION_TOOLTIP) -> io.Combo.Input:
+    return io.Combo.Input("precision", options=PRECISIONS, default="auto", tooltip=tooltip)
+
+
+def _memory_input() -> Any:
+    return io.Custom("WANDUET_MEMORY").Input(
+        "memory",
+        optional=True,
+        tooltip="Memory plan of a Wan memory node. Leave it empty: the plan is then made from the "
+        "free VRAM and RAM.",
+    )
+
+
+def _model_input(name: str, tooltip: str) -> io.Combo.Input:
+    return io.Combo.Input(name, options=host.model_names("diffusion_models"), tooltip=tooltip)
+
+
+def _load(name: str, precision: str, attention: str) -> tuple[Any, CheckpointInfo]:
+    path = host.model_path("diffusion_models", name)
+    info = detect(path)
+    return model.load_model(path, info, precision, attention), info
+
+
+class WanDuetModelLoader(io.ComfyNode):
+    """Loads one transformer file: TI2V-5B, or a single expert."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node."""
+        return io.Schema(
+            node_id="WanDuetModelLoader",
+            display_name="Load Wan model",
+            category=CATEGORY,
+            description="Loads TI2V-5B, or one expert of an A14B model, as a MODEL for any sampler. "
+            "What the file is, is detected from its tensors and shown.",
+            inputs=[
+                _model_input(
+                    "model_name",
+                    "Transformer file in models/diffusion_models, such as "
+                    "wan2.2_ti2v_5B_fp16.safetensors. For the two A14B experts use "
+                    "'Load Wan experts'.",
+                ),
+                _precision_input(),
+                _attention_input(),
+                _memory_input(),
+            ],
+            outputs=[io.Model.Output(display_name="model")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    @reports_errors
+    def execute(
+        cls, model_name: str, precision: str, attention: str, memory: Any = None
+    ) -> io.NodeOutput:
+        """Loads the file."""
+        patcher, info = _load(model_name, precision, attention)
+        host.show(cls.hidden.unique_id, info.label)
+        return io.NodeOutput(patcher)
+
+
+class WanDuetExpertLoader(io.ComfyNode):
+    """Loads the high-noise and the low-noise expert of an A14B model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node."""
+        return io.Schema(
+            node_id="WanDuetExpertLoader",
+            display_name="Load Wan experts",
+            category=CATEGORY,
+            description="Loads both experts of T2V-A14B or I2V-A14B. The high-noise one makes the "
+            "layout and motion in the first steps, the low-noise one the details.",
+            inputs=[
+                _model_input(
+                    "high_noise_model",
+                    "File of the high-noise expert, such as "
+                    "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors.",
+                ),
+                _model_input(
+                    "low_noise_model",
+                    "File of the low-noise expert of the same model, such as "
+                    "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors.",
+                ),
+                _precision_input(),
+                _attention_input(),
+                _memory_input(),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model_high"),
+                io.Model.Output(display_name="model_low"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls, high_noise_model: str | None = None, low_noise_model: str | None = None
+    ) -> bool | str:
+        """Refuses pairs that the file names alone show to be wrong."""
+        return _pair_problem(high_noise_model, low_noise_model) or True
+
+    @classmethod
+    @reports_errors
+    def execute(
+        cls,
+        high_noise_model: str,
+        low_noise_model: str,
+        precision: str,
+        attention: str,
+        memory: Any = None,
+    ) -> io.NodeOutput:
+        """Checks that the files are a pair, then loads them."""
+        names = (high_noise_model, low_noise_model)
+        infos = [detect(host.model_path("diffusion_models", name)) for name in names]
+        _check_pair(*infos)
+        high, low = (_load(name, precision, attention)[0] for name in names)
+        host.show(cls.hidden.unique_id, "\n".join(info.label for info in infos))
+        return io.NodeOutput(high, low)
+
+
+def _pair_problem(high: str | None, low: str | None) -> str | None:
+    if high is None or low is None:
+        return None
+    if high == low:
+        return (
+            f"Both experts are the same file. Got {high} twice, need the high-noise and the "
+            "low-noise file. Choose the other one in one of the two."
+        )
+    found = tuple(guess_expert(host.model_path("diffusion_models", name)) for name in (high, low))
+    if found[0] == "low" or found[1] == "high":
+        return (
+            f"The experts look swapped. Got {high} as the high-noise and {low} as the low-noise "
+            "expert, need the file with 'high' in its name first. Exchange or rename them."
+        )
+    return None
+
+
+def _check_pair(high: CheckpointInfo, low: CheckpointInfo) -> None:
+    if high.kind == "ti2v" or high.kind != low.kind or high.config != low.config:
+        raise PairingError(
+            f"The files are no pair of experts. Got {high.label} and {low.label}, need both of "
+            "T2V-A14B or both of I2V-A14B. For TI2V-5B use 'Load Wan model'."
+        )
+
+
+class WanDuetVAELoader(io.ComfyNode):
+    """Loads a Wan2.1 or Wan2.2 VAE."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node."""
+        return io.Schema(
+            node_id="WanDuetVAELoader",
+            display_name="Load Wan VAE",
+            category=CATEGORY,
+            description="Loads the VAE. A14B models need wan_2.1_vae, TI2V-5B needs wan2.2_vae: the "
+            "names are easily confused.",
+            inputs=[
+                io.Combo.Input(
+                    "vae_name",
+                    options=host.model_names("vae"),
+                    tooltip="VAE file in models/vae: wan_2.1_vae.safetensors for A14B models, "
+                    "wan2.2_vae.safetensors for TI2V-5B.",
+                ),
+                _precision_input(
+                    "Number format the VAE computes in. auto: what ComfyUI prefers on this device, "
+                    "bf16 on most GPUs, fp32 on CPU. fp32 is exact and takes twice the memory."
+                ),
+            ],
+            outputs=[io.Vae.Output(display_name="vae")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    @reports_errors
+    def execute(cls, vae_name: str, precision: str) -> io.NodeOutput:
+        """Loads the file."""
+        path = host.model_path("vae", vae_name)
+        loaded = vae.load_comfy_vae(path, precision)
+        host.show(cls.hidden.unique_id, detect(path).label)
+        return io.NodeOutput(loaded)
+
+
+class WanDuetTextEncoderLoader(io.ComfyNode):
+    """Loads the umT5 text encoder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node."""
+        return io.Schema(
+            node_id="WanDuetTextEncoderLoader",
+            display_name="Load Wan text encoder",
+            category=CATEGORY,
+            description="Loads a umT5 text encoder as a CLIP that every node takes. Its size is "
+            "read from the file.",
+            inputs=[
+                io.Combo.Input(
+                    "text_encoder_name",
+                    options=host.model_names("text_encoders"),
+                    tooltip="umT5 file in models/text_encoders: umt5_xxl_fp8_e4m3fn_scaled (6 GB), or "
+                    "umt5_xxl_fp16 (11 GB), which follows prompts a little closer.",
+                ),
+            ],
+            outputs=[io.Clip.Output(display_name="clip")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    @reports_errors
+    def execute(cls, text_encoder_name: str) -> io.NodeOutput:
+        """Loads the file."""
+        path = host.model_path("text_encoders", text_encoder_name)
+        clip = text.load_clip(path)
+        host.show(cls.hidden.unique_id, detect(path).label)
+        return io.NodeOutput(clip)
+
+
+NODES: list[type[io.ComfyNode]] = [
+    WanDuetModelLoader,
+    WanDuetExpertLoader,
+    WanDuetVAELoader,
+    WanDuetTextEncoderLoader,
+]

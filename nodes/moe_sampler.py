@@ -1,0 +1,188 @@
+"""The sampler over both experts."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..wan_model.sampling import ExpertPlan, trim_steps
+from . import settings
+from ._comfy import facts, host, sampling
+from ._comfy.guider import Expert, MoEGuider
+from ._comfy.run import sample_latent
+from ._report import reports_errors
+
+
+class WanDuetMoESampler(io.ComfyNode):
+    """Samples a video in one solver run over the high-noise and the low-noise expert."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node."""
+        return io.Schema(
+            node_id="WanDuetMoESampler",
+            display_name="Wan sampler",
+            category="Wan 2.2",
+            description="Runs one solver over both experts and switches at the model's own noise "
+            "level, so that multistep solvers keep their history. All zeros are the official "
+            "settings. With one model (TI2V-5B) leave model_low empty.",
+            inputs=_inputs(),
+            outputs=[io.Latent.Output(display_name="latent")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    @reports_errors
+    def execute(
+        cls,
+        model_high: Any,
+        positive: Any,
+        negative: Any,
+        latent_image: dict[str, Any],
+        seed: int,
+        steps: int,
+        cfg_high: float,
+        cfg_low: float,
+        sampler: str,
+        scheduler: str,
+        shift: float,
+        boundary: float,
+        denoise: float,
+        start_at_step: int,
+        end_at_step: int,
+        add_noise: str,
+        return_with_leftover_noise: str,
+        model_low: Any = None,
+    ) -> io.NodeOutput:
+        """Checks everything that can be checked, shows the plan, samples."""
+        high = facts.model_facts(model_high)
+        if model_low is not None:
+            facts.check_experts(high, facts.model_facts(model_low))
+        facts.check_latent(high, latent_image["samples"])
+        facts.check_conditionings(high, positive, negative)
+        chosen = settings.resolve(
+            high.official,
+            steps=steps,
+            shift=shift,
+            boundary=boundary,
+            cfg_high=cfg_high,
+            cfg_low=cfg_low,
+        )
+        sigmas = sampling.make_schedule(sampler, scheduler, chosen.steps, chosen.shift, denoise)
+        sigmas = trim_steps(
+            sigmas, start_at_step, end_at_step, return_with_leftover_noise == "disable"
+        )
+        two = model_low is not None
+        host.show(cls.hidden.unique_id, _plan_text(high, chosen, sigmas, sampler, scheduler, two))
+        guider = MoEGuider(
+            Expert(model_high, chosen.cfg_high),
+            Expert(model_low, chosen.cfg_low) if two else None,
+            chosen.boundary,
+        )
+        guider.set_conds(positive, negative)
+        result = sample_latent(
+            guider,
+            sampling.make_sampler(sampler),
+            sigmas,
+            latent_image,
+            seed=seed,
+            add_noise=add_noise == "enable",
+        )
+        return io.NodeOutput(result)
+
+
+def _inputs() -> list[Any]:
+    return [
+        io.Model.Input("model_high", tooltip="High-noise expert, or the only model (TI2V-5B)."),
+        io.Model.Input(
+            "model_low",
+            optional=True,
+            tooltip="Low-noise expert of the same model. Leave it empty for TI2V-5B.",
+        ),
+        io.Conditioning.Input("positive", tooltip="Positive prompt, with pictures if any, from 'Wan image to video'."),  # fmt: skip
+        io.Conditioning.Input("negative", tooltip="Negative prompt, with pictures if any, from 'Wan image to video'."),  # fmt: skip
+        io.Latent.Input("latent_image", tooltip="Latent that sets size and length, from 'Wan image to video'."),  # fmt: skip
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="Number that the noise is made from. The same seed and settings give the same "
+            "video on the same machine.",
+        ),
+        settings.steps_input(),
+        settings.cfg_input("high", "4 for T2V, 3.5 for I2V, 5 for 5B"),
+        settings.cfg_input("low", "3 for T2V, 3.5 for I2V"),
+        io.Combo.Input(
+            "sampler",
+            options=sampling.sampler_names(),
+            default="unipc",
+            tooltip="unipc: the official solver. dpm++: the official alternative. euler: for 4-step "
+            "LoRAs. The others are ComfyUI's; its uni_pc and dpmpp_2m are not the official ones.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=sampling.scheduler_names(),
+            default="wan",
+            tooltip=settings.scheduler_tooltip(),
+        ),
+        settings.shift_input(),
+        settings.boundary_input(),
+        settings.denoise_input(),
+        io.Int.Input(
+            "start_at_step",
+            default=0,
+            min=0,
+            max=10000,
+            tooltip="First step to run. Above 0 to continue a run that another node began: give the "
+            "same settings there, and add_noise disable here.",
+        ),
+        io.Int.Input(
+            "end_at_step",
+            default=10000,
+            min=0,
+            max=10000,
+            tooltip="Step to stop before. Below the number of steps to hand the rest to another node, "
+            "with return_with_leftover_noise enable. Exact with euler; multistep samplers restart.",
+        ),
+        io.Combo.Input(
+            "add_noise",
+            options=["enable", "disable"],
+            default="enable",
+            tooltip="disable only where the latent already holds the noise of an earlier, unfinished "
+            "run.",
+        ),
+        io.Combo.Input(
+            "return_with_leftover_noise",
+            options=["disable", "enable"],
+            default="disable",
+            tooltip="enable to keep the remaining noise in a run that stops early, so that another "
+            "node can continue it.",
+        ),
+    ]
+
+
+def _plan_text(
+    model: facts.ModelFacts,
+    chosen: settings.Settings,
+    sigmas: Any,
+    sampler: str,
+    scheduler: str,
+    two_experts: bool,
+) -> str:
+    """Says what will run, with the values chosen automatically."""
+    count = max(0, len(sigmas) - 1)
+    how = f"{sampler}/{scheduler}, shift {chosen.shift:g}"
+    if not two_experts:
+        return f"{model.label}\n{count} steps, {how}, cfg {chosen.cfg_high:g}"
+    plan = ExpertPlan.of(sigmas, chosen.boundary)
+    lines = [
+        model.label,
+        f"{plan.describe()} (boundary {chosen.boundary:g})",
+        f"{count} steps, {how}, cfg {chosen.cfg_high:g} | {chosen.cfg_low:g}",
+    ]
+    full_run = count == chosen.steps
+    return "\n".join([*lines, *(plan.warnings() if full_run else [])])
+
+
+NODES: list[type[io.ComfyNode]] = [WanDuetMoESampler]

@@ -1,0 +1,64 @@
+"""The node that turns prompts into conditionings."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..wan_model.prompt import negative_or_official
+from ._comfy import host, text
+from ._report import reports_errors
+
+
+class WanDuetTextEncode(io.ComfyNode):
+    """Encodes a prompt and its negative as the official code does."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node."""
+        return io.Schema(
+            node_id="WanDuetTextEncode",
+            display_name="Wan prompt",
+            category="Wan 2.2",
+            description="Cleans and encodes both prompts like the official code. Embeddings are kept "
+            "on disk, so a known prompt needs no text encoder run.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="A umT5 text encoder, from 'Load Wan text encoder'."),
+                io.String.Input(
+                    "positive",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default="",
+                    tooltip="What the video shows: subject, motion, scene, light, camera. Up to 512 "
+                    "tokens (about 380 English words). Parentheses are plain text here.",
+                ),
+                io.String.Input(
+                    "negative",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default="",
+                    tooltip="What to avoid. Leave it empty for the official negative prompt. It has "
+                    "no effect where the guidance scale is 1.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive"),
+                io.Conditioning.Output(display_name="negative"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    @reports_errors
+    def execute(cls, clip: Any, positive: str, negative: str) -> io.NodeOutput:
+        """Encodes both prompts."""
+        conditionings, warnings = [], []
+        for prompt in (positive, negative_or_official(negative)):
+            embedding, warning = text.encode(clip, prompt)
+            conditionings.append([[embedding, {}]])
+            warnings += [warning] if warning else []
+        if warnings:
+            host.show(cls.hidden.unique_id, "\n".join(warnings))
+        return io.NodeOutput(*conditionings)
+
+
+NODES: list[type[io.ComfyNode]] = [WanDuetTextEncode]

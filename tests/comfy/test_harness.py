@@ -1,0 +1,93 @@
+"""The harness itself: a stock workflow runs; refusals, errors, interrupts reach the client."""
+
+import pytest
+from safetensors.torch import load_file
+
+from .client import Message, PromptRejected
+from .server import ComfyServer
+
+pytestmark = pytest.mark.comfy
+
+SIZE = {"width": 64, "height": 64, "length": 5, "batch_size": 1}
+
+
+def stock_prompt(steps: int, name: str, *, model: str = "toy4096_t2v_high_noise") -> dict:
+    """Core nodes only: loader, sampler, VAE."""
+    return {
+        "model": {
+            "class_type": "UNETLoader",
+            "inputs": {"unet_name": f"{model}.safetensors", "weight_dtype": "default"},
+        },
+        "vae": {"class_type": "VAELoader", "inputs": {"vae_name": "toy_wan_2.1_vae.safetensors"}},
+        "text": {
+            "class_type": "WanDuetTestConditioning",
+            "inputs": {"seed": 1, "tokens": 7, "text_dim": 4096},
+        },
+        "latent": {"class_type": "EmptyHunyuanLatentVideo", "inputs": SIZE},
+        "sampler": {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": ["model", 0],
+                "positive": ["text", 0],
+                "negative": ["text", 0],
+                "latent_image": ["latent", 0],
+                "seed": 0,
+                "steps": steps,
+                "cfg": 1.0,
+                "sampler_name": "euler",
+                "scheduler": "simple",
+                "denoise": 1.0,
+            },
+        },
+        "decode": {
+            "class_type": "VAEDecode",
+            "inputs": {"samples": ["sampler", 0], "vae": ["vae", 0]},
+        },
+        "save": {
+            "class_type": "WanDuetTestSaveTensors",
+            "inputs": {"name": name, "latent": ["sampler", 0], "image": ["decode", 0]},
+        },
+    }
+
+
+def test_stock_workflow_runs_with_progress_and_previews(comfy_server: ComfyServer):
+    result = comfy_server.run(stock_prompt(3, "stock"))
+
+    assert result.status == "success", result.error
+    assert result.progress("sampler") == [(1, 3), (2, 3), (3, 3)]
+    assert {preview.node_id for preview in result.previews} == {"sampler"}
+    saved = load_file(comfy_server.output / "stock.safetensors")
+    assert saved["samples"].shape == (1, 16, 2, 8, 8)
+    assert saved["image"].shape == (5, 64, 64, 3)
+    assert saved["samples"].isfinite().all()
+
+
+def test_wrong_widget_is_refused_with_the_nodes_name(comfy_server: ComfyServer):
+    with pytest.raises(PromptRejected) as refusal:
+        comfy_server.queue(stock_prompt(3, "refused", model="no such file"))
+
+    assert refusal.value.status == 400
+    errors = refusal.value.node_errors["model"]["errors"]
+    assert errors[0]["type"] == "value_not_in_list"
+
+
+def test_error_while_running_is_reported(comfy_server: ComfyServer):
+    prompt = stock_prompt(1, "wrong")
+    prompt["text"]["inputs"]["text_dim"] = 64
+    result = comfy_server.run(prompt)
+
+    assert result.status == "error"
+    assert result.error is not None
+    assert result.error["node_id"] == "sampler"
+
+
+def test_interrupted_prompt_ends_early_and_runs_again(comfy_server: ComfyServer):
+    def interrupt(message: Message) -> None:
+        if message.type == "progress":
+            comfy_server.interrupt()
+
+    stopped = comfy_server.run(stock_prompt(200, "interrupted"), on_message=interrupt)
+
+    assert stopped.status == "interrupted"
+    assert len(stopped.progress("sampler")) < 200
+    assert comfy_server.run(stock_prompt(2, "after")).status == "success"

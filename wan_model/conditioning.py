@@ -1,0 +1,98 @@
+"""Pictures as conditions: how they are fitted to the video, and the mask that marks known frames.
+
+Shape legend: B batch, T frames of video, T' latent frames, H and W pixels, h and w latent pixels.
+"""
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from .shapes import latent_frames
+
+GREY = 0.5
+"""What the unknown frames of an I2V condition video hold, in [0, 1]."""
+
+
+def known_frames_mask(frames: int, first: int, last: int, height: int, width: int) -> Tensor:
+    """Returns the I2V mask (1, 4, T', h, w): 1 where a frame is given, 0 where it is generated.
+
+    The first frame is repeated four times, so that T + 3 frames fold into T' groups of four
+    channels (`wan/image2video.py`); in the last latent frame a single given frame thus marks
+    channel 3 only.
+
+    Args:
+        frames: T, 4n+1.
+        first: given frames at the start.
+        last: given frames at the end.
+        height: h.
+        width: w.
+    """
+    known = torch.zeros(frames)
+    known[:first] = 1
+    known[frames - last :] = 1
+    groups = torch.cat((known[:1].repeat(4), known[1:])).view(latent_frames(frames), 4)
+    return groups.T[None, :, :, None, None].expand(1, -1, -1, height, width).clone()
+
+
+def condition_video(frames: int, start: Tensor | None, end: Tensor | None) -> Tensor:
+    """Returns the video (T, H, W, 3) in [0, 1] whose latent is the I2V condition.
+
+    Args:
+        frames: T, 4n+1.
+        start: given frames (n, H, W, 3) at the start, or None.
+        end: given frames at the end, or None.
+    """
+    some = start if start is not None else end
+    assert some is not None
+    video = torch.full((frames, *some.shape[1:]), GREY)
+    if start is not None:
+        video[: len(start)] = start
+    if end is not None:
+        video[frames - len(end) :] = end
+    return video
+
+
+def fit_bicubic(pictures: Tensor, width: int, height: int) -> Tensor:
+    """Resizes pictures to cover a size and cuts what sticks out, centred (A14B).
+
+    Bicubic without antialiasing, as `wan/image2video.py` resizes; values may leave [0, 1] a
+    little. A picture of the size's own aspect is not cut, which is the official case.
+
+    Args:
+        pictures: (N, H, W, 3) in [0, 1].
+        width: pixels.
+        height: pixels.
+    """
+    cover_width, cover_height = _cover(pictures.shape[2], pictures.shape[1], width, height)
+    resized = F.interpolate(
+        pictures.movedim(-1, 1).float(), size=(cover_height, cover_width), mode="bicubic"
+    )
+    return _centre(resized.movedim(1, -1), width, height)
+
+
+def fit_lanczos(pictures: Tensor, width: int, height: int) -> Tensor:
+    """Resizes 8-bit pictures with Pillow's Lanczos to cover a size and cuts the centre (5B).
+
+    As `wan/textimage2video.py` does. Arguments and result as `fit_bicubic`.
+    """
+    size = _cover(pictures.shape[2], pictures.shape[1], width, height)
+    resized = []
+    for picture in (pictures * 255).round().clamp(0, 255).to(torch.uint8):
+        image = Image.fromarray(picture.cpu().numpy()).resize(size, Image.Resampling.LANCZOS)
+        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+        resized.append(pixels.view(size[1], size[0], 3))
+    return _centre(torch.stack(resized).float() / 255, width, height)
+
+
+def _cover(width: int, height: int, target_width: int, target_height: int) -> tuple[int, int]:
+    """Returns the size of the picture's aspect that just covers the target."""
+    scale = max(target_width / width, target_height / height)
+    return max(target_width, round(width * scale)), max(target_height, round(height * scale))
+
+
+def _centre(pictures: Tensor, width: int, height: int) -> Tensor:
+    """Cuts (N, H, W, 3) to the size, the same on both sides."""
+    left = (pictures.shape[2] - width) // 2
+    top = (pictures.shape[1] - height) // 2
+    return pictures[:, top : top + height, left : left + width]
