@@ -33,9 +33,7 @@ class GraphBuilder:
     def link(self, source: tuple[str, int], kind: str, target: str, slot: int) -> int:
         """Adds a link and returns its number."""
         number = len(self.links) + 1
-        self.links.append(
-            [number, self.ids[source[0]], source[1], self.ids[target], slot, kind]
-        )
+        self.links.append([number, self.ids[source[0]], source[1], self.ids[target], slot, kind])
         self.targets.setdefault(source, []).append(number)
         return number
 
@@ -67,9 +65,7 @@ def graph_node(builder: GraphBuilder, name: str, node: Node, order: int) -> dict
     for widget, kind, options, is_widget in all_inputs:
         if is_widget:
             values.append(node.inputs.get(widget, options.get("default")))
-            sockets.append(
-                {"name": widget, "type": kind, "link": None, "widget": {"name": widget}}
-            )
+            sockets.append({"name": widget, "type": kind, "link": None, "widget": {"name": widget}})
             if options.get("control_after_generate"):
                 values.append("randomize")
             if options.get("image_upload"):

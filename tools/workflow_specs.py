@@ -101,7 +101,11 @@ def common_nodes(vae: ModelFile, prompt: str, fps: float, prefix: str) -> dict[s
     """Text encoder, VAE, prompt, decode and video: the same everywhere."""
     return {
         "text_encoder": Node(
-            "WanDuetTextEncoderLoader", (0, 250), (400, 70), {"text_encoder_name": UMT5.name}, (UMT5,)
+            "WanDuetTextEncoderLoader",
+            (0, 250),
+            (400, 70),
+            {"text_encoder_name": UMT5.name},
+            (UMT5,),
         ),
         "vae": Node("WanDuetVAELoader", (0, 390), (400, 100), {"vae_name": vae.name}, (vae,)),
         "prompt": Node(
@@ -116,9 +120,7 @@ def common_nodes(vae: ModelFile, prompt: str, fps: float, prefix: str) -> dict[s
             (300, 100),
             {"vae": ("vae", 0), "samples": ("sampler", 0)},
         ),
-        "video": Node(
-            "CreateVideo", (1310, 160), (300, 80), {"images": ("decode", 0), "fps": fps}
-        ),
+        "video": Node("CreateVideo", (1310, 160), (300, 80), {"images": ("decode", 0), "fps": fps}),
         "save": Node(
             "SaveVideo",
             (1650, 0),
@@ -159,7 +161,9 @@ def picture(position: Position, title: str) -> Node:
     return Node("LoadImage", position, (400, 320), {"image": "example.png"}, title=title)
 
 
-def a14b(name: str, title: str, kind: str, prompt: str, text: str, pictures: dict[str, Node]) -> Workflow:  # fmt: skip
+def a14b(
+    name: str, title: str, kind: str, prompt: str, text: str, pictures: dict[str, Node]
+) -> Workflow:
     """A workflow with two experts."""
     links = {key: (key, 0) for key in pictures}
     if pictures:

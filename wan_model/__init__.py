@@ -1,9 +1,7 @@
 """Wan2.2 in pure PyTorch: transformer, VAEs, loading and sampling. Knows nothing of ComfyUI.
 
-    import torch, wan_model
-
-    dit = wan_model.load_dit("wan2.2_ti2v_5B_fp16.safetensors", device="cuda", dtype=torch.bfloat16)
-    vae = wan_model.load_vae("wan2.2_vae.safetensors", device="cuda")
+The names below are what the README describes: `load_dit`, `load_vae`, `detect`, `make_sigmas`,
+`expert_split` and `solve`.
 """
 
 from importlib import import_module

@@ -53,22 +53,30 @@ def condition_video(frames: int, start: Tensor | None, end: Tensor | None) -> Te
     return video
 
 
-def fit_bicubic(pictures: Tensor, width: int, height: int) -> Tensor:
-    """Resizes pictures to cover a size and cuts what sticks out, centred (A14B).
+def resize_bicubic(pictures: Tensor, width: int, height: int) -> Tensor:
+    """Resizes pictures to a size of about their aspect, as `wan/image2video.py` does.
 
-    Bicubic without antialiasing, as `wan/image2video.py` resizes; values may leave [0, 1] a
-    little. A picture of the size's own aspect is not cut, which is the official case.
+    Bicubic without antialiasing; values may leave [0, 1] a little.
 
     Args:
         pictures: (N, H, W, 3) in [0, 1].
         width: pixels.
         height: pixels.
+
+    Returns:
+        Pictures (N, height, width, 3), fp32.
+    """
+    channels_first = pictures.movedim(-1, 1).float()
+    return F.interpolate(channels_first, size=(height, width), mode="bicubic").movedim(1, -1)
+
+
+def fit_bicubic(pictures: Tensor, width: int, height: int) -> Tensor:
+    """Resizes pictures to cover a size and cuts what sticks out, centred (A14B).
+
+    Arguments and result as `resize_bicubic`.
     """
     cover_width, cover_height = _cover(pictures.shape[2], pictures.shape[1], width, height)
-    resized = F.interpolate(
-        pictures.movedim(-1, 1).float(), size=(cover_height, cover_width), mode="bicubic"
-    )
-    return _centre(resized.movedim(1, -1), width, height)
+    return _centre(resize_bicubic(pictures, cover_width, cover_height), width, height)
 
 
 def fit_lanczos(pictures: Tensor, width: int, height: int) -> Tensor:

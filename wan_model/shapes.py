@@ -51,9 +51,7 @@ def check_frames(frames: int) -> None:
         return
     below = max(1, (frames - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1)
     choice = "1" if frames < 1 else f"{below} or {below + TEMPORAL_STRIDE}"
-    raise ShapeError(
-        f"The number of frames cannot be used. Got {frames}, need 4n+1. Use {choice}."
-    )
+    raise ShapeError(f"The number of frames cannot be used. Got {frames}, need 4n+1. Use {choice}.")
 
 
 def check_size(width: int, height: int, multiple: int) -> None:

@@ -1,12 +1,13 @@
 """The transformer against tensors made with the official code, stage by stage."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from tests.parity.recipe import GOLDEN, fill, golden, value
 
+from tests.parity.recipe import GOLDEN, fill, golden, value
 from wan_model.attention import resolve
 from wan_model.config import DiTConfig, Precision
 from wan_model.dit import WanDiT
@@ -14,10 +15,19 @@ from wan_model.dit.rope import rotate, rotation
 from wan_model.dit.timesteps import sinusoid
 
 ATOL = 3e-5
+SMALL = DiTConfig(
+    dim=256,
+    ffn_dim=512,
+    num_heads=2,
+    num_layers=3,
+    in_channels=16,
+    out_channels=16,
+    text_dim=64,
+)
 CONFIGS = {
-    "t2v": DiTConfig(dim=256, ffn_dim=512, num_heads=2, num_layers=3, in_channels=16, out_channels=16, text_dim=64),
-    "i2v": DiTConfig(dim=256, ffn_dim=512, num_heads=2, num_layers=3, in_channels=36, out_channels=16, text_dim=64),
-    "ti2v": DiTConfig(dim=384, ffn_dim=512, num_heads=3, num_layers=3, in_channels=48, out_channels=48, text_dim=64),
+    "t2v": SMALL,
+    "i2v": replace(SMALL, in_channels=36),
+    "ti2v": replace(SMALL, dim=384, num_heads=3, in_channels=48, out_channels=48),
 }
 TOKENS_PER_FRAME, FRAMES = 24, 3
 
@@ -91,7 +101,9 @@ def test_every_stage_equals_the_official_code(kind):
         expected = torch.from_numpy(np.array(reference[f"{kind}.{name}"]))
         got = as_stored(name, stages[name])
         assert got.shape == expected.shape, name
-        torch.testing.assert_close(got, expected, rtol=1e-5, atol=ATOL, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            got, expected, rtol=1e-5, atol=ATOL, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -75,6 +75,4 @@ class BackendStatus:
 
 def explain() -> list[BackendStatus]:
     """Returns every backend in order of preference with its status on this machine."""
-    return [
-        BackendStatus(b.name, b.label, b.unavailable_reason() or "available") for b in BACKENDS
-    ]
+    return [BackendStatus(b.name, b.label, b.unavailable_reason() or "available") for b in BACKENDS]

@@ -28,22 +28,22 @@ class Attention(nn.Module):
         self.norm_q = RMSNorm(dim, config.eps)
         self.norm_k = RMSNorm(dim, config.eps)
 
-    def heads(self, x_BLC: Tensor) -> Tensor:
+    def heads(self, x: Tensor) -> Tensor:
         """Splits the hidden width into heads: (B, L, H, D)."""
-        return x_BLC.unflatten(-1, (self.num_heads, -1))
+        return x.unflatten(-1, (self.num_heads, -1))
 
 
 class SelfAttention(Attention):
     """Every token attends to every token; q and k carry the token's place in the video."""
 
-    def project(self, h_BLC: Tensor, angles: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, h: Tensor, angles: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Returns q, k, v (B, L, H, D) in the compute dtype for a run of tokens.
 
         Norms and rotation are done in fp32 and rounded once.
         """
-        q = rotate(self.heads(self.norm_q(self.q(h_BLC))), angles)
-        k = rotate(self.heads(self.norm_k(self.k(h_BLC))), angles)
-        return q.to(self.compute_dtype), k.to(self.compute_dtype), self.heads(self.v(h_BLC))
+        q = rotate(self.heads(self.norm_q(self.q(h))), angles)
+        k = rotate(self.heads(self.norm_k(self.k(h))), angles)
+        return q.to(self.compute_dtype), k.to(self.compute_dtype), self.heads(self.v(h))
 
     def empty_qkv(self, batch: int, length: int, device: torch.device) -> tuple[Tensor, ...]:
         """Returns uninitialised q, k, v (B, L, H, D) for `project` results of all runs."""
@@ -54,12 +54,12 @@ class SelfAttention(Attention):
 class CrossAttention(Attention):
     """Every token attends to all text tokens. The padding takes part: the models are trained so."""
 
-    def keys_values(self, text_BSC: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Returns k, v (B, S, H, D) of the embedded text."""
-        k = self.norm_k(self.k(text_BSC)).to(self.compute_dtype)
-        return self.heads(k), self.heads(self.v(text_BSC))
+        k = self.norm_k(self.k(text)).to(self.compute_dtype)
+        return self.heads(k), self.heads(self.v(text))
 
-    def forward(self, h_BLC: Tensor, k: Tensor, v: Tensor, attend: AttentionFn) -> Tensor:
+    def forward(self, h: Tensor, k: Tensor, v: Tensor, attend: AttentionFn) -> Tensor:
         """Returns (B, L, C) for a run of tokens h and the text's `keys_values`."""
-        q = self.heads(self.norm_q(self.q(h_BLC)).to(self.compute_dtype))
+        q = self.heads(self.norm_q(self.q(h)).to(self.compute_dtype))
         return self.o(attend(q, k, v).flatten(-2))

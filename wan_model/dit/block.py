@@ -40,47 +40,49 @@ class Block(nn.Module):
     def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         """Returns the residual stream (B, L, C) after this block; x itself without gradients."""
         time = inputs.time.plus(self.modulation)
-        attended = self._self_attention(x, time, inputs)
+        x = self._add_self_attention(x, time, inputs)
+        x = self._add_cross_attention(x, inputs)
+        return self._add_feed_forward(x, time)
 
-        def self_attention(_: Tensor, run: slice) -> Tensor:
+    def _add_self_attention(self, x: Tensor, time: TimestepRows, inputs: BlockInputs) -> Tensor:
+        attended = inputs.attend(*self._qkv(x, time, inputs)).flatten(-2)
+
+        def branch(_: Tensor, run: slice) -> Tensor:
             gate = time.at(run)[2]
             return gate * self.self_attn.o(attended[:, run])
 
-        x = add_to_tokens(x, self_attention)
-        del attended
+        return add_to_tokens(x, branch)
 
+    def _add_cross_attention(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         k, v = self.cross_attn.keys_values(inputs.text)
 
-        def cross_attention(x_run: Tensor, _: slice) -> Tensor:
+        def branch(x_run: Tensor, _: slice) -> Tensor:
             return self.cross_attn(self.norm3(x_run), k, v, inputs.attend)
 
-        x = add_to_tokens(x, cross_attention)
+        return add_to_tokens(x, branch)
 
-        def feed_forward(x_run: Tensor, run: slice) -> Tensor:
+    def _add_feed_forward(self, x: Tensor, time: TimestepRows) -> Tensor:
+        def branch(x_run: Tensor, run: slice) -> Tensor:
             _, _, _, shift, scale, gate = time.at(run)
             return gate * self.ffn(modulated_norm(x_run, shift, scale, self.eps))
 
-        return add_to_tokens(x, feed_forward)
-
-    def _self_attention(self, x: Tensor, time: TimestepRows, inputs: BlockInputs) -> Tensor:
-        """Returns the attended heads (B, L, C), before the output projection.
-
-        q, k, v are local to this call and the callee, so they are gone before the next layer.
-        """
-        return inputs.attend(*self._qkv(x, time, inputs)).flatten(-2)
+        return add_to_tokens(x, branch)
 
     def _qkv(self, x: Tensor, time: TimestepRows, inputs: BlockInputs) -> tuple[Tensor, ...]:
-        whole: tuple[Tensor, ...] = ()
+        if torch.is_grad_enabled():
+            return self._project(x, time, inputs, slice(None))
+        qkv = self.self_attn.empty_qkv(x.shape[0], x.shape[1], x.device)
         for run in runs(x.shape[1]):
-            shift, scale, *_ = time.at(run)
-            h = modulated_norm(x[:, run], shift, scale, self.eps)
-            parts = self.self_attn.project(h, inputs.rotation.at(run))
-            if torch.is_grad_enabled():
-                return parts
-            whole = whole or self.self_attn.empty_qkv(x.shape[0], x.shape[1], x.device)
-            for target, part in zip(whole, parts, strict=True):
-                target[:, run] = part
-        return whole
+            for whole, part in zip(qkv, self._project(x, time, inputs, run), strict=True):
+                whole[:, run] = part
+        return qkv
+
+    def _project(
+        self, x: Tensor, time: TimestepRows, inputs: BlockInputs, run: slice
+    ) -> tuple[Tensor, ...]:
+        shift, scale, *_ = time.at(run)
+        h = modulated_norm(x[:, run], shift, scale, self.eps)
+        return self.self_attn.project(h, inputs.rotation.at(run))
 
 
 class Head(nn.Module):

@@ -11,8 +11,9 @@ def activation_bytes(
 ) -> int:
     """Estimates the peak of live activations in bytes, without gradients.
 
-    The peak is in self-attention: the residual stream, q, k, v, the attended heads twice (as
-    the kernel leaves them and as rows), and one run's temporaries of norms and projections.
+    Beside the residual stream these are, at the three possible peaks, q, k, v and what one run's
+    projections need; q, k, v and the attended heads; or what one run's feed-forward needs. The
+    factors are measured on an H100 (benchmarks/forward.py).
 
     Args:
         config: sizes of the model.
@@ -25,6 +26,9 @@ def activation_bytes(
     tokens = frames * ((height + 1) // 2) * ((width + 1) // 2)
     residual = torch.empty(0, dtype=precision.residual_dtype).itemsize
     compute = torch.empty(0, dtype=precision.compute_dtype).itemsize
-    whole = tokens * config.dim * (residual + 5 * compute)
-    run = min(tokens, RUN_TOKENS) * (6 * config.dim * 4 + 2 * config.ffn_dim * compute)
-    return batch * (whole + run)
+    hidden = tokens * config.dim * compute
+    run = min(tokens, RUN_TOKENS)
+    projections = 3 * hidden + run * 18 * config.dim
+    feed_forward = run * (2 * compute * config.ffn_dim + 10 * config.dim)
+    peak = tokens * config.dim * residual + max(projections, 4 * hidden, feed_forward)
+    return int(batch * peak)

@@ -78,9 +78,7 @@ class WanDiT(nn.Module):
             nn.SiLU(),
             linear(dim, dim, compute_dtype=fp32),
         )
-        self.time_projection = nn.Sequential(
-            nn.SiLU(), linear(dim, 6 * dim, compute_dtype=fp32)
-        )
+        self.time_projection = nn.Sequential(nn.SiLU(), linear(dim, 6 * dim, compute_dtype=fp32))
         self.blocks = nn.ModuleList(
             Block(config, precision, linear) for _ in range(config.num_layers)
         )
@@ -112,7 +110,7 @@ class WanDiT(nn.Module):
         cond: Tensor | None,
         run_blocks: BlockRunner,
     ) -> Tensor:
-        """As `forward`, unchecked, fp32, for any text length, with the blocks run by `run_blocks`."""
+        """As `forward`, unchecked, in fp32, for any text length; `run_blocks` runs the blocks."""
         x = latent if cond is None else torch.cat((latent, cond.to(latent.dtype)), dim=1)
         grid = (x.shape[2], x.shape[3] // 2, x.shape[4] // 2)
         time = self.embed_time(timestep, grid)
@@ -122,13 +120,12 @@ class WanDiT(nn.Module):
             text=self.embed_text(text),
             attend=self.attend,
         )
-        tokens = self.patch_embedding(rearrange(x, "b c t (h q) (w r) -> b (t h w) (c q r)", q=2, r=2))
-        tokens = run_blocks(self.blocks, tokens.to(self.precision.residual_dtype), inputs)
+        patches = rearrange(x, "b c t (h q) (w r) -> b (t h w) (c q r)", q=2, r=2)
+        tokens = self.patch_embedding(patches).to(self.precision.residual_dtype)
+        tokens = run_blocks(self.blocks, tokens, inputs)
         patches = self.head(tokens, time.head)
         t, h, w = grid
-        return rearrange(
-            patches, "b (t h w) (q r c) -> b c t (h q) (w r)", t=t, h=h, w=w, q=2, r=2
-        )
+        return rearrange(patches, "b (t h w) (q r c) -> b c t (h q) (w r)", t=t, h=h, w=w, q=2, r=2)
 
     def embed_text(self, text: Tensor) -> Tensor:
         """Returns the embedded text (B, S >= 512, C) in the blocks' compute dtype.

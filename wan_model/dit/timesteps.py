@@ -33,7 +33,9 @@ class TimestepRows:
         return tuple(vectors[index] for vectors in self.rows.unbind(1))
 
 
-def distinct_timesteps(timestep: Tensor, tokens_per_frame: int, tokens: int) -> tuple[Tensor, Tensor]:
+def distinct_timesteps(
+    timestep: Tensor, tokens_per_frame: int, tokens: int
+) -> tuple[Tensor, Tensor]:
     """Splits timesteps into distinct values and the index of each token's value.
 
     Args:

@@ -38,7 +38,7 @@ class WeightFormat(Protocol):
 
 
 class PlainFormat:
-    """A weight stored as ordinary numbers (fp32, fp16, bf16, or unscaled fp8): cast and multiply."""
+    """A weight stored as ordinary numbers (fp32, fp16, bf16, unscaled fp8): cast and multiply."""
 
     name = "plain"
 
@@ -54,7 +54,7 @@ class PlainFormat:
 
 
 class ScaledFormat(PlainFormat):
-    """A weight stored as small numbers with fp32 scales: per tensor, per row, or per block of a row."""
+    """A weight stored as small numbers with fp32 scales, per tensor, row, or block of a row."""
 
     name = "scaled"
 
