@@ -5,7 +5,7 @@ The golden tensors were made with them by the official code (`golden/golden.npz`
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 GOLDEN = Path(__file__).parent / "golden"
 
-Target = TypeVar("Target", nn.Module, Mapping[str, Tensor])
+Module = TypeVar("Module", bound=nn.Module)
 
 MIX = np.uint32(0x45D9F3B)
 
@@ -45,12 +45,11 @@ def weight(key: str, shape: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def fill(target: Target) -> Target:
-    """Overwrites every tensor of a module's or mapping's state dict, in place, and returns it."""
-    state = target.state_dict() if isinstance(target, nn.Module) else target
-    for key, tensor in state.items():
+def fill(module: Module) -> Module:
+    """Overwrites every tensor of a module's state dict, in place, and returns the module."""
+    for key, tensor in module.state_dict().items():
         tensor.copy_(weight(key, tensor.shape))
-    return target
+    return module
 
 
 @cache
