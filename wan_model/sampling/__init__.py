@@ -1,0 +1,47 @@
+"""Schedules, expert switch, guidance and the official solvers."""
+
+from .experts import ExpertPlan, count_high_noise_steps, expert_split, is_high_noise
+from .guidance import guide, needs_uncond
+from .schedule import (
+    SOLVERS,
+    SolverName,
+    check_sigmas,
+    make_sigmas,
+    make_timesteps,
+    official_timestep,
+    schedule_for_denoise,
+    shift_sigma,
+    trim_steps,
+)
+from .solvers import (
+    Solver,
+    StepCallback,
+    VelocityFn,
+    make_solver,
+    model_timestep,
+    solve,
+)
+
+__all__ = [
+    "SOLVERS",
+    "ExpertPlan",
+    "Solver",
+    "SolverName",
+    "StepCallback",
+    "VelocityFn",
+    "check_sigmas",
+    "count_high_noise_steps",
+    "expert_split",
+    "guide",
+    "is_high_noise",
+    "make_sigmas",
+    "make_solver",
+    "make_timesteps",
+    "model_timestep",
+    "needs_uncond",
+    "official_timestep",
+    "schedule_for_denoise",
+    "shift_sigma",
+    "solve",
+    "trim_steps",
+]
