@@ -13,6 +13,9 @@ Kind = Literal["t2v", "i2v", "ti2v"]
 TIMESTEPS = 1000
 """Training timesteps: the model is given t = sigma * 1000."""
 
+PATCH_VALUES = 4
+"""Latent values per channel of one token: a patch of 1 x 2 x 2."""
+
 TEXT_LEN = 512
 """Text tokens that every model sees. Shorter prompts are padded with zero vectors, never masked."""
 
@@ -33,7 +36,6 @@ class DiTConfig:
     text_dim: int = 4096
     freq_dim: int = 256
     text_len: int = TEXT_LEN
-    patch_size: tuple[int, int, int] = (1, 2, 2)
     eps: float = 1e-6
 
     @property

@@ -41,9 +41,9 @@ class SelfAttention(Attention):
 
         Norms and rotation are done in fp32 and rounded once.
         """
-        q = rotate(self.heads(self.norm_q(self.q(h))), angles)
-        k = rotate(self.heads(self.norm_k(self.k(h))), angles)
-        return q.to(self.compute_dtype), k.to(self.compute_dtype), self.heads(self.v(h))
+        q = rotate(self.heads(self.norm_q(self.q(h))), angles).to(self.compute_dtype)
+        k = rotate(self.heads(self.norm_k(self.k(h))), angles).to(self.compute_dtype)
+        return q, k, self.heads(self.v(h))
 
     def empty_qkv(self, batch: int, length: int, device: torch.device) -> tuple[Tensor, ...]:
         """Returns uninitialised q, k, v (B, L, H, D) for `project` results of all runs."""

@@ -7,13 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import DiTConfig, Precision
+from ..config import PATCH_VALUES, DiTConfig, Precision
 from ..quant import Linear
 from .attention import CrossAttention, SelfAttention
 from .inputs import BlockInputs
 from .norms import LayerNorm, modulated_norm
 from .timesteps import TimestepRows
 from .tokens import add_to_tokens, runs
+
+ATTENTION, ATTENTION_GATE, FEED_FORWARD = (0, 1), 2, (3, 4, 5)
+"""Numbers of the six modulation vectors: shift, scale; gate; shift, scale, gate."""
 
 
 class Block(nn.Module):
@@ -48,7 +51,7 @@ class Block(nn.Module):
         attended = inputs.attend(*self._qkv(x, time, inputs)).flatten(-2)
 
         def branch(_: Tensor, run: slice) -> Tensor:
-            gate = time.at(run)[2]
+            (gate,) = time.at(run, ATTENTION_GATE)
             return gate * self.self_attn.o(attended[:, run])
 
         return add_to_tokens(x, branch)
@@ -63,7 +66,7 @@ class Block(nn.Module):
 
     def _add_feed_forward(self, x: Tensor, time: TimestepRows) -> Tensor:
         def branch(x_run: Tensor, run: slice) -> Tensor:
-            _, _, _, shift, scale, gate = time.at(run)
+            shift, scale, gate = time.at(run, *FEED_FORWARD)
             return gate * self.ffn(modulated_norm(x_run, shift, scale, self.eps))
 
         return add_to_tokens(x, branch)
@@ -80,7 +83,7 @@ class Block(nn.Module):
     def _project(
         self, x: Tensor, time: TimestepRows, inputs: BlockInputs, run: slice
     ) -> tuple[Tensor, ...]:
-        shift, scale, *_ = time.at(run)
+        shift, scale = time.at(run, *ATTENTION)
         h = modulated_norm(x[:, run], shift, scale, self.eps)
         return self.self_attn.project(h, inputs.rotation.at(run))
 
@@ -91,8 +94,9 @@ class Head(nn.Module):
     def __init__(self, config: DiTConfig, linear: type[Linear]) -> None:
         super().__init__()
         self.eps = config.eps
-        patch_values = config.out_channels * config.patch_size[1] * config.patch_size[2]
-        self.head = linear(config.dim, patch_values, compute_dtype=torch.float32)
+        self.head = linear(
+            config.dim, config.out_channels * PATCH_VALUES, compute_dtype=torch.float32
+        )
         self.modulation = nn.Parameter(torch.empty(1, 2, config.dim), requires_grad=False)
 
     def forward(self, x: Tensor, time: TimestepRows) -> Tensor:
@@ -105,7 +109,7 @@ class Head(nn.Module):
         time = time.plus(self.modulation)
         parts = []
         for run in runs(x.shape[1]):
-            shift, scale = time.at(run)
+            shift, scale = time.at(run, 0, 1)
             parts.append(self.head(modulated_norm(x[:, run], shift, scale, self.eps)))
         return torch.cat(parts, dim=1)
 
@@ -119,7 +123,7 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        shape = (config.dim, config.in_channels, *config.patch_size)
+        shape = (config.dim, config.in_channels, 1, 2, 2)
         self.weight = nn.Parameter(torch.empty(shape), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(config.dim), requires_grad=False)
 

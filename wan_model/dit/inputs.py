@@ -41,12 +41,11 @@ def check_inputs(
             f"({batch},), ({batch}, {frames}) per latent frame or ({batch}, {tokens}) per token. "
             "Give one timestep per sample if all tokens are equally noisy."
         )
-    wanted = (batch, config.text_len, config.text_dim)
     fits = text.ndim == 3 and (text.shape[0], text.shape[2]) == (batch, config.text_dim)
     if not fits or text.shape[1] > config.text_len:
         raise ShapeError(
             f"The text embedding does not fit the model. Got {tuple(text.shape)}, need (B, L, C) "
-            f"with B = {batch}, L <= {config.text_len}, C = {config.text_dim}, at most {wanted}. "
+            f"with B = {batch}, L <= {config.text_len}, C = {config.text_dim}. "
             "Use the text encoder that belongs to the model and cut the text to its limit."
         )
 
@@ -79,5 +78,6 @@ def _check_cond(config: DiTConfig, latent: Tensor, cond: Tensor | None) -> None:
         got = "none" if cond is None else str(tuple(cond.shape))
         raise ShapeError(
             f"This model needs condition channels. Got cond {got}, need {wanted}: 4 mask channels "
-            "(1 = known frame), then the picture's latent."
+            "(1 = known frame), then the picture's latent. Encode the picture at the video's "
+            "size, or load the T2V model if there is none."
         )

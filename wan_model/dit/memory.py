@@ -5,6 +5,12 @@ import torch
 from ..config import DiTConfig, Precision
 from .tokens import RUN_TOKENS
 
+MARGIN = 1.05
+"""What the estimate is raised by: running out of memory costs more than a little less residency."""
+
+WORKSPACE_BYTES = 512 << 20
+"""Workspace of matrix and attention kernels, a dequantised weight, and the allocator's losses."""
+
 
 def activation_bytes(
     config: DiTConfig, precision: Precision, batch: int, frames: int, height: int, width: int
@@ -28,7 +34,7 @@ def activation_bytes(
     compute = torch.empty(0, dtype=precision.compute_dtype).itemsize
     hidden = tokens * config.dim * compute
     run = min(tokens, RUN_TOKENS)
-    projections = 3 * hidden + run * 18 * config.dim
+    projections = 3 * hidden + run * 24 * config.dim
     feed_forward = run * (2 * compute * config.ffn_dim + 10 * config.dim)
     peak = tokens * config.dim * residual + max(projections, 4 * hidden, feed_forward)
-    return int(batch * peak)
+    return int(batch * peak * MARGIN) + WORKSPACE_BYTES

@@ -27,12 +27,12 @@ from .timesteps import TimestepRows, distinct_timesteps, sinusoid
 class BlockRunner(Protocol):
     """How the blocks are run: in order, by default. Offloading and interrupts come in here."""
 
-    def __call__(self, blocks: Iterable[Block], x: Tensor, inputs: BlockInputs, /) -> Tensor:
+    def __call__(self, blocks: Iterable[nn.Module], x: Tensor, inputs: BlockInputs, /) -> Tensor:
         """Returns the residual stream (B, L, C) after all blocks."""
         ...
 
 
-def run_in_order(blocks: Iterable[Block], x: Tensor, inputs: BlockInputs) -> Tensor:
+def run_in_order(blocks: Iterable[nn.Module], x: Tensor, inputs: BlockInputs) -> Tensor:
     """Runs blocks whose weights are all in place."""
     for block in blocks:
         x = block(x, inputs)
@@ -100,7 +100,12 @@ class WanDiT(nn.Module):
         """
         timestep = timestep.expand(latent.shape[0]) if timestep.ndim == 0 else timestep
         check_inputs(self.config, latent, timestep, text, cond)
-        return self.velocity(latent, timestep, text, cond, run_in_order).to(latent.dtype)
+        # Without anything to train, activations can be reused as they can under no_grad.
+        tensors = (latent, text, *(() if cond is None else (cond,)), *self.parameters())
+        needs_grad = any(tensor.requires_grad for tensor in tensors)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and needs_grad):
+            velocity = self.velocity(latent, timestep, text, cond, run_in_order)
+        return velocity.to(latent.dtype)
 
     def velocity(
         self,
@@ -120,8 +125,9 @@ class WanDiT(nn.Module):
             text=self.embed_text(text),
             attend=self.attend,
         )
-        patches = rearrange(x, "b c t (h q) (w r) -> b (t h w) (c q r)", q=2, r=2)
-        tokens = self.patch_embedding(patches).to(self.precision.residual_dtype)
+        tokens = self.patch_embedding(
+            rearrange(x, "b c t (h q) (w r) -> b (t h w) (c q r)", q=2, r=2)
+        ).to(self.precision.residual_dtype)
         tokens = run_blocks(self.blocks, tokens, inputs)
         patches = self.head(tokens, time.head)
         t, h, w = grid
@@ -140,7 +146,7 @@ class WanDiT(nn.Module):
     def embed_time(self, timestep: Tensor, grid: tuple[int, int, int]) -> TimeEmbedding:
         """Embeds the distinct timesteps, in fp32."""
         t, h, w = grid
-        values, index = distinct_timesteps(timestep, h * w, t * h * w)
+        values, index = distinct_timesteps(timestep, t * h * w)
         embedding = self.time_embedding(sinusoid(values, self.config.freq_dim))
         projected = self.time_projection(embedding).unflatten(1, (6, -1))
         return TimeEmbedding(

@@ -35,16 +35,16 @@ def rotation(grid: tuple[int, int, int], head_dim: int, device: torch.device) ->
     Each axis has its own geometric series of frequencies, with the axis' own width in the
     exponent (`rope_params` in `wan/modules/model.py`). Made in float64, as there.
     """
-    angles = []
+    cos, sin = [], []
     for axis, (size, width) in enumerate(zip(grid, axis_widths(head_dim), strict=True)):
         exponent = torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width
         positions = torch.arange(size, dtype=torch.float64, device="cpu")
         angle = torch.outer(positions, THETA**-exponent)
         shape = [1, 1, 1, angle.shape[1]]
         shape[axis] = size
-        angles.append(angle.view(shape).expand(*grid, -1))
-    table = torch.cat(angles, dim=-1).flatten(0, 2).unsqueeze(1)
-    return Rotation(table.cos().float().to(device), table.sin().float().to(device))
+        for table, values in ((cos, angle.cos()), (sin, angle.sin())):
+            table.append(values.float().to(device).view(shape).expand(*grid, -1))
+    return Rotation(*(torch.cat(t, dim=-1).flatten(0, 2).unsqueeze(1) for t in (cos, sin)))
 
 
 def rotate(x: Tensor, angles: Rotation) -> Tensor:

@@ -27,20 +27,20 @@ class TimestepRows:
         """Returns the rows with a learned table (1, K, dim) added."""
         return TimestepRows(self.rows + table.to(self.rows), self.index)
 
-    def at(self, run: slice) -> tuple[Tensor, ...]:
-        """Returns K tensors (B, 1, dim) or (B, run, dim) for a run of tokens."""
+    def at(self, run: slice, *numbers: int) -> tuple[Tensor, ...]:
+        """Returns the vectors of the given numbers, below K, for a run of tokens.
+
+        Each is (B, 1, dim), or (B, run, dim) if tokens have timesteps of their own.
+        """
         index = self.index if self.index.shape[1] == 1 else self.index[:, run]
-        return tuple(vectors[index] for vectors in self.rows.unbind(1))
+        return tuple(self.rows[:, number][index] for number in numbers)
 
 
-def distinct_timesteps(
-    timestep: Tensor, tokens_per_frame: int, tokens: int
-) -> tuple[Tensor, Tensor]:
+def distinct_timesteps(timestep: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
     """Splits timesteps into distinct values and the index of each token's value.
 
     Args:
         timestep: (B,), (B, T) one per latent frame, or (B, L) one per token.
-        tokens_per_frame: L / T.
         tokens: L.
 
     Returns:
@@ -49,9 +49,9 @@ def distinct_timesteps(
     if timestep.ndim == 1:
         return timestep, torch.arange(len(timestep), device=timestep.device).unsqueeze(1)
     values, index = timestep.unique(return_inverse=True)
-    if index.shape[1] != tokens:
-        index = index.repeat_interleave(tokens_per_frame, dim=1)
-    return values, index
+    if len(values) == 1:
+        return values, index[:, :1]
+    return values, index.repeat_interleave(tokens // timestep.shape[1], dim=1)
 
 
 def sinusoid(timestep: Tensor, width: int) -> Tensor:

@@ -31,9 +31,9 @@ def add_to_tokens(x: Tensor, branch: Callable[[Tensor, slice], Tensor]) -> Tenso
         x: residual stream (B, L, dim).
         branch: gives what is to be added to x[:, run], from (x[:, run], run).
     """
+    if torch.is_grad_enabled():
+        return (x + branch(x, slice(None))).to(x.dtype)
     for run in runs(x.shape[1]):
         part = x[:, run]
-        if torch.is_grad_enabled():
-            return (x + branch(part, run)).to(x.dtype)
         part += branch(part, run)
     return x

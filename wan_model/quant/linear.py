@@ -59,10 +59,28 @@ class ScaledFormat(PlainFormat):
     name = "scaled"
 
     def dense(self, layer: LinearOperands, dtype: torch.dtype) -> Tensor:
-        """Returns weight * scale. fp8 times scale is rounded once, to `dtype`."""
-        if layer.weight_scale is None:
-            raise RuntimeError("ScaledFormat needs a layer with weight_scale")
-        return scale_weight(layer.weight, layer.weight_scale).to(dtype)
+        """Returns weight * scale, multiplied in fp32."""
+        return scale_weight(layer.weight, _scale(layer)).to(dtype)
+
+    def matmul(self, layer: LinearOperands, x: Tensor) -> Tensor:
+        """Multiplies with the stored numbers, then scales the result where that is the same.
+
+        8-bit numbers are exact in bf16, so nothing is rounded before the product, and no fp32
+        copy of the weight is made. fp16 has too little range for products without their scale.
+        """
+        scale = _scale(layer)
+        if scale.ndim == 3 or layer.compute_dtype == torch.float16:
+            return super().matmul(layer, x)
+        dtype = layer.compute_dtype
+        # A scale with an axis is multiplied in fp32; one without would be rounded to bf16 first.
+        out = F.linear(x.to(dtype), layer.weight.to(dtype)).mul_(scale.view(-1))
+        return out if layer.bias is None else out.add_(layer.bias.to(dtype))
+
+
+def _scale(layer: LinearOperands) -> Tensor:
+    if layer.weight_scale is None:
+        raise RuntimeError("ScaledFormat needs a layer with weight_scale")
+    return layer.weight_scale
 
 
 def scale_weight(weight: Tensor, scale: Tensor) -> Tensor:
@@ -72,11 +90,12 @@ def scale_weight(weight: Tensor, scale: Tensor) -> Tensor:
         weight: any storage dtype.
         scale: one number, (O, 1) per row, or (O, N, 1) per block of I / N consecutive inputs.
     """
-    values = weight.float()
+    values = weight.to(torch.float32, copy=True)
     if scale.ndim == 3:
         rows, blocks, _ = scale.shape
-        return (values.view(rows, blocks, -1) * scale).view_as(values)
-    return values * scale
+        values.view(rows, blocks, -1).mul_(scale)
+        return values
+    return values.mul_(scale)
 
 
 def unscale_weight(weight: Tensor, scale: Tensor) -> Tensor:

@@ -1,0 +1,101 @@
+"""Fixtures of the whole suite, and the import of `wan_model` without the repository on sys.path.
+
+The pack's folder must never be importable as a whole: its `nodes` would hide ComfyUI's own.
+"""
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.comfy.server import REPOSITORY, ComfyServer, install_pack
+from tests.toy.make_checkpoints import make_checkpoints
+
+HELPER_NODES = ("helper_nodes.py", "instrument_nodes.py")
+
+
+def import_library() -> None:
+    """Makes `import wan_model` work, and only that."""
+    root = str(REPOSITORY)
+    sys.path[:] = [path for path in sys.path if os.path.realpath(path or ".") != root]
+    folder = REPOSITORY / "wan_model"
+    spec = importlib.util.spec_from_file_location(
+        "wan_model", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"wan_model is not a package. Got {folder}.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["wan_model"] = module
+    spec.loader.exec_module(module)
+
+
+import_library()
+
+
+class PackRoot:
+    """Makes pytest treat the repository as a plain folder although it holds an `__init__.py`.
+
+    That file is the pack's entry point, which can be imported only inside ComfyUI.
+    """
+
+    @pytest.hookimpl
+    def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> pytest.Dir | None:
+        return pytest.Dir.from_parent(parent, path=path) if path == REPOSITORY else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A conftest's own hooks do not reach folders above it; a plugin's do.
+    config.pluginmanager.register(PackRoot())
+
+
+def missing(what: str, required_by: str) -> None:
+    """Skips the test for want of something, or fails it where that must be there."""
+    if os.environ.get("CI") or os.environ.get(required_by):
+        pytest.fail(what, pytrace=False)
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Path:
+    """Folder of the ComfyUI source tree."""
+    path = os.environ.get("COMFYUI_PATH", "")
+    if not path:
+        missing("No ComfyUI. Set COMFYUI_PATH, or use dev.py test.", "WANDUET_REQUIRE_COMFY")
+    return Path(path).resolve()
+
+
+@pytest.fixture(scope="session")
+def toy_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ComfyUI models folder filled with toy checkpoints. Read only."""
+    models = tmp_path_factory.mktemp("toy") / "models"
+    make_checkpoints(models)
+    return models
+
+
+@pytest.fixture(scope="session")
+def comfy_server(
+    comfyui: Path, toy_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComfyServer]:
+    """The one server that most tests share: the pack, toy checkpoints, small latent previews."""
+    base = tmp_path_factory.mktemp("comfyui")
+    shutil.copytree(toy_models, base / "models")
+    install_pack(base / "custom_nodes")
+    for name in HELPER_NODES:
+        shutil.copy2(Path(__file__).parent / "comfy" / name, base / "custom_nodes")
+    arguments = ("--preview-method", "latent2rgb")
+    with ComfyServer(comfyui, base, arguments=arguments) as server:
+        yield server
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    """Shows the end of the server's log with a test that failed while using it."""
+    report = yield
+    server = getattr(item, "funcargs", {}).get("comfy_server")
+    if report.failed and server is not None:
+        report.sections.append(("ComfyUI log (end)", server.log()[-6000:]))
+    return report

@@ -1,0 +1,7 @@
+"""Checkpoints: what a file is, and how its tensors become a model."""
+
+from .detect import CheckpointInfo, TextEncoderConfig, detect
+from .dit import load_dit
+from .vae import load_vae
+
+__all__ = ["CheckpointInfo", "TextEncoderConfig", "detect", "load_dit", "load_vae"]

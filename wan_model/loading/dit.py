@@ -1,0 +1,93 @@
+"""Loads one transformer (one expert)."""
+
+import logging
+from os import PathLike
+
+import torch
+from torch import nn
+
+from ..attention import resolve
+from ..config import DiTConfig, Precision
+from ..dit import WanDiT
+from ..errors import SettingsError
+from ..quant import Linear
+from .checkpoint import open_checkpoint
+from .detect import describe, require
+from .formats import default_dtype
+from .strict import check_tensors, fill
+
+log = logging.getLogger(__name__)
+
+COMPUTE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def load_dit(
+    path: str | PathLike[str],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    residual_dtype: torch.dtype = torch.float32,
+    attention: str = "auto",
+    dit_class: type[WanDiT] = WanDiT,
+    linear_class: type[Linear] = Linear,
+) -> WanDiT:
+    """Loads a diffusion model; every size is read from the file.
+
+    Quantised weights stay as they are stored and are dequantised when used. Layers that compute
+    in fp32 (embeddings, norms, modulation, head) keep what the file stores.
+
+    Args:
+        path: a .safetensors file, a shard or the index of a sharded one, or a folder with one.
+        device: where the weights go.
+        dtype: in which the blocks compute and their 16 and 32 bit weights are kept. None: that
+            of the file, bf16 if it is quantised.
+        residual_dtype: of the residual stream.
+        attention: name of an attention backend.
+        dit_class: the transformer to build, with the parameters of `WanDiT`.
+        linear_class: its linear layers.
+
+    Raises:
+        CheckpointError: for a file that is damaged, unsafe, incomplete, or of another model.
+        BackendError: if the attention backend cannot run here.
+    """
+    check_compute_dtype(dtype)
+    checkpoint = open_checkpoint(path)
+    info = describe(checkpoint)
+    config = require(info, DiTConfig)
+    compute_dtype = dtype or default_dtype(checkpoint.tensors)
+    precision = Precision(compute_dtype=compute_dtype, residual_dtype=residual_dtype)
+    with torch.device("meta"):
+        model = dit_class(
+            config, precision=precision, attention=resolve(attention), linear=linear_class
+        )
+    check_tensors(model, checkpoint, info)
+    fill(model, checkpoint, torch.device(device), storage_dtype)
+    log.info("Loaded %s from %s, computing in %s", info.label, info.path.name, compute_dtype)
+    return model.eval()
+
+
+def check_compute_dtype(dtype: torch.dtype | None) -> None:
+    """Refuses dtypes that no block can compute in.
+
+    Raises:
+        SettingsError: for anything but fp32, bf16, fp16 and None.
+    """
+    if dtype is not None and dtype not in COMPUTE_DTYPES:
+        raise SettingsError(
+            f"The precision cannot be used. Got {dtype}, need torch.float32, torch.bfloat16 or "
+            "torch.float16. Quantised files keep their storage format with any of these."
+        )
+
+
+def storage_dtype(name: str, module: nn.Module, stored: torch.dtype) -> torch.dtype:
+    """Returns the dtype in which a tensor without scale is kept.
+
+    Only the blocks' linear layers are cast to what they compute in; all else computes in fp32 and
+    is not rounded. fp8 survives only in linear layers, which cast at use.
+    """
+    if isinstance(module, Linear):
+        if stored.itemsize == 1:
+            return stored
+        if name.startswith("blocks."):
+            return module.compute_dtype
+    return stored if stored in COMPUTE_DTYPES else torch.float32

@@ -1,0 +1,159 @@
+"""From the path that a person gives to the safetensors files that belong to it.
+
+A path may be one file, a folder, the index of a sharded checkpoint, or any one of its shards.
+Nothing but safetensors is ever opened; a pickled file could run code.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from ..errors import CheckpointError
+from .header import MAX_HEADER_BYTES, damaged, parse_json, shown
+
+INDEX_SUFFIX = ".safetensors.index.json"
+PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
+SHARD_NAME = re.compile(r"-\d+-of-\d+\.(safetensors|sft)$")
+
+SAFETENSORS_ADVICE = "Choose the .safetensors version of the model."
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFiles:
+    """The files of one checkpoint."""
+
+    files: tuple[Path, ...]
+    folder: Path | None = None
+    """The checkpoint's own folder, if it has one: only then do files beside it belong to it."""
+    keys: dict[str, str] = field(default_factory=dict)
+    """Of a sharded checkpoint: the file name that the index gives for each key."""
+
+
+def find_files(path: Path) -> CheckpointFiles:
+    """Finds the files of a checkpoint.
+
+    Raises:
+        CheckpointError: if there is no such file, if it is of another kind, or if parts of it
+            are missing.
+    """
+    if not path.exists():
+        raise CheckpointError(
+            f"There is no checkpoint at this path. Got {path}, need an existing file or folder. "
+            "Check the name, or refresh the list of models."
+        )
+    if path.is_dir():
+        return _find_in_folder(path)
+    if path.name.endswith(INDEX_SUFFIX):
+        return _read_index(path)
+    refuse_other_files(path)
+    for index in sorted(path.parent.glob(f"*{INDEX_SUFFIX}")):
+        sharded = _read_index(index, must_name=path.name)
+        if path.name in (file.name for file in sharded.files):
+            return sharded
+    if SHARD_NAME.search(path.name):
+        raise CheckpointError(
+            f"{path.name} is one part of a sharded checkpoint without an index. Got no "
+            f"*{INDEX_SUFFIX} that names it, need one beside it. Download the index file too."
+        )
+    return CheckpointFiles(files=(path,))
+
+
+def refuse_other_files(file: Path) -> None:
+    """Refuses files that are recognisably not safetensors, by name and by first bytes.
+
+    Raises:
+        CheckpointError: names what the file is.
+    """
+    with file.open("rb") as stream:
+        start = stream.read(16)
+    suffix = file.suffix.lower()
+    if suffix == ".gguf" or start.startswith(b"GGUF"):
+        found = "a GGUF file; GGUF files are not supported yet"
+    elif suffix in PICKLE_SUFFIXES or _is_pickle(start):
+        found = "a pickled PyTorch file, which could run code when opened"
+    elif not start:
+        found = "an empty file"
+    elif start.startswith(b"version https://"):
+        found = "a Git LFS pointer instead of the model itself"
+    elif start.lstrip()[:1] == b"<":
+        found = "a web page instead of a model"
+    else:
+        return
+    raise CheckpointError(
+        f"{file.name} cannot be used. Got {found}, need safetensors. {SAFETENSORS_ADVICE}"
+    )
+
+
+def _is_pickle(start: bytes) -> bool:
+    """Tells zip archives and pickle protocol 2 to 5 by their first bytes.
+
+    A safetensors file may begin like a pickle, since its first bytes are a length; then the brace
+    of the header decides.
+    """
+    if start.startswith((b"PK\x03\x04", b"\x1f\x8b")):
+        return True
+    return start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05" and start[8:9] != b"{"
+
+
+def _find_in_folder(folder: Path) -> CheckpointFiles:
+    indices = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
+    singles = sorted(f for f in folder.glob("*.safetensors") if not SHARD_NAME.search(f.name))
+    if len(indices) == 1:
+        return _read_index(indices[0])
+    if not indices and len(singles) == 1:
+        refuse_other_files(singles[0])
+        return CheckpointFiles(files=(singles[0],), folder=folder)
+    inside = sorted(
+        sub.name for sub in folder.iterdir() if sub.is_dir() and any(sub.glob("*.safetensors"))
+    )
+    found = [file.name for file in indices or singles]
+    raise CheckpointError(
+        f"The folder {folder.name} is not one checkpoint. Got {_listed(found)}, need exactly one "
+        f"*.safetensors or *{INDEX_SUFFIX}. Choose "
+        + (f"one of its folders: {_listed(inside)}." if inside else "a file.")
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(shown(name) for name in names[:6]) or "no model file"
+
+
+def _read_index(index: Path, must_name: str | None = None) -> CheckpointFiles:
+    """Reads an index; with `must_name`, one that does not name that file may have any content."""
+    text = index.read_bytes() if index.stat().st_size <= MAX_HEADER_BYTES else b""
+    if must_name is not None and must_name.encode() not in text:
+        return CheckpointFiles(files=())
+    try:
+        fields = parse_json(text)
+    except ValueError as error:
+        raise damaged(index, "The index cannot be read", error, "JSON") from error
+    keys = fields.get("weight_map") if isinstance(fields, dict) else None
+    if not isinstance(keys, dict) or not keys or not all(isinstance(v, str) for v in keys.values()):
+        raise damaged(index, "The index has no weight_map", fields, "file names by key")
+    names = sorted(set(keys.values()))
+    for name in names:
+        if not _stays_inside(name):
+            raise CheckpointError(
+                f"{index.name} is unsafe. Got the part {shown(name)}, need files inside the "
+                "index's own folder. Do not use this download."
+            )
+    files = tuple(index.parent / name for name in names)
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{index.name} names parts that are not there. Got {len(files) - len(missing)} of "
+            f"{len(files)} parts, need also {_listed(missing)}. Download the missing parts."
+        )
+    for file in files:
+        refuse_other_files(file)
+    return CheckpointFiles(files=files, folder=index.parent, keys=keys)
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a part's name points into the index's folder, read as a POSIX or Windows path.
+
+    Lexically: download caches keep the parts as links to elsewhere.
+    """
+    parts = PureWindowsPath(name).parts
+    absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor != ""
+    return bool(parts) and not absolute and ".." not in parts and name.isprintable()

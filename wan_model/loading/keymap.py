@@ -1,0 +1,178 @@
+"""Key names: from every spelling found in the wild to the official one.
+
+Sources: `convert_wan_to_diffusers.py` of diffusers, both VAEs of the official repository.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+Component = Literal["dit", "vae", "text_encoder"]
+KeyStyle = Literal["official", "comfy prefix", "diffusers", "transformers"]
+
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.model.", "model.", "net.")
+"""Put before the official names by ComfyUI and trainers. No official name starts like them."""
+
+SCALE_SPELLINGS = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
+"""Older leaf names of scales, and the ones used here."""
+
+MARKERS: dict[tuple[Component, KeyStyle], tuple[str, ...]] = {
+    ("dit", "official"): (
+        "head.modulation",
+        "patch_embedding.weight",
+        "blocks.0.self_attn.q.weight",
+        "blocks.0.ffn.0.weight",
+    ),
+    ("dit", "diffusers"): (
+        "condition_embedder.time_proj.weight",
+        "patch_embedding.weight",
+        "blocks.0.attn1.to_q.weight",
+        "blocks.0.scale_shift_table",
+    ),
+    ("vae", "official"): (
+        "decoder.middle.0.residual.0.gamma",
+        "encoder.middle.0.residual.0.gamma",
+        "decoder.head.0.gamma",
+    ),
+    ("vae", "diffusers"): (
+        "decoder.mid_block.resnets.0.norm1.gamma",
+        "encoder.mid_block.resnets.0.norm1.gamma",
+        "decoder.norm_out.gamma",
+    ),
+    ("text_encoder", "official"): (
+        "blocks.0.pos_embedding.embedding.weight",
+        "blocks.1.pos_embedding.embedding.weight",
+        "blocks.0.ffn.gate.0.weight",
+    ),
+    ("text_encoder", "transformers"): (
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight",
+    ),
+}
+"""Keys of each kind of file. Two of them are enough, so that an incomplete file is recognised."""
+
+
+def strip_prefix(name: str) -> str:
+    """Returns the name without a known prefix, and with today's spelling of scales."""
+    prefix = next((p for p in PREFIXES if name.startswith(p)), "")
+    path, dot, leaf = name.removeprefix(prefix).rpartition(".")
+    return path + dot + SCALE_SPELLINGS.get(leaf, leaf)
+
+
+def recognise(names: Iterable[str]) -> tuple[Component, KeyStyle] | None:
+    """Returns which part of Wan2.2 has tensors of these names (without prefix), if any."""
+    present = set(names)
+    for kind, markers in MARKERS.items():
+        if sum(marker in present for marker in markers) >= 2:
+            return kind
+    return None
+
+
+def official_names(component: Component, style: KeyStyle, names: set[str]) -> Callable[[str], str]:
+    """Returns the function from a name of this style (without prefix) to the official name."""
+    if style != "diffusers":
+        return lambda name: name
+    if component == "dit":
+        return _dit_name
+    nested = any(name.startswith("encoder.down_blocks.0.resnets.") for name in names)
+    return _vae22_name if nested else _vae21_name
+
+
+_DIT_OUTSIDE = {
+    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+    "condition_embedder.time_proj": "time_projection.1",
+    "scale_shift_table": "head.modulation",
+    "proj_out": "head.head",
+}
+_DIT_BLOCK = {
+    "scale_shift_table": "modulation",
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+    # diffusers numbers the norms by order of use, the checkpoints call the affine one norm3.
+    "norm2": "norm3",
+    **{
+        f"{theirs}.{their_part}": f"{ours}.{our_part}"
+        for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
+        for their_part, our_part in (
+            ("to_q", "q"),
+            ("to_k", "k"),
+            ("to_v", "v"),
+            ("to_out.0", "o"),
+            ("norm_q", "norm_q"),
+            ("norm_k", "norm_k"),
+        )
+    },
+}
+_VAE_OUTSIDE = {"quant_conv": "conv1", "post_quant_conv": "conv2"}
+_VAE_CODER = {
+    "conv_in": "conv1",
+    "norm_out": "head.0",
+    "conv_out": "head.2",
+    "mid_block.resnets.0": "middle.0",
+    "mid_block.attentions.0": "middle.1",
+    "mid_block.resnets.1": "middle.2",
+}
+_VAE_RESIDUAL = {
+    "norm1": "residual.0",
+    "conv1": "residual.2",
+    "norm2": "residual.3",
+    "conv2": "residual.6",
+    "conv_shortcut": "shortcut",
+}
+
+
+def _replace(table: dict[str, str], name: str) -> str:
+    """Returns the name with a leading module of the table replaced, or unchanged."""
+    for theirs, ours in table.items():
+        if name == theirs or name.startswith(theirs + "."):
+            return ours + name.removeprefix(theirs)
+    return name
+
+
+def _dit_name(name: str) -> str:
+    block = re.match(r"blocks\.\d+\.", name)
+    if block is None:
+        return _replace(_DIT_OUTSIDE, name)
+    return block[0] + _replace(_DIT_BLOCK, name[block.end() :])
+
+
+def _vae21_name(name: str) -> str:
+    """Encoder stages are flat in both; a decoder stage of 3 blocks and an upsampler is not."""
+    name = re.sub(r"^encoder\.down_blocks\.(\d+)", r"encoder.downsamples.\1", name)
+    stage = re.match(r"decoder\.up_blocks\.(\d{1,3})\.(?:resnets\.(\d)|upsamplers\.0)", name)
+    if stage:
+        index = 4 * int(stage[1]) + int(stage[2] or 3)
+        name = f"decoder.upsamples.{index}{name[stage.end() :]}"
+    return _vae_name(name)
+
+
+def _vae22_name(name: str) -> str:
+    """Stages of both coders hold residual blocks, then a sampler: number 2 or 3."""
+    name = re.sub(
+        r"^encoder\.down_blocks\.(\d+)\.(?:resnets\.(\d+)|downsampler)",
+        lambda m: f"encoder.downsamples.{m[1]}.downsamples.{m[2] or 2}",
+        name,
+    )
+    name = re.sub(
+        r"^decoder\.up_blocks\.(\d+)\.(?:resnets\.(\d+)|upsampler)",
+        lambda m: f"decoder.upsamples.{m[1]}.upsamples.{m[2] or 3}",
+        name,
+    )
+    return _vae_name(name)
+
+
+def _vae_name(name: str) -> str:
+    """Renames what is the same in both VAEs; stages are numbered already."""
+    coder, dot, rest = name.partition(".")
+    if coder not in ("encoder", "decoder"):
+        return _replace(_VAE_OUTSIDE, name)
+    rest = _replace(_VAE_CODER, rest)
+    block = re.match(
+        r"(?:middle\.\d+|(?:(?:down|up)samples\.\d+\.)?(?:down|up)samples\.\d+)\.", rest
+    )
+    if block:
+        rest = block[0] + _replace(_VAE_RESIDUAL, rest[block.end() :])
+    return coder + dot + rest

@@ -1,0 +1,101 @@
+"""The strict match of a checkpoint and an empty model, and the transfer of the tensors."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from ..quant import Linear, ScaledFormat, scale_weight
+from .checkpoint import Checkpoint, first_names, tensor_reader
+from .detect import CheckpointInfo
+from .formats import SCALE, is_note, normal_scale
+from .header import TensorEntry
+
+StorageDtype = Callable[[str, nn.Module, torch.dtype], torch.dtype]
+"""(tensor name, its module, dtype in the file) -> dtype in memory, for weights without scale."""
+
+
+def check_tensors(model: nn.Module, checkpoint: Checkpoint, info: CheckpointInfo) -> None:
+    """Refuses a checkpoint that is not exactly the model: names and shapes.
+
+    Raises:
+        CheckpointError: counts what is missing, unexpected and of another shape, with names.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: e for name, e in checkpoint.tensors.items() if not is_note(name)}
+    missing = [name for name in expected if name not in found]
+    unexpected = [
+        entry.name
+        for name, entry in found.items()
+        if name not in expected and not _scales_matrix(name, expected)
+    ]
+    reshaped = [
+        f"{name}: {list(found[name].shape)} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name].shape != shape
+    ]
+    if not (missing or unexpected or reshaped):
+        return
+    differences = [
+        f"{len(names)} {what} ({first_names(names)})"
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", reshaped),
+        )
+        if names
+    ]
+    raise CheckpointError(
+        f"{checkpoint.path.name} does not fit its model, {info.label}. Got tensors that differ: "
+        f"{'; '.join(differences)}; need exactly the {len(expected)} tensors of the model. "
+        + ("Download the file again." if missing else "Choose another version of the model.")
+    )
+
+
+def _scales_matrix(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a tensor is the scale of a weight that has rows."""
+    weight = name.removesuffix(SCALE) + ".weight"
+    return name.endswith(SCALE) and len(shapes.get(weight, ())) > 1
+
+
+def fill(
+    model: nn.Module, checkpoint: Checkpoint, device: torch.device, storage: StorageDtype
+) -> None:
+    """Gives every parameter of an empty model its tensor, one by one.
+
+    A tensor that needs no change and stays on the CPU remains a view of the file.
+
+    Raises:
+        CheckpointError: for broken scales, or if the file cannot be read after all.
+    """
+    with tensor_reader() as read:
+        for name in model.state_dict():
+            path, _, leaf = name.rpartition(".")
+            module = model.get_submodule(path)
+            tensor = read(checkpoint.tensors[name])
+            scale = _read_scale(read, checkpoint, path) if leaf == "weight" else None
+            if scale is not None and isinstance(module, Linear):
+                module.format = ScaledFormat()
+                module.weight_scale = scale.to(device)
+                dtype = tensor.dtype
+            else:
+                tensor = tensor if scale is None else _unscaled(tensor, scale)
+                dtype = storage(name, module, tensor.dtype)
+            tensor = tensor.to(device).to(dtype)
+            setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
+
+
+def _read_scale(
+    read: Callable[[TensorEntry], Tensor], checkpoint: Checkpoint, layer: str
+) -> Tensor | None:
+    entry = checkpoint.tensors.get(layer + SCALE)
+    if entry is None:
+        return None
+    shape = checkpoint.tensors[layer + ".weight"].shape
+    return normal_scale(read(entry), shape, entry.name, entry.file.name)
+
+
+def _unscaled(weight: Tensor, scale: Tensor) -> Tensor:
+    """Returns weight * scale in fp32, for a layer that has no place for a scale: a convolution."""
+    return scale_weight(weight.flatten(1), scale).view_as(weight)
