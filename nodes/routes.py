@@ -5,6 +5,7 @@ browser reports any other status as an error of the page.
 """
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,9 +14,12 @@ from aiohttp import web
 
 from ..wan_model.config import OFFICIAL
 from ..wan_model.errors import WanError
-from . import _comfy_routes
+from ..wan_model.loading import detect
+from ._comfy import http, sampling
 
-MODEL_FOLDERS = ("diffusion_models",)
+logger = logging.getLogger(__name__)
+
+MODEL_FOLDER = "diffusion_models"
 MAX_STEPS = 10_000
 
 Query = Mapping[str, str]
@@ -23,7 +27,7 @@ Query = Mapping[str, str]
 
 def register_routes() -> None:
     """Adds the routes to ComfyUI's server, if there is one. To be called once, at start."""
-    table = _comfy_routes.route_table()
+    table = http.route_table()
     if table is not None:
         table.get("/wanduet/describe")(_answering(describe))
         table.get("/wanduet/sigmas")(_answering(sigmas))
@@ -33,23 +37,25 @@ def describe(query: Query) -> dict[str, Any]:
     """Returns what a model file is and the official settings of its kind.
 
     Args:
-        query: "folder" and "name" as ComfyUI lists them. No other file is opened.
+        query: "folder" (must be "diffusion_models") and "name" as ComfyUI lists it. No other file
+            is opened.
 
     Raises:
-        LookupError: if ComfyUI does not list the file.
-        WanError: if it is not a Wan2.2 transformer.
+        LookupError: if ComfyUI does not list the file, or it is no diffusion model.
+        WanError: if it is not of Wan2.2.
     """
-    from ..wan_model.loading import detect
-
     folder, name = query.get("folder", ""), query.get("name", "")
-    path = _comfy_routes.listed_file(folder, name) if folder in MODEL_FOLDERS else None
+    path = http.listed_file(folder, name) if folder == MODEL_FOLDER else None
     if path is None:
-        raise LookupError(f"The model file is unknown. Got {name!r} in {folder!r}. Refresh lists.")
+        raise LookupError(f"The model file {name!r} is not in {MODEL_FOLDER}. Choose another one.")
     found = detect(path)
+    if found.kind is None:
+        raise LookupError(f"{name!r} is no diffusion model. Got {found.label}. Choose another one.")
     official = OFFICIAL[found.kind]
     return {
         "kind": found.kind,
         "label": found.label,
+        "expert": found.expert,
         "steps": official.steps,
         "shift": official.shift,
         "boundary": official.boundary,
@@ -60,39 +66,36 @@ def describe(query: Query) -> dict[str, Any]:
 
 
 def sigmas(query: Query) -> dict[str, Any]:
-    """Returns the schedule of a core scheduler, cut to its last steps when denoise is below 1.
+    """Returns the schedule of a run as the sampler node makes it, before its step range is cut.
 
     Args:
-        query: "scheduler", "steps", "shift" and "denoise" (0..1).
+        query: "sampler", "scheduler", "steps", "shift" and "denoise" (0..1).
 
     Raises:
-        ValueError: if a number or the scheduler's name cannot be used.
+        ValueError: if a number or a name cannot be used.
     """
+    sampler, scheduler = query.get("sampler", ""), query.get("scheduler", "")
     steps, shift = int(query.get("steps", "")), float(query.get("shift", ""))
-    denoise, scheduler = float(query.get("denoise", "1")), query.get("scheduler", "")
-    if scheduler not in _comfy_routes.scheduler_names():
-        raise ValueError(f"The scheduler is unknown. Got {scheduler!r}, need one of ComfyUI's.")
+    denoise = float(query.get("denoise", ""))
+    if sampler not in sampling.sampler_names() or scheduler not in sampling.scheduler_names():
+        raise ValueError(f"Sampler {sampler!r} or scheduler {scheduler!r} is unknown.")
     if not 0 < shift < math.inf:
         raise ValueError(f"The shift cannot be used. Got {shift:g}, need a number above 0.")
     if not 0 <= denoise <= 1:
         raise ValueError(f"The denoise cannot be used. Got {denoise:g}, need 0 to 1.")
-    if denoise == 0:
-        return {"sigmas": []}
-    total = steps if denoise > 0.9999 else int(steps / denoise)
-    if not 1 <= steps <= total <= MAX_STEPS:
-        raise ValueError(f"The steps cannot be used. Got {total}, need 1 to {MAX_STEPS}.")
-    return {"sigmas": _comfy_routes.core_schedule(scheduler, total, shift)[-(steps + 1) :]}
+    if not (steps >= 1 and steps <= MAX_STEPS * (denoise or 1)):
+        raise ValueError(f"The steps cannot be used. Got {steps}, need 1 to {MAX_STEPS} * denoise.")
+    return {"sigmas": sampling.make_schedule(sampler, scheduler, steps, shift, denoise).tolist()}
 
 
-def _answering(
-    answer: Callable[[Query], dict[str, Any]],
-) -> Callable[[web.Request], Any]:
-    """Makes a request handler that computes its answer off the server's event loop."""
+def _answering(answer: Callable[[Query], dict[str, Any]]) -> Callable[[web.Request], Any]:
+    """Makes a request handler that finds its answer off the server's event loop."""
 
     async def handle(request: web.Request) -> web.Response:
         try:
             result = await asyncio.to_thread(answer, request.query)
-        except (WanError, LookupError, ValueError, OSError) as error:
+        except (WanError, LookupError, ArithmeticError, ValueError, OSError) as error:
+            logger.debug("No answer to %s", request.rel_url, exc_info=True)
             result = {"error": str(error)}
         return web.json_response(result)
 

@@ -1,0 +1,154 @@
+/** The panel on the sampler node: numbers, picture, and one line that explains them. */
+
+import { div, span, svg } from "../ui/dom.js";
+import { drawPlan, makeScale } from "./draw.js";
+import { Answer, FALLBACK, makePlan, resolveSettings } from "./source.js";
+
+/** Height of the panel in units of the graph. */
+export const PANEL_HEIGHT = 128;
+
+const DEBOUNCE_MS = 150;
+
+/** @param {number} value */
+const short = (value) => String(Number(value.toFixed(4)));
+
+export class SchedulePanel {
+  /** @param {(path: string) => Promise<any>} getJson */
+  constructor(getJson) {
+    const redraw = () => this.render();
+    this.model = new Answer(getJson, redraw, 0);
+    this.coreSigmas = new Answer(getJson, redraw, DEBOUNCE_MS);
+    /** @type {import("./source.js").Reading | null} */
+    this.reading = null;
+    /** @type {import("./source.js").Settings | null} */
+    this.settings = null;
+    /** @type {import("./math.js").Plan | null} */
+    this.plan = null;
+    this.status = "";
+    this.split = div("wanduet-split");
+    this.values = div("wanduet-values");
+    this.plot = div("wanduet-plot");
+    this.note = div("wanduet-note");
+    this.element = div("wanduet-schedule", div("wanduet-head", this.split, this.values),
+      this.plot, this.note);
+    this.plot.addEventListener("pointermove", (event) => this.point(event));
+    this.plot.addEventListener("pointerleave", () => this.unpoint());
+    this.resizes = new ResizeObserver(() => this.draw());
+  }
+
+  /** Call when the node enters a graph. */
+  start() {
+    this.resizes.observe(this.plot);
+  }
+
+  /** Call when the node leaves its graph. */
+  stop() {
+    this.resizes.disconnect();
+    this.model.stop();
+    this.coreSigmas.stop();
+  }
+
+  /** @param {import("./source.js").Reading} reading */
+  update(reading) {
+    this.reading = reading;
+    this.render();
+  }
+
+  render() {
+    if (!this.reading) return;
+    const model = this.reading.file && this.model.ask("/wanduet/describe", this.reading.file);
+    const official = model && !model.error ? model : FALLBACK;
+    const settings = resolveSettings(this.reading, official);
+    let failure = model?.error ?? "";
+    const plan = makePlan(settings, ({ sampler, scheduler, steps, shift, denoise }) => {
+      const query = { sampler, scheduler, steps, shift, denoise };
+      const answer = this.coreSigmas.ask("/wanduet/sigmas", query);
+      failure ||= answer?.error ?? "";
+      return answer?.sigmas ?? null;
+    });
+    if (failure) this.status = failure;
+    if (!plan) return this.writeNote();
+    this.settings = settings;
+    this.plan = plan;
+    this.status = failure || explain(this.reading, settings, plan, model);
+    this.writeHead();
+    this.writeNote();
+    this.draw();
+  }
+
+  writeHead() {
+    const { plan, settings } = this;
+    if (!plan || !settings) return;
+    const { boundary, shift } = settings;
+    const steps = plan.timesteps.length;
+    const parts = boundary === null
+      ? [span("wanduet-only", `${steps} ${steps === 1 ? "step" : "steps"}`)]
+      : [span("wanduet-high", `High ${plan.high}`), " | ", span("wanduet-low", `Low ${plan.low}`)];
+    this.split.replaceChildren(...parts);
+    this.values.textContent = boundary === null
+      ? `shift ${short(shift)}, one expert`
+      : `shift ${short(shift)}, boundary ${short(boundary)}`;
+  }
+
+  writeNote(text = this.status) {
+    this.note.textContent = text;
+    this.note.title = text;
+  }
+
+  draw() {
+    const { clientWidth: width, clientHeight: height } = this.plot;
+    if (!this.plan || !this.settings || !width || !height) return;
+    this.plot.replaceChildren(drawPlan(this.plan, this.settings, width, height));
+  }
+
+  /**
+   * Reads out the step under the pointer.
+   * @param {PointerEvent} event
+   */
+  point(event) {
+    const picture = this.plot.firstElementChild;
+    if (!this.plan || !this.settings || !picture) return;
+    const { clientWidth: width, clientHeight: height } = this.plot;
+    const box = this.plot.getBoundingClientRect();
+    const scale = makeScale(width, height, this.plan.full.length - 1);
+    const step = scale.step(((event.clientX - box.left) / box.width) * width);
+    const index = step - this.plan.first;
+    if (!(index in this.plan.timesteps)) return this.unpoint();
+    picture.querySelector(".wanduet-cursor")?.remove();
+    const x = scale.x(step);
+    picture.append(svg("line", {
+      class: "wanduet-cursor", x1: x, x2: x, y1: scale.y(1), y2: scale.y(0),
+    }));
+    const { sigmas, timesteps, high } = this.plan;
+    const expert = index < high ? ", high-noise expert" : ", low-noise expert";
+    this.writeNote(`step ${step + 1}: sigma ${sigmas[index].toFixed(4)}, t ${timesteps[index]}` +
+      (this.settings.boundary === null ? "" : expert));
+  }
+
+  unpoint() {
+    this.plot.querySelector(".wanduet-cursor")?.remove();
+    this.writeNote();
+  }
+}
+
+/**
+ * The line below the picture: what is unknown or odd first, else what the model is.
+ * @param {import("./source.js").Reading} reading
+ * @param {import("./source.js").Settings} settings
+ * @param {import("./math.js").Plan} plan
+ * @param {any} model
+ */
+function explain({ connected, file }, settings, plan, model) {
+  if (!connected) return "Connect a model to see its official values.";
+  if (!file) return "No model file found upstream. Drawn as T2V-A14B.";
+  if (settings.linked.length) return `Known only when it runs: ${settings.linked.join(", ")}.`;
+  if (!plan.timesteps.length) return "No step is left to run.";
+  const whole = plan.sigmas.length === plan.full.length && settings.boundary !== null;
+  if (whole && !plan.high) return "The high-noise expert gets no step. Raise denoise or shift.";
+  if (whole && !plan.low) return "The low-noise expert gets no step. Lower the shift.";
+  if (!model) return "Reading the model file\u2026";
+  if (settings.boundary !== null && model.expert === "low") {
+    return "model_high is a low-noise file. Are the experts swapped?";
+  }
+  return `${model.label}.`;
+}

@@ -1,0 +1,209 @@
+// Functions that the browser tests call inside the page of the graph editor.
+window.wanduetTest = {
+  async frames(count) {
+    for (let i = 0; i < count; i += 1) await new Promise(requestAnimationFrame);
+  },
+
+  clear() {
+    if (app.canvas.graph !== app.graph) app.canvas.setGraph(app.graph);
+    app.graph.clear();
+    app.canvas.ds.reset();
+    app.nodeOutputs = {};
+    const tracker = app.extensionManager.workflow.activeWorkflow?.changeTracker;
+    if (tracker) tracker.nodeOutputs = {};
+  },
+
+  async load(workflow) {
+    const tab = app.extensionManager.workflow.activeWorkflow;
+    await app.loadGraphData(workflow, true, true, tab);
+  },
+
+  serialize() {
+    return JSON.parse(JSON.stringify(app.graph.serialize()));
+  },
+
+  node(id) {
+    const find = (graph) => graph.nodes.find((node) => node.id == id)
+      ?? graph.nodes.map((node) => node.subgraph && find(node.subgraph)).find(Boolean);
+    return find(app.graph);
+  },
+
+  add(type, x, y) {
+    const node = LiteGraph.createNode(type);
+    node.pos = [x, y];
+    app.graph.add(node);
+    return node.id;
+  },
+
+  connect(from, output, to, input) {
+    const target = this.node(to);
+    this.node(from).connect(output, target, target.findInputSlot(input));
+  },
+
+  connectSlot(from, output, to, input) {
+    this.node(from).connect(output, this.node(to), input);
+  },
+
+  moveIntoSubgraph(ids, type) {
+    const { subgraph } = app.graph.convertToSubgraph(new Set(ids.map((id) => this.node(id))));
+    app.canvas.setGraph(subgraph);
+    return subgraph.nodes.find((node) => node.type === type).id;
+  },
+
+  move(id, x, y) {
+    this.node(id).pos = [x, y];
+    app.canvas.setDirty(true, true);
+  },
+
+  resize(id, width, height) {
+    this.node(id).setSize([width, height]);
+    app.canvas.setDirty(true, true);
+  },
+
+  async setSetting(name, value) {
+    await app.extensionManager.setting.set(name, value);
+  },
+
+  setWidgets(id, values) {
+    const node = this.node(id);
+    for (const [name, value] of Object.entries(values)) {
+      const widget = node.widgets.find((candidate) => candidate.name === name);
+      if (!widget) throw new Error(`${node.type} has no widget ${name}`);
+      widget.value = value;
+      widget.callback?.(value, app.canvas, node);
+    }
+  },
+
+  nodes(graph = app.graph) {
+    return graph.nodes.flatMap((n) => [n, ...(n.subgraph ? this.nodes(n.subgraph) : [])]);
+  },
+
+  setWidgetsEverywhere(values) {
+    for (const node of this.nodes()) {
+      const names = (node.widgets ?? []).map((widget) => widget.name);
+      const own = Object.entries(values).filter(([name]) => names.includes(name));
+      this.setWidgets(node.id, Object.fromEntries(own));
+    }
+  },
+
+  fitView() {
+    app.canvas.fitViewToSelectionAnimated?.({ duration: 1 });
+  },
+
+  widgets(id) {
+    const values = this.node(id).widgets.filter((widget) => widget.serialize !== false);
+    return Object.fromEntries(values.map((widget) => [widget.name, widget.value]));
+  },
+
+  allWidgetNames(id) {
+    return this.node(id).widgets.map((widget) => widget.name);
+  },
+
+  // Where a person clicks to raise a number: an arrow on the canvas, a button in Nodes 2.0.
+  incrementButton(id, name) {
+    const node = this.node(id);
+    const row = document.querySelector(`[data-node-id="${id}"] [aria-label="${name}"]`);
+    if (row) {
+      const buttons = row.closest(".lg-node-widget").querySelectorAll("button");
+      const { x, y, width, height } = buttons[buttons.length - 1].getBoundingClientRect();
+      return [x + width / 2, y + height / 2];
+    }
+    const widget = node.widgets.find((candidate) => candidate.name === name);
+    const [x, y] = app.canvas.ds.convertOffsetToCanvas(
+      [node.pos[0] + node.size[0] - 25, node.pos[1] + widget.y + 10]);
+    const canvas = app.canvas.canvas.getBoundingClientRect();
+    return [canvas.x + x, canvas.y + y];
+  },
+
+  panelCount() {
+    return document.querySelectorAll(".wanduet-schedule").length;
+  },
+
+  // The lowest contrast ratio of the panel's texts against its background.
+  contrast(id) {
+    const element = this.panelElement(id);
+    const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+    const luminance = (colour) => {
+      context.fillStyle = colour;
+      context.fillRect(0, 0, 1, 1);
+      const [r, g, b] = [...context.getImageData(0, 0, 1, 1).data].map((value) => {
+        const level = value / 255;
+        return level <= 0.04045 ? level / 12.92 : ((level + 0.055) / 1.055) ** 2.4;
+      });
+      return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const back = luminance(getComputedStyle(element).backgroundColor);
+    const texts = element.querySelectorAll("span, .wanduet-values, .wanduet-note, .wanduet-label");
+    return Math.min(...[...texts].map((text) => {
+      const front = luminance(getComputedStyle(text).color);
+      return (Math.max(front, back) + 0.05) / (Math.min(front, back) + 0.05);
+    }));
+  },
+
+  missingNodes() {
+    return this.nodes().filter((node) => !node.isVirtualNode && !node.subgraph
+      && !(node.type in LiteGraph.registered_node_types)).map((node) => node.type);
+  },
+
+  // Values of choice widgets that the server does not offer, such as files that are not there.
+  unknownChoices() {
+    return this.nodes().flatMap((node) => (node.widgets ?? [])
+      .filter(({ type, options, value }) => type === "combo" && Array.isArray(options?.values)
+        && !options.values.includes(value))
+      .map((widget) => `${node.type}.${widget.name}: ${widget.value}`));
+  },
+
+  panelElement(id) {
+    return this.node(id).widgets.find((widget) => widget.name === "wanduet_schedule").element;
+  },
+
+  readPanel(id) {
+    const element = this.panelElement(id);
+    const text = (name) => element.querySelector(`.wanduet-${name}`).textContent;
+    const picture = element.querySelector("svg");
+    const rect = picture?.querySelector(".wanduet-zone rect");
+    const number = (item, name) => Number(item.getAttribute(name));
+    const steps = picture?.querySelector(".wanduet-unused").points.length - 1;
+    const point = ({ x, y }) => [
+      ((x - 4) / (number(picture, "width") - 8)) * steps,
+      1 - (y - number(rect, "y")) / number(rect, "height"),
+    ];
+    const line = picture?.querySelector(".wanduet-boundary");
+    return {
+      split: text("split"),
+      values: text("values"),
+      note: text("note"),
+      labels: [...element.querySelectorAll(".wanduet-label")].map((label) => label.textContent),
+      curves: rect ? [...picture.querySelectorAll(".wanduet-zone polyline")].map(
+        (curve) => [...curve.points].map(point)) : [],
+      boundary: line && rect ? point({ x: 0, y: number(line, "y1") })[1] : null,
+    };
+  },
+
+  box(id) {
+    const { x, y, width, height } = this.panelElement(id).getBoundingClientRect();
+    return { x, y, width, height };
+  },
+
+  view() {
+    return { scale: app.canvas.ds.scale, offset: [...app.canvas.ds.offset] };
+  },
+
+  async run(timeout) {
+    const api = app.api ?? window.comfyAPI.api.api;
+    const ends = ["execution_success", "execution_error", "execution_interrupted"];
+    const stop = new AbortController();
+    const end = new Promise((resolve) => {
+      for (const type of ends) {
+        api.addEventListener(type, ({ detail }) => resolve({ type, detail }), stop);
+      }
+      setTimeout(() => resolve({ type: "timeout", detail: {} }), timeout);
+    });
+    await app.queuePrompt(0, 1);
+    const refusals = JSON.parse(JSON.stringify(app.lastNodeErrors ?? {}));
+    const refused = Object.keys(refusals).length > 0;
+    const result = refused ? { type: "refused", detail: refusals } : await end;
+    stop.abort();
+    return result;
+  },
+};

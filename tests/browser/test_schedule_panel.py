@@ -1,0 +1,247 @@
+"""The schedule panel of WanDuetMoESampler: Python's numbers, live, in every way of running."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wan_model.sampling import expert_split, make_sigmas
+
+from .editor import Editor
+
+pytestmark = pytest.mark.browser
+
+CASES: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parents[1] / "data" / "schedule_cases.json").read_text(encoding="utf-8")
+)
+
+T2V = ("toy_t2v_high_noise.safetensors", "toy_t2v_low_noise.safetensors")
+I2V = ("toy_i2v_high_noise.safetensors", "toy_i2v_low_noise.safetensors")
+
+PIXEL = 0.02
+"""Tolerance of a sigma that was read back from the picture."""
+
+
+def add_pair(editor: Editor, files: tuple[str, str] = T2V) -> tuple[str, str]:
+    """Adds an expert loader and a sampler, connected. Returns their ids."""
+    loader = editor.call("add", "WanDuetExpertLoader", 60, 80)
+    sampler = editor.call("add", "WanDuetMoESampler", 460, 60)
+    editor.set_widgets(loader, {"high_noise_model": files[0], "low_noise_model": files[1]})
+    editor.call("connect", loader, 0, sampler, "model_high")
+    editor.call("connect", loader, 1, sampler, "model_low")
+    editor.settle()
+    return loader, sampler
+
+
+def test_official_values_of_the_model(editor: Editor, results: Path):
+    loader, sampler = add_pair(editor)
+    panel = editor.panel(sampler)
+    editor.screenshot(results, "t2v")
+
+    assert panel.split == "High 26 | Low 14"
+    assert panel.values == "shift 12, boundary 0.875"
+    assert panel.labels == ["t 999–877, cfg 4", "t 865–235, cfg 3"]
+    assert "T2V" in panel.note
+    assert panel.boundary == pytest.approx(0.875, abs=PIXEL)
+    sigmas = make_sigmas("unipc", 40, 12.0).tolist()
+    drawn = [*panel.curves[0], *panel.curves[1][1:]]
+    assert drawn == [pytest.approx(point, abs=PIXEL) for point in enumerate(sigmas)]
+
+    editor.set_widgets(loader, {"high_noise_model": I2V[0]})
+    editor.settle()
+    assert editor.panel(sampler).split == "High 15 | Low 25"
+
+
+def test_follows_every_widget(editor: Editor):
+    _, sampler = add_pair(editor, I2V)
+    for case in (case for case in CASES if case["boundary"] > 0):
+        leftover = "disable" if case["force_full_denoise"] else "enable"
+        shared = ("steps", "shift", "boundary", "denoise", "start_at_step", "end_at_step")
+        values = {name: case[name] for name in shared}
+        values |= {"sampler": case["solver"], "return_with_leftover_noise": leftover}
+        editor.set_widgets(sampler, values)
+        editor.call("frames", 2)
+        panel = editor.panel(sampler)
+
+        assert panel.split == f"High {case['high']} | Low {case['low']}", case
+        zones = [count for count in (case["high"], case["low"]) if count]
+        assert [len(curve) - 1 for curve in panel.curves] == zones, case
+        ends = [sigma for curve in panel.curves for _, sigma in curve][-1:]
+        assert ends == [pytest.approx(sigma, abs=PIXEL) for sigma in case["sigmas"][-1:]], case
+
+
+def test_a_click_on_a_widget_is_enough(editor: Editor):
+    _, sampler = add_pair(editor)
+    editor.set_widgets(sampler, {"steps": 20})
+    editor.settle()
+    assert editor.panel(sampler).split == "High 13 | Low 7"
+
+    editor.page.mouse.click(*editor.call("incrementButton", sampler, "steps"))
+    editor.settle()
+
+    assert editor.call("widgets", sampler)["steps"] == 21
+    high = expert_split("unipc", 21, 12.0, 0.875)
+    assert editor.panel(sampler).split == f"High {high} | Low {21 - high}"
+
+
+def test_core_scheduler_comes_from_the_server(editor: Editor):
+    _, sampler = add_pair(editor)
+    chosen = {"steps": 4, "shift": 5.0, "boundary": 0.9, "sampler": "euler", "scheduler": "beta"}
+    editor.set_widgets(sampler, chosen)
+    editor.page.wait_for_timeout(300)
+    editor.settle()
+    panel = editor.panel(sampler)
+
+    assert panel.split == "High 2 | Low 2"
+    assert panel.labels == ["t 1000–959, cfg 4", "t 833–518, cfg 3"]
+
+
+def test_one_expert(editor: Editor, results: Path):
+    loader = editor.call("add", "WanDuetModelLoader", 60, 80)
+    sampler = editor.call("add", "WanDuetMoESampler", 460, 60)
+    editor.settle()
+    assert editor.panel(sampler).note == "Connect a model to see its official values."
+
+    editor.set_widgets(loader, {"model_name": "toy_ti2v.safetensors"})
+    editor.call("connect", loader, 0, sampler, "model_high")
+    editor.settle()
+    panel = editor.panel(sampler)
+    editor.screenshot(results, "one-expert")
+
+    assert panel.split == "50 steps"
+    assert panel.values == "shift 5, one expert"
+    assert panel.labels == ["t 999–92, cfg 5"]
+    assert panel.boundary is None
+
+
+def test_file_that_is_no_model_says_why(editor: Editor):
+    loader, sampler = add_pair(editor)
+    editor.set_widgets(loader, {"high_noise_model": "gone.safetensors"})
+    editor.settle()
+
+    assert "gone.safetensors" in editor.panel(sampler).note
+
+
+def test_finds_the_loader_and_values_upstream(editor: Editor):
+    loader, sampler = add_pair(editor, I2V)
+    lora = editor.call("add", "LoraLoaderModelOnly", 60, 400)
+    reroute = editor.call("add", "Reroute", 60, 560)
+    steps = editor.call("add", "PrimitiveInt", 60, 640)
+    editor.call("connect", loader, 0, lora, "model")
+    editor.call("connectSlot", lora, 0, reroute, 0)
+    editor.call("connectSlot", reroute, 0, sampler, 0)
+    editor.set_widgets(steps, {"value": 20})
+    editor.call("connect", steps, 0, sampler, "steps")
+    editor.settle()
+    assert editor.panel(sampler).split == "High 8 | Low 12"
+
+    inner = editor.call("moveIntoSubgraph", [sampler], "WanDuetMoESampler")
+    editor.settle()
+    assert editor.panel(inner).split == "High 8 | Low 12"
+
+
+def test_value_that_only_the_run_knows(editor: Editor):
+    _, sampler = add_pair(editor)
+    switch = editor.call("add", "WanDuetSigmas", 60, 400)
+    editor.call("connect", switch, 1, sampler, "steps")
+    editor.settle()
+    panel = editor.panel(sampler)
+
+    assert panel.split == "High 26 | Low 14"
+    assert panel.note == "Known only when it runs: steps."
+
+
+def test_is_no_part_of_the_saved_workflow(editor: Editor):
+    _, sampler = add_pair(editor)
+    editor.set_widgets(sampler, {"steps": 20, "return_with_leftover_noise": "enable"})
+    editor.load(editor.serialize())
+    saved = editor.serialize()
+    node = next(node for node in saved["nodes"] if str(node["id"]) == str(sampler))
+
+    assert node["widgets_values"][-1] == "enable"
+    assert len(node["widgets_values"]) == len(editor.call("widgets", sampler))
+    for _ in range(3):
+        editor.load(editor.serialize())
+    assert editor.serialize() == saved
+    assert editor.panel(sampler).split == "High 13 | Low 7"
+
+
+def test_keeps_its_size_and_fits_the_node(editor: Editor):
+    _, sampler = add_pair(editor)
+    before = editor.call("box", sampler)
+    editor.call("frames", 30)
+
+    assert editor.call("box", sampler) == before
+    assert before["height"] == pytest.approx(128, abs=1)
+    assert before["width"] > 250
+
+    editor.call("resize", sampler, 600, 900)
+    editor.settle()
+    after = editor.call("box", sampler)
+    assert after["width"] > 500
+    assert editor.panel(sampler).split == "High 26 | Low 14"
+
+
+def test_wheel_and_middle_button_reach_the_canvas(editor: Editor):
+    _, sampler = add_pair(editor)
+    box = editor.call("box", sampler)
+    before = editor.call("view")
+    middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    editor.page.mouse.move(*middle)
+    editor.page.mouse.wheel(0, -120)
+    editor.settle()
+    zoomed = editor.call("view")
+    assert zoomed["scale"] > before["scale"]
+
+    editor.page.mouse.down(button="middle")
+    editor.page.mouse.move(middle[0] + 60, middle[1] + 40, steps=4)
+    editor.page.mouse.up(button="middle")
+    editor.settle()
+    assert editor.call("view")["offset"] != pytest.approx(zoomed["offset"])
+
+
+def test_pointer_reads_out_a_step(editor: Editor, results: Path):
+    _, sampler = add_pair(editor)
+    box = editor.call("box", sampler)
+    plot_left, plot_width = box["x"] + 12, box["width"] - 24
+    sigmas = make_sigmas("unipc", 40, 12.0).tolist()
+    for step, expert in ((0, "high"), (25, "high"), (26, "low"), (39, "low")):
+        x = plot_left + (step + 0.5) / 40 * plot_width
+        editor.page.mouse.move(x, box["y"] + box["height"] / 2)
+        editor.call("frames", 2)
+        shown = f"sigma {sigmas[step]:.4f}, t {int(sigmas[step] * 1000)}, {expert}-noise expert"
+        assert editor.panel(sampler).note == f"step {step + 1}: {shown}"
+    editor.screenshot(results, "pointer")
+
+    editor.page.mouse.move(5, 5)
+    editor.call("frames", 2)
+    assert "T2V" in editor.panel(sampler).note
+
+
+def test_other_nodes_are_left_alone_and_nothing_stays_behind(editor: Editor):
+    _, sampler = add_pair(editor)
+    other = editor.call("add", "KSampler", 900, 60)
+    assert "wanduet_schedule" not in editor.call("allWidgetNames", other)
+
+    asked: list[str] = []
+    editor.page.on("request", lambda request: asked.append(request.url))
+    editor.set_widgets(sampler, {"scheduler": "simple"})
+    editor.clear()
+    editor.page.wait_for_timeout(400)
+    assert editor.call("panelCount") == 0
+    assert [url for url in asked if "/wanduet/" in url] == []
+
+
+@pytest.mark.parametrize("palette", ["light", "dark"])
+def test_themes(editor: Editor, results: Path, palette: str):
+    """Makes pictures of both themes; text keeps its contrast (WCAG AA for large text, 3:1)."""
+    add_pair(editor)
+    _, split = add_pair(editor, I2V)
+    editor.call("move", split, 860, 60)
+    editor.set_widgets(split, {"steps": 20, "start_at_step": 3, "end_at_step": 14})
+    editor.call("setSetting", "Comfy.ColorPalette", palette)
+    editor.settle()
+    editor.screenshot(results, f"theme-{palette}")
+
+    assert editor.call("contrast", split) >= 3

@@ -1,0 +1,74 @@
+"""Every template loads, survives save and reload, and runs, in every way of running the editor."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.comfy.server import REPOSITORY
+
+from .editor import Editor
+from .workflows import nodes, templates
+
+pytestmark = pytest.mark.browser
+
+TEMPLATES = templates(REPOSITORY / "workflows")
+
+TOY_RUN = {"width": 64, "height": 64, "length": 5, "steps": 2}
+"""Widgets of any node that are made small, so that a run takes a second on a CPU."""
+
+
+@pytest.fixture(params=TEMPLATES, ids=lambda path: path.stem)
+def template(request: pytest.FixtureRequest) -> dict[str, Any]:
+    path: Path = request.param
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def widget_values(workflow: dict[str, Any]) -> dict[str, Any]:
+    """Returns the saved widget values by node id."""
+    return {str(node["id"]): node.get("widgets_values") for node in nodes(workflow)}
+
+
+def without_seeds(values: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out what follows a "randomize": the frontend draws a new seed after each run."""
+    return {
+        key: value[1:] if isinstance(value, list) and "randomize" in value else value
+        for key, value in values.items()
+    }
+
+
+def test_loads_complete(editor: Editor, results: Path, template: dict[str, Any], request):
+    editor.load(template)
+    editor.call("fitView")
+    editor.settle()
+    editor.screenshot(results, f"template-{request.node.callspec.params['template'].stem}")
+
+    assert editor.call("missingNodes") == []
+    assert editor.call("unknownChoices") == []
+    assert widget_values(editor.serialize()) == widget_values(template)
+
+
+def test_survives_save_and_reload(editor: Editor, template: dict[str, Any]):
+    editor.load(template)
+    editor.load(editor.serialize())
+    saved = editor.serialize()
+    editor.load(saved)
+
+    assert editor.serialize() == saved
+
+
+def test_runs(editor: Editor, results: Path, template: dict[str, Any], request):
+    editor.load(template)
+    editor.call("setWidgetsEverywhere", TOY_RUN)
+    before = widget_values(editor.serialize())
+    end = editor.run()
+    assert end["type"] == "execution_success", end
+
+    editor.settle()
+    editor.call("fitView")
+    editor.settle()
+    editor.screenshot(results, f"run-{request.node.callspec.params['template'].stem}")
+    editor.load(editor.serialize())
+    after = widget_values(editor.serialize())
+    assert without_seeds(after) == without_seeds(before)

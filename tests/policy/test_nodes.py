@@ -1,0 +1,103 @@
+"""The nodes as ComfyUI shows them: a frozen contract, tooltips, a quick import."""
+
+import compileall
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.comfy.server import ComfyServer, install_pack, server_environment
+
+from . import contract
+
+MIN_TOOLTIP = 40
+MAX_IMPORT_SECONDS = 0.5
+
+NODE = {
+    "required": [{"name": "model", "type": "MODEL"}, {"name": "steps", "type": "INT", "min": 1}],
+    "optional": [{"name": "mode", "type": "COMBO", "choices": ["a", "b"]}],
+    "outputs": ["LATENT latent"],
+}
+
+
+@pytest.fixture(scope="module")
+def object_info(comfy_server: ComfyServer) -> dict[str, Any]:
+    return comfy_server.object_info()
+
+
+@pytest.mark.comfy
+def test_contract_is_kept(object_info: dict[str, Any]):
+    current = contract.describe(object_info, "wan-duet")
+    if os.environ.get("WANDUET_UPDATE_SNAPSHOT"):
+        contract.record(current)
+
+    assert current, "the pack's nodes are not loaded"
+    broken = contract.broken_promises(contract.load(), current)
+    assert not broken, "Run with WANDUET_UPDATE_SNAPSHOT=1 if this is meant.\n" + "\n".join(broken)
+
+
+@pytest.mark.comfy
+def test_every_input_is_explained(object_info: dict[str, Any]):
+    terse = []
+    for node_id in contract.describe(object_info, "wan-duet"):
+        info = object_info[node_id]
+        if len(info["description"]) < MIN_TOOLTIP:
+            terse.append(f"{node_id}: description {info['description']!r}")
+        for group, names in info["input_order"].items():
+            for name in names if group in ("required", "optional") else ():
+                options = (*info["input"][group][name], {})[1]
+                if len(options.get("tooltip") or "") < MIN_TOOLTIP:
+                    terse.append(f"{node_id}.{name}: {options.get('tooltip')!r}")
+    assert not terse, "\n".join(terse)
+
+
+@pytest.mark.comfy
+def test_importing_the_pack_is_quick(comfyui: Path, tmp_path: Path):
+    script = Path(__file__).with_name("measure_import.py")
+    pack = install_pack(tmp_path)
+    compileall.compile_dir(pack, quiet=1)  # as after the first start of a real server
+    command = [sys.executable, str(script), str(comfyui), str(pack)]
+    environment = os.environ | server_environment()
+    seconds = [
+        float(subprocess.check_output(command, env=environment, cwd=tmp_path, text=True))
+        for _ in range(3)
+    ]
+    assert min(seconds) < MAX_IMPORT_SECONDS, seconds
+
+
+def changed(**changes: list) -> dict[str, Any]:
+    return {"Node": {**copy.deepcopy(NODE), **changes}}
+
+
+@pytest.mark.parametrize(
+    "current",
+    [
+        changed(),
+        changed(optional=[*NODE["optional"], {"name": "new", "type": "INT"}]),
+        changed(optional=[{"name": "mode", "type": "COMBO", "choices": ["b", "a", "c"]}]),
+    ],
+)
+def test_additions_keep_the_contract(current: dict[str, Any]):
+    assert not contract.broken_promises({"Node": NODE}, current)
+
+
+@pytest.mark.parametrize(
+    "current",
+    [
+        {},
+        {**changed(), "Unrecorded": NODE},
+        changed(required=NODE["required"][::-1]),
+        changed(required=[NODE["required"][0], {"name": "steps", "type": "FLOAT", "min": 1}]),
+        changed(required=[NODE["required"][0], {"name": "steps", "type": "INT", "min": 2}]),
+        changed(required=[*NODE["required"], {"name": "new", "type": "INT"}]),
+        changed(optional=[{"name": "new", "type": "INT"}, *NODE["optional"]]),
+        changed(optional=[{"name": "mode", "type": "COMBO", "choices": ["a"]}]),
+        changed(outputs=["LATENT samples"]),
+    ],
+)
+def test_other_changes_break_the_contract(current: dict[str, Any]):
+    assert contract.broken_promises({"Node": NODE}, current)

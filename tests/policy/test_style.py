@@ -1,0 +1,145 @@
+"""What reviewers should not have to look for: sizes, and habits that hide faults."""
+
+import ast
+
+import pytest
+
+from .source import ALL_FOLDERS, REPOSITORY, Function, Source, pack_sources, sources
+
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+
+UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "subprocess"}
+UNSAFE_CALLS = {"torch.load", "eval", "exec", "os.system", "__import__"}
+
+
+def at(source: Source, node: ast.AST) -> str:
+    """Returns "file:line"."""
+    return f"{source}:{getattr(node, 'lineno', 0)}"
+
+
+def test_files_are_short():
+    long = [f"{s}: {s.lines}" for s in sources("", *ALL_FOLDERS) if s.lines > MAX_FILE_LINES]
+    for script in sorted((REPOSITORY / "js").glob("**/*.js")):
+        lines = len(script.read_text(encoding="utf-8").splitlines())
+        if lines > MAX_FILE_LINES:
+            long.append(f"{script.relative_to(REPOSITORY)}: {lines}")
+    assert not long, "\n".join(long)
+
+
+def test_functions_are_short():
+    long = [
+        f"{at(source, node)} {node.name}: {(node.end_lineno or 0) - node.lineno + 1}"
+        for source in sources("", *ALL_FOLDERS)
+        for node in source.functions()
+        if (node.end_lineno or 0) - node.lineno >= MAX_FUNCTION_LINES
+    ]
+    assert not long, "\n".join(long)
+
+
+def test_nothing_is_printed():
+    wrong = [
+        at(source, node)
+        for source in pack_sources()
+        for node in source.walk()
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_bare_except():
+    wrong = [
+        at(source, node)
+        for source in sources("", *ALL_FOLDERS)
+        for node in source.walk()
+        if isinstance(node, ast.ExceptHandler) and node.type is None
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nothing_that_runs_code_from_a_file():
+    wrong = [
+        f"{source}:{found.line} {found.module}"
+        for source in pack_sources()
+        for found in source.imports
+        if found.top in UNSAFE_MODULES
+    ]
+    wrong += [
+        f"{at(source, node)} {ast.unparse(node.func)}"
+        for source in pack_sources()
+        for node in source.walk()
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in UNSAFE_CALLS
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_global_state():
+    wrong = [
+        at(source, node)
+        for source in pack_sources()
+        for node in source.walk()
+        if isinstance(node, ast.Global)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def foreign_assignments(source: Source) -> list[str]:
+    """Returns the places where an attribute of something imported is assigned or deleted."""
+    imported = {found.name for found in source.imports}
+    wrong = []
+    for node in source.walk():
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.Assign | ast.Delete):
+            targets = node.targets
+        elif isinstance(node, ast.AugAssign | ast.AnnAssign):
+            targets = [node.target]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("setattr", "delattr"):
+            targets = [ast.Attribute(node.args[0], "x")]
+        for target in targets:
+            root = target
+            while isinstance(root, ast.Attribute | ast.Subscript):
+                root = root.value
+            if root is not target and isinstance(root, ast.Name) and root.id in imported:
+                wrong.append(f"{at(source, node)} {ast.unparse(node)}")
+    return wrong
+
+
+def test_other_modules_are_not_patched():
+    assert not [place for source in pack_sources() for place in foreign_assignments(source)]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import comfy.samplers\ncomfy.samplers.X = 1",
+        "from comfy import samplers\nsamplers.table['a'] = 1",
+        "import torch as t\nt.backends.cudnn.benchmark: bool = True",
+        "import torch\nsetattr(torch, 'load', None)",
+    ],
+)
+def test_patching_is_recognized(code: str, tmp_path):
+    path = tmp_path / "patch.py"
+    path.write_text(code)
+    assert foreign_assignments(Source(path))
+
+
+def undocumented(source: Source, node: ast.AST, *, methods: bool) -> list[str]:
+    """Returns the public classes and functions (and methods) below a node without a docstring."""
+    missing = []
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, Function | ast.ClassDef) or child.name.startswith("_"):
+            continue
+        if ast.get_docstring(child) is None:
+            missing.append(f"{at(source, child)} {child.name}")
+        if isinstance(child, ast.ClassDef) and methods:
+            missing += undocumented(source, child, methods=True)
+    return missing
+
+
+def test_public_names_are_documented():
+    library, nodes = sources("wan_model"), sources("nodes")
+    missing = [place for s in library for place in undocumented(s, s.tree, methods=True)]
+    # The methods of a node are ComfyUI's interface; the node's schema describes it.
+    missing += [place for s in nodes for place in undocumented(s, s.tree, methods=False)]
+    missing += [str(s) for s in (*library, *nodes) if s.text and not ast.get_docstring(s.tree)]
+    assert not missing, "\n".join(missing)
