@@ -53,6 +53,9 @@ def main() -> int:
         "WANDUET_NEWEST_FRONTEND": str(FRONTEND / "comfyui_frontend_package" / "static"),
         "PATH": str(PYTHON.parent) + os.pathsep + os.environ.get("PATH", ""),
     }
+    if arguments.action == "test":
+        # On tensors of toy size more threads cost more than they give.
+        environment.setdefault("OMP_NUM_THREADS", "1")
     codes = [
         subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
         for command in commands(arguments.action, rest)

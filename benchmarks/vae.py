@@ -11,6 +11,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from wan_model.config import VaeConfig
 from wan_model.vae import WanVae, build_vae, estimate_peak_bytes
+from wan_model.vae.memory import Operation
 
 CONFIGS = {
     "wan2.1": VaeConfig(variant="wan2.1", encoder_dim=96, decoder_dim=96, z_dim=16),
@@ -71,10 +73,11 @@ def main() -> None:
     mse = (vae.decode(latent).float() - exact).square().mean() / exact.abs().max() ** 2
     latent = torch.randn(1, config.z_dim, (frames + 3) // 4, height // stride, width // stride)
     video = torch.zeros(1, 3, frames, height, width)
-    for operation, call in (
-        ("decode", lambda: vae.decode(latent, out=video)),
-        ("encode", lambda: vae.encode(video)),
-    ):
+    calls: dict[Operation, Callable[[], torch.Tensor]] = {
+        "decode": lambda: vae.decode(latent, out=video),
+        "encode": lambda: vae.encode(video),
+    }
+    for operation, call in calls.items():
         _, seconds, peak_bytes = measured(call)
         estimate_bytes = estimate_peak_bytes(config, operation, height, width, dtype)
         line = {

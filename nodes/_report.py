@@ -1,16 +1,21 @@
 """Errors and choices as the user sees them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, TypeVar
 
 from ..wan_model.errors import WanError
 
+MAX_LISTED = 12
+"""Choices that a message names."""
+
 Execute = TypeVar("Execute", bound=Callable[..., Any])
 
 
 class WanDuetError(ValueError):
-    """What the graph editor shows: the library's message, without its module path."""
+    """What the graph editor shows: the library's message."""
+
+    __module__ = "wanduet"  # ComfyUI shows it beside the name; else it is the pack's whole path
 
 
 def reports_errors(execute: Execute) -> Execute:
@@ -24,3 +29,24 @@ def reports_errors(execute: Execute) -> Execute:
             raise WanDuetError(str(error)) from error
 
     return wrapper  # pyright: ignore[reportReturnType]
+
+
+def check_choices(inputs: Iterable[Any], **chosen: str | None) -> bool | str:
+    """Returns True, or what is wrong with the chosen values, as `validate_inputs` is to return.
+
+    ComfyUI 0.3 checks no choices of nodes like ours.
+
+    Args:
+        inputs: a schema's inputs.
+        chosen: values by input; None comes from another node and is not known yet.
+    """
+    options = {item.id: item.options for item in inputs if item.id in chosen}
+    for name, value in chosen.items():
+        if value is not None and value not in options[name]:
+            known = ", ".join(options[name][:MAX_LISTED])
+            more = len(options[name]) - MAX_LISTED
+            return (
+                f"{name} has no such choice. Got {value!r}, need one of: {known}"
+                f"{f' and {more} more' if more > 0 else ''}. Choose one of these."
+            )
+    return True

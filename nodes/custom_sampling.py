@@ -8,7 +8,7 @@ from ..wan_model.sampling import count_high_noise_steps
 from . import settings
 from ._comfy import facts, host, sampling
 from ._comfy.guider import Expert, MoEGuider
-from ._report import reports_errors
+from ._report import check_choices, reports_errors
 
 CATEGORY = "Wan 2.2/custom sampling"
 
@@ -23,17 +23,23 @@ class WanDuetMoEGuider(io.ComfyNode):
             node_id="WanDuetMoEGuider",
             display_name="Wan guider",
             category=CATEGORY,
-            description="Both experts as one GUIDER for SamplerCustomAdvanced: each call goes to the "
-            "expert of its noise level, with that expert's guidance scale.",
+            description="Both experts as one GUIDER for SamplerCustomAdvanced: each call goes to "
+            "the expert of its noise level, with that expert's guidance scale.",
             inputs=[
-                io.Model.Input("model_high", tooltip="High-noise expert, or the only model (TI2V-5B)."),  # fmt: skip
+                io.Model.Input(
+                    "model_high", tooltip="High-noise expert, or the only model (TI2V-5B)."
+                ),
                 io.Model.Input(
                     "model_low",
                     optional=True,
                     tooltip="Low-noise expert of the same model. Leave it empty for TI2V-5B.",
                 ),
-                io.Conditioning.Input("positive", tooltip="Positive prompt, with pictures if there are any."),  # fmt: skip
-                io.Conditioning.Input("negative", tooltip="Negative prompt, with pictures if there are any."),  # fmt: skip
+                io.Conditioning.Input(
+                    "positive", tooltip="Positive prompt, with pictures if there are any."
+                ),
+                io.Conditioning.Input(
+                    "negative", tooltip="Negative prompt, with pictures if there are any."
+                ),
                 settings.cfg_input("high", "4 for T2V, 3.5 for I2V, 5 for 5B"),
                 settings.cfg_input("low", "3 for T2V, 3.5 for I2V"),
                 settings.boundary_input(),
@@ -81,8 +87,8 @@ class WanDuetSigmas(io.ComfyNode):
             node_id="WanDuetSigmas",
             display_name="Wan sigmas",
             category=CATEGORY,
-            description="Noise levels for SamplerCustomAdvanced, and the step at which the low-noise "
-            "expert takes over, for graphs that split the run themselves.",
+            description="Noise levels for SamplerCustomAdvanced, and the step at which the "
+            "low-noise expert takes over, for graphs that split the run themselves.",
             inputs=[
                 settings.steps_input(),
                 settings.shift_input(),
@@ -97,8 +103,8 @@ class WanDuetSigmas(io.ComfyNode):
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="Model whose official values stand for 0. Without one, 0 means the values "
-                    "of T2V-A14B: 40 steps, shift 12, boundary 0.875.",
+                    tooltip="Model whose official values stand for 0. Without one, 0 means the "
+                    "values of T2V-A14B: 40 steps, shift 12, boundary 0.875.",
                 ),
                 io.Combo.Input(
                     "sampler",
@@ -115,6 +121,14 @@ class WanDuetSigmas(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls, scheduler: str | None = None, sampler: str | None = None
+    ) -> bool | str:
+        """Refuses unknown choices."""
+        inputs = cls.define_schema().inputs
+        return check_choices(inputs, scheduler=scheduler, sampler=sampler)
 
     @classmethod
     @reports_errors
@@ -151,8 +165,8 @@ class WanDuetSamplerSelect(io.ComfyNode):
             node_id="WanDuetSamplerSelect",
             display_name="Wan sampler select",
             category=CATEGORY,
-            description="The official solvers as a SAMPLER for SamplerCustomAdvanced, and every core "
-            "sampler.",
+            description="The official solvers as a SAMPLER for SamplerCustomAdvanced, and every "
+            "core sampler.",
             inputs=[
                 io.Combo.Input(
                     "sampler",
@@ -164,6 +178,11 @@ class WanDuetSamplerSelect(io.ComfyNode):
             ],
             outputs=[io.Sampler.Output(display_name="sampler")],
         )
+
+    @classmethod
+    def validate_inputs(cls, sampler: str | None = None) -> bool | str:
+        """Refuses an unknown choice."""
+        return check_choices(cls.define_schema().inputs, sampler=sampler)
 
     @classmethod
     @reports_errors

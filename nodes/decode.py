@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ._comfy import facts
 from ._comfy.vae import decode
-from ._report import reports_errors
+from ._report import check_choices, reports_errors
 
 
 class WanDuetVAEDecode(io.ComfyNode):
@@ -22,18 +22,28 @@ class WanDuetVAEDecode(io.ComfyNode):
             description="Decodes a video one latent frame at a time, exactly, straight into host "
             "memory. Tiles are used only when a whole frame does not fit the GPU.",
             inputs=[
-                io.Vae.Input("vae", tooltip="VAE of the model: wan_2.1_vae for A14B, wan2.2_vae for 5B."),  # fmt: skip
-                io.Latent.Input("samples", tooltip="Latent video, from a sampler."),
+                io.Vae.Input(
+                    "vae", tooltip="VAE of the model: wan_2.1_vae for A14B, wan2.2_vae for 5B."
+                ),
+                io.Latent.Input(
+                    "samples", tooltip="Latent video of a sampler, made with the same VAE."
+                ),
                 io.Combo.Input(
                     "tiling",
                     options=["auto", "off", "on"],
                     default="auto",
-                    tooltip="auto: tiles when free memory is too small for whole frames. off: never, "
-                    "exact. on: always, tiles of 256 pixels, least memory, faint seams possible.",
+                    tooltip="auto: tiles when free memory is too small for whole frames. off: "
+                    "never, exact. on: always, tiles of 256 pixels, least memory, faint seams "
+                    "possible.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="images")],
         )
+
+    @classmethod
+    def validate_inputs(cls, tiling: str | None = None) -> bool | str:
+        """Refuses an unknown choice."""
+        return check_choices(cls.define_schema().inputs, tiling=tiling)
 
     @classmethod
     @reports_errors

@@ -1,5 +1,7 @@
 """The node that sets size and length, and turns pictures into conditions."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +9,14 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..wan_model.conditioning import condition_video, fit_bicubic, fit_lanczos, known_frames_mask
+from ..wan_model.conditioning import (
+    condition_video,
+    fit_bicubic,
+    fit_lanczos,
+    known_frames_mask,
+    resize_bicubic,
+)
+from ..wan_model.config import OFFICIAL
 from ..wan_model.errors import PairingError, ShapeError
 from ..wan_model.shapes import (
     check_frames,
@@ -20,6 +29,7 @@ from ._comfy import conditioning, host
 from ._report import reports_errors
 
 CROP, KEEP_ASPECT = "crop to size", "keep aspect (official)"
+MAX_SIDE, MAX_LENGTH = 8192, 8193
 
 
 @dataclass(frozen=True)
@@ -33,11 +43,17 @@ class Pictures:
         """Returns the picture whose aspect counts."""
         return self.start if self.start is not None else self.end
 
-    def fitted(self, fit: Any, width: int, height: int) -> "Pictures":
-        """Returns the pictures resized with `fit`."""
-        return Pictures(
-            *(None if p is None else fit(p[..., :3], width, height) for p in (self.start, self.end))
-        )
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Pictures":
+        """Returns the pictures, changed; an alpha channel is dropped."""
+        both = (self.start, self.end)
+        return Pictures(*(None if p is None else change(p[..., :3]) for p in both))
+
+    def describe(self) -> str:
+        """Says what the video is made from."""
+        named = (("start image", self.start), ("end image", self.end))
+        given = [(name, len(p)) for name, p in named if p is not None]
+        texts = (name if n == 1 else f"{name} ({n} frames)" for name, n in given)
+        return " and ".join(texts) or "text alone"
 
 
 class WanDuetImageToVideo(io.ComfyNode):
@@ -50,68 +66,11 @@ class WanDuetImageToVideo(io.ComfyNode):
             node_id="WanDuetImageToVideo",
             display_name="Wan image to video",
             category="Wan 2.2",
-            description="Size and length of the video, with or without pictures. The VAE decides the "
-            "kind: wan_2.1_vae for A14B (start and end image), wan2.2_vae for TI2V-5B (start image). "
-            "Pictures are scaled to cover the size and cropped in the centre; bicubic for A14B, "
-            "Lanczos for 5B, as the official code resizes.",
-            inputs=[
-                io.Conditioning.Input("positive", tooltip="Positive prompt, from 'Wan prompt'."),
-                io.Conditioning.Input("negative", tooltip="Negative prompt, from 'Wan prompt'."),
-                io.Vae.Input("vae", tooltip="VAE of the model: wan_2.1_vae for A14B, wan2.2_vae for 5B."),  # fmt: skip
-                io.Int.Input(
-                    "width",
-                    default=832,
-                    min=16,
-                    max=8192,
-                    step=16,
-                    tooltip="Pixels, a multiple of 16 (A14B) or 32 (5B). Trained sizes: 832x480 and "
-                    "1280x720 for A14B, 1280x704 for 5B, also upright.",
-                ),
-                io.Int.Input(
-                    "height",
-                    default=480,
-                    min=16,
-                    max=8192,
-                    step=16,
-                    tooltip="Pixels, a multiple of 16 (A14B) or 32 (5B). Memory and time grow faster "
-                    "than the number of pixels.",
-                ),
-                io.Int.Input(
-                    "length",
-                    default=81,
-                    min=1,
-                    max=8193,
-                    step=4,
-                    tooltip="Frames, 4n+1. 81 is 5 seconds at 16 fps (A14B), 121 is 5 seconds at 24 "
-                    "fps (5B). Longer than trained tends to loop.",
-                ),
-                io.Int.Input(
-                    "batch_size",
-                    default=1,
-                    min=1,
-                    max=64,
-                    tooltip="Videos made in one run, each from other noise. Memory grows with it.",
-                ),
-                io.Image.Input(
-                    "start_image",
-                    optional=True,
-                    tooltip="First frame or frames (I2V-A14B, TI2V-5B). Leave it empty for text to video.",  # fmt: skip
-                ),
-                io.Image.Input(
-                    "end_image",
-                    optional=True,
-                    tooltip="Last frame or frames (I2V-A14B only); alone or with a start image.",
-                ),
-                io.Combo.Input(
-                    "size_mode",
-                    options=[CROP, KEEP_ASPECT],
-                    default=CROP,
-                    optional=True,
-                    tooltip="crop to size: the video is exactly width x height. keep aspect: width x "
-                    "height is taken as an area, and the picture's own aspect decides the sides, as "
-                    "the official code does. Without a picture both are the same.",
-                ),
-            ],
+            description="Size and length of the video, with or without pictures. The VAE decides "
+            "the kind: wan_2.1_vae for A14B (start and end image), wan2.2_vae for TI2V-5B (start "
+            "image). Pictures are scaled to cover the size and cropped in the centre; bicubic for "
+            "A14B, Lanczos for 5B, as the official code resizes.",
+            inputs=[*_condition_inputs(), *_size_inputs(), *_picture_inputs()],
             outputs=[
                 io.Conditioning.Output(display_name="positive"),
                 io.Conditioning.Output(display_name="negative"),
@@ -124,9 +83,16 @@ class WanDuetImageToVideo(io.ComfyNode):
     def validate_inputs(
         cls, width: int | None = None, height: int | None = None, length: int | None = None
     ) -> bool | str:
-        """Refuses sizes and lengths that fit no model."""
+        """Refuses sizes and lengths that fit no model; None is not known yet."""
+        for name, value, most in (
+            ("width", width, MAX_SIDE),
+            ("height", height, MAX_SIDE),
+            ("length", length, MAX_LENGTH),
+        ):
+            if value is not None and value > most:
+                return f"The {name} is too large. Got {value}, need at most {most}. Use less."
         try:
-            check_size(width or 16, height or 16, 16)
+            check_size(16 if width is None else width, 16 if height is None else height, 16)
             check_frames(1 if length is None else length)
         except ShapeError as error:
             return str(error)
@@ -148,36 +114,145 @@ class WanDuetImageToVideo(io.ComfyNode):
         size_mode: str = CROP,
     ) -> io.NodeOutput:
         """Makes the empty latent, and what the pictures condition."""
-        channels = vae.latent_channels
-        if channels not in (16, 48):
-            raise PairingError(
-                f"This VAE is not Wan's. Got one with {channels} latent channels, need 16 or 48. "
-                "Load wan_2.1_vae.safetensors (A14B) or wan2.2_vae.safetensors (TI2V-5B)."
-            )
-        pictures = Pictures(start_image, end_image)
-        _check_pictures(pictures, length, channels)
-        picture = pictures.one()
-        if picture is not None and size_mode == KEEP_ASPECT:
-            size_for_area = ti2v_size_for_area if channels == 48 else i2v_size_for_area
-            width, height = size_for_area(picture.shape[2], picture.shape[1], width * height)
-            host.show(cls.hidden.unique_id, f"{width} x {height}, {length} frames")
-        size = latent_size(width, height, length, 16 if channels == 48 else 8)
+        pictures, channels = Pictures(start_image, end_image), vae.latent_channels
+        _check_inputs(pictures, length, channels)
+        official = OFFICIAL["ti2v" if channels == 48 else "i2v"]
+        keep_aspect = size_mode == KEEP_ASPECT
+        if keep_aspect and (picture := pictures.one()) is not None:
+            width, height = _size_for_picture(picture, width, height, official.size_multiple)
+        size = latent_size(width, height, length, official.size_multiple // 2)
+        seconds = f"{length / official.fps:.1f} s at {official.fps} fps"
+        host.show(
+            cls.hidden.unique_id,
+            f"{width} x {height}, {length} frames ({seconds}), from {pictures.describe()}",
+        )
         shape = (batch_size, channels, size.frames, size.height, size.width)
         latent: dict[str, Any] = {"samples": torch.zeros(shape, device=host.intermediate_device())}
-        if picture is None:
+        if pictures.one() is None:
             return io.NodeOutput(positive, negative, latent)
         if channels == 48:
-            start = pictures.fitted(fit_lanczos, width, height).start
-            return io.NodeOutput(positive, negative, conditioning.with_first_frames(latent, vae, start))
-        fitted = pictures.fitted(fit_bicubic, width, height)
+            start = pictures.map(lambda p: fit_lanczos(p, width, height)).start
+            return io.NodeOutput(
+                positive, negative, conditioning.with_first_frames(latent, vae, start)
+            )
+        fitted = _fitted_bicubic(pictures, width, height, keep_aspect)
         video = condition_video(length, fitted.start, fitted.end)
-        counts = (0 if p is None else len(p) for p in (fitted.start, fitted.end))
-        mask = known_frames_mask(length, *counts, size.height, size.width)
+        first, last = (0 if p is None else len(p) for p in (fitted.start, fitted.end))
+        mask = known_frames_mask(length, first, last, size.height, size.width)
         both = conditioning.with_condition_video((positive, negative), vae, video, mask)
         return io.NodeOutput(*both, latent)
 
 
-def _check_pictures(pictures: Pictures, length: int, channels: int) -> None:
+def _condition_inputs() -> list[Any]:
+    return [
+        io.Conditioning.Input("positive", tooltip="What the video shows, encoded by 'Wan prompt'."),
+        io.Conditioning.Input(
+            "negative", tooltip="What to avoid, encoded by 'Wan prompt'. It gets the pictures too."
+        ),
+        io.Vae.Input("vae", tooltip="VAE of the model: wan_2.1_vae for A14B, wan2.2_vae for 5B."),
+    ]
+
+
+def _size_inputs() -> list[Any]:
+    return [
+        io.Int.Input(
+            "width",
+            default=832,
+            min=16,
+            max=MAX_SIDE,
+            step=16,
+            tooltip="Pixels, a multiple of 16 (A14B) or 32 (5B). Trained sizes: 832x480 "
+            "and 1280x720 for A14B, 1280x704 for 5B, also upright.",
+        ),
+        io.Int.Input(
+            "height",
+            default=480,
+            min=16,
+            max=MAX_SIDE,
+            step=16,
+            tooltip="Pixels, a multiple of 16 (A14B) or 32 (5B). Memory and time grow "
+            "faster than the number of pixels.",
+        ),
+        io.Int.Input(
+            "length",
+            default=81,
+            min=1,
+            max=MAX_LENGTH,
+            step=4,
+            tooltip="Frames, 4n+1. 81 is 5 seconds at 16 fps (A14B), 121 is 5 seconds at "
+            "24 fps (5B). Longer than trained tends to loop.",
+        ),
+        io.Int.Input(
+            "batch_size",
+            default=1,
+            min=1,
+            max=64,
+            tooltip="Videos made in one run, each from other noise. Memory grows with it.",
+        ),
+    ]
+
+
+def _picture_inputs() -> list[Any]:
+    return [
+        io.Image.Input(
+            "start_image",
+            optional=True,
+            tooltip="First frame or frames (I2V-A14B: any number, TI2V-5B: 4n+1). Leave it "
+            "empty for text to video.",
+        ),
+        io.Image.Input(
+            "end_image",
+            optional=True,
+            tooltip="Last frame or frames (I2V-A14B only); alone or with a start image.",
+        ),
+        io.Combo.Input(
+            "size_mode",
+            options=[CROP, KEEP_ASPECT],
+            default=CROP,
+            optional=True,
+            tooltip="crop to size: the video is exactly width x height. keep aspect: width "
+            "x height is taken as an area, and the picture's own aspect decides the sides, "
+            "as the official code does. Without a picture both are the same.",
+        ),
+    ]
+
+
+def _size_for_picture(picture: Tensor, width: int, height: int, multiple: int) -> tuple[int, int]:
+    """Returns the official size for a picture's aspect at the area of width x height."""
+    picture_height, picture_width = picture.shape[1:3]
+    aspect = picture_width / picture_height
+    if math.sqrt(width * height * min(aspect, 1 / aspect)) < multiple:
+        raise ShapeError(
+            f"The video is too small for the picture's aspect. Got an area of {width} x {height} "
+            f"for a picture of {picture_width} x {picture_height}, need sides of {multiple} or "
+            "more. Use a greater width and height."
+        )
+    size_for_area = ti2v_size_for_area if multiple == 32 else i2v_size_for_area
+    return size_for_area(picture_width, picture_height, width * height)
+
+
+def _fitted_bicubic(pictures: Pictures, width: int, height: int, keep_aspect: bool) -> Pictures:
+    """Returns the pictures at the video's size.
+
+    A size made for a picture's aspect differs from it by the rounding to multiples of 16. The
+    official code stretches that away; a picture of another aspect is cropped.
+    """
+    picture = pictures.one()
+    aspect = picture.shape[1:3] if keep_aspect and picture is not None else None
+
+    def fit(frames: Tensor) -> Tensor:
+        resize = resize_bicubic if frames.shape[1:3] == aspect else fit_bicubic
+        return resize(frames, width, height)
+
+    return pictures.map(fit)
+
+
+def _check_inputs(pictures: Pictures, length: int, channels: int) -> None:
+    if channels not in (16, 48):
+        raise PairingError(
+            f"This VAE is not Wan's. Got one with {channels} latent channels, need 16 or 48. "
+            "Load wan_2.1_vae.safetensors (A14B) or wan2.2_vae.safetensors (TI2V-5B)."
+        )
     if channels == 48 and pictures.end is not None:
         raise PairingError(
             "TI2V-5B cannot end with a given picture. Got an end_image with the Wan2.2 VAE, need a "
@@ -186,11 +261,14 @@ def _check_pictures(pictures: Pictures, length: int, channels: int) -> None:
     given = sum(len(p) for p in (pictures.start, pictures.end) if p is not None)
     if given > length:
         raise ShapeError(
-            f"There are more given frames than the video has. Got {given} for a length of {length}, "
-            "need at most that many. Use fewer pictures or a greater length."
+            f"There are more given frames than the video has. Got {given} for a length of "
+            f"{length}, need at most {length}. Use fewer pictures or a greater length."
         )
-    if channels == 48 and pictures.start is not None:
-        check_frames(len(pictures.start))
+    if channels == 48 and pictures.start is not None and len(pictures.start) % 4 != 1:
+        raise ShapeError(
+            f"TI2V-5B cannot start with this number of frames. Got {len(pictures.start)} in "
+            "start_image, need 4n+1. Give one picture, or 5, 9, 13 ... frames."
+        )
 
 
 NODES: list[type[io.ComfyNode]] = [WanDuetImageToVideo]

@@ -5,11 +5,12 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..wan_model import attention as backends
+from ..wan_model.config import DiTConfig
 from ..wan_model.errors import PairingError
 from ..wan_model.loading import CheckpointInfo, detect
-from ..wan_model.loading.detect import guess_expert
-from ._comfy import host, model, text, vae
-from ._report import reports_errors
+from ..wan_model.loading.detect import guess_expert, require
+from ._comfy import host, model, text_encoder, vae
+from ._report import check_choices, reports_errors
 
 CATEGORY = "Wan 2.2/load"
 PRECISIONS = ["auto", "bf16", "fp16", "fp32"]
@@ -38,8 +39,8 @@ def _memory_input() -> Any:
     return io.Custom("WANDUET_MEMORY").Input(
         "memory",
         optional=True,
-        tooltip="Memory plan of a Wan memory node. Leave it empty: the plan is then made from the "
-        "free VRAM and RAM.",
+        tooltip="Settings of a Wan memory node, which a later version brings. Leave it empty: "
+        "ComfyUI then decides what stays in VRAM.",
     )
 
 
@@ -53,6 +54,16 @@ def _load(name: str, precision: str, attention: str) -> tuple[Any, CheckpointInf
     return model.load_model(path, info, precision, attention), info
 
 
+def _missing_file(folder: str, name: str | None) -> str | None:
+    """Says that a file is not there; None if it is, or comes from another node."""
+    if name is None or name in host.model_names(folder):
+        return None
+    return (
+        f"The file {name!r} was not found. Got no such file in models/{folder}, need one that "
+        "ComfyUI lists. Put it there and press R, or choose another one."
+    )
+
+
 class WanDuetModelLoader(io.ComfyNode):
     """Loads one transformer file: TI2V-5B, or a single expert."""
 
@@ -63,8 +74,8 @@ class WanDuetModelLoader(io.ComfyNode):
             node_id="WanDuetModelLoader",
             display_name="Load Wan model",
             category=CATEGORY,
-            description="Loads TI2V-5B, or one expert of an A14B model, as a MODEL for any sampler. "
-            "What the file is, is detected from its tensors and shown.",
+            description="Loads TI2V-5B, or one expert of an A14B model, as a MODEL for any "
+            "sampler. What the file is, is detected from its tensors and shown.",
             inputs=[
                 _model_input(
                     "model_name",
@@ -81,9 +92,26 @@ class WanDuetModelLoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls,
+        model_name: str | None = None,
+        precision: str | None = None,
+        attention: str | None = None,
+    ) -> bool | str:
+        """Refuses files that are not there, and unknown choices."""
+        inputs = cls.define_schema().inputs
+        return _missing_file("diffusion_models", model_name) or check_choices(
+            inputs, precision=precision, attention=attention
+        )
+
+    @classmethod
     @reports_errors
     def execute(
-        cls, model_name: str, precision: str, attention: str, memory: Any = None
+        cls,
+        model_name: str,
+        precision: str,
+        attention: str,
+        memory: Any = None,  # noqa: ARG003 - waits for the memory node
     ) -> io.NodeOutput:
         """Loads the file."""
         patcher, info = _load(model_name, precision, attention)
@@ -129,7 +157,7 @@ class WanDuetExpertLoader(io.ComfyNode):
     def validate_inputs(
         cls, high_noise_model: str | None = None, low_noise_model: str | None = None
     ) -> bool | str:
-        """Refuses pairs that the file names alone show to be wrong."""
+        """Refuses pairs that the file names alone show to be wrong; None is not known yet."""
         return _pair_problem(high_noise_model, low_noise_model) or True
 
     @classmethod
@@ -140,10 +168,12 @@ class WanDuetExpertLoader(io.ComfyNode):
         low_noise_model: str,
         precision: str,
         attention: str,
-        memory: Any = None,
+        memory: Any = None,  # noqa: ARG003 - waits for the memory node
     ) -> io.NodeOutput:
         """Checks that the files are a pair, then loads them."""
         names = (high_noise_model, low_noise_model)
+        if problem := _pair_problem(*names):
+            raise PairingError(problem)
         infos = [detect(host.model_path("diffusion_models", name)) for name in names]
         _check_pair(*infos)
         high, low = (_load(name, precision, attention)[0] for name in names)
@@ -152,27 +182,42 @@ class WanDuetExpertLoader(io.ComfyNode):
 
 
 def _pair_problem(high: str | None, low: str | None) -> str | None:
-    if high is None or low is None:
-        return None
+    missing = _missing_file("diffusion_models", high) or _missing_file("diffusion_models", low)
+    if missing or high is None or low is None:
+        return missing
     if high == low:
         return (
             f"Both experts are the same file. Got {high} twice, need the high-noise and the "
             "low-noise file. Choose the other one in one of the two."
         )
-    found = tuple(guess_expert(host.model_path("diffusion_models", name)) for name in (high, low))
+    found = [guess_expert(host.model_path("diffusion_models", name)) for name in (high, low)]
+    if found == ["low", "high"]:
+        return (
+            f"The experts are swapped, to judge by their names. Got {high} as high_noise_model and "
+            f"{low} as low_noise_model, need them the other way round. Exchange the two."
+        )
     if found[0] == "low" or found[1] == "high":
         return (
-            f"The experts look swapped. Got {high} as the high-noise and {low} as the low-noise "
-            "expert, need the file with 'high' in its name first. Exchange or rename them."
+            f"Both experts are {found[0] or found[1]}-noise files, to judge by their names. Got "
+            f"{high} as high_noise_model and {low} as low_noise_model, need one of each. Choose "
+            "the other one, or rename a file whose name is wrong."
         )
     return None
 
 
 def _check_pair(high: CheckpointInfo, low: CheckpointInfo) -> None:
-    if high.kind == "ti2v" or high.kind != low.kind or high.config != low.config:
+    for info in (high, low):
+        require(info, DiTConfig)
+        if info.kind == "ti2v":
+            raise PairingError(
+                f"TI2V-5B has one model for all steps. Got {info.path.name} ({info.label}), need "
+                "an expert of T2V-A14B or I2V-A14B. Load this file with 'Load Wan model'."
+            )
+    if high.config != low.config:
         raise PairingError(
-            f"The files are no pair of experts. Got {high.label} and {low.label}, need both of "
-            "T2V-A14B or both of I2V-A14B. For TI2V-5B use 'Load Wan model'."
+            f"The files are no pair of experts. Got {high.path.name} ({high.label}) and "
+            f"{low.path.name} ({low.label}), need both of one model. Choose both of T2V-A14B or "
+            "both of I2V-A14B."
         )
 
 
@@ -186,8 +231,8 @@ class WanDuetVAELoader(io.ComfyNode):
             node_id="WanDuetVAELoader",
             display_name="Load Wan VAE",
             category=CATEGORY,
-            description="Loads the VAE. A14B models need wan_2.1_vae, TI2V-5B needs wan2.2_vae: the "
-            "names are easily confused.",
+            description="Loads the VAE. A14B models need wan_2.1_vae, TI2V-5B needs wan2.2_vae: "
+            "the names are easily confused.",
             inputs=[
                 io.Combo.Input(
                     "vae_name",
@@ -203,6 +248,14 @@ class WanDuetVAELoader(io.ComfyNode):
             outputs=[io.Vae.Output(display_name="vae")],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls, vae_name: str | None = None, precision: str | None = None
+    ) -> bool | str:
+        """Refuses a file that is not there, and an unknown precision."""
+        inputs = cls.define_schema().inputs
+        return _missing_file("vae", vae_name) or check_choices(inputs, precision=precision)
 
     @classmethod
     @reports_errors
@@ -230,8 +283,8 @@ class WanDuetTextEncoderLoader(io.ComfyNode):
                 io.Combo.Input(
                     "text_encoder_name",
                     options=host.model_names("text_encoders"),
-                    tooltip="umT5 file in models/text_encoders: umt5_xxl_fp8_e4m3fn_scaled (6 GB), or "
-                    "umt5_xxl_fp16 (11 GB), which follows prompts a little closer.",
+                    tooltip="umT5 file in models/text_encoders: umt5_xxl_fp8_e4m3fn_scaled (6 GB), "
+                    "or umt5_xxl_fp16 (11 GB), which follows prompts a little closer.",
                 ),
             ],
             outputs=[io.Clip.Output(display_name="clip")],
@@ -239,11 +292,16 @@ class WanDuetTextEncoderLoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, text_encoder_name: str | None = None) -> bool | str:
+        """Refuses a file that is not there."""
+        return _missing_file("text_encoders", text_encoder_name) or True
+
+    @classmethod
     @reports_errors
     def execute(cls, text_encoder_name: str) -> io.NodeOutput:
         """Loads the file."""
         path = host.model_path("text_encoders", text_encoder_name)
-        clip = text.load_clip(path)
+        clip = text_encoder.load_clip(path)
         host.show(cls.hidden.unique_id, detect(path).label)
         return io.NodeOutput(clip)
 

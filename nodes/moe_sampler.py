@@ -9,7 +9,7 @@ from . import settings
 from ._comfy import facts, host, sampling
 from ._comfy.guider import Expert, MoEGuider
 from ._comfy.run import sample_latent
-from ._report import reports_errors
+from ._report import check_choices, reports_errors
 
 
 class WanDuetMoESampler(io.ComfyNode):
@@ -28,6 +28,23 @@ class WanDuetMoESampler(io.ComfyNode):
             inputs=_inputs(),
             outputs=[io.Latent.Output(display_name="latent")],
             hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        sampler: str | None = None,
+        scheduler: str | None = None,
+        add_noise: str | None = None,
+        return_with_leftover_noise: str | None = None,
+    ) -> bool | str:
+        """Refuses unknown choices."""
+        return check_choices(
+            _inputs(),
+            sampler=sampler,
+            scheduler=scheduler,
+            add_noise=add_noise,
+            return_with_leftover_noise=return_with_leftover_noise,
         )
 
     @classmethod
@@ -59,6 +76,7 @@ class WanDuetMoESampler(io.ComfyNode):
             facts.check_experts(high, facts.model_facts(model_low))
         facts.check_latent(high, latent_image["samples"])
         facts.check_conditionings(high, positive, negative)
+        facts.check_picture_length(positive, negative, latent_image["samples"])
         chosen = settings.resolve(
             high.official,
             steps=steps,
@@ -91,6 +109,11 @@ class WanDuetMoESampler(io.ComfyNode):
 
 
 def _inputs() -> list[Any]:
+    return [*_sockets(), *_solver_inputs(), *_range_inputs()]
+
+
+def _sockets() -> list[Any]:
+    """What is connected."""
     return [
         io.Model.Input("model_high", tooltip="High-noise expert, or the only model (TI2V-5B)."),
         io.Model.Input(
@@ -98,9 +121,21 @@ def _inputs() -> list[Any]:
             optional=True,
             tooltip="Low-noise expert of the same model. Leave it empty for TI2V-5B.",
         ),
-        io.Conditioning.Input("positive", tooltip="Positive prompt, with pictures if any, from 'Wan image to video'."),  # fmt: skip
-        io.Conditioning.Input("negative", tooltip="Negative prompt, with pictures if any, from 'Wan image to video'."),  # fmt: skip
-        io.Latent.Input("latent_image", tooltip="Latent that sets size and length, from 'Wan image to video'."),  # fmt: skip
+        io.Conditioning.Input(
+            "positive", tooltip="Positive prompt, with pictures if any, from 'Wan image to video'."
+        ),
+        io.Conditioning.Input(
+            "negative", tooltip="Negative prompt, with pictures if any, from 'Wan image to video'."
+        ),
+        io.Latent.Input(
+            "latent_image", tooltip="Latent that sets size and length, from 'Wan image to video'."
+        ),
+    ]
+
+
+def _solver_inputs() -> list[Any]:
+    """Noise, guidance, solver and schedule."""
+    return [
         io.Int.Input(
             "seed",
             default=0,
@@ -117,8 +152,9 @@ def _inputs() -> list[Any]:
             "sampler",
             options=sampling.sampler_names(),
             default="unipc",
-            tooltip="unipc: the official solver. dpm++: the official alternative. euler: for 4-step "
-            "LoRAs. The others are ComfyUI's; its uni_pc and dpmpp_2m are not the official ones.",
+            tooltip="unipc: the official solver. dpm++: the official alternative. euler: for "
+            "4-step LoRAs. The others are ComfyUI's; its uni_pc and dpmpp_2m are not the official "
+            "ones.",
         ),
         io.Combo.Input(
             "scheduler",
@@ -129,28 +165,35 @@ def _inputs() -> list[Any]:
         settings.shift_input(),
         settings.boundary_input(),
         settings.denoise_input(),
+    ]
+
+
+def _range_inputs() -> list[Any]:
+    """Which steps to run, and what happens to noise at both ends."""
+    return [
         io.Int.Input(
             "start_at_step",
             default=0,
             min=0,
             max=10000,
-            tooltip="First step to run. Above 0 to continue a run that another node began: give the "
-            "same settings there, and add_noise disable here.",
+            tooltip="First step to run. Above 0 to continue a run that another node began: give "
+            "the same settings there, and add_noise disable here.",
         ),
         io.Int.Input(
             "end_at_step",
             default=10000,
             min=0,
             max=10000,
-            tooltip="Step to stop before. Below the number of steps to hand the rest to another node, "
-            "with return_with_leftover_noise enable. Exact with euler; multistep samplers restart.",
+            tooltip="Step to stop before. Below the number of steps to hand the rest to another "
+            "node, with return_with_leftover_noise enable. Exact with euler; multistep samplers "
+            "restart.",
         ),
         io.Combo.Input(
             "add_noise",
             options=["enable", "disable"],
             default="enable",
-            tooltip="disable only where the latent already holds the noise of an earlier, unfinished "
-            "run.",
+            tooltip="disable only where the latent already holds the noise of an earlier, "
+            "unfinished run.",
         ),
         io.Combo.Input(
             "return_with_leftover_noise",

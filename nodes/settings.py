@@ -84,8 +84,8 @@ def shift_input() -> io.Float.Input:
         max=100.0,
         step=0.5,
         round=0.01,
-        tooltip="Moves steps towards high noise. 0: the official value, 12 for T2V, 5 for I2V and 5B. "
-        "4-step LoRAs are made for 5; 3 is advised for I2V at 480p.",
+        tooltip="Moves steps towards high noise. 0: the official value, 12 for T2V, 5 for I2V and "
+        "5B. 4-step LoRAs are made for 5; 3 is advised for I2V at 480p.",
     )
 
 
@@ -98,8 +98,8 @@ def boundary_input() -> io.Float.Input:
         max=1.0,
         step=0.005,
         round=0.0001,
-        tooltip="Noise level (sigma) at which the low-noise expert takes over. 0: the official value, "
-        "0.875 for T2V, 0.9 for I2V. The step follows from the schedule and is shown.",
+        tooltip="Noise level (sigma) below which the low-noise expert takes over. 0: the official "
+        "value, 0.875 for T2V, 0.9 for I2V. The step follows from the schedule and is shown.",
     )
 
 

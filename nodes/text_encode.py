@@ -19,8 +19,8 @@ class WanDuetTextEncode(io.ComfyNode):
             node_id="WanDuetTextEncode",
             display_name="Wan prompt",
             category="Wan 2.2",
-            description="Cleans and encodes both prompts like the official code. Embeddings are kept "
-            "on disk, so a known prompt needs no text encoder run.",
+            description="Cleans and encodes both prompts like the official code. Embeddings are "
+            "kept on disk, so a known prompt needs no text encoder run.",
             inputs=[
                 io.Clip.Input("clip", tooltip="A umT5 text encoder, from 'Load Wan text encoder'."),
                 io.String.Input(
@@ -28,16 +28,16 @@ class WanDuetTextEncode(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=True,
                     default="",
-                    tooltip="What the video shows: subject, motion, scene, light, camera. Up to 512 "
-                    "tokens (about 380 English words). Parentheses are plain text here.",
+                    tooltip="What the video shows: subject, motion, scene, light, camera. Up to "
+                    "512 tokens (about 380 English words). Parentheses are plain text here.",
                 ),
                 io.String.Input(
                     "negative",
                     multiline=True,
                     dynamic_prompts=True,
                     default="",
-                    tooltip="What to avoid. Leave it empty for the official negative prompt. It has "
-                    "no effect where the guidance scale is 1.",
+                    tooltip="What to avoid. Leave it empty for the official negative prompt. It "
+                    "has no effect where the guidance scale is 1.",
                 ),
             ],
             outputs=[

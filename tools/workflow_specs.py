@@ -165,7 +165,7 @@ def a14b(
     name: str, title: str, kind: str, prompt: str, text: str, pictures: dict[str, Node]
 ) -> Workflow:
     """A workflow with two experts."""
-    links = {key: (key, 0) for key in pictures}
+    links: dict[str, Any] = {key: (key, 0) for key in pictures}
     if pictures:
         links["size_mode"] = "keep aspect (official)"
     nodes = {
@@ -180,7 +180,7 @@ def a14b(
 
 def ti2v(name: str, title: str, prompt: str, text: str, pictures: dict[str, Node]) -> Workflow:
     """A workflow with the 5B model."""
-    links = {key: (key, 0) for key in pictures}
+    links: dict[str, Any] = {key: (key, 0) for key in pictures}
     if pictures:
         links["size_mode"] = "keep aspect (official)"
     model = Node("WanDuetModelLoader", (0, 0), (400, 160), {"model_name": TI2V.name}, (TI2V,))

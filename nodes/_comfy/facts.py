@@ -7,10 +7,14 @@ from comfy.model_patcher import ModelPatcher
 
 from ...wan_model.config import OFFICIAL, Kind, OfficialSettings
 from ...wan_model.errors import PairingError
+from ...wan_model.shapes import video_frames
 from .model import CHECKPOINT
 
 VAE_FILES = {16: "wan_2.1_vae.safetensors (A14B models)", 48: "wan2.2_vae.safetensors (TI2V-5B)"}
+TEXT_ENCODER_FILE = "umt5_xxl_fp8_e4m3fn_scaled.safetensors"
 MODEL_NAMES = {"t2v": "T2V-A14B", "i2v": "I2V-A14B", "ti2v": "TI2V-5B"}
+KINDS: dict[tuple[int, int], Kind] = {(16, 16): "t2v", (36, 16): "i2v", (48, 48): "ti2v"}
+"""By input channels of the model and channels of its latent."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +42,23 @@ def model_facts(patcher: ModelPatcher) -> ModelFacts:
     dit = getattr(patcher.model, "diffusion_model", None)
     patch = getattr(getattr(dit, "patch_embedding", None), "weight", None)
     text = getattr(dit, "text_embedding", None)
-    channels = (patch.shape[1], patcher.model.latent_format.latent_channels) if patch is not None else None  # fmt: skip
-    kinds: dict[Any, Kind] = {(16, 16): "t2v", (36, 16): "i2v", (48, 48): "ti2v"}
-    if text is None or channels not in kinds:
-        raise PairingError(
-            f"This MODEL is not Wan2.2. Got {type(patcher.model).__name__} with channels "
-            f"{channels or 'unknown'}, need a T2V-A14B, I2V-A14B or TI2V-5B model. Load one with "
-            "'Load Wan model' or 'Load Wan experts'."
-        )
-    kind = kinds[channels]
+    name = type(patcher.model).__name__
+    if patch is None or text is None:
+        raise _not_wan(name)
+    channels = (patch.shape[1], patcher.model.latent_format.latent_channels)
+    if channels not in KINDS:
+        raise _not_wan(f"{name} with {channels[0]} input and {channels[1]} latent channels")
+    kind = KINDS[channels]
     info = patcher.get_attachment(CHECKPOINT)
     label = MODEL_NAMES[kind] if info is None else info.label
     return ModelFacts(kind, channels[1], text[0].in_features, label)
+
+
+def _not_wan(found: str) -> PairingError:
+    return PairingError(
+        f"This MODEL is not Wan2.2. Got {found}, need a T2V-A14B, I2V-A14B or TI2V-5B model. Load "
+        "one with 'Load Wan model' or 'Load Wan experts'."
+    )
 
 
 def check_experts(high: ModelFacts, low: ModelFacts) -> None:
@@ -58,15 +67,17 @@ def check_experts(high: ModelFacts, low: ModelFacts) -> None:
     Raises:
         PairingError: names both.
     """
+    if "ti2v" in (high.kind, low.kind):
+        raise PairingError(
+            f"TI2V-5B has one model for all steps. Got {high.label} at model_high and {low.label} "
+            "at model_low, need it at model_high alone. Disconnect model_low, or load both experts "
+            "of T2V-A14B or I2V-A14B."
+        )
     if high.kind != low.kind or high.text_dim != low.text_dim:
         raise PairingError(
-            f"The two experts do not belong together. Got {high.label} and {low.label}, need the "
-            "high-noise and the low-noise file of one model. Choose both of T2V or both of I2V."
-        )
-    if high.kind == "ti2v":
-        raise PairingError(
-            f"TI2V-5B has one model for all steps. Got {high.label} and {low.label}, need it at "
-            "model_high alone. Disconnect model_low."
+            f"The two experts do not belong together. Got {high.label} at model_high and "
+            f"{low.label} at model_low, need the high-noise and the low-noise file of one model. "
+            "Choose both of T2V-A14B or both of I2V-A14B."
         )
 
 
@@ -80,21 +91,22 @@ def check_conditionings(model: ModelFacts, positive: Any, negative: Any) -> None
         for embedding, _ in conditioning:
             if embedding is not None and embedding.shape[-1] != model.text_dim:
                 raise PairingError(
-                    f"The text encoder does not fit the model. Got embeddings {embedding.shape[-1]}"
-                    f" wide, {model.label} needs {model.text_dim}. Load umt5_xxl for the released "
-                    "models."
+                    "The text encoder does not fit the model. Got embeddings of width "
+                    f"{embedding.shape[-1]}, {model.label} needs {model.text_dim}. Load the "
+                    f"model's own encoder: {TEXT_ENCODER_FILE} for every released model."
                 )
     pictured = any("concat_latent_image" in options for _, options in positive)
     if pictured and model.kind != "i2v":
         raise PairingError(
-            f"This model cannot see a picture in its conditioning. Got {model.label} with a start "
-            "or end image, need I2V-A14B. Load wan2.2_i2v_high_noise_14B and wan2.2_i2v_low_noise"
-            "_14B, or disconnect the image."
+            f"This model cannot start from a picture. Got {model.label} with a start or end image, "
+            "need I2V-A14B. Load the wan2.2_i2v_high_noise_14B and wan2.2_i2v_low_noise_14B files, "
+            "or disconnect the image."
         )
     if not pictured and model.kind == "i2v":
         raise PairingError(
-            f"This model needs a picture. Got {model.label} without start or end image. Connect "
-            "one at 'Wan image to video', or load wan2.2_t2v_high_noise_14B and its low-noise file."
+            f"This model needs a picture. Got {model.label} without start or end image, need one. "
+            "Connect it at 'Wan image to video', or load the wan2.2_t2v_high_noise_14B and "
+            "wan2.2_t2v_low_noise_14B files for text to video."
         )
 
 
@@ -109,7 +121,7 @@ def check_latent(model: ModelFacts, samples: Any) -> None:
         return
     if channels in VAE_FILES and samples.ndim == 5:
         raise PairingError(
-            f"The latent is of another VAE. Got {channels} channels, {model.label} works on "
+            f"The latent is of another VAE. Got {channels} channels, {model.label} needs "
             f"{model.latent_channels}. Load the VAE {VAE_FILES[model.latent_channels]}."
         )
     raise PairingError(
@@ -118,15 +130,38 @@ def check_latent(model: ModelFacts, samples: Any) -> None:
     )
 
 
+def check_picture_length(positive: Any, negative: Any, samples: Any) -> None:
+    """Refuses a latent of another length than the video in the conditionings.
+
+    Raises:
+        PairingError: names both lengths.
+    """
+    for _, options in (*positive, *negative):
+        picture = options.get("concat_latent_image")
+        if picture is not None and picture.shape[2] != samples.shape[2]:
+            given, wanted = (video_frames(latent.shape[2]) for latent in (samples, picture))
+            raise PairingError(
+                f"The latent and the start or end image are of different lengths. Got a latent of "
+                f"{given} frames, need {wanted} as in the conditioning. Take both from the same "
+                "'Wan image to video'."
+            )
+
+
 def check_vae(vae: Any, samples: Any) -> None:
     """Refuses to decode a latent of another VAE.
 
     Raises:
         PairingError: names the right VAE file.
     """
-    if samples.ndim != 5 or samples.shape[1] != vae.latent_channels:
-        right = VAE_FILES.get(samples.shape[1], "that made the latent")
+    channels = samples.shape[1]
+    if samples.ndim == 5 and channels == vae.latent_channels:
+        return
+    if samples.ndim == 5 and channels in VAE_FILES:
         raise PairingError(
-            f"The VAE does not fit the latent. Got a VAE for {vae.latent_channels} channels and a "
-            f"latent of shape {tuple(samples.shape)}. Load the VAE {right}."
+            f"The VAE does not fit the latent. Got a VAE for {vae.latent_channels} channels, need "
+            f"one for {channels}. Load the VAE {VAE_FILES[channels]}."
         )
+    raise PairingError(
+        f"The latent is no Wan video. Got shape {tuple(samples.shape)}, need (B, "
+        f"{vae.latent_channels}, T, H, W). Connect the latent of a Wan sampler."
+    )

@@ -11,7 +11,7 @@ from typing import Any
 import comfy.model_patcher
 import comfy.sampler_helpers
 import comfy.samplers
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
 from ...wan_model.sampling import is_high_noise
@@ -41,10 +41,8 @@ class _Run:
     sigmas: Tensor
     extra: dict[str, Any]
     """Arguments that newer cores add."""
-    first: Expert
     active: Expert
-    other: comfy.samplers.CFGGuider | None = None
-    """Core's guider of the expert that came second; used as a record of its prepared parts."""
+    second_is_ready: bool = False
 
 
 class MoEGuider(comfy.samplers.CFGGuider):
@@ -60,6 +58,9 @@ class MoEGuider(comfy.samplers.CFGGuider):
         """
         super().__init__(high.patcher)
         self.high, self.low, self.boundary = high, low, boundary
+        self.first = high
+        self.second: comfy.samplers.CFGGuider | None = None
+        """Core's guider of the expert that is not first; a record of its prepared parts."""
         self.run: _Run | None = None
 
     def expert(self, sigma: float) -> Expert:
@@ -68,96 +69,136 @@ class MoEGuider(comfy.samplers.CFGGuider):
             return self.high
         return self.low
 
-    def sample(self, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # fmt: skip
+    def sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
         """Samples as core's guider does. Only experts that the sigmas call for are loaded."""
-        first = self.expert(float(sigmas[0])) if len(sigmas) else self.high
-        self.model_patcher, self.cfg = first.patcher, first.cfg
-        self.model_options = first.patcher.model_options
+        self.first = self.expert(float(sigmas[0])) if len(sigmas) else self.high
+        self.model_patcher, self.cfg = self.first.patcher, self.first.cfg
+        self.model_options = self.first.patcher.model_options
         try:
             return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
         finally:
             self._release()
 
-    def inner_sample(self, noise: Tensor, latent_image: Tensor, device: Any, sampler: Any, sigmas: Tensor, denoise_mask: Tensor | None, callback: Any, disable_pbar: bool, seed: int | None, **extra: Any) -> Tensor:  # fmt: skip
+    def outer_sample(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Samples within what other nodes put around either expert's run, such as a step cache."""
+        if self.low is None:
+            return super().outer_sample(*args, **kwargs)
+        second = self._prepare(self.low if self.first is self.high else self.high)
+        self.second = second
+        wrappers = get_all_wrappers(
+            WrappersMP.OUTER_SAMPLE, second.model_options, is_model_options=True
+        )
+        return WrapperExecutor.new_class_executor(super().outer_sample, second, wrappers).execute(
+            *args, **kwargs
+        )
+
+    def inner_sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        device: Any,
+        sampler: Any,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None,
+        callback: Any,
+        disable_pbar: bool,
+        seed: int | None,
+        **extra: Any,
+    ) -> Tensor:
         """Remembers what the second expert's conditionings need, then samples."""
         known = latent_image
         if latent_image is not None and latent_image.any():
             known = self.inner_model.process_latent_in(latent_image)
-        first = self.expert(float(sigmas[0]))
-        self.run = _Run(noise, known, device, denoise_mask, seed, sigmas, extra, first, first)
+        self.run = _Run(noise, known, device, denoise_mask, seed, sigmas, extra, self.first)
         rest = (denoise_mask, callback, disable_pbar, seed)
         return super().inner_sample(noise, latent_image, device, sampler, sigmas, *rest, **extra)
 
-    def predict_noise(self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: int | None = None) -> Tensor:  # fmt: skip
+    def outer_predict_noise(
+        self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: int | None = None
+    ) -> Tensor:
         """Returns the guided prediction of the expert that sigma `timestep` belongs to."""
-        run = self.run
+        run, second = self.run, self.second
         assert run is not None
         options = model_options or {}
         expert = self.expert(timestep.flatten()[0].item())
-        if expert is run.first:
+        if expert is self.first:
             if run.active is not expert:
-                self._bring(expert, self.conds, options)
+                _bring(expert.patcher, run.noise, self.conds, self.model_options)
                 run.active = expert
-            return super().predict_noise(x, timestep, options, seed)
+            return super().outer_predict_noise(x, timestep, options, seed)
+        assert second is not None
         if run.active is not expert:
-            run.other = run.other or self._prepare(expert, run)
-            self._bring(expert, run.other.conds, run.other.model_options)
+            second.loaded_models = _bring(
+                expert.patcher, run.noise, second.conds, second.model_options
+            )
             run.active = expert
-        assert run.other is not None
-        base = run.first.patcher.model_options
-        options = _with_additions(run.other.model_options, options, base)
-        return run.other.predict_noise(x, timestep, options, seed)
+        if not run.second_is_ready:
+            _make_ready(second, run)
+            run.second_is_ready = True
+        options = _with_additions(second.model_options, options, self.first.patcher.model_options)
+        return second.outer_predict_noise(x, timestep, options, seed)
 
-    def _bring(self, expert: Expert, conds: Any, model_options: Any) -> list[Any]:
-        """Loads an expert's weights; ComfyUI makes room by moving the other's away."""
-        assert self.run is not None
-        shape = self.run.noise.shape
-        _, _, extra_models = comfy.sampler_helpers.prepare_sampling(
-            expert.patcher, shape, conds, model_options
-        )
-        return extra_models
-
-    def _prepare(self, expert: Expert, run: _Run) -> comfy.samplers.CFGGuider:
-        """Does for the second expert what core's guider did for the first."""
+    def _prepare(self, expert: Expert) -> comfy.samplers.CFGGuider:
+        """Does for the second expert what core's guider did for the first, up to loading it."""
         guider = comfy.samplers.CFGGuider(expert.patcher)
         guider.set_cfg(expert.cfg)
-        conds = {k: [cond.copy() for cond in c] for k, c in self.original_conds.items()}
-        comfy.samplers.preprocess_conds_hooks(conds)
+        guider.conds = {k: [cond.copy() for cond in c] for k, c in self.original_conds.items()}
+        comfy.samplers.preprocess_conds_hooks(guider.conds)
         options = comfy.model_patcher.create_model_options_clone(expert.patcher.model_options)
-        comfy.sampler_helpers.prepare_model_patcher(expert.patcher, conds, options)
-        comfy.samplers.filter_registered_hooks_on_conds(conds, options)
-        dtype = expert.patcher.model_dtype()
-        comfy.samplers.cast_to_load_options(options, device=run.device, dtype=dtype)
-        options.setdefault("transformer_options", {})["sample_sigmas"] = run.sigmas
-        guider.loaded_models = self._bring(expert, conds, options)
+        comfy.sampler_helpers.prepare_model_patcher(expert.patcher, guider.conds, options)
+        comfy.samplers.filter_registered_hooks_on_conds(guider.conds, options)
         guider.model_options = options
-        guider.inner_model = expert.patcher.model
-        if hasattr(guider.inner_model, "latent_shapes"):
-            guider.inner_model.latent_shapes = run.extra.get("latent_shapes")
-        expert.patcher.pre_run()
-        guider.conds = comfy.samplers.process_conds(
-            guider.inner_model,
-            run.noise,
-            conds,
-            run.device,
-            run.latent_image,
-            run.denoise_mask,
-            run.seed,
-            **run.extra,
-        )
         return guider
 
     def _release(self) -> None:
         """Cleans up after the second expert, as core's guider does after the first."""
-        other = self.run.other if self.run else None
-        self.run = None
-        if other is None:
+        second, run = self.second, self.run
+        self.second = self.run = None
+        if second is None:
             return
-        patcher = other.model_patcher
-        patcher.cleanup()
-        comfy.sampler_helpers.cleanup_models(other.conds, other.loaded_models)
-        comfy.samplers.cast_to_load_options(other.model_options, device=patcher.offload_device)
+        patcher = second.model_patcher
+        if run is not None and run.second_is_ready:
+            patcher.cleanup()
+            comfy.sampler_helpers.cleanup_models(second.conds, second.loaded_models)
+        comfy.samplers.cast_to_load_options(second.model_options, device=patcher.offload_device)
         patcher.restore_hook_patches()
+
+
+def _bring(
+    patcher: comfy.model_patcher.ModelPatcher, noise: Tensor, conds: Any, model_options: Any
+) -> list[Any]:
+    """Loads an expert's weights; ComfyUI makes room by moving the other's away."""
+    loaded = comfy.sampler_helpers.prepare_sampling(patcher, noise.shape, conds, model_options)
+    return loaded[2]
+
+
+def _make_ready(second: comfy.samplers.CFGGuider, run: _Run) -> None:
+    """Prepares a loaded second expert and its conditionings for calls within the run."""
+    patcher, options = second.model_patcher, second.model_options
+    comfy.samplers.cast_to_load_options(options, device=run.device, dtype=patcher.model_dtype())
+    options.setdefault("transformer_options", {})["sample_sigmas"] = run.sigmas
+    second.inner_model = patcher.model
+    if hasattr(second.inner_model, "latent_shapes"):
+        second.inner_model.latent_shapes = run.extra.get("latent_shapes")
+    patcher.pre_run()
+    second.conds = comfy.samplers.process_conds(
+        second.inner_model,
+        run.noise,
+        second.conds,
+        run.device,
+        run.latent_image,
+        run.denoise_mask,
+        run.seed,
+        **run.extra,
+    )
 
 
 def _with_additions(

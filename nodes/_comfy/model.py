@@ -18,9 +18,9 @@ import comfy.ops
 import comfy.supported_models
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...wan_model.dit import Block, BlockInputs, WanDiT
+from ...wan_model.dit import BlockInputs, WanDiT
 from ...wan_model.dit.memory import activation_bytes
 from ...wan_model.loading import CheckpointInfo, load_dit
 from ...wan_model.quant import Linear, scale_weight, unscale_weight
@@ -30,7 +30,7 @@ CHECKPOINT = "wanduet_checkpoint"
 """Attachment of a patcher: the CheckpointInfo of the file it came from."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _OnDevice:
     """Copies of a layer's tensors on the device that computes."""
 
@@ -69,7 +69,7 @@ class ComfyLinear(Linear):
         comfy.ops.uncast_bias_weight(self, weight, bias, stream)
         return out
 
-    def convert_weight(self, weight: Tensor, inplace: bool = False, **_: Any) -> Tensor:
+    def convert_weight(self, weight: Tensor, **_: Any) -> Tensor:
         """Returns the true numbers of a stored weight, to be patched."""
         if self.weight_scale is None:
             return weight
@@ -102,7 +102,7 @@ class PatchableBlocks:
 
     transformer_options: dict[str, Any]
 
-    def __call__(self, blocks: Iterable[Block], x: Tensor, inputs: BlockInputs) -> Tensor:
+    def __call__(self, blocks: Iterable[nn.Module], x: Tensor, inputs: BlockInputs) -> Tensor:
         """Returns the residual stream after all blocks."""
         replacements = self.transformer_options.get("patches_replace", {}).get("dit", {})
         for i, block in enumerate(blocks):
@@ -114,7 +114,9 @@ class PatchableBlocks:
                 x = self._replaced(block, replacement, x, inputs)
         return x
 
-    def _replaced(self, block: Block, replacement: Any, x: Tensor, inputs: BlockInputs) -> Tensor:
+    def _replaced(
+        self, block: nn.Module, replacement: Any, x: Tensor, inputs: BlockInputs
+    ) -> Tensor:
         def original(args: dict[str, Any]) -> dict[str, Any]:
             return {"img": block(args["img"], inputs)}
 
@@ -156,7 +158,7 @@ class ComfyWanDiT(WanDiT):
         x: Tensor,
         timestep: Tensor,
         context: Tensor,
-        clip_fea: Tensor | None = None,
+        clip_fea: Tensor | None = None,  # noqa: ARG002 - Wan2.2 has no image embedding
         time_dim_concat: Tensor | None = None,
         transformer_options: dict[str, Any] | None = None,
         **_: Any,
@@ -178,7 +180,7 @@ class _PlannedMemory:
 
     diffusion_model: ComfyWanDiT
 
-    def memory_required(self, input_shape: list[int], cond_shapes: Any = None) -> int:
+    def memory_required(self, input_shape: list[int], **_: Any) -> int:
         """Returns bytes for an input (B, C, T, H, W)."""
         batch, _, frames, height, width = input_shape
         dit = self.diffusion_model
@@ -223,7 +225,8 @@ def load_model(
 def _base_model(dit: ComfyWanDiT) -> comfy.model_base.BaseModel:
     """Wraps a transformer in core's model class for its latents."""
     wide = dit.config.out_channels == 48
-    settings = comfy.supported_models.WAN22_T2V if wide else comfy.supported_models.WAN21_T2V
+    known = comfy.supported_models
+    settings: Any = known.WAN22_T2V if wide else known.WAN21_T2V
     config = settings(
         {
             "image_model": "wan2.1",

@@ -43,9 +43,7 @@ def make_sampler(name: str) -> comfy.samplers.Sampler:
     return OfficialSampler(name) if name in SOLVERS else comfy.samplers.sampler_object(name)
 
 
-def make_schedule(
-    sampler: str, scheduler: str, steps: int, shift: float, denoise: float
-) -> Tensor:
+def make_schedule(sampler: str, scheduler: str, steps: int, shift: float, denoise: float) -> Tensor:
     """Returns the sigmas fp32 [N + 1] of a run.
 
     Args:

@@ -1,151 +1,25 @@
-"""The umT5 text encoder, through ComfyUI's own implementation."""
+"""Prompts to embeddings, with those of known prompts kept on disk."""
 
 import hashlib
 import logging
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import comfy.sd
-import comfy.sd1_clip
-import comfy.text_encoders.t5
-import comfy.text_encoders.wan
-import comfy.utils
-import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...wan_model.config import TEXT_LEN
-from ...wan_model.errors import CheckpointError, PairingError
-from ...wan_model.loading import TextEncoderConfig, detect
+from ...wan_model.errors import PairingError
 from ...wan_model.prompt import clean_prompt, cut_tokens
-from ...wan_model.quant import scale_weight
-from .host import cache_folder, embedding_folders
+from .host import cache_folder
+from .text_encoder import ENCODER
 
 logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 256 << 20
-"""Embeddings kept on disk; a prompt takes 4 to 8 MiB at most, the longest unused go first."""
-
-ENCODER = "wanduet_text_encoder"
-"""Attachment of a CLIP's patcher: a fingerprint of the file it came from."""
-
-
-def load_clip(path: Path) -> comfy.sd.CLIP:
-    """Loads a umT5 encoder as a CLIP that stock nodes take.
-
-    Raises:
-        CheckpointError: if it is not a umT5 encoder, or one without its tokenizer.
-    """
-    info = detect(path)
-    if not isinstance(info.config, TextEncoderConfig):
-        raise CheckpointError(
-            f"{path.name} is not a text encoder. Got {info.label}, need a umT5 encoder. Choose "
-            "umt5_xxl_fp8_e4m3fn_scaled.safetensors or umt5_xxl_fp16.safetensors."
-        )
-    if info.config.dim == 4096:
-        clip = comfy.sd.load_clip(
-            ckpt_paths=[str(path)],
-            embedding_directory=embedding_folders(),
-            clip_type=comfy.sd.CLIPType.WAN,
-        )
-    else:
-        clip = _load_small_clip(path, info.config)
-    clip.patcher.set_attachments(ENCODER, fingerprint(path))
-    return clip
-
-
-def _load_small_clip(path: Path, sizes: TextEncoderConfig) -> comfy.sd.CLIP:
-    """Loads a umT5 of another size than xxl, which core's own loader does not recognise."""
-    tensors = dict(comfy.utils.load_torch_file(str(path)))
-    if "spiece_model" not in tensors:
-        raise CheckpointError(
-            f"{path.name} has no tokenizer. Got no tensor spiece_model, need the sentencepiece "
-            "model inside the file. Choose a file made for ComfyUI."
-        )
-    dtype = _dequantise(tensors)
-    block = "encoder.block.0.layer"
-    config = {
-        "d_ff": tensors[f"{block}.1.DenseReluDense.wi_0.weight"].shape[0],
-        "d_kv": tensors[f"{block}.0.SelfAttention.q.weight"].shape[0] // sizes.num_heads,
-        "d_model": sizes.dim,
-        "dense_act_fn": "gelu_pytorch_tanh",
-        "is_gated_act": True,
-        "model_type": "umt5",
-        "num_heads": sizes.num_heads,
-        "num_layers": sizes.num_layers,
-        "vocab_size": sizes.vocab_size,
-    }
-    target = SimpleNamespace(
-        params={},
-        clip=_clip_class(config),
-        tokenizer=comfy.text_encoders.wan.WanT5Tokenizer,
-    )
-    clip = comfy.sd.CLIP(
-        target,
-        embedding_directory=embedding_folders(),
-        tokenizer_data={"spiece_model": tensors["spiece_model"]},
-        parameters=sum(tensor.numel() for tensor in tensors.values()),
-        model_options={"dtype": dtype},
-    )
-    missing, _ = clip.load_sd(tensors)
-    if missing:
-        raise CheckpointError(
-            f"{path.name} is incomplete. Got no {', '.join(missing[:4])}, need a whole umT5 "
-            "encoder. Download the file again."
-        )
-    return clip
-
-
-def _clip_class(config: dict[str, Any]) -> type:
-    """Returns core's umT5 model class with other sizes."""
-
-    class Encoder(comfy.sd1_clip.SDClipModel):
-        def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None):
-            super().__init__(
-                device=device,
-                dtype=dtype,
-                textmodel_json_config=dict(config),
-                special_tokens={"end": 1, "pad": 0},
-                model_class=comfy.text_encoders.t5.T5,
-                enable_attention_masks=True,
-                zero_out_masked=True,
-                model_options=model_options or {},
-            )
-
-    class Model(comfy.sd1_clip.SD1ClipModel):
-        def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None):
-            super().__init__(
-                device=device,
-                dtype=dtype,
-                model_options=model_options or {},
-                name="umt5xxl",
-                clip_model=Encoder,
-            )
-
-    return Model
-
-
-def _dequantise(tensors: dict[str, Tensor]) -> torch.dtype:
-    """Turns scaled fp8 weights into bf16, in place; returns the dtype of the weights."""
-    for name in [name for name in tensors if name.endswith((".scale_weight", ".weight_scale"))]:
-        weight = name.rpartition(".")[0] + ".weight"
-        scale = tensors.pop(name).float()
-        tensors[weight] = scale_weight(tensors[weight], scale).to(torch.bfloat16)
-    return tensors["encoder.block.0.layer.0.SelfAttention.q.weight"].dtype
-
-
-def fingerprint(path: Path) -> str:
-    """Returns what identifies a file's content: its size, its start and samples from all of it."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        digest.update(file.read(1 << 20))
-        for i in range(32):
-            file.seek(size * i // 32)
-            digest.update(file.read(1 << 14))
-    return digest.hexdigest()
+"""Embeddings kept on disk; a prompt takes at most 8 MiB, the longest unused go first."""
 
 
 def encode(clip: comfy.sd.CLIP, text: str) -> tuple[Tensor, str | None]:
@@ -177,10 +51,8 @@ def encode(clip: comfy.sd.CLIP, text: str) -> tuple[Tensor, str | None]:
         )
         logger.warning(warning)
     file = _cache_file(clip, kept)
-    if file is not None and file.is_file():
-        file.touch()
-        embedding = load_file(file)["embedding"]
-    else:
+    embedding = None if file is None else _kept(file)
+    if embedding is None:
         pairs = {"umt5xxl": [[(token, 1.0) for token in kept]]}
         embedding = clip.encode_from_tokens(pairs).float().cpu()[:, : len(kept)]
         if file is not None:
@@ -197,6 +69,19 @@ def _cache_file(clip: comfy.sd.CLIP, tokens: list[int]) -> Path | None:
     key = f"{identity} {precision} {clip.patcher.load_device.type} {tokens}"
     name = hashlib.sha256(key.encode()).hexdigest()
     return cache_folder() / "text_embeddings" / f"{name}.safetensors"
+
+
+def _kept(file: Path) -> Tensor | None:
+    """Returns an embedding from disk; None if it is not there or cannot be read."""
+    if not file.is_file():
+        return None
+    try:
+        embedding = load_file(file)["embedding"]
+        file.touch()
+    except (OSError, KeyError, SafetensorError) as error:
+        logger.warning("A text embedding kept on disk is made anew: %s", error)
+        return None
+    return embedding
 
 
 def _store(file: Path, embedding: Tensor) -> None:

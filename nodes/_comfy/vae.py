@@ -26,7 +26,7 @@ class ComfyWanVae(nn.Module):
         super().__init__()
         self.vae = vae
 
-    def encode(self, video: Tensor, device: Any = None) -> Tensor:
+    def encode(self, video: Tensor, device: Any = None) -> Tensor:  # noqa: ARG002 - core's call
         """Returns latents (B, z, T', H', W') fp32 for a video (B, 3, 4n+1, H, W) in [-1, 1]."""
         height, width = video.shape[-2:]
         return self.encode_tiled(video, self._tiling("encode", width, height))
@@ -114,7 +114,7 @@ class WanDuetVAE(comfy.sd.VAE):
     def decode_tiled_3d(
         self,
         samples: Tensor,
-        tile_t: int = 999,
+        tile_t: int = 999,  # noqa: ARG002
         tile_x: int = 32,
         tile_y: int = 32,
         overlap: tuple[int, int, int] = (1, 8, 8),
@@ -129,7 +129,7 @@ class WanDuetVAE(comfy.sd.VAE):
     def encode_tiled_3d(
         self,
         samples: Tensor,
-        tile_t: int = 9999,
+        tile_t: int = 9999,  # noqa: ARG002
         tile_x: int = 512,
         tile_y: int = 512,
         overlap: tuple[int, int, int] = (1, 64, 64),

@@ -17,6 +17,7 @@ Prompt = Mapping[str, Mapping[str, Any]]
 """A workflow in API format: node id -> {"class_type", "inputs"}."""
 
 PREVIEW_IMAGE = 1
+TEXT = 3
 PREVIEW_IMAGE_WITH_METADATA = 4
 
 Status = Literal["success", "error", "interrupted"]
@@ -75,6 +76,11 @@ class RunResult:
         """Ids of the nodes that ran, in order; nodes whose result was cached are left out."""
         nodes = [m.data["node"] for m in self.messages if m.type == "executing"]
         return [node for node in nodes if node is not None]
+
+    def texts(self, node_id: str) -> list[str]:
+        """Returns every text that was shown under a node, in order."""
+        data = [m.data for m in self.messages if m.type == "progress_text"]
+        return [d["text"] for d in data if d["node"] == node_id]
 
     def progress(self, node_id: str) -> list[tuple[float, float]]:
         """Returns (value, maximum) of every progress message of a node, in order."""
@@ -215,6 +221,7 @@ def _listen(
             raise TimeoutError(f"No end after {timeout} s. The last messages: {seen}.") from None
         if isinstance(received, bytes):
             previews += _previews(received)
+            messages += _texts(received)
             continue
         message = Message(**json.loads(received))
         if message.data.get("prompt_id", prompt_id) != prompt_id:
@@ -236,3 +243,12 @@ def _previews(frame: bytes) -> list[Preview]:
         metadata = json.loads(frame[8 : 8 + length])
         return [Preview(frame[8 + length :], metadata["node_id"])]
     return []
+
+
+def _texts(frame: bytes) -> list[Message]:
+    """Decodes a binary frame that holds text for a node. Anything else: an empty list."""
+    if int.from_bytes(frame[:4], "big") != TEXT:
+        return []
+    end = 8 + int.from_bytes(frame[4:8], "big")
+    data = {"node": frame[8:end].decode(), "text": frame[end:].decode()}
+    return [Message("progress_text", data)]

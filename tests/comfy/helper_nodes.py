@@ -1,9 +1,11 @@
 """Test-only ComfyUI nodes: inputs and outputs that no stock node offers."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import folder_paths
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import ComfyExtension, io
 from safetensors.torch import save_file
 
@@ -66,11 +68,93 @@ class SaveTensors(io.ComfyNode):
         return io.NodeOutput()
 
 
+class RandomImage(io.ComfyNode):
+    """Seeded smooth pictures of any size, count and number of channels, in 8-bit steps."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestImage",
+            category="WanDuet tests",
+            inputs=[
+                io.Int.Input("seed", default=0, min=0, max=2**31),
+                io.Int.Input("width", default=64, min=1, max=8192),
+                io.Int.Input("height", default=48, min=1, max=8192),
+                io.Int.Input("count", default=1, min=1, max=1000),
+                io.Int.Input("channels", default=3, min=1, max=4),
+            ],
+            outputs=[io.Image.Output()],
+        )
+
+    @classmethod
+    def execute(
+        cls, seed: int, width: int, height: int, count: int = 1, channels: int = 3
+    ) -> io.NodeOutput:
+        generator = torch.Generator().manual_seed(seed)
+        coarse = torch.rand(count, channels, 5, 7, generator=generator)
+        smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+        return io.NodeOutput((smooth.movedim(1, -1) * 255).round() / 255)
+
+
+class RecordModelInputs(io.ComfyNode):
+    """A MODEL that saves what each call gives it, as `NAME_CALL.safetensors`."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestRecordModel",
+            category="WanDuet tests",
+            inputs=[io.Model.Input("model"), io.String.Input("name")],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, name: str) -> io.NodeOutput:
+        folder = Path(folder_paths.get_output_directory())
+        recorded = model.clone()
+
+        def wrapper(apply_model, call):
+            given = {"input": call["input"], "timestep": call["timestep"], **call["c"]}
+            tensors = {k: v.clone() for k, v in given.items() if isinstance(v, torch.Tensor)}
+            number = len(list(folder.glob(f"{name}_*.safetensors")))
+            save_file(
+                {k: v.contiguous() for k, v in tensors.items()},
+                folder / f"{name}_{number}.safetensors",
+            )
+            return apply_model(call["input"], call["timestep"], **call["c"])
+
+        recorded.set_model_unet_function_wrapper(wrapper)
+        return io.NodeOutput(recorded)
+
+
+class ForeignObjects(io.ComfyNode):
+    """A MODEL, a CLIP and a VAE that are not Wan's, just real enough to be recognised as such."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestForeign",
+            category="WanDuet tests",
+            inputs=[],
+            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        class Flux(torch.nn.Module):
+            diffusion_model = torch.nn.Linear(1, 1)
+
+        tokenizer = type("SDXLTokenizer", (), {"clip_name": "clip_l"})()
+        clip = SimpleNamespace(tokenizer=tokenizer)
+        patcher = ModelPatcher(Flux(), torch.device("cpu"), torch.device("cpu"))
+        return io.NodeOutput(patcher, clip, SimpleNamespace(latent_channels=4))
+
+
 class TestExtension(ComfyExtension):
     """The nodes of this file."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [RandomConditioning, SaveTensors]
+        return [RandomConditioning, SaveTensors, RandomImage, RecordModelInputs, ForeignObjects]
 
 
 async def comfy_entrypoint() -> TestExtension:

@@ -1,7 +1,7 @@
 """Text to video through our nodes."""
 
-import torch
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from .graphs import experts, image_to_video, moe_sampler, node, prompts, save, vae

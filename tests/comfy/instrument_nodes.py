@@ -1,0 +1,154 @@
+"""Test-only ComfyUI nodes that observe a run: what a model is called with, and what it leaves."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import folder_paths
+import torch
+from comfy.patcher_extension import CallbacksMP, WrappersMP
+from comfy_api.latest import ComfyExtension, io
+from torch import Tensor, nn
+
+LOWEST_FREQUENCY = 10000.0 ** (-127 / 128)
+"""Of the timestep embedding; its sine is unambiguous up to timestep 14000."""
+
+
+def write_line(name: str, value: object) -> None:
+    """Appends JSON to `NAME.jsonl` in the output folder."""
+    path = Path(folder_paths.get_output_directory()) / f"{name}.jsonl"
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value) + "\n")
+
+
+class TimestepReader(nn.Module):
+    """Stands before the time embedding and reads off the timesteps that really arrive there."""
+
+    def __init__(self, embedding: nn.Module) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.seen: list[float] = []
+
+    def forward(self, sinusoid: Tensor) -> Tensor:
+        """Takes the sinusoids (U, 256)."""
+        angle = torch.asin(sinusoid[:, -1].double())
+        self.seen = [round(t, 3) for t in (angle / LOWEST_FREQUENCY).tolist()]
+        return self.embedding(sinusoid)
+
+
+class RecordCalls(io.ComfyNode):
+    """A MODEL that writes a line per call of the network: label, timesteps, conditionings.
+
+    Another file, NAME_uses, gets its label whenever it has been loaded and a run begins with it.
+    """
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestRecordCalls",
+            category="WanDuet tests",
+            inputs=[io.Model.Input("model"), io.String.Input("label"), io.String.Input("name")],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, label: str, name: str) -> io.NodeOutput:
+        recorded = model.clone()
+        reader = TimestepReader(model.get_model_object("diffusion_model.time_embedding"))
+
+        def record(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            out = executor(x, *args, **kwargs)
+            conds = args[4]["cond_or_uncond"]
+            write_line(
+                name, {"label": label, "timesteps": sorted(set(reader.seen)), "conds": conds}
+            )
+            return out
+
+        recorded.add_object_patch("diffusion_model.time_embedding", reader)
+        recorded.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", record)
+        recorded.add_callback_with_key(
+            CallbacksMP.ON_PRE_RUN, "test", lambda *_: write_line(f"{name}_uses", label)
+        )
+        return io.NodeOutput(recorded)
+
+
+class InterruptAtBlock(io.ComfyNode):
+    """A MODEL whose first block presses the cancel button; writes a line per block it runs."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestInterrupt",
+            category="WanDuet tests",
+            inputs=[
+                io.Model.Input("model"),
+                io.String.Input("name"),
+                io.Int.Input("call", default=0),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, name: str, call: int) -> io.NodeOutput:
+        patched = model.clone()
+        calls = 0
+
+        def block(index: int) -> Any:
+            def run(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+                nonlocal calls
+                write_line(name, [calls, index])
+                if (calls, index) == (call, 0):
+                    comfy.model_management.interrupt_current_processing()
+                calls += index
+                return extra["original_block"](args)
+
+            return run
+
+        for index in range(2):
+            patched.set_model_patch_replace(block(index), "dit", "double_block", index)
+        return io.NodeOutput(patched)
+
+
+class ModelState(io.ComfyNode):
+    """Passes a latent on and writes a description of a MODEL at this moment."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestModelState",
+            category="WanDuet tests",
+            inputs=[io.Model.Input("model"), io.Latent.Input("latent"), io.String.Input("name")],
+            outputs=[io.Latent.Output()],
+            not_idempotent=True,
+        )
+
+    @classmethod
+    def execute(cls, model: Any, latent: Any, name: str) -> io.NodeOutput:
+        names = ("model_options", "patches", "object_patches", "wrappers", "callbacks")
+        state = {n: describe(getattr(model, n)) for n in names}
+        state["attachments"] = sorted(model.attachments)
+        write_line(name, state)
+        return io.NodeOutput(latent)
+
+
+def describe(value: Any) -> Any:
+    """Returns nested containers with every other object named by type and identity."""
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    return f"{type(value).__name__} {id(value)}"
+
+
+class InstrumentExtension(ComfyExtension):
+    """The nodes of this file."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [RecordCalls, InterruptAtBlock, ModelState]
+
+
+async def comfy_entrypoint() -> InstrumentExtension:
+    """Called by ComfyUI when it loads the file."""
+    return InstrumentExtension()

@@ -1,0 +1,73 @@
+"""The one place where the library's errors become the editor's; all others pass untouched."""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from .server import REPOSITORY
+
+
+@pytest.fixture
+def pack(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name under which single modules of the pack can be imported without ComfyUI."""
+    for name, folder in (("pack", REPOSITORY), ("pack.nodes", REPOSITORY / "nodes")):
+        module = ModuleType(name)
+        module.__path__ = [str(folder)]
+        monkeypatch.setitem(sys.modules, name, module)
+    return "pack"
+
+
+@pytest.fixture
+def report(pack: str) -> Any:
+    return importlib.import_module(f"{pack}.nodes._report")
+
+
+@pytest.fixture
+def errors(pack: str) -> Any:
+    return importlib.import_module(f"{pack}.wan_model.errors")
+
+
+def test_library_errors_keep_their_message_and_cause(report: Any, errors: Any):
+    original = errors.PairingError("Wrong pair. Got a, need b. Choose b.")
+
+    @report.reports_errors
+    def execute() -> None:
+        raise original
+
+    with pytest.raises(report.WanDuetError) as seen:
+        execute()
+    assert str(seen.value) == str(original)
+    assert seen.value.__cause__ is original
+    assert isinstance(seen.value, ValueError)
+
+
+class Interrupted(BaseException):
+    """As ComfyUI's InterruptProcessingException may be."""
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("full"), Interrupted(), KeyError("x"), ValueError("y")]
+)
+def test_other_errors_pass(report: Any, error: BaseException):
+    @report.reports_errors
+    def execute() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as seen:
+        execute()
+    assert seen.value is error
+
+
+def test_results_and_names_are_kept(report: Any):
+    @report.reports_errors
+    def execute(a: int, b: int = 2) -> int:
+        """Adds."""
+        return a + b
+
+    assert execute(1, b=3) == 4
+    assert execute.__name__ == "execute"
+    assert execute.__doc__ == "Adds."

@@ -1,0 +1,299 @@
+"""Files and inputs that do not belong together: one clear message, before anything is sampled."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from .graphs import (
+    I2V,
+    T2V,
+    TI2V,
+    VAE_21,
+    VAE_22,
+    Prompt,
+    experts,
+    image_to_video,
+    model,
+    moe_sampler,
+    node,
+    random_text,
+    save,
+    vae,
+)
+from .server import ComfyServer
+
+pytestmark = pytest.mark.comfy
+
+LINKS = {"positive": ("positive", 0), "negative": ("negative", 0)}
+PICTURE = {"start_image": ("picture", 0)}
+ONE_MODEL = {"model_high": ("model", 0), "model_low": None}
+HIGH, LOW = T2V
+
+
+def prompt(
+    *parts: Prompt,
+    size: dict | None = None,
+    sampler: dict | None = None,
+    wan_vae: str = VAE_21,
+    frames: int = 1,
+    text_dim: int = 64,
+) -> Prompt:
+    """Text to video of one step; `parts` and options make it wrong."""
+    nodes = {
+        **random_text(text_dim=text_dim, tokens=8),
+        **vae(wan_vae),
+        "picture": node("WanDuetTestImage", seed=1, width=64, height=64, count=frames, channels=3),
+        **image_to_video(**{**LINKS, "height": 64, **(size or {})}),
+        **moe_sampler(**{"steps": 1, **(sampler or {})}),
+        **save("never", latent=("sampler", 0)),
+    }
+    for part in parts:
+        nodes |= part
+    return nodes
+
+
+GUIDER = {
+    "guider": node(
+        "WanDuetMoEGuider",
+        model_high=("experts", 0),
+        model_low=("experts", 1),
+        **LINKS,
+        cfg_high=1.0,
+        cfg_low=1.0,
+        boundary=0.0,
+    ),
+    "sigmas": node("WanDuetSigmas", steps=1, shift=5.0, scheduler="wan", boundary=0.0, denoise=1.0),
+    "select": node("WanDuetSamplerSelect", sampler="euler"),
+    "noise": node("RandomNoise", noise_seed=1),
+    "sampler": node(
+        "SamplerCustomAdvanced",
+        noise=("noise", 0),
+        guider=("guider", 0),
+        sampler=("select", 0),
+        sigmas=("sigmas", 0),
+        latent_image=("size", 2),
+    ),
+}
+FOREIGN = {"foreign": node("WanDuetTestForeign")}
+
+CASES = {
+    "low of another model": (
+        prompt(experts((HIGH, I2V[1]))),
+        "experts",
+        ["no pair of experts", HIGH, I2V[1], "both of T2V-A14B or both of I2V-A14B"],
+    ),
+    "5B as an expert": (
+        prompt(experts((HIGH, TI2V))),
+        "experts",
+        ["TI2V-5B has one model", TI2V, "Load this file with 'Load Wan model'"],
+    ),
+    "low of another model, loaded singly": (
+        prompt(
+            model(HIGH, "high"),
+            model(I2V[1], "low"),
+            sampler={"model_high": ("high", 0), "model_low": ("low", 0)},
+        ),
+        "sampler",
+        ["do not belong together", "T2V", "I2V", "high noise", "low noise"],
+    ),
+    "5B with a low-noise model": (
+        prompt(
+            model(TI2V),
+            model(LOW, "low"),
+            wan_vae=VAE_22,
+            sampler={"model_high": ("model", 0), "model_low": ("low", 0)},
+        ),
+        "sampler",
+        ["TI2V-5B has one model", "Disconnect model_low"],
+    ),
+    "5B twice": (
+        prompt(
+            model(TI2V),
+            wan_vae=VAE_22,
+            sampler={"model_high": ("model", 0), "model_low": ("model", 0)},
+        ),
+        "sampler",
+        ["TI2V-5B has one model", "Disconnect model_low"],
+    ),
+    "5B VAE with A14B": (
+        prompt(experts(), wan_vae=VAE_22),
+        "sampler",
+        ["latent is of another VAE", "Got 48", "16", "wan_2.1_vae.safetensors"],
+    ),
+    "5B VAE with I2V-A14B and a picture": (
+        prompt(experts(I2V), wan_vae=VAE_22, size=PICTURE),
+        "sampler",
+        ["latent is of another VAE", "wan_2.1_vae.safetensors"],
+    ),
+    "2.1 VAE with 5B": (
+        prompt(model(TI2V), sampler=ONE_MODEL),
+        "sampler",
+        ["latent is of another VAE", "Got 16", "48", "wan2.2_vae.safetensors"],
+    ),
+    "2.1 VAE with 5B and a picture": (
+        prompt(model(TI2V), sampler=ONE_MODEL, size=PICTURE),
+        "sampler",
+        ["latent is of another VAE", "wan2.2_vae.safetensors"],
+    ),
+    "5B VAE to decode A14B": (
+        prompt(
+            experts(),
+            vae(VAE_22, "other_vae"),
+            {
+                "decode": node(
+                    "WanDuetVAEDecode", vae=("other_vae", 0), samples=("size", 2), tiling="auto"
+                )
+            },
+            save("never", image=("decode", 0)),
+        ),
+        "decode",
+        ["VAE does not fit the latent", "Got a VAE for 48", "wan_2.1_vae.safetensors"],
+    ),
+    "2.1 VAE to decode 5B": (
+        prompt(
+            vae(VAE_21, "other_vae"),
+            {
+                "decode": node(
+                    "WanDuetVAEDecode", vae=("other_vae", 0), samples=("size", 2), tiling="auto"
+                )
+            },
+            save("never", image=("decode", 0)),
+            wan_vae=VAE_22,
+        ),
+        "decode",
+        ["VAE does not fit the latent", "Got a VAE for 16", "wan2.2_vae.safetensors"],
+    ),
+    "T2V weights with a picture": (
+        prompt(experts(), size=PICTURE),
+        "sampler",
+        ["T2V", "need I2V-A14B", "wan2.2_i2v_high_noise_14B", "wan2.2_i2v_low_noise_14B"],
+    ),
+    "I2V weights without a picture": (
+        prompt(experts(I2V)),
+        "sampler",
+        ["needs a picture", "I2V", "wan2.2_t2v_high_noise_14B", "wan2.2_t2v_low_noise_14B"],
+    ),
+    "end picture for 5B": (
+        prompt(model(TI2V), sampler=ONE_MODEL, wan_vae=VAE_22, size={"end_image": ("picture", 0)}),
+        "size",
+        ["TI2V-5B cannot end", "Disconnect end_image", "wan_2.1_vae.safetensors"],
+    ),
+    "5B size that is no multiple of 32": (
+        prompt(model(TI2V), sampler=ONE_MODEL, wan_vae=VAE_22, size={"width": 80}),
+        "size",
+        ["width cannot be used", "Got 80", "multiple of 32", "Use 64 or 96"],
+    ),
+    "5B with three start frames": (
+        prompt(model(TI2V), sampler=ONE_MODEL, wan_vae=VAE_22, size=PICTURE, frames=3),
+        "size",
+        ["Got 3 in start_image", "need 4n+1", "5, 9, 13"],
+    ),
+    "more pictures than frames": (
+        prompt(experts(I2V), size=PICTURE, frames=6),
+        "size",
+        ["more given frames", "Got 6 for a length of 5"],
+    ),
+    "a picture too long for the area": (
+        prompt(
+            experts(I2V),
+            {
+                "picture": node(
+                    "WanDuetTestImage", seed=1, width=400, height=20, count=1, channels=3
+                )
+            },
+            size={**PICTURE, "size_mode": "keep aspect (official)"},
+        ),
+        "size",
+        ["too small for the picture's aspect", "64 x 64", "400 x 20"],
+    ),
+    "text encoder of another width": (
+        prompt(experts(), text_dim=4096),
+        "sampler",
+        ["text encoder does not fit", "Got embeddings of width 4096", "64", "umt5_xxl"],
+    ),
+    "text encoder of another width at the guider": (
+        prompt(experts(), GUIDER, text_dim=4096),
+        "guider",
+        ["text encoder does not fit", "umt5_xxl"],
+    ),
+    "I2V weights without a picture at the guider": (
+        prompt(experts(I2V), GUIDER),
+        "guider",
+        ["needs a picture"],
+    ),
+    "CLIP of another model": (
+        prompt(
+            experts(),
+            FOREIGN,
+            {"text": node("WanDuetTextEncode", clip=("foreign", 1), positive="", negative="")},
+            size={"positive": ("text", 0), "negative": ("text", 1)},
+        ),
+        "text",
+        ["no umT5 encoder", "SDXLTokenizer", "Load Wan text encoder"],
+    ),
+    "MODEL of another family": (
+        prompt(FOREIGN, sampler={"model_high": ("foreign", 0), "model_low": None}),
+        "sampler",
+        ["not Wan2.2", "Flux", "'Load Wan model'"],
+    ),
+    "VAE of another family": (
+        prompt(experts(), FOREIGN, size={"vae": ("foreign", 2)}),
+        "size",
+        ["VAE is not Wan's", "4 latent channels", "wan_2.1_vae", "wan2.2_vae"],
+    ),
+    "latent of another length": (
+        prompt(
+            experts(I2V),
+            {
+                "longer": node(
+                    "EmptyHunyuanLatentVideo", width=64, height=64, length=9, batch_size=1
+                )
+            },
+            size=PICTURE,
+            sampler={"latent_image": ("longer", 0)},
+        ),
+        "sampler",
+        ["different lengths", "Got a latent of 9 frames, need 5", "'Wan image to video'"],
+    ),
+    "latent of a picture": (
+        prompt(
+            experts(),
+            {"size_2d": node("EmptyLatentImage", width=64, height=64, batch_size=1)},
+            sampler={"latent_image": ("size_2d", 0)},
+        ),
+        "sampler",
+        ["no Wan video", "(1, 4, 8, 8)", "'Wan image to video'"],
+    ),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server_still_works(comfy_server: ComfyServer) -> Iterator[None]:
+    yield
+    good = (
+        prompt(experts()),
+        prompt(experts(I2V), size=PICTURE),
+        prompt(model(TI2V), sampler=ONE_MODEL, wan_vae=VAE_22, size=PICTURE),
+        prompt(experts(), GUIDER),
+    )
+    for nodes in good:
+        result = comfy_server.run(nodes)
+        assert result.status == "success", result.error
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_client_is_told(comfy_server: ComfyServer, case: str):
+    nodes, node_id, parts = CASES[case]
+    result = comfy_server.run(nodes)
+
+    assert result.status == "error"
+    assert result.error is not None
+    assert result.error["exception_type"] == "wanduet.WanDuetError"
+    text = result.error["exception_message"].strip()
+    assert result.error["node_id"] == node_id, text
+    assert not result.progress("sampler"), "it was sampled"
+    assert all(part in text for part in parts), text
+    assert " Got " in text, text
+    assert " need" in text, text
+    assert text.endswith("."), text
+    assert "\n" not in text, text
