@@ -180,7 +180,7 @@ class _PlannedMemory:
 
     diffusion_model: ComfyWanDiT
 
-    def memory_required(self, input_shape: list[int], **_: Any) -> int:
+    def memory_required(self, input_shape: list[int], **_shapes: Any) -> int:
         """Returns bytes for an input (B, C, T, H, W)."""
         batch, _, frames, height, width = input_shape
         dit = self.diffusion_model
@@ -239,7 +239,8 @@ def _base_model(dit: ComfyWanDiT) -> comfy.model_base.BaseModel:
         }
     )
     config.set_inference_dtype(dit.dtype, None)
-    model = WanModel48(config, image_to_video=True) if wide else WanModel16(config)
+    model_class: Any = WanModel48 if wide else WanModel16
+    model = model_class(config, image_to_video=wide)
     model.diffusion_model = dit
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:
