@@ -2,6 +2,7 @@
 
 import logging
 from os import PathLike
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -18,6 +19,8 @@ from .strict import check_tensors, fill
 
 log = logging.getLogger(__name__)
 
+Dit = TypeVar("Dit", bound=WanDiT)
+
 COMPUTE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -28,9 +31,9 @@ def load_dit(
     dtype: torch.dtype | None = None,
     residual_dtype: torch.dtype = torch.float32,
     attention: str = "auto",
-    dit_class: type[WanDiT] = WanDiT,
+    dit_class: type[Dit] = WanDiT,
     linear_class: type[Linear] = Linear,
-) -> WanDiT:
+) -> Dit:
     """Loads a diffusion model; every size is read from the file.
 
     Quantised weights stay as they are stored and are dequantised when used. Layers that compute

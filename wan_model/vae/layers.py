@@ -34,8 +34,8 @@ class Conv3d(nn.Conv3d):
         kernel_size: tuple[int, int, int],
         stride: tuple[int, int, int] = (1, 1, 1),
     ) -> None:
-        padding = (0, kernel_size[1] // 2, kernel_size[2] // 2)
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding)
+        self.zeros = (0, kernel_size[1] // 2, kernel_size[2] // 2)
+        super().__init__(in_channels, out_channels, kernel_size, stride, self.zeros)
         self.calls_cudnn = cudnn_conv3d_is_avoided(
             torch.__version__, torch.backends.cudnn.version()
         )
@@ -44,10 +44,10 @@ class Conv3d(nn.Conv3d):
         """Returns (B, out_channels, T', H', W') for (B, in_channels, T, H, W)."""
         weight = self.weight[:, :, -input.shape[2] :]
         if self.calls_cudnn and input.is_cuda and input.dtype != torch.float32:
-            settings = (self.padding, self.stride, self.dilation, self.groups)
+            settings = (self.zeros, self.stride, self.dilation, self.groups)
             y = torch.cudnn_convolution(input, weight, *settings, False, False, True)
             return y if self.bias is None else y.add_(self.bias.view(-1, 1, 1, 1))
-        return F.conv3d(input, weight, self.bias, self.stride, self.padding)
+        return F.conv3d(input, weight, self.bias, self.stride, self.zeros)
 
 
 def conv3x3x3(in_channels: int, out_channels: int) -> Conv3d:
