@@ -122,6 +122,10 @@ class Editor:
         """Returns the workflow as it would be saved."""
         return self.call("serialize")
 
+    def api_prompt(self) -> dict[str, Any]:
+        """Returns the workflow in API format, as the editor itself exports it."""
+        return self.call("apiPrompt")
+
     def set_widgets(self, node_id: str, values: Mapping[str, Any]) -> None:
         """Changes widgets as their own controls do."""
         self.call("setWidgets", node_id, dict(values))

@@ -22,6 +22,10 @@ window.wanduetTest = {
     return JSON.parse(JSON.stringify(app.graph.serialize()));
   },
 
+  async apiPrompt() {
+    return JSON.parse(JSON.stringify((await app.graphToPrompt()).output));
+  },
+
   node(id) {
     const find = (graph) => graph.nodes.find((node) => node.id == id)
       ?? graph.nodes.map((node) => node.subgraph && find(node.subgraph)).find(Boolean);

@@ -58,6 +58,18 @@ def test_survives_save_and_reload(editor: Editor, template: dict[str, Any]):
     assert editor.serialize() == saved
 
 
+def test_exports_the_api_workflow(editor: Editor, template: dict[str, Any], request):
+    name = request.node.callspec.params["template"].name
+    api = json.loads((REPOSITORY / "workflows" / "api" / name).read_text(encoding="utf-8"))
+    editor.load(template)
+    exported = editor.api_prompt()
+
+    def content(prompt: dict[str, Any]) -> dict[str, Any]:
+        return {key: (node["class_type"], node["inputs"]) for key, node in prompt.items()}
+
+    assert content(exported) == content(api)
+
+
 def test_runs(editor: Editor, results: Path, template: dict[str, Any], request):
     editor.load(template)
     editor.call("setWidgetsEverywhere", TOY_RUN)

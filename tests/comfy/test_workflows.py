@@ -1,0 +1,72 @@
+"""Every workflow in API format runs to a readable video of the right size, length and rate."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.toy.make_checkpoints import STAND_INS
+
+from .server import REPOSITORY, ComfyServer
+
+pytestmark = pytest.mark.comfy
+
+WORKFLOWS = sorted((REPOSITORY / "workflows" / "api").glob("*.json"))
+SMALL = {"length": 9, "steps": 3}
+PICTURE_SIZE = (96, 64)
+
+
+def small(workflow: dict[str, Any], picture: str) -> dict[str, Any]:
+    """Puts toy models, a picture and a small video into a workflow."""
+    area = {"width": 96, "height": 64}
+    for node in workflow.values():
+        for name, value in node["inputs"].items():
+            if isinstance(value, str):
+                node["inputs"][name] = STAND_INS.get(value, value)
+            node["inputs"][name] = {**SMALL, **area}.get(name, node["inputs"][name])
+        if node["class_type"] == "LoadImage":
+            node["inputs"]["image"] = picture
+    return workflow
+
+
+@pytest.fixture(scope="module")
+def picture(comfy_server: ComfyServer, tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("picture") / "gradient.png"
+    ramp = np.linspace(0, 255, PICTURE_SIZE[0], dtype=np.uint8)
+    Image.fromarray(np.tile(ramp, (PICTURE_SIZE[1], 1))).convert("RGB").save(path)
+    return comfy_server.upload_image(path)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_makes_a_video(comfy_server: ComfyServer, picture: str, path: Path):
+    result = comfy_server.run(small(json.loads(path.read_text("utf-8")), picture))
+
+    assert result.status == "success", result.error
+    (saved,) = [out["images"][0] for out in result.outputs.values() if "images" in out]
+    with av.open(str(comfy_server.output_path(saved))) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+        rate = video.streams.video[0].average_rate
+    assert len(frames) == SMALL["length"]
+    assert frames[0].shape == (64, 96, 3)
+    assert rate == Fraction(24 if "5b" in path.stem else 16)
+    assert np.std(frames[0]) > 1
+    assert np.abs(frames[0].astype(int) - frames[-1]).mean() > 1
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_uses_our_nodes_and_core_s_files_and_video(path: Path):
+    workflow = json.loads(path.read_text("utf-8"))
+    kinds = {node["class_type"] for node in workflow.values()}
+    core = {kind for kind in kinds if not kind.startswith("WanDuet")}
+    assert core <= {"LoadImage", "CreateVideo", "SaveVideo"}
+    assert (REPOSITORY / "workflows" / path.name).is_file()
+
+
+def test_every_workflow_has_both_formats():
+    graphs = {path.name for path in (REPOSITORY / "workflows").glob("*.json")}
+    assert graphs == {path.name for path in WORKFLOWS}
