@@ -13,8 +13,8 @@ VOCABULARY = 400
 
 SENTENCES = (
     "a red ball rolls over a green field",
-    "two anthropomorphic cats in comfy boxing gear fight on a spotlighted stage",
-    "a white cat wearing sunglasses sits on a surfboard at the beach in summer",
+    "two foxes in winter coats dance on a wooden stage under warm lamps",
+    "an old man in a straw hat sits on a pier and mends a net in the evening",
     "the camera pans slowly over the sea while the sun sets behind the mountains",
     "a small blue boat moves from left to right under a cloudy sky",
     "close up of a woman who smiles and turns her head in warm light",
