@@ -7,10 +7,12 @@ two operators that it annotates are known. A working torchvision is left alone.
 
 import importlib
 import importlib.abc
+import importlib.machinery
 import importlib.util
 import runpy
 import sys
 from pathlib import Path
+from types import ModuleType
 
 SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 ANNOTATED_OPERATORS = ("nms", "qnms")
@@ -42,9 +44,23 @@ def declare_missing_operators() -> None:
                 torch.library.define(f"torchvision::{name}", SCHEMA)
 
 
+class EmptyTorchaudio(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds torchaudio and its parts where nobody else does, with nothing in them."""
+
+    def find_spec(self, fullname: str, *_: object) -> importlib.machinery.ModuleSpec | None:
+        """Claims torchaudio and what is below it."""
+        if fullname.partition(".")[0] != "torchaudio":
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Leaves the module empty."""
+
+
 def main() -> None:
     """Replaces this program by ComfyUI, with the arguments that are left."""
     sys.meta_path.insert(0, TorchvisionWatcher())
+    sys.meta_path.append(EmptyTorchaudio())
     main_py = Path(sys.argv[1]).resolve()
     sys.argv = [str(main_py), *sys.argv[2:]]
     sys.path[0] = str(main_py.parent)
