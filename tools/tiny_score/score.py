@@ -1,0 +1,73 @@
+"""Compares what a video shows with what it must show."""
+
+from dataclasses import dataclass
+from itertools import permutations
+
+import torch
+from torch import Tensor
+
+from .detect import Detected, detect
+from .expect import Expected, Target, expect
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is right in a video. With two objects, both must be right."""
+
+    colour_ok: bool
+    shape_ok: bool
+    motion_ok: bool
+    count_ok: bool
+    found: tuple[Detected, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything is right."""
+        return self.colour_ok and self.shape_ok and self.motion_ok and self.count_ok
+
+
+def score(video: Tensor, target: Target) -> Score:
+    """Scores a video.
+
+    Args:
+        video: in [-1, 1], square and of even size, [3, T, H, W].
+        target: a scene, a scoring prompt, or a prompt in the words of the captions.
+
+    Raises:
+        PromptError: the prompt names no object that can be scored.
+    """
+    return compare(detect(video), expect(target))
+
+
+def compare(found: tuple[Detected, ...], expected: tuple[Expected, ...]) -> Score:
+    """Assigns the objects found to those expected as well as possible, and compares them."""
+    if len(found) < len(expected):
+        return Score(False, False, False, False, found)
+    count_ok = len(found) == len(expected)
+    matches = (
+        [_match(item, wanted) for item, wanted in zip(chosen, expected, strict=True)]
+        for chosen in permutations(found, len(expected))
+    )
+    best = max(matches, key=lambda match: sum(map(sum, match)))
+    colour_ok, shape_ok, motion_ok = (all(column) for column in zip(*best, strict=True))
+    return Score(colour_ok, shape_ok, motion_ok, count_ok, found)
+
+
+def _match(item: Detected, wanted: Expected) -> tuple[bool, bool, bool]:
+    """Tells whether colour, shape and motion of an object are as wanted."""
+    return (
+        wanted.colour in (None, item.colour),
+        wanted.shape in (None, item.shape),
+        wanted.motion in (None, item.motion.name),
+    )
+
+
+def psnr(video: Tensor, reference: Tensor) -> float:
+    """Returns the peak signal-to-noise ratio of values in [-1, 1], in dB; infinite if equal."""
+    error = (video.float().clamp(-1, 1) - reference.float().clamp(-1, 1)).square().mean()
+    return float(10 * torch.log10(4 / error))
+
+
+def first_frame_psnr(video: Tensor, picture: Tensor) -> float:
+    """Returns the PSNR in dB of a video's frame 0 [..., 3, T, H, W] to a picture [..., 3, H, W]."""
+    return psnr(video[..., 0, :, :], picture)

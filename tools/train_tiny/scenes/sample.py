@@ -1,0 +1,175 @@
+"""Draws scenes: `sample_scene(seed, index)` is the same scene for ever."""
+
+import math
+from functools import cache
+
+import numpy as np
+
+from .palette import BACKGROUND_COLOURS, OBJECT_COLOURS, contrast
+from .scene import (
+    BACKGROUNDS,
+    CAMERAS,
+    DIRECTIONS,
+    MOTIONS,
+    SHAPES,
+    SPINNABLE,
+    Background,
+    Camera,
+    Path,
+    Scene,
+    Thing,
+    times,
+    track,
+)
+from .stream import Stream
+
+SPLITS = ("train", "val", "novel")
+"""train; val: other scenes of the same kinds; novel: combinations that train never shows."""
+
+TWO_OBJECTS = 0.25
+"""Share of scenes with two objects."""
+
+MOVING_CAMERA = 0.2
+"""Share of scenes in which the camera moves."""
+
+RADIUS = (14 / 128, 25 / 128)
+"""Nominal radius. With the outlines' reach, objects are 28 to 56 pixels wide at 128 x 128."""
+
+EDGE = 2 / 128
+"""Space that is always left between an object and the edge of the frame."""
+
+CONTRAST = 0.15
+"""Least Oklab distance of an object's colour to every colour of the background."""
+
+CAMERA_MOTIONS = ("still", "rotate", "bounce")
+"""What objects do while the camera moves; else both motions could cancel out."""
+
+
+def is_novel(colour: str, shape: str, motion: str) -> bool:
+    """Tells whether a combination is held out of the training split; one in ten is."""
+    return Stream("novel", colour, shape, motion).chance(0.1)
+
+
+def sample_scene(
+    seed: int, index: int, split: str = "train", *, objects: int | None = None, camera: bool = True
+) -> Scene:
+    """Returns a scene that depends on the arguments only.
+
+    Args:
+        seed: names the data set.
+        index: names the clip.
+        split: one of `SPLITS`.
+        objects: 1 or 2; None draws it.
+        camera: False keeps the camera still.
+    """
+    stream = Stream(seed, split, index)
+    two = stream.chance(TWO_OBJECTS) if objects is None else objects == 2
+    moves = camera and stream.chance(MOVING_CAMERA)
+    view = _camera(stream, stream.pick(CAMERAS[1:])) if moves else Camera()
+    motions = CAMERA_MOTIONS if moves else MOTIONS
+    things = [_thing(stream, view, motions, split)]
+    while two:
+        things = [_thing(stream, view, motions, split, crowded=True) for _ in range(2)]
+        if things[0].colour != things[1].colour and _apart(things, view):
+            break
+    background = _background(stream, tuple(thing.colour for thing in things), patterned=moves)
+    return Scene(tuple(things), background, view)
+
+
+def make_thing(
+    stream: Stream, colour: str, shape: str, motion: str, camera: Camera, *, crowded: bool = False
+) -> Thing:
+    """Returns an object at a random place from where it stays in the frame.
+
+    Args:
+        stream: gives the random numbers.
+        colour: a key of `OBJECT_COLOURS`.
+        shape: a key of `SHAPES`; one of `SPINNABLE` for the motion "rotate".
+        motion: one of `MOTIONS`.
+        camera: its motion is allowed for.
+        crowded: keep it small, to leave room for another object.
+    """
+    path = _path(stream, motion)
+    u = times(9)
+    sizes = path.growth**u * camera.scale(u)
+    low, high = RADIUS[0] / sizes.min(), RADIUS[1] / sizes.max()
+    outline = SHAPES[shape]
+    radius = outline.reach * stream.uniform(low, low + 0.3 * (high - low) if crowded else high)
+    # The base may lie where base + offset, magnified, keeps the whole object in the frame.
+    room = 0.5 / camera.scale(u) - radius * path.growth**u - EDGE
+    offset = path.offset(u) - camera.shift(u)
+    lowest, highest = (-room - offset).max(axis=1), (room - offset).min(axis=1)
+    x, y = (stream.uniform(*sorted(limits)) for limits in zip(lowest, highest, strict=True))
+    angle = outline.upright + math.radians(stream.uniform(-8, 8))
+    return Thing(colour, shape, motion, path, x, y, radius, angle)
+
+
+def _thing(
+    stream: Stream, camera: Camera, motions: tuple[str, ...], split: str, crowded: bool = False
+) -> Thing:
+    """Returns an object whose colour, shape and motion belong to the split."""
+    while True:
+        motion = stream.pick(motions)
+        shape = stream.pick(SPINNABLE if motion == "rotate" else tuple(SHAPES))
+        colour = stream.pick(tuple(OBJECT_COLOURS))
+        if is_novel(colour, shape, motion) == (split == "novel"):
+            return make_thing(stream, colour, shape, motion, camera, crowded=crowded)
+
+
+def _path(stream: Stream, motion: str) -> Path:
+    """Returns a motion large enough to be measured: 24 pixels at least at 128 x 128."""
+    if motion in DIRECTIONS:
+        x, y = DIRECTIONS[motion]
+        way = stream.uniform(0.2, 0.4 if x and y else 0.48)
+        return Path(dx=x * way, dy=y * way)
+    if motion == "rotate":
+        return Path(spin=stream.sign() * math.radians(stream.uniform(110, 260)))
+    if motion in ("grow", "shrink"):
+        factor = stream.uniform(1.55, 1.75)
+        return Path(growth=factor if motion == "grow" else 1 / factor)
+    if motion == "bounce":
+        return Path(hop=stream.uniform(0.2, 0.36))
+    if motion == "orbit":
+        start = stream.uniform(-math.pi, math.pi)
+        return Path(orbit=stream.uniform(0.15, 0.24), start=start, sense=stream.sign())
+    return Path()
+
+
+def _camera(stream: Stream, motion: str) -> Camera:
+    if motion in ("in", "out"):
+        return Camera(motion, math.log(stream.uniform(1.4, 1.65)))
+    return Camera(motion, stream.uniform(0.2, 0.4))
+
+
+def _apart(things: list[Thing], camera: Camera) -> bool:
+    """Tells whether two objects never come closer than three pixels at 128 x 128."""
+    first, second = (track(thing, camera, times(9)) for thing in things)
+    gap = np.hypot(*(first - second).T[:2]) - first[:, 2] - second[:, 2]
+    return bool(gap.min() > 3 / 128)
+
+
+def _background(stream: Stream, colours: tuple[str, ...], *, patterned: bool) -> Background:
+    """Returns a background from which every object stands out; patterned shows a moving camera."""
+    kind = stream.pick(BACKGROUNDS[1:]) if patterned or stream.chance(0.6) else "plain"
+    first, second = stream.pick(_suitable(colours, kind == "plain"))
+    angle = stream.pick((0.0, 0.25, 0.5, 0.75)) if kind == "stripes" else stream.uniform(-0.1, 0.1)
+    if kind == "gradient":
+        angle = stream.uniform(-1, 1)
+    wavelength, phase = stream.uniform(0.25, 0.5), stream.uniform(0, 2 * math.pi)
+    return Background(kind, first, second, math.pi * angle, wavelength, phase)
+
+
+@cache
+def _suitable(colours: tuple[str, ...], plain: bool) -> list[tuple[str, str]]:
+    """Returns the pairs of background colours that go with the objects' colours."""
+    names = tuple(BACKGROUND_COLOURS)
+    pairs = [(a, b) for a in names for b in names if (a == b) == plain]
+    return [pair for pair in pairs if all(_stands_out(colour, *pair) for colour in colours)]
+
+
+@cache
+def _stands_out(colour: str, first: str, second: str) -> bool:
+    a, b = BACKGROUND_COLOURS[first], BACKGROUND_COLOURS[second]
+    if first != second and not 0.06 < contrast(a, b) < 0.5:
+        return False
+    return contrast(OBJECT_COLOURS[colour], a, b) >= CONTRAST
