@@ -1,5 +1,6 @@
 """Our VAEs as ComfyUI's VAE."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 from ...wan_model.loading import load_vae
 from ...wan_model.vae import Tiling, WanVae, choose_tiling, estimate_peak_bytes
 from .host import compute_device, free_bytes, progress_bar, raise_if_interrupted
+
+logger = logging.getLogger(__name__)
+
+SMALL_TILES = Tiling(256, 64)
 
 WORKING_DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
@@ -160,19 +165,28 @@ def decode(vae: comfy.sd.VAE, latent: Tensor, tiling: str) -> Tensor:
         latent: (B, z, T', H', W') as ComfyUI's LATENT holds it.
         tiling: "auto" tiles when memory is short, "off" never, "on" always.
     """
-    if not isinstance(vae, WanDuetVAE):
+    if isinstance(vae, WanDuetVAE):
+        video = vae.process_output(_decode_ours(vae, latent, tiling)).movedim(1, -1)
+    else:
         video = vae.decode_tiled(latent) if tiling == "on" else vae.decode(latent)
-        return video.flatten(0, 1)
-    model = vae.first_stage_model
-    height, width = (size * model.vae.config.spatial_stride for size in latent.shape[-2:])
-    needed_bytes = estimate_peak_bytes(model.vae.config, "decode", height, width, vae.vae_dtype)
+    return video.flatten(0, 1)
+
+
+def _decode_ours(vae: WanDuetVAE, latent: Tensor, tiling: str) -> Tensor:
+    model, dtype = vae.first_stage_model, vae.vae_dtype
+    config = model.vae.config
+    height, width = (size * config.spatial_stride for size in latent.shape[-2:])
+    needed_bytes = estimate_peak_bytes(config, "decode", height, width, dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed_bytes)
-    choice = {
-        "off": None,
-        "on": Tiling(256, 64),
-        "auto": choose_tiling(
-            model.vae.config, "decode", width, height, vae.vae_dtype, free_bytes(compute_device())
-        ),
-    }[tiling]
-    video = vae.process_output(model.decode_tiled(latent, choice))
-    return video.movedim(1, -1).flatten(0, 1)
+    free = free_bytes(compute_device())
+    automatic = choose_tiling(config, "decode", width, height, dtype, free)
+    choice = {"off": None, "on": SMALL_TILES, "auto": automatic}[tiling]
+    try:
+        return model.decode_tiled(latent, choice)
+    except torch.cuda.OutOfMemoryError:
+        if tiling != "auto" or choice == SMALL_TILES:
+            raise
+        logger.warning("Decoding whole frames ran out of memory. It is repeated in small tiles.")
+    # Outside the handler: the exception keeps the failed attempt's tensors alive.
+    comfy.model_management.soft_empty_cache()
+    return model.decode_tiled(latent, SMALL_TILES)

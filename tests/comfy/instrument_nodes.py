@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,35 @@ class ModelState(io.ComfyNode):
         return io.NodeOutput(latent)
 
 
+class ShortOfMemory(io.ComfyNode):
+    """Returns a VAE like the given one, whose memory never suffices for whole frames."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestShortOfMemory",
+            category="WanDuet tests",
+            inputs=[io.Vae.Input("vae"), io.String.Input("name")],
+            outputs=[io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls, vae: Any, name: str) -> io.NodeOutput:
+        short, stage = copy(vae), copy(vae.first_stage_model)
+        model = copy(stage.vae)
+
+        def decode(latent: Any, *, tiling: Any = None, **options: Any) -> Any:
+            write_line(name, None if tiling is None else tiling.tile_px)
+            if tiling is None:
+                raise torch.cuda.OutOfMemoryError("planned")
+            return vae.first_stage_model.vae.decode(latent, tiling=tiling, **options)
+
+        model.decode = decode
+        stage._modules = {**stage._modules, "vae": model}
+        short.first_stage_model = stage
+        return io.NodeOutput(short)
+
+
 def describe(value: Any) -> Any:
     """Returns nested containers with every other object named by type and identity."""
     if isinstance(value, Mapping):
@@ -146,7 +176,7 @@ class InstrumentExtension(ComfyExtension):
     """The nodes of this file."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [RecordCalls, InterruptAtBlock, ModelState]
+        return [RecordCalls, InterruptAtBlock, ModelState, ShortOfMemory]
 
 
 async def comfy_entrypoint() -> InstrumentExtension:

@@ -1,5 +1,7 @@
 """Our VAE in core's nodes against core's own, and our decode node with core's VAE."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -106,3 +108,20 @@ def test_wan22_round_trip(comfy_server: ComfyServer, video: Prompt):
 def rms(error: Tensor) -> float:
     """Root of the mean square."""
     return torch.sqrt((error.float() ** 2).mean()).item()
+
+
+@pytest.mark.parametrize(("tiling", "attempts"), [("auto", [None, 256]), ("off", [None])])
+def test_memory_that_does_not_suffice(comfy_server: ComfyServer, tiling: str, attempts: list):
+    name = f"short_{tiling}"
+    prompt = {
+        **vae(VAE_21),
+        "short": node("WanDuetTestShortOfMemory", vae=("vae", 0), name=name),
+        "latent": node("EmptyHunyuanLatentVideo", width=64, height=48, length=5, batch_size=1),
+        "decode": node("WanDuetVAEDecode", samples=("latent", 0), vae=("short", 0), tiling=tiling),
+        **save(name, image=("decode", 0)),
+    }
+    result = comfy_server.run(prompt)
+
+    assert result.status == ("success" if tiling == "auto" else "error")
+    lines = (comfy_server.output / f"{name}.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == attempts
