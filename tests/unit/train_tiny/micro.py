@@ -1,0 +1,73 @@
+"""The recipe at a size that trains for a few steps in seconds."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from tools.train_tiny.config import (
+    ClipRecipe,
+    Optimisation,
+    PoolRecipe,
+    Recipe,
+    TextRecipe,
+)
+from tools.train_tiny.files import TrainingFolder
+from tools.train_tiny.runs import run_stage
+from tools.train_tiny.trainer import Progress
+
+CPU = torch.device("cpu")
+
+
+def micro_recipe() -> Recipe:
+    """Returns the real recipe with everything small."""
+    real = Recipe()
+    optimisation = Optimisation(
+        steps=12,
+        seconds=60,
+        batch_size=8,
+        learning_rate=2e-3,
+        matrix_learning_rate=4e-3,
+        warmup_steps=3,
+        ema_decay=0.5,
+    )
+    vaes = {
+        name: replace(
+            vae,
+            model=replace(vae.model, encoder_dim=4, decoder_dim=4),
+            optimisation=optimisation,
+            crop_px=16,
+            crop_frames=5,
+            moment_clips=16,
+        )
+        for name, vae in real.vaes.items()
+    }
+    dits = {name: replace(dit, optimisation=optimisation) for name, dit in real.dits.items()}
+    return Recipe(
+        seed=7,
+        clips=ClipRecipe(frames=9, size_px=32),
+        text=TextRecipe(
+            vocabulary=420,
+            corpus_captions=300,
+            negative_repeats=50,
+            dim=64,
+            heads=1,
+            ffn_dim=32,
+            layers=2,
+            max_tokens=200,
+        ),
+        pool=PoolRecipe(
+            groups=2, group_size=4, refresh_steps=4, captions=2, vae_groups=2, vae_refresh_steps=3
+        ),
+        dim=128,
+        ffn_dim=64,
+        layers=1,
+        vaes=vaes,
+        dits=dits,
+    )
+
+
+def run(stage: str, folder: TrainingFolder, recipe: Recipe, **options: Any) -> Progress:
+    """Runs a stage on the CPU with the recipe's own schedule."""
+    options = {"steps": 12} | options
+    return run_stage(stage, recipe, folder, device=CPU, seconds=300, **options)

@@ -1,0 +1,141 @@
+"""Trains the tiny Wan2.2: `python -m tools.train_tiny COMMAND... --out FOLDER`.
+
+Stages, in this order; one that was stopped goes on where it was:
+
+    vae21 vae22                          the VAEs
+    t2v                                  all noise levels, and with it the text encoder
+    t2v_high t2v_low t2v_single          from t2v: the two experts, and one model going on
+    i2v_high i2v_low                     from the T2V experts
+    ti2v                                 from t2v, on the Wan2.2 VAE
+
+Several stages may be given at once; `--seconds` is for each of them, and the schedule is cut to
+what the machine does in that time. Other commands: `tokenizer`, `sizes`, `smoke` (a few steps of
+each kind of stage: does everything work, how fast is it), `preview` (generated clips of
+`--stages` as a PNG), `export` and `plot`, which need no GPU.
+
+The whole recipe in three calls of less than ten minutes to one H100, right after each other, so
+that the machine keeps DIR. $OUT is what is brought back: DIR/weights is all that later stages and
+`export` need (5 to 10 MB a file); DIR/state, about 100 MB a stage, is needed only to go on with
+an unfinished stage and stays.
+
+    DIR=build/train_tiny; export TORCHINDUCTOR_CACHE_DIR=$PWD/build/inductor PYTHONUNBUFFERED=1
+    tiny() { python3 -m tools.train_tiny "$@" --out $DIR; }
+    back() { (cd $DIR; cp "$@" $OUT; cp *.png $OUT; tar cf $OUT/logs.tar logs); }
+
+    1. tiny smoke && { tiny vae21 --seconds 230 & tiny vae22 --seconds 230; wait; }
+       tiny t2v --seconds 190 && tiny preview --stages t2v
+       back tokenizer.model weights/{vae21,vae22,t2v,text_encoder}.safetensors
+    2. tiny t2v_high t2v_low --seconds 110; tiny ti2v --seconds 170; tiny i2v_high --seconds 110
+       tiny preview --stages t2v_high t2v_low; tiny preview --stages ti2v
+       back weights/{t2v_high,t2v_low,ti2v,i2v_high}.safetensors
+    3. tiny i2v_low t2v_single --seconds 110; tiny preview --stages i2v_high i2v_low
+       (the rest of the time for what the previews and validation losses say needs it)
+       back weights/{i2v_low,t2v_single}.safetensors
+    then, anywhere: tiny export plot
+
+To train a finished stage longer, delete its file in DIR/state and give `--init-from` its own name:
+it begins with its weights and a fresh schedule.
+"""
+
+import argparse
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from .config import Recipe
+from .export import export_all
+from .files import TrainingFolder
+from .plot import plot_curves
+from .preview import preview
+from .runs import open_tokenizer, run_stage
+from .sizes import table
+
+SMOKE_STEPS = 120
+SMOKE_STAGES = ("vae21", "vae22", "t2v", "i2v_high", "ti2v")
+
+
+def main() -> None:
+    """Command line."""
+    recipe = Recipe()
+    arguments = _parse(recipe)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    folder, device = TrainingFolder(arguments.out), torch.device(arguments.device)
+    for command in arguments.commands:
+        match command:
+            case "sizes":
+                print(table(recipe))
+            case "tokenizer":
+                print(f"{open_tokenizer(recipe, folder).size} pieces")
+            case "export":
+                for file in export_all(recipe, folder):
+                    print(f"{file.stat().st_size:>10} {file.name}")
+            case "plot":
+                plot_curves(folder, folder.path / "curves.png")
+            case "preview":
+                name = "preview-" + "-".join(arguments.stages)
+                output = folder.path / f"{name}.png"
+                preview(tuple(arguments.stages), recipe, folder, output, device=device)
+            case "smoke":
+                _smoke(recipe, folder, device)
+            case _:
+                run_stage(
+                    command,
+                    recipe,
+                    folder,
+                    device=device,
+                    seconds=arguments.seconds,
+                    steps=arguments.steps,
+                    stop_after=arguments.stop_after,
+                    init_from=arguments.init_from,
+                    compile_blocks=device.type == "cuda",
+                )
+
+
+def _smoke(recipe: Recipe, folder: TrainingFolder, device: torch.device) -> None:
+    """Runs a few steps of one stage of each kind in a folder of its own and shows the speed."""
+    few = replace(recipe.pool, groups=2, vae_groups=1)
+    recipe, scratch = replace(recipe, pool=few), TrainingFolder(folder.path / "smoke")
+    scratch.path.mkdir(parents=True, exist_ok=True)
+    if folder.tokenizer.is_file():
+        scratch.tokenizer.write_bytes(folder.tokenizer.read_bytes())
+    for stage in SMOKE_STAGES:
+        start = time.monotonic()
+        progress = run_stage(
+            stage,
+            recipe,
+            scratch,
+            device=device,
+            seconds=600,
+            steps=SMOKE_STEPS,
+            init_from="t2v" if stage != "t2v" and stage in recipe.dits else None,
+            compile_blocks=device.type == "cuda",
+        )
+        rate = [entry["steps_per_second"] for entry in progress.log if "steps_per_second" in entry]
+        print(f"{stage:12} {rate[-1]:6.1f} steps/s, {time.monotonic() - start:6.1f} s in all")
+    preview(("t2v",), recipe, scratch, scratch.path / "preview.png", device=device)
+
+
+def _parse(recipe: Recipe) -> argparse.Namespace:
+    others = ("tokenizer", "sizes", "smoke", "preview", "export", "plot")
+    parser = argparse.ArgumentParser(prog="python -m tools.train_tiny", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    choices = (*recipe.stages, *others)
+    parser.add_argument("commands", nargs="+", choices=choices, metavar="COMMAND")
+    parser.add_argument("--out", type=Path, default=Path("build/train_tiny"))
+    parser.add_argument("--seconds", type=float, help="wall-clock time of each stage")
+    parser.add_argument("--steps", type=int, help="length of the schedule, whatever the time")
+    parser.add_argument("--stop-after", type=int, help="stop after so many steps")
+    parser.add_argument("--init-from", choices=recipe.stages, help="stage to begin with")
+    parser.add_argument("--stages", nargs="+", default=["t2v"], choices=tuple(recipe.dits))
+    cuda = torch.cuda.is_available()
+    parser.add_argument("--device", default="cuda" if cuda else "cpu")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""The whole recipe of the tiny Wan2.2 in one frozen dataclass, `Recipe`.
+
+Widths are chosen so that all files together stay below 40 MB (`python -m tools.train_tiny sizes`).
+`seconds` is what a stage is given when the command line says nothing else; its schedule is cut to
+what the machine does in that time, so the numbers of steps are upper limits.
+
+Measured on one H100, both VAEs at once: 7 steps per second each, and after 150 s and 900 steps
+28.8 dB (Wan2.1) and 27.3 dB (Wan2.2) on unseen clips. The transformers have not been trained yet.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from wan_model.config import TEXT_LEN, DiTConfig, Kind, VaeConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRecipe:
+    """The clips everything is trained on."""
+
+    frames: int = 17
+    """4n+1."""
+    size_px: int = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation:
+    """Muon and AdamW with a warm-up, a constant learning rate, and a linear decay to zero."""
+
+    steps: int
+    seconds: float
+    batch_size: int
+    learning_rate: float
+    """Of AdamW: vectors, and matrices that meet data or tokens."""
+    matrix_learning_rate: float
+    """Of Muon, for all other matrices, in the same unit."""
+    warmup_steps: int = 200
+    decay_fraction: float = 0.3
+    """Part of the steps, at the end, in which the learning rate falls."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Of AdamW."""
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema_decay: float = 0.9985
+    """Of the averaged weights, which are the ones validated and shipped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeRecipe:
+    """One VAE. Most steps see crops of clips, the last ones whole clips."""
+
+    model: VaeConfig
+    optimisation: Optimisation
+    crop_px: int = 64
+    """Clips are cut into squares of this size, all of which are used."""
+    crop_frames: int = 9
+    whole_clip_fraction: float = 0.15
+    """Part of the steps, at the end, that see whole clips (fewer of them: as many pixels)."""
+    mse_weight: float = 5.0
+    edge_weight: float = 0.5
+    """Of the absolute error of differences between neighbouring pixels and frames."""
+    kl_weight: float = 2e-5
+    moment_clips: int = 512
+    """Clips whose latents get mean 0 and standard deviation 1 when training ends."""
+    smallest_std: float = 0.02
+    """A latent channel that varies less than this is not stretched to standard deviation 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRecipe:
+    """Tokenizer and umT5 encoder. The encoder is trained together with the first transformer."""
+
+    vocabulary: int = 800
+    """At most; 256 of them are bytes, into which unknown characters fall apart."""
+    corpus_captions: int = 12000
+    negative_repeats: int = 1000
+    """Copies of the official negative prompt among the captions, so that its pieces are long."""
+    dim: int = 128
+    heads: int = 2
+    """umT5 has heads of 64 numbers, which together are `dim` wide."""
+    ffn_dim: int = 256
+    layers: int = 3
+    max_tokens: int = 127
+    """Longer captions are cut in training. The negative prompt must fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTRecipe:
+    """One transformer. Which part of the noise levels it is trained on makes it an expert."""
+
+    kind: Kind
+    vae: str
+    """Stage of the VAE whose latents it works on."""
+    optimisation: Optimisation
+    sigma_range: tuple[float, float] = (0.0, 1.0)
+    """Noise levels: one expert's side of the boundary."""
+    shift: float = 5.0
+    """Of the uniform distribution that noise levels are drawn from."""
+    init_from: str | None = None
+    """Stage whose weights it starts with."""
+    trains_text_encoder: bool = False
+    image_probability: float = 0.5
+    """TI2V: how often the first frame is given."""
+    last_frame_probability: float = 0.1
+    """I2V: how often the last frame is given as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceRecipe:
+    """Captions left out, so that classifier-free guidance has something to point away from.
+
+    Half of them become the official negative prompt, which is what the pack's own nodes use when
+    no negative prompt is given, the other half the empty prompt, which core's nodes give.
+    """
+
+    dropout: float = 0.14
+    negative_share: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolRecipe:
+    """Clips that are kept on the device as latents, the oldest always being replaced."""
+
+    groups: int = 128
+    group_size: int = 32
+    """Clips rendered and encoded at once."""
+    refresh_steps: int = 16
+    """Steps after which one group is replaced."""
+    captions: int = 3
+    """Different captions per clip."""
+    vae_groups: int = 32
+    vae_refresh_steps: int = 8
+    """The same for the VAEs, which are trained on pixels."""
+
+
+VAES = {
+    "vae21": VaeRecipe(
+        model=VaeConfig(variant="wan2.1", encoder_dim=12, decoder_dim=12, z_dim=16),
+        optimisation=Optimisation(
+            steps=14000, seconds=230, batch_size=32, learning_rate=1.5e-3, matrix_learning_rate=2e-3
+        ),
+    ),
+    "vae22": VaeRecipe(
+        model=VaeConfig(variant="wan2.2", encoder_dim=12, decoder_dim=16, z_dim=48),
+        optimisation=Optimisation(
+            steps=16000, seconds=230, batch_size=32, learning_rate=1.5e-3, matrix_learning_rate=2e-3
+        ),
+    ),
+}
+
+T2V_BOUNDARY, I2V_BOUNDARY = 0.875, 0.900
+
+
+def dit_optimisation(steps: int, seconds: float, batch_size: int = 128) -> Optimisation:
+    """Returns the settings that all transformers share."""
+    return Optimisation(
+        steps=steps,
+        seconds=seconds,
+        batch_size=batch_size,
+        learning_rate=2e-3,
+        matrix_learning_rate=6e-3,
+        ema_decay=0.999,
+    )
+
+
+DITS = {
+    "t2v": DiTRecipe(
+        kind="t2v",
+        vae="vae21",
+        optimisation=dit_optimisation(16000, 190),
+        trains_text_encoder=True,
+    ),
+    "t2v_single": DiTRecipe(
+        kind="t2v",
+        vae="vae21",
+        optimisation=dit_optimisation(7000, 110),
+        init_from="t2v",
+    ),
+    "t2v_high": DiTRecipe(
+        kind="t2v",
+        vae="vae21",
+        optimisation=dit_optimisation(7000, 110),
+        sigma_range=(T2V_BOUNDARY, 1.0),
+        init_from="t2v",
+    ),
+    "t2v_low": DiTRecipe(
+        kind="t2v",
+        vae="vae21",
+        optimisation=dit_optimisation(7000, 110),
+        sigma_range=(0.0, T2V_BOUNDARY),
+        init_from="t2v",
+    ),
+    "i2v_high": DiTRecipe(
+        kind="i2v",
+        vae="vae21",
+        optimisation=dit_optimisation(7000, 110),
+        sigma_range=(I2V_BOUNDARY, 1.0),
+        init_from="t2v_high",
+    ),
+    "i2v_low": DiTRecipe(
+        kind="i2v",
+        vae="vae21",
+        optimisation=dit_optimisation(7000, 110),
+        sigma_range=(0.0, I2V_BOUNDARY),
+        init_from="t2v_low",
+    ),
+    "ti2v": DiTRecipe(
+        kind="ti2v",
+        vae="vae22",
+        optimisation=dit_optimisation(16000, 170, batch_size=256),
+        init_from="t2v",
+    ),
+}
+"""`t2v` covers all noise levels: it is where the text encoder is trained, and every other
+transformer begins. `t2v_single` goes on with it for as long as each expert does: the one model
+that the two experts are compared with. Neither of the two is shipped."""
+
+SHIPPED = ("t2v_high", "t2v_low", "i2v_high", "i2v_low", "ti2v")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides how the tiny Wan2.2 comes out."""
+
+    seed: int = 2022
+    clips: ClipRecipe = ClipRecipe()
+    text: TextRecipe = TextRecipe()
+    guidance: GuidanceRecipe = GuidanceRecipe()
+    pool: PoolRecipe = PoolRecipe()
+    dim: int = 256
+    """Hidden width of the transformers, in heads of 128."""
+    head_dim: int = 128
+    ffn_dim: int = 512
+    layers: int = 5
+    vaes: Mapping[str, VaeRecipe] = field(default_factory=lambda: dict(VAES))
+    dits: Mapping[str, DiTRecipe] = field(default_factory=lambda: dict(DITS))
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Everything to be trained, in an order that works."""
+        return (*self.vaes, *self.dits)
+
+    def dit_config(self, kind: Kind, text_len: int = TEXT_LEN) -> DiTConfig:
+        """Returns the sizes of a transformer."""
+        in_channels, out_channels = {"t2v": (16, 16), "i2v": (36, 16), "ti2v": (48, 48)}[kind]
+        return DiTConfig(
+            dim=self.dim,
+            ffn_dim=self.ffn_dim,
+            num_heads=self.dim // self.head_dim,
+            num_layers=self.layers,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            text_dim=self.text.dim,
+            text_len=text_len,
+        )
+
+    def digest(self) -> str:
+        """Returns a short fingerprint, which every file of weights carries."""
+        plain = asdict(self)
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,140 @@
+"""One transformer in training, alone or together with the text encoder."""
+
+import torch
+from torch import Tensor, nn
+
+from wan_model.vae import WanVae
+
+from .config import DiTRecipe, Recipe
+from .data import Batch, Clips, Ring, generator
+from .dit import (
+    Examples,
+    TrainingDiT,
+    build_dit,
+    flow_loss,
+    sample_sigmas,
+    training_config,
+)
+from .latents import LatentMaker
+from .text_encoder import CaptionDropout, encode_text
+from .tokenizer import Tokenizer
+from .trainer import Metrics
+
+VAL_GROUPS = 4
+VAL_LEVELS = 16
+"""Noise levels that each unseen clip is tried at."""
+
+
+class DiTStage:
+    """Trains one transformer on latents of clips."""
+
+    def __init__(
+        self,
+        name: str,
+        recipe: Recipe,
+        device: torch.device,
+        *,
+        vae: WanVae,
+        tokenizer: Tokenizer,
+        text_encoder: nn.Module,
+        compute_dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        """Builds an untrained transformer.
+
+        Args:
+            name: stage of the recipe.
+            recipe: the recipe.
+            device: of everything.
+            vae: trained, on the device.
+            tokenizer: trained.
+            text_encoder: on the device; trained further if the stage says so, else frozen.
+            compute_dtype: of the transformer's blocks.
+        """
+        self.name, self.recipe, self.device = name, recipe, device
+        self.own: DiTRecipe = recipe.dits[name]
+        self.optimisation = self.own.optimisation
+        config = training_config(recipe.dit_config(self.own.kind), tokenizer.max_tokens)
+        torch.manual_seed(generator(torch.device("cpu"), recipe.seed, name).initial_seed())
+        self.dit: TrainingDiT = build_dit(config, device, compute_dtype)
+        self.text_encoder = text_encoder.requires_grad_(self.own.trains_text_encoder)
+        self.model = nn.ModuleDict({"dit": self.dit, "text_encoder": text_encoder})
+        self.dropout = CaptionDropout(recipe.guidance, tokenizer, device)
+        self.makers = {
+            split: LatentMaker(
+                clips=Clips(recipe.clips, recipe.seed, split, device),
+                vae=vae,
+                tokenizer=tokenizer,
+                kind=self.own.kind,
+                captions=recipe.pool.captions,
+                last_frame_probability=self.own.last_frame_probability,
+            )
+            for split in ("train", "val")
+        }
+        pool = recipe.pool
+        self.ring = Ring(
+            lambda number: self.makers["train"].group(number, pool.group_size),
+            pool.groups,
+            pool.refresh_steps,
+        )
+
+    def loss(self, step: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the flow-matching loss of one batch; `progress` does not matter."""
+        del progress
+        rng = generator(self.device, self.recipe.seed, self.name, step)
+        pool = self.ring.advance(step)
+        batch = self.optimisation.batch_size
+        place = torch.randint(len(pool["latent"]), (batch,), generator=rng, device=self.device)
+        variant = torch.randint(
+            self.recipe.pool.captions, (batch,), generator=rng, device=self.device
+        )
+        tokens = self.dropout(pool["tokens"][place, variant], rng)
+        examples = self._examples(pool, place, tokens, rng)
+        sigma = sample_sigmas(batch, self.own.sigma_range, self.own.shift, rng)
+        noise = torch.randn(examples.latent.shape, generator=rng, device=self.device)
+        return flow_loss(self.dit, examples, sigma, noise).mean(), {}
+
+    @torch.no_grad()
+    def validate(self) -> Metrics:
+        """Returns the loss on unseen clips, over the stage's own noise levels."""
+        low, high = self.own.sigma_range
+        levels = torch.linspace(low, high, VAL_LEVELS + 1).unfold(0, 2, 1).mean(dim=1)
+        return {"loss": float(self.validation_losses(levels).mean())}
+
+    @torch.no_grad()
+    def validation_losses(self, levels: Tensor) -> Tensor:
+        """Returns the loss on unseen clips at each noise level, fp32 (len(levels),) on the CPU.
+
+        The clips and their noise are the same for every stage of a kind, so that experts can be
+        compared with each other.
+        """
+        sums = torch.zeros(len(levels), device=self.device)
+        # Compiled blocks would be compiled once more for this batch size.
+        with torch.compiler.set_stance("force_eager"):
+            self._add_losses(levels, sums)
+        return (sums / VAL_GROUPS).cpu()
+
+    def _add_losses(self, levels: Tensor, sums: Tensor) -> None:
+        size = self.recipe.pool.group_size
+        for group in range(VAL_GROUPS):
+            batch = self.makers["val"].group(group, size)
+            rng = generator(self.device, self.recipe.seed, "val", group)
+            place = torch.arange(size, device=self.device)
+            examples = self._examples(batch, place, batch["tokens"][:, 0], rng)
+            noise = torch.randn(examples.latent.shape, generator=rng, device=self.device)
+            for number, level in enumerate(levels.tolist()):
+                sigma = torch.full((size,), level, device=self.device)
+                sums[number] += flow_loss(self.dit, examples, sigma, noise).mean()
+
+    def _examples(
+        self, pool: Batch, place: Tensor, tokens: Tensor, rng: torch.Generator
+    ) -> Examples:
+        given = None
+        if self.own.kind == "ti2v":
+            chance = torch.rand(len(place), generator=rng, device=self.device)
+            given = chance < self.own.image_probability
+        return Examples(
+            latent=pool["latent"][place],
+            text=encode_text(self.text_encoder, tokens),
+            cond=pool["cond"][place] if "cond" in pool else None,
+            given=given,
+        )

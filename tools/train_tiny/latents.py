@@ -1,0 +1,70 @@
+"""Examples for the transformers: clips encoded by a trained VAE, with captions and conditions.
+
+Shape legend: N clips, T frames, T' latent frames, V captions of each clip, S text tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wan_model.conditioning import GREY, known_frames_mask
+from wan_model.config import Kind
+from wan_model.vae import WanVae
+
+from .data import Batch, Clips, generator
+from .tokenizer import Tokenizer
+from .vae import encode
+
+
+@dataclass(frozen=True)
+class LatentMaker:
+    """Makes groups of examples by number."""
+
+    clips: Clips
+    vae: WanVae
+    tokenizer: Tokenizer
+    kind: Kind
+    captions: int
+    """V."""
+    last_frame_probability: float
+
+    def group(self, number: int, size: int) -> Batch:
+        """Returns clips number * size to (number + 1) * size - 1.
+
+        Returns:
+            "latent" fp32 (N, C, T', H, W), "tokens" int16 (N, V, S), and for I2V "cond" fp32
+            (N, 20, T', H, W).
+        """
+        first = number * size
+        scenes = self.clips.scenes(first, size)
+        texts = [
+            self.clips.caption(scene, first + place, variant)
+            for place, scene in enumerate(scenes)
+            for variant in range(self.captions)
+        ]
+        tokens = self.tokenizer.batch(texts).view(size, self.captions, -1)
+        video = self.clips.render(scenes)
+        batch = {"latent": encode(self.vae, video), "tokens": tokens.to(video.device)}
+        if self.kind == "i2v":
+            rng = generator(torch.device("cpu"), self.clips.seed, self.clips.split, "last", number)
+            last_given = torch.rand(size, generator=rng) < self.last_frame_probability
+            batch["cond"] = self.condition(video, last_given.to(video.device))
+        return batch
+
+    def condition(self, video: Tensor, last_given: Tensor) -> Tensor:
+        """Returns mask and picture channels fp32 (N, 20, T', H, W), as the official code has them.
+
+        Args:
+            video: (N, 3, T, H, W) in [-1, 1].
+            last_given: bool (N,); the first frame always is given.
+        """
+        frames = video.shape[2]
+        known = torch.full_like(video, 2 * GREY - 1)
+        known[:, :, 0] = video[:, :, 0]
+        known[last_given, :, -1] = video[last_given, :, -1]
+        latent = encode(self.vae, known)
+        masks = torch.cat(
+            [known_frames_mask(frames, 1, last, *latent.shape[-2:]) for last in (0, 1)]
+        )
+        return torch.cat((masks.to(latent)[last_given.long()], latent), dim=1)

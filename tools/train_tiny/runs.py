@@ -1,0 +1,140 @@
+"""Runs one stage: gathers what it needs, trains, and leaves the result for the next ones."""
+
+import logging
+import time
+
+import torch
+from torch import nn
+
+from wan_model.loading import load_vae
+
+from .config import Recipe
+from .data import Clips
+from .dit import start_from
+from .dit_stage import DiTStage
+from .files import State, TrainingFolder
+from .text_encoder import build_text_encoder
+from .tokenizer import Tokenizer, train_tokenizer
+from .trainer import Progress, Trainer
+from .vae import VaeStage
+
+log = logging.getLogger(__name__)
+
+TEXT_ENCODER = "text_encoder"
+
+
+def run_stage(
+    name: str,
+    recipe: Recipe,
+    folder: TrainingFolder,
+    *,
+    device: torch.device,
+    seconds: float | None = None,
+    steps: int | None = None,
+    stop_after: int | None = None,
+    init_from: str | None = None,
+    compile_blocks: bool = False,
+) -> Progress:
+    """Trains a stage, or goes on with it, and writes its weights and loss curve.
+
+    Args:
+        name: a stage of the recipe.
+        recipe: the recipe.
+        folder: where everything is.
+        device: where to train.
+        seconds: wall-clock time for all of it. None: that of the recipe.
+        steps: length of the schedule. None: that of the recipe, cut to what fits the time.
+        stop_after: stop early, after so many steps of this call.
+        init_from: stage to begin with instead of the recipe's.
+        compile_blocks: compile the transformer's blocks.
+    """
+    start = time.monotonic()
+    seconds = seconds or _optimisation_seconds(recipe, name)
+    if name in recipe.vaes:
+        stage = VaeStage(name, recipe, device, _compute_dtype(device))
+    else:
+        stage = open_dit_stage(name, recipe, folder, device)
+        source = init_from or stage.own.init_from
+        if source and not folder.state(name).is_file():
+            start_from(stage.dit, folder.read_weights(source))
+        if compile_blocks:
+            for block in stage.dit.blocks:
+                block.compile()
+    trainer = Trainer(stage, folder.state(name), steps=steps)
+    progress = trainer.run(seconds - (time.monotonic() - start), stop_after)
+    folder.write_log(name, progress)
+    metadata = _metadata(name, recipe, progress)
+    if isinstance(stage, VaeStage):
+        folder.write_weights(name, stage.finish(), metadata)
+        return progress
+    parts = trainer.averaged()
+    folder.write_weights(name, _part(parts, "dit"), metadata)
+    if stage.own.trains_text_encoder:
+        encoder = _part(parts, TEXT_ENCODER)
+        folder.write_weights(TEXT_ENCODER, encoder, metadata | {"stage": TEXT_ENCODER})
+    return progress
+
+
+def open_dit_stage(
+    name: str, recipe: Recipe, folder: TrainingFolder, device: torch.device
+) -> DiTStage:
+    """Returns an untrained transformer stage with its VAE and text encoder in place."""
+    own = recipe.dits[name]
+    tokenizer = open_tokenizer(recipe, folder)
+    encoder = build_text_encoder(recipe.text, tokenizer.size).to(device)
+    if not own.trains_text_encoder:
+        load_text_encoder(encoder, folder.read_weights(TEXT_ENCODER))
+    dtype = _compute_dtype(device)
+    folder.read_weights(own.vae)
+    vae = load_vae(folder.weights(own.vae), device=device, dtype=dtype)
+    return DiTStage(
+        name,
+        recipe,
+        device,
+        vae=vae,
+        tokenizer=tokenizer,
+        text_encoder=encoder,
+        compute_dtype=dtype,
+    )
+
+
+def open_tokenizer(recipe: Recipe, folder: TrainingFolder) -> Tokenizer:
+    """Returns the tokenizer, trained first if there is none yet."""
+    if not folder.tokenizer.is_file():
+        folder.path.mkdir(parents=True, exist_ok=True)
+        clips = Clips(recipe.clips, recipe.seed, "train", torch.device("cpu"))
+        folder.tokenizer.write_bytes(train_tokenizer(recipe, clips))
+    return Tokenizer.load(folder.tokenizer, recipe.text.max_tokens)
+
+
+def load_text_encoder(encoder: nn.Module, state: State) -> None:
+    """Fills an encoder; the token table is stored once and used under two names."""
+    absent = encoder.load_state_dict(state, strict=False).missing_keys
+    if set(absent) - {"encoder.embed_tokens.weight"}:
+        raise ValueError(f"The text encoder's file does not fit. Missing: {absent}.")
+
+
+def _part(tensors: State, name: str) -> State:
+    prefix = name + "."
+    return {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
+
+
+def _compute_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where there are matrix units for it."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def _optimisation_seconds(recipe: Recipe, name: str) -> float:
+    own = recipe.vaes[name] if name in recipe.vaes else recipe.dits[name]
+    return own.optimisation.seconds
+
+
+def _metadata(name: str, recipe: Recipe, progress: Progress) -> dict[str, str]:
+    return {
+        "format": "pt",
+        "licence": "Apache-2.0",
+        "model": "wan22-tiny",
+        "stage": name,
+        "recipe": recipe.digest(),
+        "steps": str(progress.step),
+    }

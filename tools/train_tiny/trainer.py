@@ -1,0 +1,217 @@
+"""The training loop: fp32 master weights, averaged weights, learning rate, and resuming."""
+
+import json
+import logging
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .config import Optimisation
+from .optimiser import build_optimisers
+
+log = logging.getLogger(__name__)
+
+LOG_STEPS = 50
+SAVE_SECONDS = 8.0
+"""Kept free at the end of a run, for validation and the last checkpoint."""
+
+Metrics = dict[str, float]
+
+
+class Stage(Protocol):
+    """One thing to be trained."""
+
+    name: str
+    model: nn.Module
+    """What is trained, in whatever number format it computes in."""
+    optimisation: Optimisation
+
+    def loss(self, step: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the loss of a step, which depends on nothing else, and parts of it to be logged.
+
+        `progress` is the part of the steps that is done, in [0, 1).
+        """
+        ...
+
+    def validate(self) -> Metrics:
+        """Returns how good `model` is on clips that are not trained on."""
+        ...
+
+
+class MasterWeights:
+    """fp32 copies of a model's weights, which the optimiser changes, and their moving average."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Copies the weights of `model`, which is told of every change by `put`."""
+        self.names = [name for name, p in model.named_parameters() if p.requires_grad]
+        self.model = [p for p in model.parameters() if p.requires_grad]
+        self.current = [p.detach().float().clone() for p in self.model]
+        self.average = [p.clone() for p in self.current]
+
+    def take_gradients(self) -> None:
+        """Moves the model's gradients to the fp32 weights."""
+        for master, weight in zip(self.current, self.model, strict=True):
+            master.grad = None if weight.grad is None else weight.grad.float()
+            weight.grad = None
+
+    def update_average(self, step: int, decay: float) -> None:
+        """Moves the average towards the current weights; faster in the first steps."""
+        decay = min(decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.average, self.current, 1 - decay)
+
+    def put(self, weights: list[Tensor]) -> None:
+        """Gives the model these weights, rounded to its number format."""
+        with torch.no_grad():
+            torch._foreach_copy_(self.model, weights)
+
+
+@dataclass
+class Progress:
+    """Where a training run is; everything that is not a tensor."""
+
+    step: int = 0
+    total: int = 0
+    """Steps that the schedule is made for."""
+    seconds: float = 0.0
+    log: list[Metrics] = field(default_factory=list)
+
+
+def learning_rate_factor(step: int, total: int, optimisation: Optimisation) -> float:
+    """Returns the part of the learning rate that a step uses: up, constant, down to almost 0."""
+    warm = (step + 1) / optimisation.warmup_steps
+    left = (total - step) / max(1.0, total * optimisation.decay_fraction)
+    return max(0.0, min(1.0, warm, left))
+
+
+class Trainer:
+    """Trains one stage until its steps or the time are over; can go on later."""
+
+    def __init__(self, stage: Stage, state_file: Path, *, steps: int | None = None) -> None:
+        """Starts afresh, or where `state_file` was left.
+
+        Args:
+            stage: what to train.
+            state_file: where to keep weights, optimiser and progress.
+            steps: length of the schedule. None: that of the recipe, cut to what fits the time.
+        """
+        self.stage, self.state_file = stage, state_file
+        self.weights = MasterWeights(stage.model)
+        recipe = stage.optimisation
+        self.optimisers = build_optimisers(self.weights.names, self.weights.current, recipe)
+        self.fits_time = steps is None
+        self.progress = Progress(total=steps or recipe.steps)
+        if state_file.is_file():
+            self._load()
+
+    def run(self, seconds: float, stop_after: int | None = None) -> Progress:
+        """Trains, validates and saves.
+
+        Args:
+            seconds: wall-clock time for all of it.
+            stop_after: steps after which to stop early, as if the time were over.
+        """
+        start = time.monotonic()
+        earlier = self.progress.seconds
+        deadline = start + seconds - SAVE_SECONDS
+        window_time, window_step, sums = time.monotonic(), self.progress.step, {}
+        stop = min(self.progress.step + (stop_after or math.inf), math.inf)
+        while self.progress.step < min(self.progress.total, stop):
+            parts = self._step()
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0.0) + value
+            step = self.progress.step
+            if step - window_step == LOG_STEPS or step in (self.progress.total, stop):
+                means = {name: float(value) / (step - window_step) for name, value in sums.items()}
+                now = time.monotonic()
+                rate = (step - window_step) / (now - window_time)
+                self._fit_schedule(rate, deadline - now)
+                self.progress.seconds = earlier + now - start
+                self._record(means | {"steps_per_second": rate})
+                window_time, window_step, sums = now, step, {}
+            if time.monotonic() > deadline:
+                break
+        self.weights.put(self.weights.average)
+        self._record({f"val_{name}": value for name, value in self.stage.validate().items()})
+        self.progress.seconds = earlier + time.monotonic() - start
+        self.save()
+        return self.progress
+
+    def averaged(self) -> dict[str, Tensor]:
+        """Returns the averaged fp32 weights by name."""
+        return dict(zip(self.weights.names, self.weights.average, strict=True))
+
+    def save(self) -> None:
+        """Writes everything that a later run needs, whole or not at all."""
+        self.state_file.parent.mkdir(parents=True, exist_ok=True)
+        part = self.state_file.with_suffix(".part")
+        state = {
+            "names": self.weights.names,
+            "current": self.weights.current,
+            "average": self.weights.average,
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "progress": json.dumps(vars(self.progress)),
+        }
+        torch.save(state, part)
+        part.replace(self.state_file)
+
+    def _load(self) -> None:
+        device = self.weights.current[0].device
+        state: dict[str, Any] = torch.load(self.state_file, map_location=device, weights_only=True)
+        if state["names"] != self.weights.names:
+            raise ValueError(
+                f"{self.state_file.name} belongs to another model. Got {len(state['names'])} "
+                f"weights, need {len(self.weights.names)}. Delete it to start afresh."
+            )
+        torch._foreach_copy_(self.weights.current, state["current"])
+        torch._foreach_copy_(self.weights.average, state["average"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.progress = Progress(**json.loads(state["progress"]))
+
+    def _step(self) -> dict[str, Tensor]:
+        progress, recipe = self.progress, self.stage.optimisation
+        factor = learning_rate_factor(progress.step, progress.total, recipe)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+        self.weights.put(self.weights.current)
+        loss, parts = self.stage.loss(progress.step, progress.step / progress.total)
+        loss.backward()
+        self.weights.take_gradients()
+        norm = nn.utils.clip_grad_norm_(self.weights.current, recipe.clip_norm)
+        for optimiser in self.optimisers:
+            optimiser.step()
+        self.weights.update_average(progress.step, recipe.ema_decay)
+        progress.step += 1
+        return {"loss": loss.detach(), "gradient_norm": norm, **parts}
+
+    def _fit_schedule(self, rate: float, seconds_left: float) -> None:
+        """Shortens the schedule to what the time allows, until the learning rate begins to fall."""
+        progress, recipe = self.progress, self.stage.optimisation
+        if not self.fits_time or progress.step < 2 * LOG_STEPS:
+            return
+        if progress.step < progress.total * (1 - recipe.decay_fraction):
+            progress.total = min(recipe.steps, progress.step + int(0.97 * rate * seconds_left))
+
+    def _record(self, metrics: Metrics) -> None:
+        if not all(math.isfinite(value) for value in metrics.values()):
+            raise FloatingPointError(
+                f"Training of {self.stage.name} has broken down. Got {metrics} at step "
+                f"{self.progress.step}, need finite numbers. Lower the learning rate."
+            )
+        seconds = round(self.progress.seconds, 1)
+        self.progress.log.append({"step": self.progress.step, "seconds": seconds, **metrics})
+        shown = " ".join(f"{name} {value:.5g}" for name, value in metrics.items())
+        log.info(
+            "%s %d/%d %ss %s",
+            self.stage.name,
+            self.progress.step,
+            self.progress.total,
+            seconds,
+            shown,
+        )
