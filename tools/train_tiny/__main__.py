@@ -33,6 +33,9 @@ an unfinished stage and stays.
        back weights/{i2v_low,t2v_single}.safetensors
     then, anywhere: tiny export plot
 
+Needs torch, transformers, sentencepiece, safetensors, einops, pillow, numpy and ftfy; `plot` also
+matplotlib.
+
 To train a finished stage longer, delete its file in DIR/state and give `--init-from` its own name:
 it begins with its weights and a fresh schedule.
 """
