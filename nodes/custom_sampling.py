@@ -92,12 +92,7 @@ class WanDuetSigmas(io.ComfyNode):
             inputs=[
                 settings.steps_input(),
                 settings.shift_input(),
-                io.Combo.Input(
-                    "scheduler",
-                    options=sampling.scheduler_names(),
-                    default="wan",
-                    tooltip=settings.scheduler_tooltip(),
-                ),
+                settings.scheduler_input(),
                 settings.boundary_input(),
                 settings.denoise_input(),
                 io.Model.Input(

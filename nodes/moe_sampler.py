@@ -156,12 +156,7 @@ def _solver_inputs() -> list[Any]:
             "4-step LoRAs. The others are ComfyUI's; its uni_pc and dpmpp_2m are not the official "
             "ones.",
         ),
-        io.Combo.Input(
-            "scheduler",
-            options=sampling.scheduler_names(),
-            default="wan",
-            tooltip=settings.scheduler_tooltip(),
-        ),
+        settings.scheduler_input(),
         settings.shift_input(),
         settings.boundary_input(),
         settings.denoise_input(),

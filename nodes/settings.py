@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..wan_model.config import OFFICIAL, OfficialSettings
 from ..wan_model.errors import SettingsError
+from ._comfy import sampling
 
 T2V = OFFICIAL["t2v"]
 
@@ -116,9 +117,13 @@ def denoise_input() -> io.Float.Input:
     )
 
 
-def scheduler_tooltip() -> str:
-    """Tooltip of the scheduler widget."""
-    return (
-        "Spacing of the noise levels. wan: the official list of the chosen sampler. The others are "
-        "ComfyUI's schedulers with this shift; simple is nearly the official list of DPM++."
+def scheduler_input() -> io.Combo.Input:
+    """Spacing of the noise levels."""
+    return io.Combo.Input(
+        "scheduler",
+        options=sampling.scheduler_names(),
+        default="wan",
+        tooltip="Spacing of the noise levels. wan: the official list of the chosen sampler. The "
+        "others are ComfyUI's schedulers with this shift; simple is nearly the official list of "
+        "DPM++.",
     )

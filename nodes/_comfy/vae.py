@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...wan_model.loading import load_vae
 from ...wan_model.vae import Tiling, WanVae, choose_tiling, estimate_peak_bytes
-from .host import compute_device, free_bytes, progress_bar, raise_if_interrupted
+from .host import free_bytes, progress_bar, raise_if_interrupted
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ def _decode_ours(vae: WanDuetVAE, latent: Tensor, tiling: str) -> Tensor:
     height, width = (size * config.spatial_stride for size in latent.shape[-2:])
     needed_bytes = estimate_peak_bytes(config, "decode", height, width, dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed_bytes)
-    free = free_bytes(compute_device())
+    free = free_bytes(vae.device)
     automatic = choose_tiling(config, "decode", width, height, dtype, free)
     choice = {"off": None, "on": SMALL_TILES, "auto": automatic}[tiling]
     try:

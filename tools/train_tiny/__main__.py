@@ -13,8 +13,9 @@ what the machine does in that time. Other commands: `tokenizer`, `sizes`, `smoke
 each kind of stage: does everything work, how fast is it), `preview` (generated clips of
 `--stages` as a PNG), `export` and `plot`, which need no GPU.
 
-The whole recipe in three calls of less than ten minutes to one H100, right after each other, so
-that the machine keeps DIR. $OUT is what is brought back: DIR/weights is all that later stages and
+The plan for one H100: three calls of less than ten minutes, right after each other, so that the
+machine keeps DIR. Only `smoke` and the VAEs have been tried there, and were slower than planned
+(see `config`). $OUT is what is brought back: DIR/weights is all that later stages and
 `export` need (5 to 10 MB a file); DIR/state, about 100 MB a stage, is needed only to go on with
 an unfinished stage and stays.
 

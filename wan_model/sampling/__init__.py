@@ -1,7 +1,7 @@
 """Schedules, expert switch, guidance and the official solvers."""
 
 from .experts import ExpertPlan, count_high_noise_steps, expert_split, is_high_noise
-from .guidance import guide, needs_uncond
+from .guidance import guide
 from .schedule import (
     SOLVERS,
     SolverName,
@@ -38,7 +38,6 @@ __all__ = [
     "make_solver",
     "make_timesteps",
     "model_timestep",
-    "needs_uncond",
     "official_timestep",
     "schedule_for_denoise",
     "shift_sigma",

@@ -3,17 +3,12 @@
 from torch import Tensor
 
 
-def needs_uncond(scale: float) -> bool:
-    """Tells whether a guidance scale needs the second, unconditional model call; 1 does not."""
-    return scale != 1
-
-
 def guide(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     """Returns uncond + scale * (cond - uncond) in fp32.
 
     Guidance is linear, so velocities and x0 predictions may be given alike. At scale 1 the result
-    is `cond`: the caller can save the unconditional call altogether (see `needs_uncond`), which
-    the official code does not do.
+    is `cond`: the caller can save the unconditional call altogether, which the official code does
+    not do.
 
     Args:
         cond: prediction with the prompt, any float dtype.

@@ -2,7 +2,7 @@
 
 import torch
 
-from wan_model.sampling import guide, needs_uncond
+from wan_model.sampling import guide
 
 
 def test_guide_extrapolates_from_uncond() -> None:
@@ -17,9 +17,3 @@ def test_guide_computes_in_fp32() -> None:
     guided = guide(cond.bfloat16(), uncond.bfloat16(), 4.3)
     assert guided.dtype == torch.float32
     torch.testing.assert_close(guided, uncond + 4.3 * (cond - uncond))
-
-
-def test_only_scale_one_saves_a_call() -> None:
-    assert not needs_uncond(1.0)
-    assert needs_uncond(0.0)
-    assert needs_uncond(3.5)
