@@ -8,31 +8,21 @@ Stages, in this order; one that was stopped goes on where it was:
     i2v_high i2v_low                     from the T2V experts
     ti2v                                 from t2v, on the Wan2.2 VAE
 
-Several stages may be given at once; `--seconds` is for each of them, and the schedule is cut to
-what the machine does in that time. Other commands: `tokenizer`, `sizes`, `smoke` (a few steps of
-each kind of stage: does everything work, how fast is it), `preview` (generated clips of
-`--stages` as a PNG), `export` and `plot`, which need no GPU.
+Several stages may be given at once; `--seconds` is for each of them (as a rule the recipe's own
+times), and the schedule is cut to what the machine does in that time. Other commands:
+`tokenizer`, `sizes`, `smoke` (a few steps of each kind of stage: does everything work, how fast
+is it), `preview` (generated clips of `--stages` as a PNG), `experts` (the table of
+docs/two-experts.md), `export` and `plot`, which need no GPU.
 
-The plan for one H100: three calls of less than ten minutes, right after each other, so that the
-machine keeps DIR. Only `smoke` and the VAEs have been tried there, and were slower than planned
-(see `config`). $OUT is what is brought back: DIR/weights is all that later stages and
-`export` need (5 to 10 MB a file); DIR/state, about 100 MB a stage, is needed only to go on with
-an unfinished stage and stays.
+On one H100 the recipe takes three calls of less than ten minutes:
 
-    DIR=build/train_tiny; export TORCHINDUCTOR_CACHE_DIR=$PWD/build/inductor PYTHONUNBUFFERED=1
-    tiny() { python3 -m tools.train_tiny "$@" --out $DIR; }
-    back() { (cd $DIR; cp "$@" $OUT; cp *.png $OUT; tar cf $OUT/logs.tar logs); }
+    1. vae21 vae22 t2v
+    2. t2v_high t2v_low t2v_single ti2v
+    3. i2v_high i2v_low
+    then, anywhere: experts export plot
 
-    1. tiny smoke && { tiny vae21 --seconds 230 & tiny vae22 --seconds 230; wait; }
-       tiny t2v --seconds 190 && tiny preview --stages t2v
-       back tokenizer.model weights/{vae21,vae22,t2v,text_encoder}.safetensors
-    2. tiny t2v_high t2v_low --seconds 110; tiny ti2v --seconds 170; tiny i2v_high --seconds 110
-       tiny preview --stages t2v_high t2v_low; tiny preview --stages ti2v
-       back weights/{t2v_high,t2v_low,ti2v,i2v_high}.safetensors
-    3. tiny i2v_low t2v_single --seconds 110; tiny preview --stages i2v_high i2v_low
-       (the rest of the time for what the previews and validation losses say needs it)
-       back weights/{i2v_low,t2v_single}.safetensors
-    then, anywhere: tiny export plot
+DIR/weights is all that later stages and `export` need (5 to 10 MB a file); DIR/state, about 100 MB
+a stage, is needed only to go on with an unfinished stage.
 
 Needs torch, transformers, sentencepiece, safetensors, einops, pillow, numpy and ftfy; `plot` also
 matplotlib.
@@ -50,6 +40,8 @@ from pathlib import Path
 import torch
 
 from .config import Recipe
+from .experts import compare_experts
+from .experts_plot import plot_experts
 from .export import export_all
 from .files import TrainingFolder
 from .plot import plot_curves
@@ -68,6 +60,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
+    torch._dynamo.config.recompile_limit = 64  # one version per width and size class of a norm
     folder, device = TrainingFolder(arguments.out), torch.device(arguments.device)
     for command in arguments.commands:
         match command:
@@ -80,6 +73,12 @@ def main() -> None:
                     print(f"{file.stat().st_size:>10} {file.name}")
             case "plot":
                 plot_curves(folder, folder.path / "curves.png")
+                if (folder.path / "experts.json").is_file():
+                    plot_experts(folder)
+            case "experts":
+                levels = 24 if device.type == "cuda" else 12
+                steps = arguments.steps or 20
+                compare_experts(recipe, folder, device=device, steps=steps, levels=levels)
             case "preview":
                 name = "preview-" + "-".join(arguments.stages)
                 output = folder.path / f"{name}.png"
@@ -125,7 +124,7 @@ def _smoke(recipe: Recipe, folder: TrainingFolder, device: torch.device) -> None
 
 
 def _parse(recipe: Recipe) -> argparse.Namespace:
-    others = ("tokenizer", "sizes", "smoke", "preview", "export", "plot")
+    others = ("tokenizer", "sizes", "smoke", "preview", "experts", "export", "plot")
     parser = argparse.ArgumentParser(prog="python -m tools.train_tiny", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     choices = (*recipe.stages, *others)

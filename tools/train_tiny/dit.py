@@ -5,6 +5,7 @@ Shape legend: B batch, T latent frames, L tokens, S text tokens.
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from wan_model.attention import AttentionFn
 from wan_model.config import TEXT_LEN, TIMESTEPS, DiTConfig, Precision
 from wan_model.dit import WanDiT
 from wan_model.dit.model import TimeEmbedding
+from wan_model.dit.rope import Rotation
 from wan_model.dit.timesteps import TimestepRows, sinusoid
 from wan_model.quant import Linear
 from wan_model.sampling import shift_sigma
@@ -25,6 +27,16 @@ EMBEDDING_STD = 0.02
 
 class TrainingDiT(WanDiT):
     """The transformer with shortcuts that change nothing but the speed of training."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.known_angles: dict[tuple[int, int, int], Rotation] = {}
+
+    def angles(self, grid: tuple[int, int, int], device: torch.device) -> Rotation:
+        """Makes angles once; to copy them from the host would wait for the device."""
+        if grid not in self.known_angles:
+            self.known_angles[grid] = super().angles(grid, device)
+        return self.known_angles[grid]
 
     def embed_time(self, timestep: Tensor, grid: tuple[int, int, int]) -> TimeEmbedding:
         """Embeds every timestep; to look for equal ones would wait for the device."""

@@ -77,21 +77,23 @@ class DiTStage:
             pool.refresh_steps,
         )
 
-    def loss(self, step: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the flow-matching loss of one batch; `progress` does not matter."""
-        del progress
+    def batch(self, step: int) -> Batch:
+        """Returns a batch of examples, noise and noise levels."""
         rng = generator(self.device, self.recipe.seed, self.name, step)
         pool = self.ring.advance(step)
-        batch = self.optimisation.batch_size
-        place = torch.randint(len(pool["latent"]), (batch,), generator=rng, device=self.device)
+        size = self.optimisation.batch_size
+        place = torch.randint(len(pool["latent"]), (size,), generator=rng, device=self.device)
         variant = torch.randint(
-            self.recipe.pool.captions, (batch,), generator=rng, device=self.device
+            self.recipe.pool.captions, (size,), generator=rng, device=self.device
         )
-        tokens = self.dropout(pool["tokens"][place, variant], rng)
-        examples = self._examples(pool, place, tokens, rng)
-        sigma = sample_sigmas(batch, self.own.sigma_range, self.own.shift, rng)
-        noise = torch.randn(examples.latent.shape, generator=rng, device=self.device)
-        return flow_loss(self.dit, examples, sigma, noise).mean(), {}
+        batch = self._examples(pool, place, rng)
+        batch["tokens"] = self.dropout(pool["tokens"][place, variant], rng)
+        batch["sigma"] = sample_sigmas(size, self.own.sigma_range, self.own.shift, rng)
+        return batch
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Batch]:
+        """Returns the flow-matching loss of one batch."""
+        return self._losses(batch).mean(), {}
 
     @torch.no_grad()
     def validate(self) -> Metrics:
@@ -116,25 +118,31 @@ class DiTStage:
     def _add_losses(self, levels: Tensor, sums: Tensor) -> None:
         size = self.recipe.pool.group_size
         for group in range(VAL_GROUPS):
-            batch = self.makers["val"].group(group, size)
+            pool = self.makers["val"].group(group, size)
             rng = generator(self.device, self.recipe.seed, "val", group)
-            place = torch.arange(size, device=self.device)
-            examples = self._examples(batch, place, batch["tokens"][:, 0], rng)
-            noise = torch.randn(examples.latent.shape, generator=rng, device=self.device)
+            batch = self._examples(pool, torch.arange(size, device=self.device), rng)
+            batch["tokens"] = pool["tokens"][:, 0]
             for number, level in enumerate(levels.tolist()):
-                sigma = torch.full((size,), level, device=self.device)
-                sums[number] += flow_loss(self.dit, examples, sigma, noise).mean()
+                batch["sigma"] = torch.full((size,), level, device=self.device)
+                sums[number] += self._losses(batch).mean()
 
-    def _examples(
-        self, pool: Batch, place: Tensor, tokens: Tensor, rng: torch.Generator
-    ) -> Examples:
-        given = None
+    def _examples(self, pool: Batch, place: Tensor, rng: torch.Generator) -> Batch:
+        """Returns examples of the pool by their places, and noise for them."""
+        latent = pool["latent"][place]
+        noise = torch.randn(latent.shape, generator=rng, device=self.device)
+        batch = {"latent": latent, "noise": noise}
+        if "cond" in pool:
+            batch["cond"] = pool["cond"][place]
         if self.own.kind == "ti2v":
             chance = torch.rand(len(place), generator=rng, device=self.device)
-            given = chance < self.own.image_probability
-        return Examples(
-            latent=pool["latent"][place],
-            text=encode_text(self.text_encoder, tokens),
-            cond=pool["cond"][place] if "cond" in pool else None,
-            given=given,
+            batch["given"] = chance < self.own.image_probability
+        return batch
+
+    def _losses(self, batch: Batch) -> Tensor:
+        examples = Examples(
+            latent=batch["latent"],
+            text=encode_text(self.text_encoder, batch["tokens"]),
+            cond=batch.get("cond"),
+            given=batch.get("given"),
         )
+        return flow_loss(self.dit, examples, batch["sigma"], batch["noise"])

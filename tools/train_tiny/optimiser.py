@@ -54,8 +54,8 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Muon over matrices of any number of axes; those of one shape are done together."""
 
-    def __init__(self, weights: list[Tensor], lr: float, weight_decay: float) -> None:
-        """Takes fp32 weights for which `is_inner_matrix` holds."""
+    def __init__(self, weights: list[Tensor], lr: Tensor, weight_decay: float) -> None:
+        """Takes fp32 weights for which `is_inner_matrix` holds, and a learning rate ()."""
         super().__init__(weights, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -70,7 +70,7 @@ class Muon(torch.optim.Optimizer):
             for weights in by_shape.values():
                 self._step_together(weights, group["lr"], group["weight_decay"])
 
-    def _step_together(self, weights: list[Tensor], lr: float, weight_decay: float) -> None:
+    def _step_together(self, weights: list[Tensor], lr: Tensor, weight_decay: float) -> None:
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         for weight in weights:
             if "momentum" not in self.state[weight]:
@@ -81,26 +81,36 @@ class Muon(torch.optim.Optimizer):
         steps = orthogonalise(torch.stack([tensor.flatten(1) for tensor in ahead]))
         size = ADAMW_RMS * max(steps.shape[1:]) ** 0.5
         torch._foreach_mul_(weights, 1 - lr * weight_decay)
+        steps *= lr * size
         changes = [s.view(w.shape) for s, w in zip(steps, weights, strict=True)]
-        torch._foreach_add_(weights, changes, alpha=-lr * size)
+        torch._foreach_sub_(weights, changes)
 
 
 def build_optimisers(
     names: list[str], weights: list[Tensor], recipe: Optimisation
 ) -> list[torch.optim.Optimizer]:
-    """Returns the optimisers of a model's fp32 weights; groups know their rate as "initial_lr"."""
+    """Returns the optimisers of a model's fp32 weights; groups know their rate as "initial_lr".
+
+    Learning rates are tensors, so that a recorded step reads what they are set to.
+    """
     named = list(zip(names, weights, strict=True))
     inner = [weight for name, weight in named if is_inner_matrix(name, weight)]
     outer = [weight for name, weight in named if not is_inner_matrix(name, weight)]
+    on_gpu = outer[0].is_cuda
+    lr, matrix_lr = (
+        torch.tensor(rate, device=outer[0].device)
+        for rate in (recipe.learning_rate, recipe.matrix_learning_rate)
+    )
     adamw = torch.optim.AdamW(
         outer,
-        lr=recipe.learning_rate,
+        lr=lr,
         betas=recipe.betas,
         weight_decay=recipe.weight_decay,
-        fused=outer[0].is_cuda,
+        fused=on_gpu,
+        capturable=on_gpu,
     )
-    optimisers = [Muon(inner, recipe.matrix_learning_rate, recipe.weight_decay), adamw]
+    optimisers = [Muon(inner, matrix_lr, recipe.weight_decay), adamw]
     for optimiser in optimisers:
         for group in optimiser.param_groups:
-            group["initial_lr"] = group["lr"]
+            group["initial_lr"] = float(group["lr"])
     return optimisers

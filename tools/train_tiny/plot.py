@@ -1,4 +1,4 @@
-"""Loss curves as one picture. The only file that needs matplotlib."""
+"""Loss curves as one picture; needs matplotlib."""
 
 import json
 from pathlib import Path

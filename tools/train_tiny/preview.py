@@ -7,8 +7,8 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
+from tools.tiny_generate.sample import Guided, sample
 from wan_model.config import NEGATIVE_PROMPT, OFFICIAL, TIMESTEPS, Kind
-from wan_model.sampling import guide, is_high_noise, make_sigmas, solve
 
 from .config import Recipe
 from .data import generator
@@ -21,7 +21,6 @@ from .scenes import prompt_scene, score_prompts
 from .text_encoder import encode_text
 from .vae import encode, latent_statistics, reconstruct
 
-SOLVER = "unipc"
 SHOWN_FRAMES = 6
 
 
@@ -75,7 +74,6 @@ def generate(
         steps: of the solver.
     """
     kind: Kind = maker.kind
-    settings = OFFICIAL[kind]
     clean = encode(maker.vae, video)
     cond = None
     if kind == "i2v":
@@ -84,25 +82,7 @@ def generate(
     tokens = maker.tokenizer.batch([*texts, *[NEGATIVE_PROMPT] * len(texts)]).to(video.device)
     text = encode_text(models[0].text_encoder, tokens)
 
-    def velocity(x: Tensor, sigma: float, timestep: float) -> Tensor:
-        high = is_high_noise(sigma, settings.boundary) if settings.boundary else True
-        times = torch.full((2 * len(x), x.shape[2]), timestep, device=x.device)
-        if kind == "ti2v":
-            x = with_first_frame(x, clean)
-            times[:, 0] = 0
-        else:
-            times = times[:, 0]
-        both_cond = None if cond is None else cond.repeat(2, 1, 1, 1, 1)
-        dit = models[0 if high else -1].dit
-        positive, negative = dit(x.repeat(2, 1, 1, 1, 1), times, text, both_cond).chunk(2)
-        return guide(positive, negative, settings.cfg_high if high else settings.cfg_low)
-
     rng = generator(video.device, "preview", TIMESTEPS)
     noise = torch.randn(clean.shape, generator=rng, device=video.device)
-    latent = solve(SOLVER, velocity, noise, make_sigmas(SOLVER, steps, settings.shift))
-    return with_first_frame(latent, clean) if kind == "ti2v" else latent
-
-
-def with_first_frame(latent: Tensor, clean: Tensor) -> Tensor:
-    """Returns a copy whose first latent frame is that of `clean`."""
-    return torch.cat((clean[:, :, :1], latent[:, :, 1:]), dim=2)
+    guided = Guided(text=text, cond=cond, first=clean[:, :, :1] if kind == "ti2v" else None)
+    return sample((models[0].dit, models[-1].dit), guided, noise, OFFICIAL[kind], steps)

@@ -13,6 +13,7 @@ from .data import Clips
 from .dit import start_from
 from .dit_stage import DiTStage
 from .files import State, TrainingFolder
+from .norms import fuse_norms
 from .text_encoder import build_text_encoder
 from .tokenizer import Tokenizer, train_tokenizer
 from .trainer import Progress, Trainer
@@ -82,11 +83,11 @@ def open_dit_stage(
     own = recipe.dits[name]
     tokenizer = open_tokenizer(recipe, folder)
     encoder = build_text_encoder(recipe.text, tokenizer.size).to(device)
-    if not own.trains_text_encoder:
+    if not own.trains_text_encoder or folder.weights(TEXT_ENCODER).is_file():
         load_text_encoder(encoder, folder.read_weights(TEXT_ENCODER))
     dtype = _compute_dtype(device)
     folder.read_weights(own.vae)
-    vae = load_vae(folder.weights(own.vae), device=device, dtype=dtype)
+    vae = fuse_norms(load_vae(folder.weights(own.vae), device=device, dtype=dtype))
     return DiTStage(
         name,
         recipe,

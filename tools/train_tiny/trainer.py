@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .config import Optimisation
+from .data import Batch
+from .graphs import GraphedStep
 from .optimiser import build_optimisers
 
 log = logging.getLogger(__name__)
@@ -31,11 +33,12 @@ class Stage(Protocol):
     """What is trained, in whatever number format it computes in."""
     optimisation: Optimisation
 
-    def loss(self, step: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the loss of a step, which depends on nothing else, and parts of it to be logged.
+    def batch(self, step: int) -> Batch:
+        """Returns everything that the loss of a step depends on, random numbers included."""
+        ...
 
-        `progress` is the part of the steps that is done, in [0, 1).
-        """
+    def loss(self, batch: Batch) -> tuple[Tensor, Batch]:
+        """Returns the loss of a batch, and parts of it to be logged."""
         ...
 
     def validate(self) -> Metrics:
@@ -52,6 +55,7 @@ class MasterWeights:
         self.model = [p for p in model.parameters() if p.requires_grad]
         self.current = [p.detach().float().clone() for p in self.model]
         self.average = [p.clone() for p in self.current]
+        self.decay = torch.zeros((), device=self.current[0].device)
 
     def take_gradients(self) -> None:
         """Moves the model's gradients to the fp32 weights."""
@@ -59,10 +63,14 @@ class MasterWeights:
             master.grad = None if weight.grad is None else weight.grad.float()
             weight.grad = None
 
-    def update_average(self, step: int, decay: float) -> None:
-        """Moves the average towards the current weights; faster in the first steps."""
-        decay = min(decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.average, self.current, 1 - decay)
+    def set_decay(self, step: int, decay: float) -> None:
+        """Sets what the average keeps of itself; less in the first steps."""
+        self.decay.fill_(min(decay, (1 + step) / (10 + step)))
+
+    def update_average(self) -> None:
+        """Moves the average towards the current weights."""
+        torch._foreach_mul_(self.average, self.decay)
+        torch._foreach_add_(self.average, torch._foreach_mul(self.current, 1 - self.decay))
 
     def put(self, weights: list[Tensor]) -> None:
         """Gives the model these weights, rounded to its number format."""
@@ -103,6 +111,7 @@ class Trainer:
         self.weights = MasterWeights(stage.model)
         recipe = stage.optimisation
         self.optimisers = build_optimisers(self.weights.names, self.weights.current, recipe)
+        self.train_on = GraphedStep(self._train_on, self.weights.current[0].device)
         self.fits_time = steps is None
         self.progress = Progress(total=steps or recipe.steps)
         if state_file.is_file():
@@ -173,21 +182,28 @@ class Trainer:
             optimiser.load_state_dict(saved)
         self.progress = Progress(**json.loads(state["progress"]))
 
-    def _step(self) -> dict[str, Tensor]:
+    def _step(self) -> Batch:
         progress, recipe = self.progress, self.stage.optimisation
         factor = learning_rate_factor(progress.step, progress.total, recipe)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = group["initial_lr"] * factor
+                group["lr"].fill_(group["initial_lr"] * factor)
+        self.weights.set_decay(progress.step, recipe.ema_decay)
+        batch = self.stage.batch(progress.step)
+        progress.step += 1
+        return self.train_on(batch)
+
+    def _train_on(self, batch: Batch) -> Batch:
+        """Changes the weights by the gradient of one batch."""
         self.weights.put(self.weights.current)
-        loss, parts = self.stage.loss(progress.step, progress.step / progress.total)
+        loss, parts = self.stage.loss(batch)
         loss.backward()
         self.weights.take_gradients()
-        norm = nn.utils.clip_grad_norm_(self.weights.current, recipe.clip_norm)
+        clip_norm = self.stage.optimisation.clip_norm
+        norm = nn.utils.clip_grad_norm_(self.weights.current, clip_norm)
         for optimiser in self.optimisers:
             optimiser.step()
-        self.weights.update_average(progress.step, recipe.ema_decay)
-        progress.step += 1
+        self.weights.update_average()
         return {"loss": loss.detach(), "gradient_norm": norm, **parts}
 
     def _fit_schedule(self, rate: float, seconds_left: float) -> None:

@@ -11,11 +11,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from wan_model.config import VaeConfig
+from wan_model.shapes import latent_frames
 from wan_model.vae import WanVae
 from wan_model.vae.cache import FeatureCache
 
 from .config import Recipe, VaeRecipe
 from .data import Batch, Clips, Ring, generator
+from .norms import fuse_norms
 from .trainer import Metrics
 
 VAL_CLIPS = 32
@@ -25,7 +27,7 @@ SMALLEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE = -20.0, 10.0
 
 def build_vae(config: VaeConfig, device: torch.device, dtype: torch.dtype) -> WanVae:
     """Returns an untrained VAE. Channels lie last in memory, as the matrix units want them."""
-    vae = WanVae(config)
+    vae = fuse_norms(WanVae(config))
     initialise(vae)
     vae.to(device, dtype)
     for parameter in vae.parameters():
@@ -158,14 +160,23 @@ class VaeStage:
         pool = recipe.pool
         self.ring = Ring(self._group, pool.vae_groups, pool.vae_refresh_steps)
 
-    def loss(self, step: int, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the loss of reconstructing crops, or whole clips towards the end."""
-        own = self.own
+    def batch(self, step: int) -> Batch:
+        """Returns clips and noise for their latents."""
         rng = generator(self.device, self.recipe.seed, self.name, step)
-        video = self._batch(step, progress, rng)
+        pool, size = self.ring.advance(step)["video"], self.optimisation.batch_size
+        index = torch.randint(len(pool), (size,), generator=rng, device=self.device)
+        video = pool[index].float() / 127.5 - 1
+        frames, height, width = video.shape[2:]
+        own, stride = self.own.model, self.own.model.spatial_stride
+        shape = (len(video), own.z_dim, latent_frames(frames), height // stride, width // stride)
+        noise = torch.randn(shape, generator=rng, device=self.device)
+        return {"video": video, "noise": noise}
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Batch]:
+        """Returns the loss of reconstructing a batch."""
+        own, video = self.own, batch["video"]
         mean, log_variance = posterior(self.model, video)
-        noise = torch.randn(mean.shape, generator=rng, device=self.device)
-        output = reconstruct(self.model, mean + (log_variance / 2).exp() * noise)
+        output = reconstruct(self.model, mean + (log_variance / 2).exp() * batch["noise"])
         mse = F.mse_loss(output, video)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         loss = F.l1_loss(output, video) + own.mse_weight * mse + own.kl_weight * kl
@@ -187,31 +198,6 @@ class VaeStage:
         mean, std = latent_moments(vae, self._videos(self.train_clips, self.own.moment_clips))
         normalise_latents(vae, mean, std.clamp(min=self.own.smallest_std))
         return {name: tensor.bfloat16() for name, tensor in vae.state_dict().items()}
-
-    def _batch(self, step: int, progress: float, rng: torch.Generator) -> Tensor:
-        own, clips = self.own, self.recipe.clips
-        video = self.ring.advance(step)["video"]
-        crops = (clips.size_px // own.crop_px) ** 2
-        batch = own.optimisation.batch_size
-        if progress >= 1 - own.whole_clip_fraction:
-            whole = max(1, round(batch * own.crop_frames / crops / clips.frames))
-            return self._pick(video, whole, rng)
-        start = int(
-            torch.randint(
-                clips.frames - own.crop_frames + 1,
-                (),
-                generator=generator(torch.device("cpu"), self.recipe.seed, self.name, step),
-            )
-        )
-        video = video[:, :, start : start + own.crop_frames]
-        picked = self._pick(video, max(1, batch // crops), rng)
-        return rearrange(
-            picked, "b c t (y h) (x w) -> (b y x) c t h w", h=own.crop_px, w=own.crop_px
-        )
-
-    def _pick(self, video: Tensor, count: int, rng: torch.Generator) -> Tensor:
-        index = torch.randint(len(video), (count,), generator=rng, device=self.device)
-        return video[index].float() / 127.5 - 1
 
     def _group(self, number: int) -> Batch:
         """Returns one group of clips as bytes, to be small."""

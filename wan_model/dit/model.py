@@ -20,7 +20,7 @@ from ..config import DiTConfig, Precision
 from ..quant import Linear
 from .block import Block, Head, PatchEmbedding
 from .inputs import BlockInputs, check_inputs
-from .rope import rotation
+from .rope import Rotation, rotation
 from .timesteps import TimestepRows, distinct_timesteps, sinusoid
 
 
@@ -121,7 +121,7 @@ class WanDiT(nn.Module):
         time = self.embed_time(timestep, grid)
         inputs = BlockInputs(
             time=time.blocks,
-            rotation=rotation(grid, self.config.head_dim, x.device),
+            rotation=self.angles(grid, x.device),
             text=self.embed_text(text),
             attend=self.attend,
         )
@@ -132,6 +132,10 @@ class WanDiT(nn.Module):
         patches = self.head(tokens, time.head)
         t, h, w = grid
         return rearrange(patches, "b (t h w) (q r c) -> b c t (h q) (w r)", t=t, h=h, w=w, q=2, r=2)
+
+    def angles(self, grid: tuple[int, int, int], device: torch.device) -> Rotation:
+        """Returns the rotary position embedding of a grid of tokens."""
+        return rotation(grid, self.config.head_dim, device)
 
     def embed_text(self, text: Tensor) -> Tensor:
         """Returns the embedded text (B, S >= 512, C) in the blocks' compute dtype.

@@ -36,8 +36,6 @@ def micro_recipe() -> Recipe:
             vae,
             model=replace(vae.model, encoder_dim=4, decoder_dim=4),
             optimisation=optimisation,
-            crop_px=16,
-            crop_frames=5,
             moment_clips=16,
         )
         for name, vae in real.vaes.items()

@@ -1,0 +1,97 @@
+"""Prompts and pictures to latents, with the official settings.
+
+Shape legend: B clips, C latent channels, T latent frames, H x W latent pixels.
+"""
+
+import zlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from wan_model.conditioning import condition_video, known_frames_mask
+from wan_model.config import NEGATIVE_PROMPT, OFFICIAL
+from wan_model.shapes import latent_frames
+from wan_model.vae import WanVae
+
+from .models import TinyWan
+from .sample import Guided, sample
+
+FRAMES, SIZE_PX = 17, 128
+"""What the tiny models are trained on."""
+
+
+@torch.no_grad()
+def generate(
+    wan: TinyWan,
+    prompts: Sequence[str],
+    pictures: Tensor | None = None,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    frames: int = FRAMES,
+    size_px: int = SIZE_PX,
+) -> Tensor:
+    """Returns normalised latents fp32 (B, C, T, H, W) on the device of the models.
+
+    A clip's noise depends on its prompt and the seed only, not on the clips beside it.
+
+    Args:
+        wan: the models.
+        prompts: B of them.
+        pictures: first frames (B, 3, size_px, size_px) in [-1, 1]; I2V needs them, TI2V takes them.
+        steps: of the solver. None: the official number.
+        seed: another one gives other clips.
+        frames: of video, 4n+1.
+        size_px: height and width.
+
+    Raises:
+        ShapeError: for a size that the models cannot make, or I2V without pictures.
+    """
+    settings, vae = OFFICIAL[wan.kind], wan.vae
+    cond = first = None
+    if pictures is not None and wan.kind == "i2v":
+        cond = picture_condition(vae, pictures, frames)
+    elif pictures is not None:
+        first = vae.encode(pictures.unsqueeze(2)).to(vae.device)
+    text = wan.encode_prompts([*prompts, NEGATIVE_PROMPT])
+    negative = text[-1:].expand(len(prompts), -1, -1)
+    guided = Guided(text=torch.cat((text[:-1], negative)), cond=cond, first=first)
+    side = size_px // vae.config.spatial_stride
+    shape = (vae.config.z_dim, latent_frames(frames), side, side)
+    noise = torch.stack([clip_noise(prompt, seed, shape) for prompt in prompts]).to(vae.device)
+    return sample(wan.experts, guided, noise, settings, steps or settings.steps)
+
+
+def decode(vae: WanVae, latents: Tensor) -> Tensor:
+    """Returns videos fp32 (B, 3, frames, height, width) on the CPU, about [-1, 1].
+
+    All clips go through together: PyTorch has no fast fp32 convolution for a single small clip
+    on the CPU.
+
+    Args:
+        vae: of the latents.
+        latents: normalised, (B, C, T, H, W).
+    """
+    return torch.cat([part.float().cpu() for part in vae.decode_frames(latents)], dim=2)
+
+
+def clip_noise(prompt: str, seed: int, shape: tuple[int, ...]) -> Tensor:
+    """Returns fp32 noise, the same on every device."""
+    rng = torch.Generator().manual_seed(zlib.crc32(f"{seed} {prompt}".encode()))
+    return torch.randn(shape, generator=rng)
+
+
+def picture_condition(vae: WanVae, pictures: Tensor, frames: int) -> Tensor:
+    """Returns mask and picture channels fp32 (B, 20, T, H, W) for I2V, on the VAE's device.
+
+    Args:
+        vae: Wan2.1.
+        pictures: first frames (B, 3, height, width) in [-1, 1].
+        frames: of video.
+    """
+    starts = ((pictures.cpu() + 1) / 2).movedim(1, -1).unsqueeze(1)
+    video = torch.stack([condition_video(frames, start, None) for start in starts])
+    latent = vae.encode(video.movedim(-1, 1) * 2 - 1)
+    mask = known_frames_mask(frames, 1, 0, *latent.shape[-2:]).expand(len(latent), -1, -1, -1, -1)
+    return torch.cat((mask, latent), dim=1).to(vae.device)

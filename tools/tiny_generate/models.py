@@ -1,0 +1,90 @@
+"""The shipped files of the tiny Wan2.2."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from wan_model import load_dit, load_vae
+from wan_model.config import Kind
+from wan_model.dit import WanDiT
+from wan_model.vae import WanVae
+
+from .text import PromptEncoder
+
+EXPERTS: dict[Kind, tuple[str, str]] = {
+    "t2v": ("wan22-tiny-t2v-high-noise", "wan22-tiny-t2v-low-noise"),
+    "i2v": ("wan22-tiny-i2v-high-noise", "wan22-tiny-i2v-low-noise"),
+    "ti2v": ("wan22-tiny-ti2v", "wan22-tiny-ti2v"),
+}
+VAES: dict[Kind, str] = {
+    "t2v": "wan22-tiny-wan21-vae",
+    "i2v": "wan22-tiny-wan21-vae",
+    "ti2v": "wan22-tiny-wan22-vae",
+}
+TEXT_ENCODER = "wan22-tiny-umt5"
+
+
+@dataclass(frozen=True)
+class TinyWan:
+    """All models that one kind of video takes."""
+
+    kind: Kind
+    experts: tuple[WanDiT, WanDiT]
+    """For high and for low noise; the same one twice for TI2V."""
+    vae: WanVae
+    encode_prompts: PromptEncoder
+
+
+def load_tiny(
+    models: Path,
+    kind: Kind,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> TinyWan:
+    """Loads the models of one kind.
+
+    Args:
+        models: folder with the files, in whatever subfolders.
+        kind: "t2v", "i2v" or "ti2v".
+        device: of all of them.
+        dtype: in which the transformers' blocks and the VAE compute; prompts always in fp32.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+    """
+    files = [find_file(models, name) for name in dict.fromkeys(EXPERTS[kind])]
+    dits = [load_dit(file, device=device, dtype=dtype) for file in files]
+    return TinyWan(
+        kind,
+        (dits[0], dits[-1]),
+        load_tiny_vae(models, kind, device=device, dtype=dtype),
+        PromptEncoder(find_file(models, TEXT_ENCODER), device),
+    )
+
+
+def load_tiny_vae(
+    models: Path,
+    kind: Kind,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> WanVae:
+    """Loads the VAE of one kind; arguments and errors as `load_tiny`."""
+    return load_vae(find_file(models, VAES[kind]), device=device, dtype=dtype)
+
+
+def find_file(models: Path, name: str) -> Path:
+    """Returns the file with a name, whatever its suffix, below a folder.
+
+    Raises:
+        FileNotFoundError: if there is none, or more than one.
+    """
+    found = sorted(path for path in models.rglob(f"{name}.*") if path.stem == name)
+    if len(found) != 1:
+        raise FileNotFoundError(
+            f"The tiny model's {name} cannot be chosen. Got {len(found)} files of that name below "
+            f"{models}, need one. Give the folder that holds the files wan22-tiny-..."
+        )
+    return found[0]

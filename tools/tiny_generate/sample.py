@@ -1,0 +1,74 @@
+"""One run of the official solver, with guidance and one or two experts.
+
+Shape legend: B clips, C latent channels, T latent frames, S text tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wan_model.config import OfficialSettings
+from wan_model.dit import WanDiT
+from wan_model.sampling import guide, is_high_noise, make_sigmas, solve
+
+SOLVER = "unipc"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guided:
+    """What the transformer is told of B clips."""
+
+    text: Tensor
+    """Embeddings fp32 (2 B, S, text_dim): of all prompts, then of all negative prompts."""
+    cond: Tensor | None = None
+    """I2V: mask and picture channels (B, 20, T, H, W)."""
+    first: Tensor | None = None
+    """TI2V: the given first latent frame (B, C, 1, H, W)."""
+
+
+@torch.no_grad()
+def sample(
+    experts: tuple[WanDiT, WanDiT],
+    guided: Guided,
+    noise: Tensor,
+    settings: OfficialSettings,
+    steps: int,
+) -> Tensor:
+    """Returns normalised latents (B, C, T, H, W).
+
+    A given first frame is what the model sees at every step, with timestep 0, as
+    `wan/textimage2video.py` does it.
+
+    Args:
+        experts: for high and for low noise; the same one twice for a model that is not split.
+        guided: text and pictures, on the device of the experts.
+        noise: fp32 (B, C, T, H, W), on the same device.
+        settings: shift, boundary and guidance; without a boundary only the first expert runs.
+        steps: of the solver.
+    """
+
+    def velocity(x: Tensor, sigma: float, timestep: float) -> Tensor:
+        high = settings.boundary is None or is_high_noise(sigma, settings.boundary)
+        times = torch.full((len(x),), timestep, device=x.device)
+        if guided.first is not None:
+            x = with_first_frame(x, guided.first)
+            times = times.unsqueeze(1).repeat(1, x.shape[2])
+            times[:, 0] = 0
+        dit = experts[0 if high else 1]
+        cond = None if guided.cond is None else twice(guided.cond)
+        positive, negative = dit(twice(x), twice(times), guided.text, cond).chunk(2)
+        return guide(positive, negative, settings.cfg_high if high else settings.cfg_low)
+
+    latent = solve(SOLVER, velocity, noise, make_sigmas(SOLVER, steps, settings.shift))
+    return latent if guided.first is None else with_first_frame(latent, guided.first)
+
+
+def twice(x: Tensor) -> Tensor:
+    """Returns a batch that is repeated, for the prompt and for the negative prompt."""
+    return torch.cat((x, x))
+
+
+def with_first_frame(latent: Tensor, first: Tensor) -> Tensor:
+    """Returns a copy whose first latent frame is `first`."""
+    return torch.cat((first, latent[:, :, 1:]), dim=2)
