@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from .cache import FeatureCache
 
+MKLDNN = torch.backends.mkldnn.is_available()
+
 
 def cudnn_conv3d_is_avoided(torch_version: str, cudnn_version: int | None) -> bool:
     """Returns whether torch does half-precision 3-D convolutions without cuDNN.
@@ -43,8 +45,11 @@ class Conv3d(nn.Conv3d):
     def forward(self, input: Tensor) -> Tensor:
         """Returns (B, out_channels, T', H', W') for (B, in_channels, T, H, W)."""
         weight = self.weight[:, :, -input.shape[2] :]
+        settings = (self.zeros, self.stride, self.dilation, self.groups)
+        if input.dtype == torch.float32 and input.device.type == "cpu" and MKLDNN:
+            # F.conv3d takes a loop over frames, 9 times slower, for one small video.
+            return torch.mkldnn_convolution(input, weight, self.bias, *settings)
         if self.calls_cudnn and input.is_cuda and input.dtype != torch.float32:
-            settings = (self.zeros, self.stride, self.dilation, self.groups)
             y = torch.cudnn_convolution(input, weight, *settings, False, False, True)
             return y if self.bias is None else y.add_(self.bias.view(-1, 1, 1, 1))
         return F.conv3d(input, weight, self.bias, self.stride, self.zeros)
