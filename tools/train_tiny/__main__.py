@@ -3,20 +3,20 @@
 Stages, in this order; one that was stopped goes on where it was:
 
     vae21 vae22                          the VAEs
-    t2v                                  all noise levels, and with it the text encoder
+    t2v_small                            small clips, all noise levels; and the text encoder
+    t2v                                  all noise levels
     t2v_high t2v_low t2v_single          from t2v: the two experts, and one model going on
     i2v_high i2v_low                     from the T2V experts
     ti2v                                 from t2v, on the Wan2.2 VAE
 
 Several stages may be given at once; `--seconds` is for each of them (as a rule the recipe's own
 times), and the schedule is cut to what the machine does in that time. Other commands:
-`tokenizer`, `sizes`, `smoke` (a few steps of each kind of stage: does everything work, how fast
-is it), `preview` (generated clips of `--stages` as a PNG), `experts` (the table of
+`tokenizer`, `sizes`, `preview` (generated clips of `--stages` as a PNG), `experts` (the table of
 docs/two-experts.md), `export` and `plot`, which need no GPU.
 
 On one H100 the recipe takes three calls of less than ten minutes:
 
-    1. vae21 vae22 t2v
+    1. vae21 vae22 t2v_small t2v
     2. t2v_high t2v_low t2v_single ti2v
     3. i2v_high i2v_low
     then, anywhere: experts export plot
@@ -33,8 +33,6 @@ it begins with its weights and a fresh schedule.
 
 import argparse
 import logging
-import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -48,9 +46,6 @@ from .plot import plot_curves
 from .preview import preview
 from .runs import open_tokenizer, run_stage
 from .sizes import table
-
-SMOKE_STEPS = 120
-SMOKE_STAGES = ("vae21", "vae22", "t2v", "i2v_high", "ti2v")
 
 
 def main() -> None:
@@ -83,8 +78,6 @@ def main() -> None:
                 name = "preview-" + "-".join(arguments.stages)
                 output = folder.path / f"{name}.png"
                 preview(tuple(arguments.stages), recipe, folder, output, device=device)
-            case "smoke":
-                _smoke(recipe, folder, device)
             case _:
                 run_stage(
                     command,
@@ -99,32 +92,8 @@ def main() -> None:
                 )
 
 
-def _smoke(recipe: Recipe, folder: TrainingFolder, device: torch.device) -> None:
-    """Runs a few steps of one stage of each kind in a folder of its own and shows the speed."""
-    few = replace(recipe.pool, groups=2, vae_groups=1)
-    recipe, scratch = replace(recipe, pool=few), TrainingFolder(folder.path / "smoke")
-    scratch.path.mkdir(parents=True, exist_ok=True)
-    if folder.tokenizer.is_file():
-        scratch.tokenizer.write_bytes(folder.tokenizer.read_bytes())
-    for stage in SMOKE_STAGES:
-        start = time.monotonic()
-        progress = run_stage(
-            stage,
-            recipe,
-            scratch,
-            device=device,
-            seconds=600,
-            steps=SMOKE_STEPS,
-            init_from="t2v" if stage != "t2v" and stage in recipe.dits else None,
-            compile_blocks=device.type == "cuda",
-        )
-        rate = [entry["steps_per_second"] for entry in progress.log if "steps_per_second" in entry]
-        print(f"{stage:12} {rate[-1]:6.1f} steps/s, {time.monotonic() - start:6.1f} s in all")
-    preview(("t2v",), recipe, scratch, scratch.path / "preview.png", device=device)
-
-
 def _parse(recipe: Recipe) -> argparse.Namespace:
-    others = ("tokenizer", "sizes", "smoke", "preview", "experts", "export", "plot")
+    others = ("tokenizer", "sizes", "preview", "experts", "export", "plot")
     parser = argparse.ArgumentParser(prog="python -m tools.train_tiny", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     choices = (*recipe.stages, *others)

@@ -1,5 +1,7 @@
 """One transformer in training, alone or together with the text encoder."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -58,10 +60,11 @@ class DiTStage:
         self.dit: TrainingDiT = build_dit(config, device, compute_dtype)
         self.text_encoder = text_encoder.requires_grad_(self.own.trains_text_encoder)
         self.model = nn.ModuleDict({"dit": self.dit, "text_encoder": text_encoder})
+        clips = replace(recipe.clips, size_px=self.own.size_px)
         self.dropout = CaptionDropout(recipe.guidance, tokenizer, device)
         self.makers = {
             split: LatentMaker(
-                clips=Clips(recipe.clips, recipe.seed, split, device),
+                clips=Clips(clips, recipe.seed, split, device),
                 vae=vae,
                 tokenizer=tokenizer,
                 kind=self.own.kind,

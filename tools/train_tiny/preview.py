@@ -16,7 +16,7 @@ from .dit import start_from
 from .dit_stage import DiTStage
 from .files import TrainingFolder
 from .latents import LatentMaker
-from .runs import open_dit_stage
+from .runs import TEXT_ENCODER, load_text_encoder, open_dit_stage
 from .scenes import prompt_scene, score_prompts
 from .text_encoder import encode_text
 from .vae import encode, latent_statistics, reconstruct
@@ -49,6 +49,7 @@ def preview(
     models = [open_dit_stage(name, recipe, folder, device) for name in stages]
     for name, model in zip(stages, models, strict=True):
         start_from(model.dit, folder.read_weights(name))
+        load_text_encoder(model.text_encoder, folder.read_weights(TEXT_ENCODER))
     prompts = score_prompts()[:: max(1, len(score_prompts()) // clips)][:clips]
     maker = models[0].makers["val"]
     video = maker.clips.render([prompt_scene(prompt) for prompt in prompts])

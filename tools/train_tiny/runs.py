@@ -83,7 +83,7 @@ def open_dit_stage(
     own = recipe.dits[name]
     tokenizer = open_tokenizer(recipe, folder)
     encoder = build_text_encoder(recipe.text, tokenizer.size).to(device)
-    if not own.trains_text_encoder or folder.weights(TEXT_ENCODER).is_file():
+    if not own.trains_text_encoder:
         load_text_encoder(encoder, folder.read_weights(TEXT_ENCODER))
     dtype = _compute_dtype(device)
     folder.read_weights(own.vae)

@@ -40,7 +40,10 @@ def micro_recipe() -> Recipe:
         )
         for name, vae in real.vaes.items()
     }
-    dits = {name: replace(dit, optimisation=optimisation) for name, dit in real.dits.items()}
+    dits = {
+        name: replace(dit, optimisation=optimisation, size_px=dit.size_px // 4)
+        for name, dit in real.dits.items()
+    }
     return Recipe(
         seed=7,
         clips=ClipRecipe(frames=9, size_px=32),

@@ -26,14 +26,17 @@ from .stream import Stream
 SPLITS = ("train", "val", "novel")
 """train; val: other scenes of the same kinds; novel: combinations that train never shows."""
 
-TWO_OBJECTS = 0.25
+TWO_OBJECTS = 0.15
 """Share of scenes with two objects."""
 
-MOVING_CAMERA = 0.2
+MOVING_CAMERA = 0.12
 """Share of scenes in which the camera moves."""
 
 RADIUS = (14 / 128, 25 / 128)
 """Nominal radius. With the outlines' reach, objects are 28 to 56 pixels wide at 128 x 128."""
+
+PATTERNS = 0.35
+"""Share of backgrounds that are not plain, where the camera does not move."""
 
 EDGE = 2 / 128
 """Space that is always left between an object and the edge of the frame."""
@@ -150,7 +153,7 @@ def _apart(things: list[Thing], camera: Camera) -> bool:
 
 def _background(stream: Stream, colours: tuple[str, ...], *, patterned: bool) -> Background:
     """Returns a background from which every object stands out; patterned shows a moving camera."""
-    kind = stream.pick(BACKGROUNDS[1:]) if patterned or stream.chance(0.6) else "plain"
+    kind = stream.pick(BACKGROUNDS[1:]) if patterned or stream.chance(PATTERNS) else "plain"
     first, second = stream.pick(_suitable(colours, kind == "plain"))
     angle = stream.pick((0.0, 0.25, 0.5, 0.75)) if kind == "stripes" else stream.uniform(-0.1, 0.1)
     if kind == "gradient":
