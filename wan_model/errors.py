@@ -27,3 +27,7 @@ class PairingError(WanError):
 
 class BackendError(WanError):
     """A kernel or number format that was asked for by name and is not available here."""
+
+
+class MemoryLimitError(WanError):
+    """A run that does not fit into the memory it may use, with the numbers that show it."""

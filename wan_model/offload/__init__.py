@@ -1,0 +1,41 @@
+"""Block swap: models larger than the device's memory, at the speed of ones that fit.
+
+    plan = make_plan(PlanRequest(sizes=..., machine=..., work=..., wishes=Wishes()))
+    engine = OffloadEngine([HostModel(dit, dit.blocks, regions)], plan, open_device("cuda"))
+    velocity = engine.run(0, partial(dit.velocity, latent, timestep, text, cond))
+
+A plan (`plan`) says which blocks stay on the device and through how many buffers the others pass.
+`traffic` decides what travels when, `feeder` does it on a thread of its own, from files or pinned
+memory (`host`, `slab`), through what a `device` offers. `engine` puts weights into their modules
+for as long as they run. Two experts are two models of one engine.
+"""
+
+from .device import CudaDevice, Device, PlainDevice, open_device
+from .engine import OffloadEngine, OnArrival, Runner
+from .host import FileRegion, HostModel
+from .measure import block_seconds, measure_copy, measure_matmul, measure_read
+from .plan import Machine, ModelSizes, Plan, PlanRequest, Wishes, Work, lowered, make_plan
+
+__all__ = [
+    "CudaDevice",
+    "Device",
+    "FileRegion",
+    "HostModel",
+    "Machine",
+    "ModelSizes",
+    "OffloadEngine",
+    "OnArrival",
+    "PlainDevice",
+    "Plan",
+    "PlanRequest",
+    "Runner",
+    "Wishes",
+    "Work",
+    "block_seconds",
+    "lowered",
+    "make_plan",
+    "measure_copy",
+    "measure_matmul",
+    "measure_read",
+    "open_device",
+]

@@ -1,0 +1,309 @@
+"""A model's weights on the host: where they come from, and where the module expects them.
+
+Tensors that lie in a file as they are in memory are read from the file with ordinary reads. Reading
+through the mapped tensors would give the same numbers, but a file that was cut off would then end
+the process (SIGBUS) instead of raising an error, and every page would count as the process' own.
+"""
+
+import os
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from .slab import SlabLayout, TensorPlace
+
+LANES = 4
+"""Reads at a time: one thread copies about 10 GB/s out of the page cache."""
+
+READ_BYTES = 8 << 20
+"""Most bytes of one read."""
+
+
+@dataclass(frozen=True)
+class FileRegion:
+    """Where a tensor's bytes lie in a file."""
+
+    file: Path
+    offset: int
+    nbytes: int
+    dtype: torch.dtype
+
+
+class WeightFile:
+    """A file opened once per lane and once for `warm`: it stays readable if somebody deletes it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._lanes = [FileIO(path) for _ in range(LANES + 1)]
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        self._stamp = self._read_stamp()
+        weakref.finalize(self, _close, self._lanes)
+
+    def check(self) -> None:
+        """Refuses a file that was written to since it was opened.
+
+        Raises:
+            CheckpointError: names size or time.
+        """
+        size, time_ns = self._read_stamp()
+        if (size, time_ns) == self._stamp:
+            return
+        found = f"{size} bytes" if size != self._stamp[0] else "a newer modification time"
+        raise CheckpointError(
+            f"{self.path.name} was changed while its model was in use. Got {found}, need the "
+            f"{self._stamp[0]} bytes that were there when it was loaded. Load the model again."
+        )
+
+    def read(self, lane: int, offset: int, target: memoryview) -> None:
+        """Fills `target` with the bytes at `offset`; one thread per lane at a time.
+
+        Raises:
+            CheckpointError: if the file ends too early or cannot be read.
+        """
+        stream, done = self._lanes[lane], 0
+        try:
+            stream.seek(offset)
+            while done < len(target):
+                count = stream.readinto(target[done:])
+                if not count:
+                    raise CheckpointError(
+                        f"{self.path.name} was cut off while its model was in use. Got "
+                        f"{self._read_stamp()[0]} bytes, need at least {offset + len(target)}. "
+                        "Put the file back, then load the model again."
+                    )
+                done += count
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+
+    def _read_stamp(self) -> tuple[int, int]:
+        status = os.fstat(self._lanes[0].fileno())
+        return status.st_size, status.st_mtime_ns
+
+
+def _close(streams: list[FileIO]) -> None:
+    for stream in streams:
+        stream.close()
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{path.name} cannot be read. Got {error.strerror or error}, need a readable file. Check "
+        "that the disk is connected, then load the model again."
+    )
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One tensor's source: a file, or else the tensor itself."""
+
+    place: TensorPlace
+    tensor: Tensor
+    file: WeightFile | None
+    offset: int
+
+
+class HostSlab:
+    """The tensors of one block, or of everything outside the blocks.
+
+    Attributes:
+        layout: of the slab.
+    """
+
+    def __init__(
+        self, slots: "Sequence[_Slot]", layout: SlabLayout, pieces: Sequence[_Piece]
+    ) -> None:
+        self.layout = layout
+        self._slots = slots
+        self._pieces = pieces
+        self._host: tuple[Tensor, ...] = ()
+
+    def read(self, target: Tensor, start: int, pool: ThreadPoolExecutor) -> None:
+        """Reads the bytes from `start` on into `target` (uint8, on the host).
+
+        Raises:
+            CheckpointError: if a file fails.
+        """
+        lanes: list[list[_Read]] = [[] for _ in range(LANES)]
+        for number, read in enumerate(self._reads(target, start)):
+            lanes[number % LANES].append(read)
+        runs = [pool.submit(_run_lane, number, reads) for number, reads in enumerate(lanes)]
+        # All of them have to end before the target may be used again, even if one fails.
+        wait(runs)
+        while runs:  # emptied, lest the error's traceback refer to the error
+            runs.pop().result()
+
+    def _reads(self, target: Tensor, start: int) -> "Iterator[_Read]":
+        """Yields what together fills the target."""
+        stop = start + target.numel()
+        for piece in self._pieces:
+            first = max(start, piece.place.offset)
+            last = min(stop, piece.place.offset + piece.place.nbytes)
+            step = READ_BYTES if piece.file else max(1, last - first)
+            for low in range(first, last, step):
+                high = min(last, low + step)
+                part = target[low - start : high - start]
+                yield _Read(piece, part, low - piece.place.offset)
+
+    def warm(self) -> None:
+        """Reads the slab's files and throws the bytes away, so that the system has them at hand."""
+        scratch = memoryview(bytearray(READ_BYTES))
+        for piece in self._pieces:
+            if piece.file is not None:
+                for start in range(0, piece.place.nbytes, READ_BYTES):
+                    count = min(READ_BYTES, piece.place.nbytes - start)
+                    piece.file.read(LANES, piece.offset + start, scratch[:count])
+
+    def views(self, memory: Tensor) -> tuple[Tensor, ...]:
+        """Returns what `bind` takes, for a slab anywhere."""
+        return tuple(
+            nn.Parameter(view, requires_grad=False) if slot.is_parameter else view
+            for view, slot in zip(self.layout.views(memory), self._slots, strict=True)
+        )
+
+    def bind(self, views: Sequence[Tensor]) -> None:
+        """Puts `views` in the place of the module's own tensors."""
+        self._host = tuple(slot.tensor for slot in self._slots)
+        for slot, view in zip(self._slots, views, strict=True):
+            slot.owner[slot.leaf] = view
+
+    def unbind(self) -> None:
+        """Gives the module its own tensors back."""
+        for slot, tensor in zip(self._slots, self._host, strict=True):
+            slot.owner[slot.leaf] = tensor
+        self._host = ()
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """The place of one tensor in a module: an entry of its parameters or buffers."""
+
+    name: str
+    owner: dict[str, Any]
+    leaf: str
+    is_parameter: bool
+
+    @property
+    def tensor(self) -> Tensor:
+        tensor = self.owner[self.leaf]
+        if tensor is None:
+            raise RuntimeError(f"{self.name} has lost its tensor")
+        return tensor
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A part of a tensor, and where in host memory it is wanted."""
+
+    piece: _Piece
+    target: Tensor
+    offset: int
+    """Of the part in the tensor, in bytes."""
+
+    def __call__(self, lane: int) -> None:
+        piece, count = self.piece, self.target.numel()
+        if piece.file is None:
+            values = piece.tensor.contiguous().view(-1).view(torch.uint8)
+            self.target.copy_(values[self.offset : self.offset + count])
+        else:
+            bytes_: Any = self.target.numpy()
+            piece.file.read(lane, piece.offset + self.offset, memoryview(bytes_))
+
+
+def _run_lane(lane: int, reads: list[_Read]) -> None:
+    for read in reads:
+        read(lane)
+
+
+class HostModel:
+    """A module in slabs: one per block, and one for all tensors outside of the blocks.
+
+    Attributes:
+        module: the whole.
+        blocks: the block modules, in the order they run.
+        slabs: one per block.
+        outside: the slab of embeddings and head.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        blocks: Iterable[nn.Module],
+        regions: Mapping[str, FileRegion] | None = None,
+    ) -> None:
+        """Describes a module; nothing is read.
+
+        Args:
+            module: with all its tensors on the host.
+            blocks: parts of it that run one after the other.
+            regions: where tensors lie in files, by their names in the module's state dict.
+                Used only for tensors that have the file's number format and size.
+
+        Raises:
+            CheckpointError: if one of the files cannot be opened.
+        """
+        self.module = module
+        self.blocks = tuple(blocks)
+        self._regions = dict(regions or {})
+        paths = {region.file for region in self._regions.values()}
+        self._files = {path: WeightFile(path) for path in sorted(paths)}
+        names = {id(part): name for name, part in module.named_modules()}
+        inside = [list(_slots(block)) for block in self.blocks]
+        self.slabs = tuple(
+            self._slab(slots, f"{names[id(block)]}.")
+            for slots, block in zip(inside, self.blocks, strict=True)
+        )
+        taken = {id(slot.owner) for slots in inside for slot in slots}
+        self.outside = self._slab([s for s in _slots(module) if id(s.owner) not in taken], "")
+
+    @property
+    def slab_bytes(self) -> int:
+        """Bytes of the largest block's slab."""
+        return max(slab.layout.nbytes for slab in self.slabs)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all slabs."""
+        return self.outside.layout.nbytes + sum(slab.layout.nbytes for slab in self.slabs)
+
+    def check_files(self) -> None:
+        """Refuses files that were written to since they were opened.
+
+        Raises:
+            CheckpointError: names the file.
+        """
+        for file in self._files.values():
+            file.check()
+
+    def _slab(self, slots: Sequence[_Slot], prefix: str) -> HostSlab:
+        layout = SlabLayout.of({slot.name: slot.tensor for slot in slots})
+        pieces = [
+            self._piece(prefix + slot.name, slot.tensor.detach(), place)
+            for slot, place in zip(slots, layout.places, strict=True)
+        ]
+        return HostSlab(slots, layout, pieces)
+
+    def _piece(self, name: str, tensor: Tensor, place: TensorPlace) -> _Piece:
+        region = self._regions.get(name)
+        if region is None or (region.dtype, region.nbytes) != (tensor.dtype, tensor.nbytes):
+            return _Piece(place, tensor, None, 0)
+        return _Piece(place, tensor, self._files[region.file], region.offset)
+
+
+def _slots(module: nn.Module) -> Iterator[_Slot]:
+    """Yields the place of every tensor in a module, with the names of its state dict."""
+    for path, part in module.named_modules():
+        prefix = f"{path}." if path else ""
+        for is_parameter, owner in ((True, part._parameters), (False, part._buffers)):
+            for leaf, tensor in owner.items():
+                if tensor is not None:
+                    yield _Slot(prefix + leaf, owner, leaf, is_parameter)

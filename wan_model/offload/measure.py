@@ -1,0 +1,69 @@
+"""How fast this computer moves and multiplies: what plans are made with."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from ..config import DiTConfig
+from .device import Device, HostBuffer
+from .host import LANES, HostSlab
+
+SAMPLE_BYTES = 64 << 20
+REPEATS = 4
+
+EFFICIENCY = 0.6
+"""Part of a large matrix product's rate that a whole block reaches, attention included."""
+
+
+def block_seconds(config: DiTConfig, tokens: int, flops_per_second: float) -> float:
+    """Estimates the computation of one block.
+
+    Args:
+        config: sizes of the model.
+        tokens: of all samples of one forward pass, each of which attends to its own.
+        flops_per_second: see `measure_matmul`.
+    """
+    linear = 2 * tokens * (6 * config.dim**2 + 2 * config.dim * config.ffn_dim)
+    attention = 4 * tokens * (tokens + config.text_len) * config.dim
+    return (linear + attention) / (EFFICIENCY * flops_per_second)
+
+
+def measure_copy(device: Device) -> float:
+    """Returns bytes per second from pinned memory to the device."""
+    buffer, target = HostBuffer(SAMPLE_BYTES, device), device.empty(SAMPLE_BYTES)
+    device.copy(target, buffer.memory, device.mark()).synchronize()
+    start = time.perf_counter()
+    done = [device.copy(target, buffer.memory, None) for _ in range(REPEATS)]
+    done[-1].synchronize()
+    seconds = time.perf_counter() - start
+    buffer.close()
+    return REPEATS * SAMPLE_BYTES / seconds
+
+
+def measure_read(slab: HostSlab) -> float:
+    """Returns bytes per second from the file cache, or from tensors, to memory of our own."""
+    nbytes = min(SAMPLE_BYTES, slab.layout.nbytes)
+    with torch.inference_mode(False):
+        target = torch.empty(nbytes, dtype=torch.uint8)
+    seconds = []
+    with ThreadPoolExecutor(LANES) as pool:
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            slab.read(target, 0, pool)
+            seconds.append(time.perf_counter() - start)
+    # The first may come from the disk.
+    return nbytes / min(seconds)
+
+
+def measure_matmul(device: torch.device | str, dtype: torch.dtype = torch.bfloat16) -> float:
+    """Returns floating-point operations per second of a large matrix product."""
+    size = 4096 if torch.device(device).type == "cuda" else 512
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    (a @ a).sum().item()
+    start = time.perf_counter()
+    b = a
+    for _ in range(REPEATS):
+        b = a @ b
+    b.sum().item()
+    return REPEATS * 2 * size**3 / (time.perf_counter() - start)
