@@ -1,5 +1,22 @@
 """Attention backends behind one function type."""
 
-from .registry import AttentionFn, Backend, BackendStatus, explain, names, resolve
+from .auto import MAX_ERROR
+from .backend import AttentionFn, Backend, Constraints, Platform
+from .guard import FiniteGuard, fallback_message
+from .registry import BackendStatus, explain, names, resolve
+from .sol import SparseSchedule
 
-__all__ = ["AttentionFn", "Backend", "BackendStatus", "explain", "names", "resolve"]
+__all__ = [
+    "MAX_ERROR",
+    "AttentionFn",
+    "Backend",
+    "BackendStatus",
+    "Constraints",
+    "FiniteGuard",
+    "Platform",
+    "SparseSchedule",
+    "explain",
+    "fallback_message",
+    "names",
+    "resolve",
+]

@@ -1,43 +1,63 @@
 """Attention backends: which there are, why one cannot run here, and which one is chosen.
 
-A name asked for means that backend or an error; only "auto" chooses. Every backend is one file
-with a function (q, k, v) -> out and a check that says why it is unavailable.
+A name asked for means that backend or an error; only "auto" chooses. Every backend is one file.
+"auto" compares 16 bit backends only; 8 bit ones are taken by name. Whatever is taken, calls that
+are not meant for it go to sdpa: cross-attention for 8 bit ones (`Constraints.takes`).
+
+comfy-kitchen's sparse attention is not in the list: it depends on layer and step, see `sol`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..errors import BackendError
-from .sdpa import always_available, sdpa
+from . import flash_attn_2, flash_attn_3, kitchen, sage, sdpa
+from .auto import DEFAULT, MAX_ERROR, Choice, Measurement, choose, recall, remember
+from .backend import AttentionFn, Backend, Platform, UnavailableError
+from .measure import measure
 
+Measure = Callable[[Mapping[str, AttentionFn]], Sequence[Measurement]]
 
-class AttentionFn(Protocol):
-    """Unmasked attention: q (B, L, H, D), k and v (B, S, H, D) give (B, L, H, D)."""
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, /) -> Tensor:
-        """Returns softmax(q k^T / sqrt(D)) v."""
-        ...
+BACKENDS: tuple[Backend, ...] = (
+    sdpa.BACKEND,
+    *sdpa.KERNELS,
+    flash_attn_2.BACKEND,
+    flash_attn_3.BACKEND,
+    *sage.BACKENDS,
+    kitchen.BACKEND,
+)
+AUTO_LABEL = "The fastest of the backends that are as exact as 16 bit allows"
 
 
 @dataclass(frozen=True)
-class Backend:
-    """One way to compute attention."""
+class Selected:
+    """A backend's function, for the calls that it is meant for; sdpa for the others."""
 
-    name: str
-    label: str
-    """What it is, for people."""
+    backend: Backend
     function: AttentionFn
-    unavailable_reason: Callable[[], str | None]
-    """Returns why it cannot run on this machine, or None if it can."""
+    by_name: bool
+    """Whether a call that it cannot take is an error or goes to sdpa."""
 
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, /) -> Tensor:
+        """Returns softmax(q k^T / sqrt(D)) v.
 
-BACKENDS: tuple[Backend, ...] = (
-    Backend("sdpa", "PyTorch scaled dot product attention", sdpa, always_available),
-)
-"""In order of preference: "auto" takes the first that is available."""
+        Raises:
+            BackendError: if the backend was asked for by name and cannot compute the call.
+        """
+        if not self.backend.constraints.takes(q, k):
+            return sdpa.sdpa(q, k, v)
+        if refusal := self.backend.constraints.refusal(q):
+            if not self.by_name:
+                return sdpa.sdpa(q, k, v)
+            raise BackendError(
+                f"Attention backend {self.backend.name!r} cannot compute this. {refusal}. Choose "
+                "another precision, or 'auto' for attention."
+            )
+        return self.function(q, k, v)
 
 
 def names() -> list[str]:
@@ -45,22 +65,44 @@ def names() -> list[str]:
     return ["auto", *(backend.name for backend in BACKENDS)]
 
 
-def resolve(name: str) -> AttentionFn:
-    """Returns the attention function called `name`, or the preferred available one for "auto".
+def resolve(
+    name: str,
+    *,
+    memory: Path | None = None,
+    max_error: float = MAX_ERROR,
+    platform: Platform | None = None,
+    measure: Measure = measure,
+) -> AttentionFn:
+    """Returns the attention function called `name`, or the one that "auto" chooses.
+
+    Args:
+        name: one of `names`.
+        memory: file in which "auto" remembers what it measured. None: it takes sdpa.
+        max_error: greatest rms error that "auto" accepts.
+        platform: where it is to run; this process by default.
+        measure: tries functions by name.
 
     Raises:
-        BackendError: for an unknown name or a backend that cannot run here; lists every
-            backend with its reason.
+        BackendError: for an unknown name or a backend that cannot run here, with the reason.
     """
-    for backend in BACKENDS:
-        wanted = name in ("auto", backend.name)
-        if wanted and backend.unavailable_reason() is None:
-            return backend.function
-    status = "; ".join(f"{line.name}: {line.status}" for line in explain())
-    raise BackendError(
-        f"Attention backend not available. Got {name!r}, need one that runs here ({status}). "
-        "Choose 'auto'."
-    )
+    by_name = name != "auto"
+    if name == DEFAULT or (memory is None and not by_name):
+        return sdpa.sdpa
+    platform = platform or Platform.current()
+    if not by_name:
+        name = _auto(platform, memory, max_error, measure).name
+    backend = next((backend for backend in BACKENDS if backend.name == name), None)
+    if backend is None:
+        raise BackendError(
+            f"There is no attention backend of this name. Got {name!r}, need one of: "
+            f"{', '.join(names())}. Choose 'auto'."
+        )
+    if backend is sdpa.BACKEND:
+        return sdpa.sdpa
+    try:
+        return Selected(backend, backend.function(platform), by_name)
+    except UnavailableError as error:
+        raise BackendError(_unavailable(backend, error, platform)) from error
 
 
 @dataclass(frozen=True)
@@ -70,9 +112,78 @@ class BackendStatus:
     name: str
     label: str
     status: str
-    """"available", or why it is not."""
+    """"available", or why it is not; of "auto": what it would choose, and why."""
 
 
-def explain() -> list[BackendStatus]:
-    """Returns every backend in order of preference with its status on this machine."""
-    return [BackendStatus(b.name, b.label, b.unavailable_reason() or "available") for b in BACKENDS]
+def explain(
+    *,
+    memory: Path | None = None,
+    max_error: float = MAX_ERROR,
+    platform: Platform | None = None,
+) -> list[BackendStatus]:
+    """Returns what "auto" would choose, then every backend with its status. Measures nothing."""
+    platform = platform or Platform.current()
+    choice = _auto(platform, memory, max_error, None)
+    return [
+        BackendStatus("auto", AUTO_LABEL, f"chooses {choice.name}: {choice.why}"),
+        *(BackendStatus(b.name, b.label, _status(b, platform)) for b in BACKENDS),
+    ]
+
+
+def memory_key(names: Sequence[str], platform: Platform) -> str:
+    """Returns what measurements hold for: the GPU, PyTorch, the backends and their versions."""
+    used = (backend for backend in BACKENDS if backend.name in names)
+    parts = (f"{backend.name} {backend.version(platform)}".rstrip() for backend in used)
+    return ", ".join((platform.gpu, f"torch {torch.__version__}", *parts))
+
+
+def _candidates(platform: Platform, max_error: float) -> dict[str, AttentionFn]:
+    """Returns the backends worth trying: they run here and may be exact enough."""
+    functions = {}
+    for backend in BACKENDS:
+        if backend.candidate and backend.nominal_error <= max_error:
+            try:
+                functions[backend.name] = backend.function(platform)
+            except UnavailableError:
+                continue
+    return functions
+
+
+def _auto(
+    platform: Platform, memory: Path | None, max_error: float, measure: Measure | None
+) -> Choice:
+    """Chooses, from memory if it can; measures only if it is told how."""
+    if platform.kind == "other":
+        return Choice(DEFAULT, "there is no GPU to compare backends on")
+    if memory is None:
+        return Choice(DEFAULT, "no file is given to remember measurements in")
+    functions = _candidates(platform, max_error)
+    key = memory_key(list(functions), platform)
+    measurements = recall(memory, key)
+    if measurements is None:
+        if measure is None:
+            return Choice(DEFAULT, "until the backends are compared, when 'auto' is first used")
+        try:
+            measurements = measure(functions)
+        except torch.OutOfMemoryError:
+            return Choice(DEFAULT, "too little memory is free to compare backends")
+        remember(memory, key, measurements)
+    return choose([m for m in measurements if m.name in functions], max_error)
+
+
+def _status(backend: Backend, platform: Platform) -> str:
+    reason = backend.unavailable_reason(platform)
+    if reason is None:
+        return "available"
+    misfit = backend.constraints.misfit(platform)
+    return reason if misfit or not backend.install else f"{reason}: {backend.install}"
+
+
+def _unavailable(backend: Backend, error: UnavailableError, platform: Platform) -> str:
+    available = [b.name for b in BACKENDS if b.unavailable_reason(platform) is None]
+    misfit = backend.constraints.misfit(platform)
+    remedy = "" if misfit or not backend.install else f"Install it ({backend.install}), or choose "
+    return (
+        f"This attention backend cannot run here. Got {backend.name!r}, which {error}, need one "
+        f"of: auto, {', '.join(available)}. {remedy or 'Choose '}'auto'."
+    )

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend
 
-from wan_model.attention.sdpa import sdpa
+from wan_model.attention.sdpa import kernel, sdpa
+from wan_model.errors import BackendError
 
 
 def attention(q, k, v):
@@ -49,3 +51,18 @@ def test_large_scores_do_not_overflow():
     got = sdpa(q, k, v)
     assert got.isfinite().all()
     torch.testing.assert_close(got.double(), attention(q, k, v), rtol=1e-4, atol=1e-3)
+
+
+def test_a_kernel_by_name_is_that_kernel_or_an_error():
+    q, k, v = (random(1, 6, 2, 16, seed=seed) for seed in range(3))
+    math = kernel(SDPBackend.MATH)(q, k, v)
+    torch.testing.assert_close(math.double(), attention(q, k, v), rtol=1e-5, atol=2e-6)
+    with pytest.raises(BackendError, match="PyTorch's CUDNN_ATTENTION kernel does not take these"):
+        kernel(SDPBackend.CUDNN_ATTENTION)(q, k, v)
+
+
+def test_other_errors_of_torch_stay_as_they_are():
+    q = random(1, 6, 2, 16, seed=0)
+    with pytest.raises(RuntimeError) as error:
+        kernel(SDPBackend.MATH)(q, q[..., :8], q)
+    assert not isinstance(error.value, BackendError)

@@ -1,0 +1,78 @@
+"""Every backend that runs on this GPU, against float64; and the trial of "auto"."""
+
+import pytest
+import torch
+
+from wan_model.attention import MAX_ERROR, explain, measure, names, resolve
+from wan_model.attention.measure import checked, exact, rms_error, sample
+from wan_model.attention.registry import BACKENDS, Selected
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="No CUDA device."),
+]
+
+LENGTHS = (1024, 2049, 5000)
+LOW_PRECISION_ERROR = 8e-2
+"""A wrong scale or layout gives about 1; the worst kernel has 4e-2."""
+BOUND = {
+    b.name: LOW_PRECISION_ERROR if b.constraints.low_precision else MAX_ERROR for b in BACKENDS
+}
+
+
+def attention(name: str):
+    if name != "auto":
+        status = {line.name: line.status for line in explain()}[name]
+        if status != "available":
+            pytest.skip(f"{name}: {status}")
+    return resolve(name)
+
+
+@pytest.mark.parametrize("name", names()[1:])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_self_attention(name: str, length: int):
+    q, k, v = sample(length, 6, "cuda")
+    before = [x.clone() for x in (q, k, v)]
+    expected = exact(q, k, v)
+    out = attention(name)(q, k, v)
+    assert out.shape == q.shape
+    assert out.dtype == torch.bfloat16
+    assert rms_error(checked(out), expected) < BOUND[name]
+    assert all(torch.equal(a, b) for a, b in zip((q, k, v), before, strict=True))
+
+
+@pytest.mark.parametrize("name", names())
+def test_cross_attention_is_exact_with_every_name(name: str):
+    q, k, v = sample(3000, 6, "cuda")
+    k, v = k[:, :512].contiguous(), v[:, :512].contiguous()
+    assert rms_error(checked(attention(name)(q, k, v)), exact(q, k, v)) < MAX_ERROR
+
+
+@pytest.mark.parametrize("name", names()[1:])
+def test_two_at_once(name: str):
+    q, k, v = (torch.cat((x, x.flip(1))) for x in sample(1100, 4, "cuda"))
+    out = attention(name)(q, k, v)
+    for index in range(2):
+        one = slice(index, index + 1)
+        assert rms_error(checked(out[one]), exact(q[one], k[one], v[one])) < BOUND[name]
+
+
+def test_auto_measures_and_remembers(tmp_path):
+    memory = tmp_path / "attention.json"
+    chosen = resolve("auto", memory=memory)
+    written = memory.read_text()
+    again = resolve("auto", memory=memory)
+    assert memory.read_text() == written
+    assert '"sdpa"' in written
+    assert type(again) is type(chosen)
+    if isinstance(chosen, Selected):
+        assert isinstance(again, Selected)
+        assert again.backend.name == chosen.backend.name
+
+
+def test_the_trial_runs_inside_a_meta_context():
+    with torch.device("meta"):
+        (result,) = measure.measure({"sdpa": resolve("sdpa")})
+    assert result.problem is None
+    assert result.milliseconds > 0
+    assert 1e-3 < result.error < MAX_ERROR

@@ -1,0 +1,105 @@
+"""What "auto" means: the fastest backend whose error on this GPU is within a bound.
+
+Deciding is a pure function of measurements; they are remembered in a small JSON file, by GPU and
+versions, so that a machine measures once.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+MAX_ERROR = 5e-3
+"""Greatest rms error, relative to exact attention, that "auto" accepts.
+
+It is what a whole forward pass in bf16 may differ from fp32 by (tests/parity). 16 bit kernels have
+2.3e-3 on the data of `measure`, of which 1.5e-3 is the rounding of the output alone; the best 8 bit
+ones have 1.3e-2 or more (simulated; on an H100 int8 has 1.7e-2, FlashAttention-3 in fp8 5.6e-2).
+"""
+
+MIN_GAIN = 1.03
+"""How much faster than sdpa a backend must be to be chosen: differences below are noise."""
+
+DEFAULT = "sdpa"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How one backend did on this GPU."""
+
+    name: str
+    milliseconds: float = 0.0
+    error: float = 0.0
+    """Rms of the difference to exact attention, relative to the rms of the latter."""
+    problem: str | None = None
+    """Why it failed; the numbers mean nothing then."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What "auto" chooses, and why."""
+
+    name: str
+    why: str
+
+
+def choose(measurements: Sequence[Measurement], max_error: float = MAX_ERROR) -> Choice:
+    """Returns the fastest backend with an error of at most `max_error`, sdpa if about as fast."""
+    exact = {m.name: m for m in measurements if m.problem is None and m.error <= max_error}
+    if not exact:
+        return Choice(DEFAULT, f"nothing measured has an error of at most {max_error:g}")
+    best = min(exact.values(), key=lambda m: m.milliseconds)
+    default = exact.get(DEFAULT)
+    if default and default.milliseconds < MIN_GAIN * best.milliseconds:
+        best = default
+    why = f"the fastest here, {best.milliseconds:.1f} ms with an error of {best.error:.1e}"
+    if default and best is not default:
+        why += f", where sdpa takes {default.milliseconds:.1f} ms"
+    return Choice(best.name, why)
+
+
+def recall(path: Path, key: str) -> list[Measurement] | None:
+    """Returns what was measured under `key`, None if nothing was or the file is damaged."""
+    entries = _read(path).get(key)
+    try:
+        return None if entries is None else [_measurement(entry) for entry in entries]
+    except (TypeError, ValueError, KeyError) as error:
+        log.warning("Ignoring the attention measurements in %s: %s", path, error)
+        return None
+
+
+def remember(path: Path, key: str, measurements: Sequence[Measurement]) -> None:
+    """Writes measurements under `key`; a file that cannot be written costs a message only."""
+    content = {**_read(path), key: [asdict(m) for m in measurements]}
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        log.warning("Could not remember the attention measurements: %s", error)
+
+
+def _read(path: Path) -> dict[str, list]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log.warning("Ignoring the attention measurements in %s: %s", path, error)
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _measurement(entry: dict) -> Measurement:
+    problem = entry["problem"]
+    return Measurement(
+        name=str(entry["name"]),
+        milliseconds=float(entry["milliseconds"]),
+        error=float(entry["error"]),
+        problem=None if problem is None else str(problem),
+    )
