@@ -7,7 +7,9 @@ from . import (
     decode,
     image_to_video,
     loaders,
+    memory,
     moe_sampler,
+    step_cache,
     text_encode,
 )
 
@@ -18,6 +20,8 @@ NODES: list[type[io.ComfyNode]] = [
     *moe_sampler.NODES,
     *custom_sampling.NODES,
     *decode.NODES,
+    *memory.NODES,
+    *step_cache.NODES,
 ]
 
 

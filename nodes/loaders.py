@@ -4,11 +4,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..wan_model import attention as backends
 from ..wan_model.config import DiTConfig
 from ..wan_model.errors import PairingError
 from ..wan_model.loading import CheckpointInfo, detect
 from ..wan_model.loading.detect import guess_expert, require
+from ..wan_model.offload import Wishes
 from ._comfy import host, model, text_encoder, vae
 from ._report import check_choices, reports_errors
 
@@ -19,6 +19,8 @@ PRECISION_TOOLTIP = (
     "older cards, fp32 on CPU. fp8 files stay fp8 in memory either way. Latents, residual stream, "
     "norms and modulation are always fp32. Use fp32 only to compare results."
 )
+ATTENTIONS = ["auto", "sdpa"]
+"""Of the library's backends, those that have run on GPUs."""
 ATTENTION_TOOLTIP = (
     "Attention kernel. auto takes the fastest exact one that runs here. A kernel chosen by name "
     "is used or refused with the reason, never silently replaced."
@@ -27,7 +29,7 @@ ATTENTION_TOOLTIP = (
 
 def _attention_input() -> io.Combo.Input:
     return io.Combo.Input(
-        "attention", options=backends.names(), default="auto", tooltip=ATTENTION_TOOLTIP
+        "attention", options=ATTENTIONS, default="auto", tooltip=ATTENTION_TOOLTIP
     )
 
 
@@ -39,19 +41,13 @@ def _memory_input() -> Any:
     return io.Custom("WANDUET_MEMORY").Input(
         "memory",
         optional=True,
-        tooltip="Settings of a Wan memory node, which a later version brings. Leave it empty: "
-        "ComfyUI then decides what stays in VRAM.",
+        tooltip="A 'Wan memory' node has the pack's own engine stream the weights, within limits. "
+        "Leave it empty, and ComfyUI's memory manager decides what stays in VRAM.",
     )
 
 
 def _model_input(name: str, tooltip: str) -> io.Combo.Input:
     return io.Combo.Input(name, options=host.model_names("diffusion_models"), tooltip=tooltip)
-
-
-def _load(name: str, precision: str, attention: str) -> tuple[Any, CheckpointInfo]:
-    path = host.model_path("diffusion_models", name)
-    info = detect(path)
-    return model.load_model(path, info, precision, attention), info
 
 
 def _missing_file(folder: str, name: str | None) -> str | None:
@@ -111,10 +107,11 @@ class WanDuetModelLoader(io.ComfyNode):
         model_name: str,
         precision: str,
         attention: str,
-        memory: Any = None,  # noqa: ARG003 - waits for the memory node
+        memory: Wishes | None = None,
     ) -> io.NodeOutput:
         """Loads the file."""
-        patcher, info = _load(model_name, precision, attention)
+        info = detect(host.model_path("diffusion_models", model_name))
+        (patcher,) = model.load_models([info], precision, attention, memory)
         host.show(cls.hidden.unique_id, info.label)
         return io.NodeOutput(patcher)
 
@@ -168,7 +165,7 @@ class WanDuetExpertLoader(io.ComfyNode):
         low_noise_model: str,
         precision: str,
         attention: str,
-        memory: Any = None,  # noqa: ARG003 - waits for the memory node
+        memory: Wishes | None = None,
     ) -> io.NodeOutput:
         """Checks that the files are a pair, then loads them."""
         names = (high_noise_model, low_noise_model)
@@ -176,7 +173,7 @@ class WanDuetExpertLoader(io.ComfyNode):
             raise PairingError(problem)
         infos = [detect(host.model_path("diffusion_models", name)) for name in names]
         _check_pair(*infos)
-        high, low = (_load(name, precision, attention)[0] for name in names)
+        high, low = model.load_models(infos, precision, attention, memory)
         host.show(cls.hidden.unique_id, "\n".join(info.label for info in infos))
         return io.NodeOutput(high, low)
 

@@ -90,11 +90,13 @@ class WanDuetMoESampler(io.ComfyNode):
             sigmas, start_at_step, end_at_step, return_with_leftover_noise == "disable"
         )
         two = model_low is not None
-        host.show(cls.hidden.unique_id, _plan_text(high, chosen, sigmas, sampler, scheduler, two))
+        text = _plan_text(high, chosen, sigmas, sampler, scheduler, two)
+        host.show(cls.hidden.unique_id, text)
         guider = MoEGuider(
             Expert(model_high, chosen.cfg_high),
             Expert(model_low, chosen.cfg_low) if two else None,
             chosen.boundary,
+            heading=text,
         )
         guider.set_conds(positive, negative)
         result = sample_latent(

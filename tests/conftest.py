@@ -15,7 +15,7 @@ import pytest
 from tests.comfy.server import REPOSITORY, ComfyServer, install_pack
 from tests.toy.make_checkpoints import make_checkpoints
 
-HELPER_NODES = ("helper_nodes.py", "instrument_nodes.py")
+HELPER_NODES = ("helper_nodes.py", "instrument_nodes.py", "memory_nodes.py")
 
 
 def import_library() -> None:

@@ -15,10 +15,14 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from torch import Tensor
 
 from ...wan_model.sampling import is_high_noise
+from .patcher import WanPatcher, shares_memory
 from .sampling import TRUNCATE
 
 SAMPLER_HOOKS = ("sampler_post_cfg_function", "sampler_pre_cfg_function")
 """Lists in model_options that a sampler may extend for its own run."""
+
+LATER = 1 << 20
+"""Forward passes from now: a number that is never reached."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +52,23 @@ class _Run:
 class MoEGuider(comfy.samplers.CFGGuider):
     """Classifier-free guidance with one model per range of noise."""
 
-    def __init__(self, high: Expert, low: Expert | None, boundary: float) -> None:
+    def __init__(
+        self, high: Expert, low: Expert | None, boundary: float, heading: str = ""
+    ) -> None:
         """Takes the experts.
 
         Args:
             high: expert for high noise, or the only model.
             low: expert for low noise, or None.
             boundary: noise level from which on the high-noise expert is used, 0 to 1.
+            heading: what the running node says above the plan of memory.
         """
         super().__init__(high.patcher)
+        self.heading = heading
+        self.levels: list[float] = []
+        """Sigmas that the sampler is to visit."""
+        self.passes: int | None = None
+        """Forward passes of the weights engine before the previous call of this run."""
         self.high, self.low, self.boundary = high, low, boundary
         self.first = high
         self.second: comfy.samplers.CFGGuider | None = None
@@ -82,10 +94,13 @@ class MoEGuider(comfy.samplers.CFGGuider):
         self.first = self.expert(float(sigmas[0])) if len(sigmas) else self.high
         self.model_patcher, self.cfg = self.first.patcher, self.first.cfg
         self.model_options = self.first.patcher.model_options
+        self.levels, self.passes = sigmas[:-1].tolist(), None
+        self._head(self.heading)
         try:
             return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
         finally:
             self._release()
+            self._head("")
 
     def outer_sample(self, *args: Any, **kwargs: Any) -> Tensor:
         """Samples within what other nodes put around either expert's run, such as a step cache."""
@@ -128,7 +143,9 @@ class MoEGuider(comfy.samplers.CFGGuider):
         run, second = self.run, self.second
         assert run is not None
         options = model_options or {}
-        expert = self.expert(timestep.flatten()[0].item())
+        sigma = timestep.flatten()[0].item()
+        expert = self.expert(sigma)
+        self._announce(expert, sigma)
         if expert is self.first:
             if run.active is not expert:
                 _bring(expert.patcher, run.noise, self.conds, self.model_options)
@@ -145,6 +162,29 @@ class MoEGuider(comfy.samplers.CFGGuider):
             run.second_is_ready = True
         options = _with_additions(second.model_options, options, self.first.patcher.model_options)
         return second.outer_predict_noise(x, timestep, options, seed)
+
+    def _announce(self, expert: Expert, sigma: float) -> None:
+        """Tells a weights engine that runs both experts when the other one's turn is."""
+        other = self.low if expert is self.high else self.high
+        if other is None or not shares_memory(expert.patcher, other.patcher):
+            return
+        pool = other.patcher.pool
+        guess = 1 if expert.cfg == 1 else 2
+        # A step cache may have left the previous call without any.
+        passes = guess if self.passes is None else max(1, pool.passes - self.passes)
+        self.passes = pool.passes
+        later = [level for level in self.levels if level < sigma]
+        # After the last step the next run begins, most likely one like this.
+        if self.expert(max(later, default=self.levels[0])) is other:
+            pool.expect(other.patcher.model.expert, passes)
+        elif any(self.expert(level) is other for level in later):
+            pool.expect(other.patcher.model.expert, LATER)
+
+    def _head(self, heading: str) -> None:
+        """Says what a weights engine shows above its plan."""
+        for expert in (self.high, self.low):
+            if expert is not None and isinstance(expert.patcher, WanPatcher):
+                expert.patcher.pool.heading = heading
 
     def _prepare(self, expert: Expert) -> comfy.samplers.CFGGuider:
         """Does for the second expert what core's guider did for the first, up to loading it."""

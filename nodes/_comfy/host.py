@@ -7,6 +7,7 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
+from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,13 @@ def compute_dtype(precision: str) -> torch.dtype:
     return torch.float16
 
 
+def reserved_bytes(device: torch.device) -> int:
+    """Returns the memory of a device that ComfyUI leaves to others, in bytes."""
+    if comfy.model_management.is_device_cpu(device):
+        return 0
+    return int(comfy.model_management.extra_reserved_memory())
+
+
 def free_bytes(device: torch.device) -> int:
     """Returns the memory that is free on a device, in bytes."""
     return int(comfy.model_management.get_free_memory(device))
@@ -78,8 +86,15 @@ def progress_bar(total: int) -> comfy.utils.ProgressBar:
     return comfy.utils.ProgressBar(total)
 
 
-def show(node_id: str | None, text: str) -> None:
-    """Shows text under a node in the graph editor, and in the log."""
+def running_node() -> str | None:
+    """Returns the id of the node that is being executed."""
+    context = get_executing_context()
+    return None if context is None else context.node_id
+
+
+def show(node_id: str | None, text: str, *, heading: str = "") -> None:
+    """Shows text under a node in the graph editor, below a heading there, and in the log."""
     logger.info(text)
+    text = f"{heading}\n{text}" if heading else text
     if node_id is not None:
         PromptServer.instance.send_progress_text(text, node_id)

@@ -4,9 +4,10 @@ The patcher, the model sampling, the conditionings and LoRAs are ComfyUI's own, 
 takes a MODEL takes ours. Parameter names are the official ones, as in core's own Wan model.
 """
 
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import comfy.float
@@ -22,9 +23,12 @@ from torch import Tensor, nn
 
 from ...wan_model.dit import BlockInputs, WanDiT
 from ...wan_model.dit.memory import activation_bytes
-from ...wan_model.loading import CheckpointInfo, load_dit
+from ...wan_model.loading import CheckpointInfo, file_regions, load_dit
+from ...wan_model.offload import HostModel, Wishes
 from ...wan_model.quant import Linear, scale_weight, unscale_weight
 from .host import compute_dtype, raise_if_interrupted
+from .patcher import WanPatcher
+from .pool import ExpertPool, Seat, Shape
 
 CHECKPOINT = "wanduet_checkpoint"
 """Attachment of a patcher: the CheckpointInfo of the file it came from."""
@@ -136,6 +140,8 @@ class ComfyWanDiT(WanDiT):
     dtype = torch.float32
     """What ComfyUI hands inputs over in: latents and text stay fp32 up to the first block."""
     patch_size = (1, 2, 2)
+    seat: Seat | None = None
+    """Where the weights come from; None if they are all in place."""
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -170,8 +176,9 @@ class ComfyWanDiT(WanDiT):
             x = torch.cat((x, extra.to(x)), dim=2)
         channels = self.config.out_channels
         cond = x[:, channels:] if self.config.cond_channels else None
-        run_blocks = PatchableBlocks(transformer_options or {})
-        velocity = self.velocity(x[:, :channels], timestep, context, cond, run_blocks)
+        runner = PatchableBlocks(transformer_options or {})
+        forward = partial(self.velocity, x[:, :channels], timestep, context, cond)
+        velocity = forward(runner) if self.seat is None else self.seat.run(forward, runner)
         return velocity[:, :, :frames, :height, :width]
 
 
@@ -179,9 +186,12 @@ class _PlannedMemory:
     """Replaces core's guess of a forward pass' memory by our own arithmetic."""
 
     diffusion_model: ComfyWanDiT
+    sampled_shape: Shape | None = None
+    """What memory was asked for last. Before ComfyUI loads a model, that is for one sample."""
 
     def memory_required(self, input_shape: list[int], **_shapes: Any) -> int:
         """Returns bytes for an input (B, C, T, H, W)."""
+        self.sampled_shape = tuple(input_shape)
         batch, _, frames, height, width = input_shape
         dit = self.diffusion_model
         return activation_bytes(dit.config, dit.precision, batch, frames, height, width)
@@ -195,31 +205,52 @@ class WanModel48(_PlannedMemory, comfy.model_base.WAN22):
     """TI2V-5B, with the latents of the Wan2.2 VAE."""
 
 
-def load_model(
-    path: Path, info: CheckpointInfo, precision: str, attention: str
-) -> comfy.model_patcher.ModelPatcher:
-    """Loads a transformer file as a MODEL.
+def load_models(
+    infos: Sequence[CheckpointInfo], precision: str, attention: str, wishes: Wishes | None
+) -> list[comfy.model_patcher.ModelPatcher]:
+    """Loads the transformer files of one model, one or two experts, as MODELs.
+
+    With wishes, even automatic ones, the weights engine places the weights; else ComfyUI does.
 
     Raises:
-        CheckpointError: if the file is not a healthy Wan2.2 transformer.
+        CheckpointError: if one is not a healthy Wan2.2 transformer.
         BackendError: if the attention backend cannot run here.
+        SettingsError: if a wish cannot be met by this model.
     """
-    offload_device = comfy.model_management.unet_offload_device()
-    dit = load_dit(
-        path,
+    device = comfy.model_management.get_torch_device()
+    on_host = torch.device("cpu")
+    offload_device = comfy.model_management.unet_offload_device() if wishes is None else on_host
+    load = partial(
+        load_dit,
         device=offload_device,
         dtype=compute_dtype(precision),
         attention=attention,
         dit_class=ComfyWanDiT,
         linear_class=ComfyLinear,
     )
-    patcher = comfy.model_patcher.ModelPatcher(
-        _base_model(dit),
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=offload_device,
-    )
-    patcher.set_attachments(CHECKPOINT, info)
-    return patcher
+    models = [_base_model(load(info.path)) for info in infos]
+    if wishes is not None:
+        _share_pool(models, infos, device, wishes)
+    patcher_class = comfy.model_patcher.ModelPatcher if wishes is None else WanPatcher
+    patchers = [patcher_class(model, device, offload_device) for model in models]
+    for patcher, info in zip(patchers, infos, strict=True):
+        patcher.set_attachments(CHECKPOINT, info)
+    return patchers
+
+
+def _share_pool(
+    models: Sequence[Any], infos: Sequence[CheckpointInfo], device: torch.device, wishes: Wishes
+) -> None:
+    """Has the weights of models moved by one engine."""
+    dits = [model.diffusion_model for model in models]
+    hosts = [
+        HostModel(dit, dit.blocks, file_regions(info.path))
+        for dit, info in zip(dits, infos, strict=True)
+    ]
+    pool = ExpertPool(hosts, device, wishes)
+    for number, (model, dit) in enumerate(zip(models, dits, strict=True)):
+        model.pool, model.expert = pool, number
+        dit.seat = Seat(weakref.ref(pool), number)
 
 
 def _base_model(dit: ComfyWanDiT) -> comfy.model_base.BaseModel:

@@ -30,6 +30,12 @@ def model(name: str, node_id: str = "model", **options: Any) -> Prompt:
     return {node_id: node("WanDuetModelLoader", model_name=name, **options)}
 
 
+def memory(**options: Any) -> Prompt:
+    """Wishes about memory, automatic by default: ("memory", 0)."""
+    automatic = {"vram_budget_gb": 0.0, "blocks_to_swap": -1, "pinned_ram_gb": -1.0}
+    return {"memory": node("WanDuetMemory", **{**automatic, "prefetch_blocks": -1, **options})}
+
+
 def stock_model(name: str, node_id: str = "stock_model") -> Prompt:
     """Loads one model with core's loader, computing in fp32 on the CPU."""
     return {node_id: node("UNETLoader", unet_name=name, weight_dtype="default")}

@@ -2,6 +2,14 @@
 
 from .detect import CheckpointInfo, TextEncoderConfig, detect
 from .dit import load_dit
+from .regions import file_regions
 from .vae import load_vae
 
-__all__ = ["CheckpointInfo", "TextEncoderConfig", "detect", "load_dit", "load_vae"]
+__all__ = [
+    "CheckpointInfo",
+    "TextEncoderConfig",
+    "detect",
+    "file_regions",
+    "load_dit",
+    "load_vae",
+]

@@ -1,4 +1,4 @@
-"""Schedules, expert switch, guidance and the official solvers."""
+"""Schedules, expert switch, guidance, step caches and the official solvers."""
 
 from .experts import ExpertPlan, count_high_noise_steps, expert_split, is_high_noise
 from .guidance import guide
@@ -21,12 +21,24 @@ from .solvers import (
     model_timestep,
     solve,
 )
+from .step_cache import (
+    STEP_CACHE_METHODS,
+    Prediction,
+    StepCache,
+    StepCacheReport,
+    StepCacheSettings,
+)
 
 __all__ = [
     "SOLVERS",
+    "STEP_CACHE_METHODS",
     "ExpertPlan",
+    "Prediction",
     "Solver",
     "SolverName",
+    "StepCache",
+    "StepCacheReport",
+    "StepCacheSettings",
     "StepCallback",
     "VelocityFn",
     "check_sigmas",

@@ -1,7 +1,7 @@
 """The engine against resident execution, bit for bit, on a device whose copies run late."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest

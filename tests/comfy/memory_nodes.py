@@ -1,0 +1,191 @@
+"""Test-only ComfyUI nodes that look at the weights engine, and take memory away from it."""
+
+import json
+import os
+import threading
+import weakref
+from pathlib import Path
+from typing import Any, ClassVar
+
+import comfy.model_management
+import folder_paths
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfy_api.latest import ComfyExtension, io
+
+
+def write_line(name: str, value: object) -> None:
+    """Appends JSON to `NAME.jsonl` in the output folder."""
+    path = Path(folder_paths.get_output_directory()) / f"{name}.jsonl"
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value) + "\n")
+
+
+class TakeMemory(io.ComfyNode):
+    """Does what ComfyUI does for a model that needs room; then writes what ours has.
+
+    `nbytes`: how much is wanted. 0 only looks.
+    """
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestTakeMemory",
+            category="WanDuet tests",
+            inputs=[
+                io.Model.Input("model"),
+                io.Latent.Input("latent"),
+                io.Int.Input("nbytes", default=0, max=1 << 62),
+                io.String.Input("name"),
+            ],
+            outputs=[io.Latent.Output()],
+            not_idempotent=True,
+        )
+
+    @classmethod
+    def execute(cls, model: Any, latent: Any, nbytes: int, name: str) -> io.NodeOutput:
+        loaded = comfy.model_management.current_loaded_models
+        ours = [entry for entry in loaded if type(entry.model).__name__ == "WanPatcher"]
+        before = model.loaded_size()
+        if nbytes:
+            for entry in ours:
+                if entry.model_unload(nbytes):
+                    loaded.remove(entry)
+        held = model.pool._engine._traffic._pool.held.items()
+        state = {
+            "arrivals": sorted([*key, id(buffer.arrival)] for key, buffer in held),
+            "entries": len(ours),
+            "before": before,
+            "loaded": model.loaded_size(),
+            "size": model.model_size(),
+            "plan": str(model.pool._engine.plan),
+            "pinned": model.pool._engine.pinned_bytes,
+        }
+        write_line(name, state)
+        return io.NodeOutput(latent)
+
+
+class OutOfMemory(io.ComfyNode):
+    """A MODEL whose last block finds the device's memory full, so many times."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestOutOfMemory",
+            category="WanDuet tests",
+            inputs=[io.Model.Input("model"), io.Int.Input("times")],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, times: int) -> io.NodeOutput:
+        patched = model.clone()
+        left = times
+
+        def block(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+            nonlocal left
+            if left:
+                left -= 1
+                raise torch.OutOfMemoryError("Tried to allocate 2 GiB")
+            return extra["original_block"](args)
+
+        patched.set_model_patch_replace(block, "dit", "double_block", 1)
+        return io.NodeOutput(patched)
+
+
+class RecordHeld(io.ComfyNode):
+    """A MODEL that writes which blocks are on the device, or on their way, after each call."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestRecordHeld",
+            category="WanDuet tests",
+            inputs=[io.Model.Input("model"), io.String.Input("name")],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, name: str) -> io.NodeOutput:
+        recorded = model.clone()
+
+        def record(executor: Any, *args: Any, **kwargs: Any) -> Any:
+            out = executor(*args, **kwargs)
+            write_line(name, sorted(model.pool._engine._traffic._pool.held))
+            return out
+
+        recorded.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", record)
+        return io.NodeOutput(recorded)
+
+
+class Watch(io.ComfyNode):
+    """Passes a MODEL on and remembers it weakly, with everything behind it."""
+
+    watched: ClassVar[dict[str, weakref.ref[Any]]] = {}
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestWatch",
+            category="WanDuet tests",
+            inputs=[io.Model.Input("model"), io.String.Input("name")],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, name: str) -> io.NodeOutput:
+        parts = {"patcher": model, "model": model.model, "dit": model.model.diffusion_model}
+        parts["pool"] = model.pool
+        cls.watched.update({f"{name} {key}": weakref.ref(part) for key, part in parts.items()})
+        return io.NodeOutput(model)
+
+
+class Watched(io.ComfyNode):
+    """Writes what is left: watched objects, threads of engines, open model files."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestWatched",
+            category="WanDuet tests",
+            inputs=[io.String.Input("name"), io.Latent.Input("after", optional=True)],
+            outputs=[],
+            is_output_node=True,
+            not_idempotent=True,
+        )
+
+    @classmethod
+    def execute(cls, name: str, after: Any = None) -> io.NodeOutput:  # noqa: ARG003
+        alive = [key for key, ref in Watch.watched.items() if ref() is not None]
+        threads = [t for t in threading.enumerate() if t.name.startswith("wan-")]
+        if not alive:
+            for thread in threads:
+                thread.join(2)
+        names = [thread.name for thread in threads if thread.is_alive()]
+        write_line(name, {"alive": alive, "threads": names, "files": open_model_files()})
+        return io.NodeOutput()
+
+
+def open_model_files() -> list[str]:
+    """Returns the names of open checkpoints."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{number}")
+        except OSError:
+            continue
+        if target.endswith(".safetensors"):
+            found.append(os.path.basename(target))
+    return found
+
+
+class MemoryTestExtension(ComfyExtension):
+    """The nodes of this file."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [TakeMemory, OutOfMemory, RecordHeld, Watch, Watched]
+
+
+async def comfy_entrypoint() -> MemoryTestExtension:
+    """Called by ComfyUI when it loads the file."""
+    return MemoryTestExtension()

@@ -1,0 +1,103 @@
+"""Our MODELs and others on one small card, emulated: whoever needs room gets it, and no more."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from .graphs import T2V, Prompt, memory, model, moe_sampler, node, save
+from .server import ComfyServer, install_pack
+from .test_memory_manager import INPUTS, LINKS, lines, pair, run
+
+pytestmark = pytest.mark.comfy
+
+VIDEO_MIB = 513
+"""What one forward pass of the toy models takes beside the weights, rounded up."""
+
+HELPERS = ("helper_nodes.py", "instrument_nodes.py", "memory_nodes.py", "emulated_card.py")
+WISHES = {"prefetch_blocks": 0}
+"""Any wish: the engine is not used on a CPU otherwise. This one allows for a single slot."""
+
+
+@pytest.fixture(scope="module")
+def card(
+    comfyui: Path, toy_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComfyServer]:
+    """A server with a card of nothing yet."""
+    base = tmp_path_factory.mktemp("card")
+    shutil.copytree(toy_models, base / "models")
+    install_pack(base / "custom_nodes")
+    for name in HELPERS:
+        shutil.copy2(Path(__file__).parent / name, base / "custom_nodes")
+    with ComfyServer(comfyui, base) as server:
+        yield server
+
+
+def insert(server: ComfyServer, weights_mib: int) -> None:
+    """Gives the server a card that holds the video and so many MiB of weights."""
+    server.free()
+    size = node("WanDuetTestSetCard", nbytes=(VIDEO_MIB + weights_mib) << 20)
+    result = server.run({"card": size})
+    assert result.status == "success", result.error
+
+
+def seen(server: ComfyServer, prompt: Prompt, other_mib: int, name: str) -> dict[str, Any]:
+    """Samples, then loads another model of some size; returns what ours has left."""
+    take = {"model": ("experts", 0), "latent": ("sampler", 0), "nbytes": 0, "name": name}
+    if other_mib:
+        other = node("WanDuetTestLoadOther", latent=("sampler", 0), mib=other_mib)
+        prompt, take = {**prompt, "other": other}, {**take, "latent": ("other", 0)}
+    prompt = {**prompt, "take": node("WanDuetTestTakeMemory", **take)}
+    result = server.run({**prompt, **save(name, latent=("take", 0))})
+    assert result.status == "success", result.error
+    return lines(server, name)[-1]
+
+
+@pytest.mark.parametrize(
+    ("weights_mib", "plan", "share"),
+    [(6, "2 of 2 blocks streamed", 0.3), (9, "all 2 blocks", 0.5), (64, "all 2 blocks", 1.0)],
+)
+def test_the_plan_fits_the_card(card: ComfyServer, weights_mib: int, plan: str, share: float):
+    insert(card, 64)
+    expected = run(card, pair(1, **WISHES), "expected")
+    insert(card, weights_mib)
+    state = seen(card, pair(2, **WISHES), 0, "fits")
+    assert state["plan"].startswith(plan)
+    assert state["loaded"] <= weights_mib << 20
+    assert state["loaded"] / state["size"] == pytest.approx(share, abs=0.1)
+    assert torch.equal(run(card, pair(1, **WISHES), "fitting"), expected)
+
+
+def test_another_model_gets_its_room_and_no_more(card: ComfyServer):
+    insert(card, 64)
+    expected = run(card, pair(1, **WISHES), "expected")
+    total = seen(card, pair(2, **WISHES), 0, "alone")["size"]
+    free_mib = VIDEO_MIB + 64 - total // (1 << 20)
+    assert seen(card, pair(3, **WISHES), free_mib // 2, "beside")["loaded"] == total
+    # ComfyUI asks for a tenth more.
+    some = seen(card, pair(4, **WISHES), int((free_mib + 5) / 1.1), "tight")
+    assert 0 < some["loaded"] < total
+    assert some["entries"] == 1
+    assert torch.equal(run(card, pair(1, **WISHES), "after_tight"), expected)
+    none = seen(card, pair(5, **WISHES), VIDEO_MIB + 50, "crowded")
+    assert none["loaded"] == none["entries"] == none["pinned"] == 0
+    assert torch.equal(run(card, pair(1, **WISHES), "after_crowded"), expected)
+    assert seen(card, pair(6, **WISHES), 0, "back")["loaded"] == total
+
+
+@pytest.mark.parametrize("weights_mib", [6, 12, 64])
+def test_two_engines_share_a_card(card: ComfyServer, weights_mib: int):
+    insert(card, 64)
+    expected = run(card, pair(1, **WISHES), "expected")
+    insert(card, weights_mib)
+    options = {"memory": ("memory", 0)}
+    prompt = {**INPUTS, **memory(**WISHES)}
+    prompt |= {**model(T2V[0], "high", **options), **model(T2V[1], "low", **options)}
+    links = {"model_high": ("high", 0), "model_low": ("low", 0), **LINKS}
+    prompt |= moe_sampler(shift=8.0, seed=1, **links)
+    assert torch.equal(run(card, prompt, "engines"), expected)
+    prompt |= moe_sampler(shift=8.0, seed=2, **links)
+    run(card, prompt, "engines")
