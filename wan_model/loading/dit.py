@@ -11,11 +11,12 @@ from ..attention import resolve
 from ..config import DiTConfig, Precision
 from ..dit import WanDiT
 from ..errors import SettingsError
-from ..quant import Linear
+from ..quant import AS_STORED, Linear
 from .checkpoint import open_checkpoint
 from .detect import describe, require
 from .formats import default_dtype
 from .strict import check_tensors, fill
+from .weights import choose_compute_dtype, plan_weights
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +31,15 @@ def load_dit(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     residual_dtype: torch.dtype = torch.float32,
+    weights: str = AS_STORED,
+    compute_device: torch.device | str | None = None,
     attention: str = "auto",
     dit_class: type[Dit] = WanDiT,
     linear_class: type[Linear] = Linear,
 ) -> Dit:
     """Loads a diffusion model; every size is read from the file.
 
-    Quantised weights stay as they are stored and are dequantised when used. Layers that compute
-    in fp32 (embeddings, norms, modulation, head) keep what the file stores.
+    Layers that compute in fp32 (embeddings, norms, modulation, head) keep what the file stores.
 
     Args:
         path: a .safetensors file, a shard or the index of a sharded one, or a folder with one.
@@ -45,26 +47,32 @@ def load_dit(
         dtype: in which the blocks compute and their 16 and 32 bit weights are kept. None: that
             of the file, bf16 if it is quantised.
         residual_dtype: of the residual stream.
+        weights: number format of the blocks' weights, one of `quant.names()`. By default quantised
+            ones stay as they are and are dequantised when used.
+        compute_device: where the model will run, which decides what number formats there are, and
+            where weights are converted. None: `device`.
         attention: name of an attention backend.
         dit_class: the transformer to build, with the parameters of `WanDiT`.
         linear_class: its linear layers.
 
     Raises:
         CheckpointError: for a file that is damaged, unsafe, incomplete, or of another model.
-        BackendError: if the attention backend cannot run here.
+        BackendError: if the attention backend or the number format cannot run there.
+        SettingsError: for a dtype that cannot be computed in, or that contradicts `weights`.
     """
     check_compute_dtype(dtype)
     checkpoint = open_checkpoint(path)
     info = describe(checkpoint)
     config = require(info, DiTConfig)
-    compute_dtype = dtype or default_dtype(checkpoint.tensors)
+    plan = plan_weights(weights, info, torch.device(compute_device or device))
+    compute_dtype = choose_compute_dtype(dtype, plan, default_dtype(checkpoint.tensors))
     precision = Precision(compute_dtype=compute_dtype, residual_dtype=residual_dtype)
     with torch.device("meta"):
         model = dit_class(
             config, precision=precision, attention=resolve(attention), linear=linear_class
         )
     check_tensors(model, checkpoint, info)
-    fill(model, checkpoint, torch.device(device), storage_dtype)
+    fill(model, checkpoint, torch.device(device), storage_dtype, plan)
     log.info("Loaded %s from %s, computing in %s", info.label, info.path.name, compute_dtype)
     return model.eval()
 

@@ -67,6 +67,14 @@ def is_note(name: str) -> bool:
     return name.rpartition(".")[2] in NOTES
 
 
+def is_block_matrix(name: str) -> bool:
+    """Whether a tensor of a transformer is a linear layer's weight that may have few bits.
+
+    Everything else is small and sensitive: embeddings, time projection, modulation, norms, head.
+    """
+    return name.startswith("blocks.") and name.endswith(".weight") and ".norm" not in name
+
+
 def check_format(checkpoint: Checkpoint) -> None:
     """Refuses number formats that `load_dit` and `load_vae` cannot read.
 

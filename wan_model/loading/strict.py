@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from ..quant import Linear, ScaledFormat, scale_weight
+from ..quant import Linear, ScaledFormat, WeightPlan, scale_weight
 from .checkpoint import Checkpoint, first_names, tensor_reader
 from .detect import CheckpointInfo
-from .formats import SCALE, is_note, normal_scale
+from .formats import SCALE, is_block_matrix, is_note, normal_scale
 from .header import TensorEntry
 
 StorageDtype = Callable[[str, nn.Module, torch.dtype], torch.dtype]
@@ -60,11 +60,16 @@ def _scales_matrix(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
 
 
 def fill(
-    model: nn.Module, checkpoint: Checkpoint, device: torch.device, storage: StorageDtype
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    storage: StorageDtype,
+    plan: WeightPlan | None = None,
 ) -> None:
     """Gives every parameter of an empty model its tensor, one by one.
 
-    A tensor that needs no change and stays on the CPU remains a view of the file.
+    A tensor that needs no change and stays on the CPU remains a view of the file. With a plan,
+    the weights of the blocks' linear layers are converted as it says.
 
     Raises:
         CheckpointError: for broken scales, or if the file cannot be read after all.
@@ -75,6 +80,9 @@ def fill(
             module = model.get_submodule(path)
             tensor = read(checkpoint.tensors[name])
             scale = _read_scale(read, checkpoint, path) if leaf == "weight" else None
+            if plan is not None and isinstance(module, Linear) and is_block_matrix(name):
+                plan.place(module, tensor, scale, device)
+                continue
             if scale is not None and isinstance(module, Linear):
                 module.format = ScaledFormat()
                 module.weight_scale = scale.to(device)

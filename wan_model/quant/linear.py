@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .rows import scale_weight
+
 
 class LinearOperands(Protocol):
     """What a format multiplies with: a `Linear`, or copies of its tensors on another device."""
@@ -60,7 +62,12 @@ class ScaledFormat(PlainFormat):
 
     def dense(self, layer: LinearOperands, dtype: torch.dtype) -> Tensor:
         """Returns weight * scale, multiplied in fp32."""
-        return scale_weight(layer.weight, _scale(layer)).to(dtype)
+        scale = scale_of(layer)
+        if scale.ndim < 3 and (layer.weight.itemsize, dtype.itemsize) == (1, 2):
+            # 8-bit numbers are exact in 16 bits, so no fp32 copy is needed. A scale with axes is
+            # multiplied in fp32; one without would be rounded to `dtype` first.
+            return layer.weight.to(dtype).mul_(scale.reshape(-1, 1))
+        return scale_weight(layer.weight, scale).to(dtype)
 
     def matmul(self, layer: LinearOperands, x: Tensor) -> Tensor:
         """Multiplies with the stored numbers, then scales the result where that is the same.
@@ -68,39 +75,31 @@ class ScaledFormat(PlainFormat):
         8-bit numbers are exact in bf16, so nothing is rounded before the product, and no fp32
         copy of the weight is made. fp16 has too little range for products without their scale.
         """
-        scale = _scale(layer)
+        scale = scale_of(layer)
         if scale.ndim == 3 or layer.compute_dtype == torch.float16:
             return super().matmul(layer, x)
         dtype = layer.compute_dtype
-        # A scale with an axis is multiplied in fp32; one without would be rounded to bf16 first.
-        out = F.linear(x.to(dtype), layer.weight.to(dtype)).mul_(scale.view(-1))
-        return out if layer.bias is None else out.add_(layer.bias.to(dtype))
+        return scale_columns(F.linear(x.to(dtype), layer.weight.to(dtype)), scale, layer.bias)
 
 
-def _scale(layer: LinearOperands) -> Tensor:
-    if layer.weight_scale is None:
-        raise RuntimeError("ScaledFormat needs a layer with weight_scale")
-    return layer.weight_scale
-
-
-def scale_weight(weight: Tensor, scale: Tensor) -> Tensor:
-    """Returns weight (O, I) * scale in fp32.
+def scale_columns(out: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """Returns out * scale + bias in the place of `out`.
 
     Args:
-        weight: any storage dtype.
-        scale: one number, (O, 1) per row, or (O, N, 1) per block of I / N consecutive inputs.
+        out: (..., O), any float dtype.
+        scale: fp32, one number or (O, 1). Multiplied in fp32, which needs an axis: a number without
+            one would be rounded to the dtype of `out` first.
+        bias: (O,) or None.
     """
-    values = weight.to(torch.float32, copy=True)
-    if scale.ndim == 3:
-        rows, blocks, _ = scale.shape
-        values.view(rows, blocks, -1).mul_(scale)
-        return values
-    return values.mul_(scale)
+    out.mul_(scale.reshape(-1))
+    return out if bias is None else out.add_(bias.to(out.dtype))
 
 
-def unscale_weight(weight: Tensor, scale: Tensor) -> Tensor:
-    """Returns weight (O, I) / scale in fp32: the inverse of `scale_weight`, before rounding."""
-    return scale_weight(weight, scale.float().reciprocal())
+def scale_of(layer: LinearOperands) -> Tensor:
+    """Returns the scale of a layer whose format needs one."""
+    if layer.weight_scale is None:
+        raise RuntimeError("A scaled format needs a layer with weight_scale")
+    return layer.weight_scale
 
 
 class Linear(nn.Module):

@@ -1,0 +1,252 @@
+"""Converted weights in a file: the same model again, and no harm if it cannot be written."""
+
+import errno
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from tests.unit.loading.checkpoints import (
+    LAYER,
+    block_layers,
+    dense,
+    dit_state,
+    note,
+    save,
+    save_sharded,
+    scaled,
+    to_fp8,
+    vae_state,
+)
+from tests.unit.loading.test_weights import SOURCES, TARGETS, velocity
+from wan_model import detect, load_dit
+from wan_model.errors import BackendError, CheckpointError
+from wan_model.loading import converted_file
+from wan_model.loading.header import read_header
+
+E4M3 = torch.float8_e4m3fn
+ORDER = ["F32", "F16", "BF16", "F8_E4M3"]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return save(tmp_path / "a_high_noise.safetensors", dit_state())
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "weights"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_file_gives_the_same_model(name: str, target: str, tmp_path: Path) -> None:
+    source = save(tmp_path / "a.safetensors", SOURCES[name])
+    file = converted_file(source, target, tmp_path / "cache")
+    expected = load_dit(source, weights=target)
+    assert (file == source) == (SOURCES[name][f"{LAYER}.weight"].dtype == TARGETS[target][0])
+    if "fp8" in target and "int8" not in name:
+        assert "fp8" in detect(file).format
+    dtype = expected.precision.compute_dtype
+    got = load_dit(file, weights=target, dtype=dtype)
+    state, wanted = got.state_dict(), expected.state_dict()
+    assert state.keys() == wanted.keys()
+    for key, tensor in wanted.items():
+        assert torch.equal(state[key].float(), tensor.float()), key
+    # Tensors that are aligned differently are added up in another order.
+    assert (velocity(got) - velocity(expected)).norm() < 2e-3 * velocity(expected).norm()
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_the_file_is_an_ordinary_checkpoint(source: Path, cache: Path) -> None:
+    file = converted_file(source, "fp8", cache)
+    info = detect(file)
+    assert (info.format, info.expert, info.kind) == ("fp8 scaled", "high", "t2v")
+    assert info.parameters == detect(source).parameters
+    model = load_dit(file)
+    scale = model.get_submodule(LAYER).weight_scale
+    assert scale.shape == (512, 1)
+    tensors = read_header(file).tensors
+    assert tensors[0].start % 64 == 0
+    # Wide numbers first: whatever the sizes, no tensor starts in the middle of a number.
+    assert [entry.dtype for entry in tensors] == sorted((e.dtype for e in tensors), key=ORDER.index)
+
+
+def test_a_second_time_nothing_is_written(source: Path, cache: Path) -> None:
+    file = converted_file(source, "int8", cache)
+    before = file.stat().st_mtime_ns
+    assert converted_file(source, "int8", cache) == file
+    assert file.stat().st_mtime_ns == before
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_formats_and_sources_do_not_meet(source: Path, cache: Path, tmp_path: Path) -> None:
+    other = save(tmp_path / "b" / source.name, dit_state())
+    files = {converted_file(source, "fp8", cache), converted_file(source, "int8", cache)}
+    files.add(converted_file(other, "fp8", cache))
+    assert len(files) == 3
+    assert converted_file(source, "fp8 storage", cache) in files
+
+
+def test_a_changed_source_is_converted_anew(source: Path, cache: Path) -> None:
+    file = converted_file(source, "fp8", cache)
+    changed = {key: 2 * tensor for key, tensor in dit_state().items()}
+    save(source, changed)
+    os.utime(source, ns=(1, 1))
+    assert converted_file(source, "fp8", cache) == file
+    got = dense(load_dit(file), LAYER)
+    assert (got - changed[f"{LAYER}.weight"]).norm() < 0.05 * got.norm()
+    assert len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other", "folder of the future"])
+def test_a_damaged_file_is_written_anew(damage: str, source: Path, cache: Path) -> None:
+    file = converted_file(source, "fp8", cache)
+    whole = file.read_bytes()
+    match damage:
+        case "cut":
+            file.write_bytes(whole[:-100])
+        case "empty":
+            file.write_bytes(b"")
+        case "other":
+            save(file, dit_state())
+        case _:
+            file.write_bytes(whole.replace(b'"wanduet_version": "1"', b'"wanduet_version": "2"'))
+    assert converted_file(source, "fp8", cache) == file
+    assert file.read_bytes() == whole
+
+
+def test_a_full_disk_leaves_the_source(
+    source: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        assert converted_file(source, "fp8", cache) == source
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(cache.iterdir()) == []
+    assert f"cannot be kept in {cache}: {os.strerror(errno.EFBIG)}." in caplog.text
+    assert velocity(load_dit(source, weights="fp8")).isfinite().all()
+    assert converted_file(source, "fp8", cache) != source
+
+
+class Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+def test_too_little_space_is_seen_before_writing(
+    source: Path, cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 30, 1 << 30, 1000))
+    assert converted_file(source, "fp8", cache) == source
+    assert list(cache.iterdir()) == []
+    assert "are needed and 0.0 GiB are free" in caplog.text
+
+
+def test_a_folder_that_cannot_be_made_leaves_the_source(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    assert converted_file(source, "fp8", tmp_path / "cache") == source
+
+
+def test_two_writers_at_once(source: Path, cache: Path) -> None:
+    file = converted_file(source, "fp8", cache)
+    partial = file.with_name(file.name + ".partial")
+    file.unlink()
+    partial.write_bytes(b"being written")
+    assert converted_file(source, "fp8", cache) == source
+    assert partial.read_bytes() == b"being written"
+    os.utime(partial, (time.time() - 7200,) * 2)
+    assert converted_file(source, "fp8", cache) == file
+    assert not partial.exists()
+
+
+def test_an_error_while_converting_leaves_nothing(tmp_path: Path, cache: Path) -> None:
+    state = scaled(dit_state(), shape="row", dtype=torch.int8)
+    state[f"{LAYER}.weight_scale"][3] = float("nan")
+    source = save(tmp_path / "a.safetensors", state)
+    with pytest.raises(CheckpointError, match="broken scales"):
+        converted_file(source, "fp8", cache)
+    assert list(cache.iterdir()) == []
+
+
+def test_what_cannot_be_converted(source: Path, cache: Path, tmp_path: Path) -> None:
+    assert converted_file(source, "as stored", cache) == source
+    with pytest.raises(BackendError, match="no such number format"):
+        converted_file(source, "auto", cache)
+    vae = save(tmp_path / "vae.safetensors", vae_state("2.1"))
+    with pytest.raises(CheckpointError, match="need a diffusion model"):
+        converted_file(vae, "fp8", cache)
+    assert not cache.exists()
+
+
+def test_notes_and_small_quantised_tensors(tmp_path: Path) -> None:
+    state = scaled(dit_state(dtype=torch.float16), leaf="scale_weight")
+    head = state["head.head.weight"]
+    state["head.head.weight"] = head.to(E4M3)
+    state["head.head.scale_weight"] = torch.tensor(0.5)
+    state["scaled_fp8"] = torch.zeros(2, dtype=E4M3)
+    for layer in block_layers(state):
+        state[f"{layer}.comfy_quant"] = note({"format": "float8_e4m3fn"})
+        state[f"{layer}.scale_input"] = torch.tensor(1.0)
+    source = save(tmp_path / "a.safetensors", {f"diffusion_model.{k}": t for k, t in state.items()})
+    file = converted_file(source, "int8", tmp_path)
+    names = {entry.name for entry in read_header(file).tensors}
+    assert names == set(dit_state()) | {f"{x}.weight_scale" for x in block_layers(state)} | {
+        "head.head.weight_scale"
+    }
+    assert torch.equal(dense(load_dit(file), "head.head"), head.to(E4M3).float() * 0.5)
+
+
+def test_plain_fp8_outside_the_blocks_is_widened(tmp_path: Path) -> None:
+    state = {key: tensor.to(E4M3) for key, tensor in dit_state().items()}
+    source = save(tmp_path / "a.safetensors", state)
+    model = load_dit(converted_file(source, "int8", tmp_path))
+    assert model.time_projection[1].weight.dtype == torch.bfloat16
+    for key in ("time_projection.1.weight", "blocks.0.modulation", "head.head.bias"):
+        assert torch.equal(model.state_dict()[key].float(), state[key].float())
+
+
+def test_a_mixture_of_plain_fp8_and_wider_numbers(tmp_path: Path) -> None:
+    state = to_fp8(dit_state())
+    state["blocks.0.ffn.0.weight"] = dit_state()["blocks.0.ffn.0.weight"]
+    source = save(tmp_path / "a.safetensors", state)
+    file = converted_file(source, "fp8", tmp_path)
+    model = load_dit(file)
+    assert detect(file).format == "fp8 scaled"
+    assert torch.equal(dense(model, LAYER), state[f"{LAYER}.weight"].float())
+    assert model.get_submodule("blocks.0.ffn.0").weight_scale.shape == (512, 1)
+
+
+def test_fp64_becomes_fp32(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.safetensors", dit_state(dtype=torch.float64))
+    entries = read_header(converted_file(source, "fp8", tmp_path)).tensors
+    assert {entry.dtype for entry in entries} == {"F32", "F8_E4M3"}
+
+
+def test_shards_and_folders(tmp_path: Path, cache: Path) -> None:
+    index = save_sharded(tmp_path / "low_noise_model", dit_state())
+    file = converted_file(index, "fp8", cache)
+    assert file.name.startswith("low_noise_model.low_noise.fp8.")
+    expected = load_dit(index, weights="fp8")
+    got = load_dit(file, weights="fp8")
+    torch.testing.assert_close(velocity(got), velocity(expected), rtol=0, atol=1e-5)
+
+
+def test_other_numbers_of_heads_are_not_lost(tmp_path: Path, cache: Path) -> None:
+    save(tmp_path / "model" / "model.safetensors", dit_state())
+    (tmp_path / "model" / "config.json").write_text('{"num_attention_heads": 4}')
+    assert converted_file(tmp_path / "model", "fp8", cache) == tmp_path / "model"
+
+
+def test_fp8_stays_if_it_is_there_already(tmp_path: Path, cache: Path) -> None:
+    for state in (to_fp8(dit_state()), scaled(dit_state()), scaled(dit_state(), shape="block")):
+        source = save(tmp_path / "a.safetensors", state)
+        assert converted_file(source, "fp8", cache) == source

@@ -1,0 +1,191 @@
+"""Loading with the blocks' weights in a number format of one's choice."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.parity.recipe import value
+from tests.unit.loading.checkpoints import (
+    LAYER,
+    block_layers,
+    dense,
+    dit_state,
+    save,
+    scaled,
+    to_fp8,
+)
+from wan_model import load_dit
+from wan_model.dit import WanDiT
+from wan_model.errors import BackendError, SettingsError
+from wan_model.loading import choose_weights, detect, file_regions, unchanged_regions
+from wan_model.quant import Linear, PlainFormat, ScaledFormat
+from wan_model.quant.fp8 import Fp8Format
+from wan_model.quant.int8 import Int8Format
+
+E4M3, E5M2, INT8, BF16, FP16 = (
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+    torch.int8,
+    torch.bfloat16,
+    torch.float16,
+)
+SOURCES = {
+    "fp32": dit_state(),
+    "fp16": dit_state(dtype=FP16),
+    "bf16": dit_state(dtype=BF16),
+    "fp8": to_fp8(dit_state(dtype=FP16)),
+    "fp8 e5m2": to_fp8(dit_state(dtype=FP16), E5M2),
+    "fp8 scaled": scaled(dit_state(dtype=FP16)),
+    "fp8 scaled per row": scaled(dit_state(dtype=FP16), shape="row"),
+    "fp8 scaled per block": scaled(dit_state(dtype=FP16), shape="block"),
+    "int8 scaled": scaled(dit_state(dtype=FP16), shape="row", dtype=INT8),
+}
+TARGETS = {
+    "bf16": (BF16, PlainFormat, 0.005),
+    "fp16": (FP16, PlainFormat, 0.001),
+    "fp8": (E4M3, Fp8Format, 0.0361),
+    "fp8 storage": (E4M3, ScaledFormat, 0.0361),
+    "int8": (INT8, Int8Format, 0.02),
+}
+"""Storage, what multiplies, and the conversion's own rms error."""
+
+
+def velocity(model: WanDiT) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(value("x", (1, 16, 1, 4, 4)), torch.tensor([500.0]), value("ctx", (1, 3, 64)))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("source", SOURCES)
+def test_any_format_becomes_any_other(source: str, target: str, tmp_path: Path) -> None:
+    file = save(tmp_path / "a.safetensors", SOURCES[source])
+    stored, model = load_dit(file), load_dit(file, weights=target)
+    storage, multiplier, limit = TARGETS[target]
+    layer = model.get_submodule(LAYER)
+    assert layer.weight.dtype == storage
+    by_block = source == "fp8 scaled per block" and storage == E4M3
+    assert type(layer.format) is (ScaledFormat if by_block else multiplier)
+    before, after = dense(stored, LAYER), dense(model, LAYER)
+    assert (after - before).norm() <= limit * before.norm()
+    if storage == stored.get_submodule(LAYER).weight.dtype:
+        assert torch.equal(after, before)
+    exact = velocity(load_dit(file, dtype=torch.float32))
+    assert (velocity(model) - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_only_the_blocks_matrices_are_converted(target: str, tmp_path: Path) -> None:
+    state = dit_state()
+    model = load_dit(save(tmp_path / "a.safetensors", state), weights=target)
+    layers = set(block_layers(state))
+    loaded = model.state_dict()
+    for key, tensor in state.items():
+        if key.rpartition(".")[0] in layers:
+            wanted = (
+                TARGETS[target][0] if key.endswith(".weight") else model.precision.compute_dtype
+            )
+            assert loaded[key].dtype == wanted, key
+        else:
+            assert torch.equal(loaded[key], tensor), key
+    scales = [key for key in loaded if key.endswith("weight_scale")]
+    assert len(scales) == (len(layers) if TARGETS[target][0].itemsize == 1 else 0)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "asked", "computed"),
+    [
+        ("fp32", "fp8", None, BF16),
+        ("fp32", "int8", torch.float32, torch.float32),
+        ("fp16", "fp8", None, FP16),
+        ("fp16", "int8", BF16, BF16),
+        ("fp32", "fp16", None, FP16),
+        ("fp16", "bf16", None, BF16),
+        ("fp16", "bf16", BF16, BF16),
+        ("fp8 scaled", "fp16", None, FP16),
+        ("fp32", "as stored", None, torch.float32),
+        ("fp32", "auto", None, torch.float32),
+    ],
+)
+def test_what_the_blocks_compute_in(
+    source: str,
+    target: str,
+    asked: torch.dtype | None,
+    computed: torch.dtype,
+    tmp_path: Path,
+) -> None:
+    file = save(tmp_path / "a.safetensors", SOURCES[source])
+    assert load_dit(file, weights=target, dtype=asked).precision.compute_dtype == computed
+
+
+def test_contradictions_and_unknown_names_are_refused(tmp_path: Path) -> None:
+    file = save(tmp_path / "a.safetensors", dit_state())
+    with pytest.raises(SettingsError, match=r"Got bf16 weights to compute in torch\.float16"):
+        load_dit(file, weights="bf16", dtype=FP16)
+    with pytest.raises(BackendError, match=r"no such number format\. Got 'nvfp4'"):
+        load_dit(file, weights="nvfp4")
+    with pytest.raises(BackendError, match=r"fp8 is not available here.*needs an Nvidia GPU"):
+        load_dit(file, weights="fp8", compute_device="meta")
+
+
+def test_the_default_changes_nothing(tmp_path: Path) -> None:
+    file = save(tmp_path / "a.safetensors", scaled(dit_state()))
+    for weights in ("as stored", "auto"):
+        model = load_dit(file, weights=weights)
+        assert type(model.get_submodule(LAYER).format) is ScaledFormat
+        assert torch.equal(velocity(model), velocity(load_dit(file)))
+
+
+def test_auto_says_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "wan_model")
+    file = save(tmp_path / "a.safetensors", dit_state())
+    load_dit(file, weights="auto")
+    assert "Weights of a.safetensors: as stored. No Nvidia GPU" in caplog.text
+
+
+def test_auto_knows_gpu_and_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = detect(save(tmp_path / "a.safetensors", SOURCES["fp32"]))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (24 << 30, 24 << 30))
+    assert choose_weights(info, torch.device("cuda")).weights == "bf16"
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (8 << 30, 24 << 30))
+    assert choose_weights(info, torch.device("cuda")).weights == "int8"
+
+
+@pytest.mark.parametrize("target", ["as stored", *TARGETS])
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_file_is_not_read_in_place_of_converted_weights(
+    source: str, target: str, tmp_path: Path
+) -> None:
+    file = save(tmp_path / "a.safetensors", SOURCES[source])
+    model = load_dit(file, weights=target)
+    regions = unchanged_regions(model, file_regions(file))
+    raw, loaded = file.read_bytes(), model.state_dict()
+    for name, region in regions.items():
+        tensor = loaded[name].contiguous()
+        if (tensor.dtype, tensor.nbytes) == (region.dtype, region.nbytes):
+            in_file = raw[region.offset : region.offset + region.nbytes]
+            assert tensor.view(-1).view(torch.uint8).numpy().tobytes() == in_file, name
+    assert "patch_embedding.weight" in regions
+    kept = target == "as stored" or dense_dtype(source) == TARGETS[target][0]
+    assert (f"{LAYER}.weight" in regions) == (
+        kept and not (source == "fp8" and target != "as stored")
+    )
+
+
+def dense_dtype(source: str) -> torch.dtype:
+    return SOURCES[source][f"{LAYER}.weight"].dtype
+
+
+class Comfy(Linear):
+    """A layer class of a host program."""
+
+
+def test_the_layer_class_is_kept(tmp_path: Path) -> None:
+    file = save(tmp_path / "a.safetensors", dit_state())
+    model = load_dit(file, weights="fp8", linear_class=Comfy)
+    layer = model.get_submodule(LAYER)
+    assert type(layer) is Comfy
+    assert repr(layer) == "Comfy(256, 512, float8_e4m3fn (fp8))"
+    assert not any(parameter.requires_grad for parameter in model.parameters())

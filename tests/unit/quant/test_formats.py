@@ -1,0 +1,294 @@
+"""8-bit products: their error against fp32, and what they demand."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.unit.quant.layers import (
+    IN,
+    OUT,
+    linear,
+    natural_errors,
+    outlier_tokens,
+    outlier_weight,
+    random,
+    rms_error,
+)
+from wan_model.quant import (
+    Linear,
+    ScaledFormat,
+    find,
+    round_weight,
+    scale_weight,
+    unscale_weight,
+    widened,
+)
+from wan_model.quant.fp8 import Fp8Format, UnitScaleFp8Format
+from wan_model.quant.int8 import Int8Format, KitchenInt8Format
+from wan_model.quant.kernels import FP8_KERNELS, INT8_KERNELS, Kernel
+from wan_model.quant.plan import WeightPlan
+
+CPU = torch.device("cpu")
+FLOATS = [torch.bfloat16, torch.float16, torch.float32]
+
+
+def plan(name: str, kernel: Kernel | None = None) -> WeightPlan:
+    return WeightPlan(find(name), CPU, kernel)
+
+
+ROWWISE_FP8, UNIT_SCALE_FP8 = FP8_KERNELS
+TORCH_INT8 = INT8_KERNELS[1]
+PLANS = {
+    "bf16": (plan("bf16"), 0.004, 0.006),
+    "fp8 storage": (plan("fp8 storage"), 0.03, 0.05),
+    "fp8": (plan("fp8", ROWWISE_FP8), 0.038, 0.06),
+    "fp8, scaled afterwards": (plan("fp8", UNIT_SCALE_FP8), 0.038, 0.06),
+    "int8": (plan("int8", TORCH_INT8), 0.022, 0.035),
+}
+"""Stated bounds on data with outliers: rms error of all, and of the worst token or feature."""
+
+
+@pytest.mark.parametrize("compute_dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("name", PLANS)
+@torch.inference_mode()
+def test_error_against_fp32(name: str, compute_dtype: torch.dtype) -> None:
+    weight, x = outlier_weight(), outlier_tokens(2, 40, IN)
+    weight_plan, limit, worst_limit = PLANS[name]
+    layer = linear(weight, weight_plan, compute_dtype)
+    layer.bias = None  # rounding a result to 16 bits would hide the small features' errors
+    got = layer(x)
+    assert got.dtype == compute_dtype
+    assert got.shape == (2, 40, OUT)
+    errors = natural_errors(got, x, layer, weight)
+    assert errors.square().mean().sqrt() < limit
+    assert errors.square().mean(0).sqrt().max() < worst_limit
+    assert errors.square().mean(1).sqrt().max() < worst_limit
+
+
+def test_the_input_is_not_changed() -> None:
+    x = outlier_tokens(40, IN)
+    before = x.clone()
+    for weight_plan, _, _ in PLANS.values():
+        linear(outlier_weight(), weight_plan)(x)
+        assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 33])
+@pytest.mark.parametrize("name", ["fp8", "fp8, scaled afterwards", "int8"])
+def test_any_number_of_tokens_gives_the_same(name: str, rows: int) -> None:
+    layer = linear(outlier_weight(), PLANS[name][0])
+    x = outlier_tokens(64, IN)
+    assert torch.equal(layer(x[:rows]), layer(x)[:rows])
+
+
+@pytest.mark.parametrize("compute_dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("name", PLANS)
+@torch.inference_mode()
+def test_the_bias_is_added(name: str, compute_dtype: torch.dtype) -> None:
+    layer = linear(outlier_weight(), PLANS[name][0], compute_dtype)
+    x, bias = outlier_tokens(2, 40, IN), layer.state_dict()["bias"].double()
+    with_bias = layer(x).double()
+    layer.bias = None
+    torch.testing.assert_close(with_bias, layer(x).double() + bias, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["fp8", "fp8, scaled afterwards", "int8"])
+def test_no_bias_and_a_scale_of_one_number(name: str) -> None:
+    weight_plan, limit, _ = PLANS[name]
+    limit *= 1.1  # a largest number per tensor is a worse fit
+    dense = random(OUT, IN, seed=1)
+    storage = weight_plan.number_format.storage
+    largest = {torch.int8: 127, torch.float8_e4m3fn: 448}[storage]
+    scale = dense.abs().amax() / largest
+    numbers = dense / scale
+    layer = Linear(IN, OUT, compute_dtype=torch.bfloat16)
+    layer.bias = None
+    numbers = (numbers.round() if storage == torch.int8 else numbers).to(storage)
+    weight_plan.place(layer, numbers, scale, CPU)
+    assert torch.equal(layer.weight.float(), numbers.float())
+    assert layer.state_dict()["weight_scale"].shape == ()
+    x = random(40, IN, seed=2)
+    assert rms_error(layer(x), F.linear(x, dense)) < limit
+
+
+@pytest.mark.parametrize("name", ["fp8 storage", "fp8", "fp8, scaled afterwards", "int8"])
+def test_dense_is_numbers_times_scale(name: str) -> None:
+    layer = linear(outlier_weight(), PLANS[name][0])
+    exact = scale_weight(layer.weight, layer.weight_scale)
+    for dtype in FLOATS:
+        assert torch.equal(layer.format.dense(layer, dtype), exact.to(dtype))
+
+
+@pytest.mark.parametrize("name", ["fp8", "fp8, scaled afterwards", "int8"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_broken_token_breaks_only_itself_and_is_seen(name: str, bad: float) -> None:
+    layer = linear(outlier_weight(), PLANS[name][0])
+    x = outlier_tokens(40, IN)
+    x[7, 3] = bad
+    finite = layer(x).isfinite()
+    assert not finite[7].all()
+    assert finite[:7].all()
+    assert finite[8:].all()
+
+
+def test_large_sums_do_not_overflow_fp16() -> None:
+    weight, x = torch.full((OUT, IN), 1e-3), torch.full((40, IN), 6e4)
+    for name in ("fp8", "fp8, scaled afterwards", "int8"):
+        got = linear(weight, PLANS[name][0], torch.float16)(x)
+        torch.testing.assert_close(got.float(), F.linear(x, weight), rtol=1e-2, atol=2)
+
+
+@pytest.mark.parametrize("name", ["fp8 storage", "fp8", "fp8, scaled afterwards", "int8"])
+def test_patched_weights_keep_their_scale(name: str) -> None:
+    # A LoRA is added to weight * scale; the sum over scale is rounded to the layer's numbers.
+    weight_plan, limit, _ = PLANS[name]
+    layer = linear(outlier_weight(), weight_plan)
+    delta = 0.1 * outlier_weight().roll(1, 1)
+    patched = scale_weight(layer.weight, layer.weight_scale) + delta
+    numbers = round_weight(unscale_weight(patched, layer.weight_scale), layer.weight.dtype)
+    layer.weight = nn.Parameter(numbers, requires_grad=False)
+    x = outlier_tokens(40, IN)
+    exact = F.linear(x, outlier_weight() + delta, layer.state_dict()["bias"].float())
+    assert rms_error(layer(x), exact) < 1.5 * limit
+
+
+@pytest.mark.parametrize("name", ["fp8", "int8"])
+def test_tensors_may_be_copies_made_for_one_call(name: str) -> None:
+    layer = linear(outlier_weight(), PLANS[name][0])
+    x, number_format = outlier_tokens(40, IN), layer.format
+    expected = layer(x)
+    copies = Linear(IN, OUT, compute_dtype=torch.bfloat16)
+    copies.weight, copies.bias = layer.weight, layer.bias
+    copies.weight_scale = layer.weight_scale
+    layer.to("meta")
+    assert torch.equal(number_format.matmul(copies, x), expected)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_the_product_compiles_without_breaks(name: str) -> None:
+    layer, x = linear(outlier_weight(), PLANS[name][0]), outlier_tokens(40, IN)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    with torch.inference_mode():
+        assert torch.equal(compiled(x), layer(x))
+
+
+@pytest.mark.parametrize("compute_dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_gradients_pass_through_widened_weights(compute_dtype: torch.dtype) -> None:
+    layer = linear(outlier_weight(), PLANS["fp8 storage"][0], compute_dtype)
+    x = outlier_tokens(40, IN).requires_grad_()
+    got = layer(x)
+    with torch.inference_mode():
+        assert rms_error(layer(x), got.detach()) < torch.finfo(compute_dtype).eps
+    got.float().square().sum().backward()
+    assert x.grad is not None
+    expected = 2 * got.detach().float() @ layer.format.dense(layer, torch.float32)
+    assert rms_error(x.grad, expected) < 0.01
+
+
+class Recorder:
+    """Stands for comfy-kitchen's int8_linear."""
+
+    def __call__(
+        self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        return F.linear(x.float(), scale_weight(weight, scale), bias.float()).to(dtype)
+
+
+def test_comfy_kitchen_is_called_with_the_layers_tensors() -> None:
+    layer = linear(outlier_weight(), plan("int8", TORCH_INT8))
+    layer.format = KitchenInt8Format(Recorder())
+    x = outlier_tokens(2, 40, IN)
+    dense = scale_weight(layer.weight, layer.weight_scale)
+    expected = F.linear(x, dense, layer.state_dict()["bias"].float()).bfloat16()
+    assert torch.equal(layer(x), expected)
+    assert layer.format == KitchenInt8Format(layer.format.int8_linear)
+
+
+MISFITS = [
+    ((96, 256), None, "numbers with a scale"),
+    ((96, 256), (96, 4, 1), "one scale per tensor or row"),
+    ((100, 256), (), "multiples of"),
+    ((96, 244), (96, 1), "multiples of"),
+]
+
+
+@pytest.mark.parametrize("kernel", [ROWWISE_FP8, UNIT_SCALE_FP8, *INT8_KERNELS], ids=str)
+@pytest.mark.parametrize(("shape", "scale", "reason"), MISFITS)
+def test_constraints_are_data(kernel: Kernel, shape: tuple, scale: tuple, reason: str) -> None:
+    weight = torch.zeros(shape).to(kernel.storage)
+    scales = None if scale is None else torch.ones(scale)
+    assert reason in (kernel.misfit(weight, scales) or "")
+    assert kernel.misfit(torch.zeros(96, 256).to(kernel.storage), torch.ones(())) is None
+    assert "numbers with a scale" in (kernel.misfit(torch.zeros(96, 256), torch.ones(())) or "")
+
+
+@pytest.mark.parametrize("name", ["fp8", "int8"])
+@pytest.mark.parametrize("shape", [(90, 256), (96, 250)])
+def test_a_layer_that_does_not_fit_is_widened(name: str, shape: tuple[int, int]) -> None:
+    weight, x = outlier_weight(*shape), outlier_tokens(40, shape[1])
+    layer = linear(weight, PLANS[name][0])
+    assert type(layer.format) is ScaledFormat
+    layer.bias = None
+    errors = natural_errors(layer(x), x, layer, weight)
+    assert errors.square().mean().sqrt() < PLANS[name][1]
+
+
+def test_scales_per_block_are_widened() -> None:
+    layer = Linear(IN, OUT, compute_dtype=torch.bfloat16)
+    numbers = random(OUT, IN).to(torch.float8_e4m3fn)
+    plan("fp8", ROWWISE_FP8).place(layer, numbers, torch.ones(OUT, 4, 1), CPU)
+    assert type(layer.format) is ScaledFormat
+    assert layer.state_dict()["weight_scale"].shape == (OUT, 4, 1)
+
+
+def test_kernels_have_names_of_their_own() -> None:
+    formats = [ScaledFormat(), Fp8Format(), UnitScaleFp8Format(), Int8Format()]
+    formats.append(KitchenInt8Format(Recorder()))
+    for one, other in itertools.combinations(formats, 2):
+        assert one.name != other.name
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [
+            linear(outlier_weight(IN, IN), weight_plan) for weight_plan, _, _ in PLANS.values()
+        ]
+        plain = Linear(IN, IN, compute_dtype=torch.bfloat16)
+        plain.weight = nn.Parameter(random(IN, IN).to(torch.float8_e4m3fn), requires_grad=False)
+        plain.bias = None
+        self.layers = nn.Sequential(*layers, plain)
+
+
+def test_widening_once_for_many_calls() -> None:
+    block, x = Block(), outlier_tokens(40, IN)
+    before = [(layer.weight, layer.format) for layer in block.layers]
+    expected = [layer(x) for layer in block.layers]
+    with widened(block, CPU):
+        dtypes = [layer.weight.dtype for layer in block.layers]
+        got = [layer(x) for layer in block.layers]
+    bf16, fp8, int8 = torch.bfloat16, torch.float8_e4m3fn, torch.int8
+    assert dtypes == [bf16, bf16, fp8, fp8, int8, bf16]
+    for number, (one, other) in enumerate(zip(got, expected, strict=True)):
+        if number == 1:
+            assert rms_error(one, other) < torch.finfo(bf16).eps
+        else:
+            assert torch.equal(one, other)
+    for layer, (weight, number_format) in zip(block.layers, before, strict=True):
+        assert layer.weight is weight
+        assert layer.format is number_format
+
+
+def test_widening_ends_with_an_error_too_and_leaves_other_devices_alone() -> None:
+    block = Block()
+    weight = block.layers[1].weight
+    context = widened(block, CPU)
+    context.__enter__()
+    assert block.layers[1].weight is not weight
+    assert not context.__exit__(KeyError, KeyError(), None)
+    assert block.layers[1].weight is weight
+    with widened(block, torch.device("meta")):
+        assert block.layers[1].weight is weight

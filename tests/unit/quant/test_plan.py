@@ -1,0 +1,115 @@
+"""Number formats by name: which kernel is taken, and why one cannot be had."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from wan_model.errors import BackendError
+from wan_model.quant import AS_STORED, LinearOperands, ScaledFormat, explain, find, names, resolve
+from wan_model.quant.fp8 import Fp8Format
+from wan_model.quant.int8 import Int8Format
+from wan_model.quant.kernels import FP8_KERNELS, INT8_KERNELS, Kernel
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+KERNELS = (*FP8_KERNELS, *INT8_KERNELS)
+
+
+def test_names() -> None:
+    assert names() == [AS_STORED, "auto", "bf16", "fp16", "fp8", "fp8 storage", "int8"]
+
+
+@pytest.mark.parametrize(
+    ("name", "storage", "computing"),
+    [
+        ("bf16", torch.bfloat16, torch.bfloat16),
+        ("fp16", torch.float16, torch.float16),
+        ("fp8", torch.float8_e4m3fn, None),
+        ("fp8 storage", torch.float8_e4m3fn, None),
+        ("int8", torch.int8, None),
+    ],
+)
+def test_what_a_name_means(name: str, storage: torch.dtype, computing: torch.dtype | None) -> None:
+    plan = resolve(name, CPU)
+    assert plan.number_format is find(name)
+    assert plan.number_format.storage == storage
+    assert plan.default_compute_dtype == computing
+
+
+def test_the_first_kernel_that_works_is_taken() -> None:
+    fp8, int8 = resolve("fp8", CPU).kernel, resolve("int8", CPU).kernel
+    assert fp8 is not None
+    assert int8 is not None
+    assert isinstance(fp8.make(), Fp8Format)
+    assert isinstance(int8.make(), Int8Format)
+    assert resolve("fp8 storage", CPU).kernel is None
+
+
+@pytest.mark.parametrize("name", ["nvfp4", "auto", AS_STORED, ""])
+def test_unknown_names_are_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(BackendError, match=r"no such number format\. Got .*need one of .*int8"):
+        resolve(name, CPU)
+
+
+@pytest.mark.parametrize("name", ["fp8", "int8"])
+def test_a_format_without_kernel_is_an_error_with_every_reason(name: str) -> None:
+    with pytest.raises(BackendError) as caught:
+        resolve(name, META)
+    for kernel in find(name).kernels:
+        assert f"{kernel.label}: needs an Nvidia GPU" in str(caught.value)
+    assert "Choose 'auto' or 'as stored'." in str(caught.value)
+
+
+def test_explain_lists_every_kernel() -> None:
+    lines = {line.label: line for line in explain(CPU)}
+    assert len(lines) == len(KERNELS) + 3
+    assert lines["torch._int_mm"].status == "available"
+    assert lines["torch._int_mm"].name == "int8"
+    assert lines["comfy-kitchen int8_linear"].status == "needs an Nvidia GPU"
+    assert {line.status for line in explain(META) if "_mm" in line.label} == {"needs an Nvidia GPU"}
+
+
+class Wrong(ScaledFormat):
+    def matmul(self, layer: LinearOperands, x: Tensor) -> Tensor:
+        return super().matmul(layer, x).flip(-1)
+
+
+class Broken(ScaledFormat):
+    def matmul(self, layer: LinearOperands, x: Tensor) -> Tensor:  # noqa: ARG002
+        raise RuntimeError("no kernel image\nfor this device")
+
+
+def missing() -> ScaledFormat:
+    raise ModuleNotFoundError("No module named 'comfy_kitchen'")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (ScaledFormat, None),
+        (Wrong, "gives wrong numbers here (error 1"),
+        (Broken, "RuntimeError: no kernel image"),
+        (missing, "ModuleNotFoundError: No module named 'comfy_kitchen'"),
+    ],
+)
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.label)
+def test_a_kernel_is_tried_before_it_is_believed(
+    kernel: Kernel, make: Callable[[], ScaledFormat], reason: str | None
+) -> None:
+    got = replace(kernel, make=make, on_cpu=True).unavailable_reason(CPU)
+    assert str(got).startswith(str(reason))
+    assert "\n" not in str(got)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.label)
+@pytest.mark.parametrize("below", [True, False])
+def test_older_gpus_are_named(kernel: Kernel, below: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    major, minor = kernel.min_capability
+    has = (major, minor - 1) if below else (major, minor)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: has)
+    monkeypatch.setattr(type(kernel), "_failed_trial", lambda *_: "tried")
+    reason = kernel.unavailable_reason(torch.device("cuda"))
+    wanted = f"needs compute capability {major}.{minor}, this GPU has {major}.{minor - 1}"
+    assert reason == (wanted if below else "tried")

@@ -1,0 +1,130 @@
+"""Row-wise quantisation and conversion between number formats."""
+
+import pytest
+import torch
+
+from tests.unit.quant.layers import outlier_weight, random, row_errors
+from wan_model.quant import convert_weight, quantise_rows, round_weight, scale_weight
+
+FP8, INT8 = torch.float8_e4m3fn, torch.int8
+LIMITS = {FP8: 0.0361, INT8: 0.017}
+"""Rms error of a row of normal numbers. fp8: 3 bits of mantissa make 2**-4 / sqrt(3) at most; 0.026
+on average. int8: a step of 1/127 of the largest, over sqrt(12): 0.008 for 3.5 sigma."""
+
+
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+def test_every_row_is_as_exact_as_the_others(dtype: torch.dtype, given: torch.dtype) -> None:
+    x = outlier_weight().to(given)
+    numbers, scale = quantise_rows(x, dtype)
+    assert (numbers.dtype, scale.dtype, scale.shape) == (dtype, torch.float32, (len(x), 1))
+    assert row_errors(scale_weight(numbers, scale), x).max() < LIMITS[dtype]
+
+
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+def test_the_largest_number_is_used_and_kept(dtype: torch.dtype) -> None:
+    x = random(1000, 64)
+    numbers, scale = quantise_rows(x, dtype)
+    largest = {FP8: 448, INT8: 127}[dtype]
+    assert torch.equal(numbers.float().abs().amax(1), torch.full((1000,), float(largest)))
+    got = scale_weight(numbers, scale).abs().amax(1)
+    torch.testing.assert_close(got, x.abs().amax(1), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+def test_negative_numbers_mirror_positive_ones(dtype: torch.dtype) -> None:
+    x = random(8, 64)
+    numbers, mirrored = quantise_rows(x, dtype)[0], quantise_rows(-x, dtype)[0]
+    assert torch.equal(numbers.float(), -mirrored.float())
+
+
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+@pytest.mark.parametrize("tiny", [0.0, 1e-38, 1e-42])
+def test_rows_of_almost_nothing_stay_finite(dtype: torch.dtype, tiny: float) -> None:
+    numbers, scale = quantise_rows(torch.full((2, 32), tiny), dtype)
+    back = scale_weight(numbers, scale)
+    assert back.isfinite().all()
+    assert (back - tiny).abs().max() < 1e-38
+
+
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_row_that_is_not_finite_is_not_hidden(dtype: torch.dtype, bad: float) -> None:
+    x = random(3, 32)
+    x[1, 4] = bad
+    numbers, scale = quantise_rows(x, dtype)
+    product = scale_weight(numbers, scale).sum(1)
+    assert product.isfinite().tolist() == [True, False, True]
+
+
+def test_any_axes_and_strides() -> None:
+    x = random(2, 5, 64).transpose(0, 1)
+    numbers, scale = quantise_rows(x, INT8)
+    assert (numbers.shape, scale.shape) == ((5, 2, 64), (5, 2, 1))
+    assert numbers.is_contiguous()
+    assert row_errors(numbers * scale, x).max() < LIMITS[INT8]
+
+
+@pytest.mark.parametrize("storage", LIMITS, ids=str)
+@pytest.mark.parametrize(
+    "source", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str
+)
+def test_floats_are_converted_per_row(source: torch.dtype, storage: torch.dtype) -> None:
+    weight = outlier_weight().to(source)
+    numbers, scale = convert_weight(weight, None, storage)
+    assert scale is not None
+    assert numbers.dtype == storage
+    assert row_errors(scale_weight(numbers, scale), weight).max() < LIMITS[storage]
+
+
+@pytest.mark.parametrize("storage", LIMITS, ids=str)
+@pytest.mark.parametrize("shape", [(), (96, 1), (96, 4, 1)])
+def test_numbers_of_the_wanted_format_are_kept(storage: torch.dtype, shape: tuple) -> None:
+    weight, scale = (20 * random(96, 256)).to(storage), random(*shape).exp()
+    numbers, kept = convert_weight(weight, scale, storage)
+    assert numbers is weight
+    assert kept is scale
+
+
+def test_plain_fp8_gets_a_scale_of_one() -> None:
+    weight = random(8, 16).to(FP8)
+    numbers, scale = convert_weight(weight, None, FP8)
+    assert scale is not None
+    assert torch.equal(scale_weight(numbers, scale), weight.float())
+
+
+@pytest.mark.parametrize("shape", [(), (96, 1), (96, 4, 1)])
+@pytest.mark.parametrize("source", [FP8, torch.float8_e5m2, INT8], ids=str)
+@pytest.mark.parametrize("storage", [FP8, INT8, torch.bfloat16, torch.float16], ids=str)
+def test_scaled_weights_become_any_format(
+    source: torch.dtype, shape: tuple, storage: torch.dtype
+) -> None:
+    weight, scale = (20 * random(96, 256)).to(source), random(*shape).exp() / 50
+    exact = scale_weight(weight, scale)
+    numbers, new_scale = convert_weight(weight, scale, storage)
+    got = numbers.float() if new_scale is None else scale_weight(numbers, new_scale)
+    assert numbers.dtype == storage
+    assert row_errors(got, exact).max() < LIMITS.get(storage, torch.finfo(torch.bfloat16).eps)
+
+
+@pytest.mark.parametrize("source", [FP8, torch.float8_e5m2], ids=str)
+def test_plain_fp8_is_widened_exactly(source: torch.dtype) -> None:
+    weight = random(8, 16).to(source)
+    numbers, scale = convert_weight(weight, None, torch.bfloat16)
+    assert scale is None
+    assert torch.equal(numbers.float(), weight.float())
+
+
+@pytest.mark.parametrize(
+    ("storage", "expected"),
+    [
+        (INT8, [-127.0, -127.0, -3.0, 0.0, 2.0, 127.0, 127.0]),
+        (FP8, [-448.0, -128.0, -2.5, 0.40625, 1.5, 128.0, 448.0]),
+        (torch.float32, [-1e4, -127.5, -2.6, 0.4, 1.52, 127.4, 1e4]),
+    ],
+)
+def test_rounding_of_changed_weights(storage: torch.dtype, expected: list[float]) -> None:
+    values = torch.tensor([-1e4, -127.5, -2.6, 0.4, 1.52, 127.4, 1e4])
+    got = round_weight(values, storage)
+    assert got.dtype == storage
+    torch.testing.assert_close(got.float(), torch.tensor(expected), rtol=0, atol=0)

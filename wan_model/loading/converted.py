@@ -1,0 +1,296 @@
+"""Converted weights kept in a file, so that they need not be converted again at the next start.
+
+The file is an ordinary scaled checkpoint with official names, which `load_dit` and other programs
+read. Its metadata says which version of which source it was made from.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedWriter
+from os import PathLike
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import DiTConfig
+from ..errors import CheckpointError
+from ..quant import AS_STORED, convert_weight, find
+from .checkpoint import Checkpoint, open_checkpoint, tensor_reader
+from .detect import HEAD_DIM, CheckpointInfo, describe, require
+from .formats import NAMES, SCALE, TORCH_DTYPES, is_block_matrix, is_note, normal_scale
+from .header import TensorEntry, read_header
+
+log = logging.getLogger(__name__)
+
+VERSION = "1"
+"""Of the conversion: files made by another one are made anew."""
+
+ABANDONED_SECONDS = 3600
+"""A partial file that was not written to for this long belongs to no running program."""
+
+ALIGNMENT_BYTES = 64
+"""Where the data starts in the file, for processors' vector instructions."""
+
+SPELLINGS = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+"""Number formats as a header spells them."""
+
+Reader = Callable[[TensorEntry], Tensor]
+
+
+@dataclass(frozen=True)
+class _Conversion:
+    """One checkpoint, and what it is to become."""
+
+    checkpoint: Checkpoint
+    storage: torch.dtype
+    device: torch.device
+    file: Path
+    metadata: dict[str, str]
+
+    def sources(self) -> Iterator[tuple[str, TensorEntry]]:
+        """Yields what to read: no notes, and no scales that come with their block's weight."""
+        for name, entry in self.checkpoint.tensors.items():
+            with_weight = name.endswith(SCALE) and is_block_matrix(_weight_of(name))
+            if not is_note(name) and not with_weight:
+                yield name, entry
+
+    def kept_dtype(self, name: str) -> torch.dtype:
+        """Returns what a tensor outside of the blocks' matrices is stored as.
+
+        8-bit numbers without scale are widened, exactly: beside scaled weights they would look
+        like ones whose scale was lost.
+        """
+        stored = TORCH_DTYPES[self.checkpoint.tensors[name].dtype]
+        if stored == torch.float64:
+            return torch.float32
+        scaled = _scale_of(name) in self.checkpoint.tensors
+        return torch.bfloat16 if stored.itemsize == 1 and not scaled else stored
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor goes in the file's data."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def converted_file(
+    source: str | PathLike[str],
+    weights: str,
+    folder: str | PathLike[str],
+    *,
+    device: torch.device | str = "cpu",
+) -> Path:
+    """Returns a file with a transformer's weights in a number format, and makes it if need be.
+
+    A file that cannot be written (a full disk) is no error: the source gives the same model, only
+    later. Memory holds one tensor at a time.
+
+    Args:
+        source: what `load_dit` takes.
+        weights: a number format: one of `quant.names()` except "auto".
+        folder: where converted files are kept; made if missing.
+        device: where to convert.
+
+    Returns:
+        the converted file, or `source` if there is nothing to convert or no way to keep it.
+
+    Raises:
+        CheckpointError: for a source that is damaged or no transformer.
+        BackendError: for an unknown number format.
+    """
+    source = Path(source)
+    if weights == AS_STORED:
+        return source
+    storage = find(weights).storage
+    checkpoint = open_checkpoint(source)
+    info = describe(checkpoint)
+    config = require(info, DiTConfig)
+    # Shapes do not tell the number of heads, so a file without config.json cannot have others.
+    if _is_already(checkpoint, storage) or config.head_dim != HEAD_DIM:
+        return source
+    file = Path(folder) / _file_name(checkpoint, info, storage)
+    metadata = _identity(checkpoint, storage)
+    if _holds(file, metadata):
+        return file
+    conversion = _Conversion(checkpoint, storage, torch.device(device), file, metadata)
+    try:
+        _write(conversion)
+    except OSError as error:
+        log.warning(
+            "Converted weights of %s cannot be kept in %s: %s. They will be converted at every "
+            "start.",
+            source.name,
+            folder,
+            error.strerror or error,
+        )
+        return source
+    return file
+
+
+def _is_already(checkpoint: Checkpoint, storage: torch.dtype) -> bool:
+    matrices = (name for name in checkpoint.tensors if is_block_matrix(name))
+    return all(_is_kept(checkpoint, name, storage) for name in matrices)
+
+
+def _file_name(checkpoint: Checkpoint, info: CheckpointInfo, storage: torch.dtype) -> str:
+    """Returns one name per source and format, so that a newer version replaces an older one.
+
+    It names the expert, since `detect` guesses that from file names.
+    """
+    path = checkpoint.folder or checkpoint.path
+    digest = hashlib.sha256(str(checkpoint.path.resolve()).encode()).hexdigest()[:12]
+    expert = f"{info.expert}_noise" if info.expert else ""
+    base = path.name if checkpoint.folder else path.stem
+    parts = (base, expert, NAMES[SPELLINGS[storage]], digest, "safetensors")
+    return ".".join(part for part in parts if part)
+
+
+def _identity(checkpoint: Checkpoint, storage: torch.dtype) -> dict[str, str]:
+    """Returns what a file made from this source has in its metadata."""
+    files = sorted({entry.file for entry in checkpoint.tensors.values()})
+    stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return {
+        "format": "pt",
+        "wanduet_source": json.dumps(stamps),
+        "wanduet_format": SPELLINGS[storage],
+        "wanduet_version": VERSION,
+    }
+
+
+def _holds(file: Path, metadata: dict[str, str]) -> bool:
+    """Whether a file is whole and was made from the source that the metadata describe."""
+    try:
+        return file.is_file() and read_header(file).metadata == metadata
+    except (OSError, CheckpointError) as error:
+        log.info("%s will be written anew: %s", file.name, error)
+        return False
+
+
+def _write(conversion: _Conversion) -> None:
+    """Writes the file beside its final place, and moves it there when it is whole.
+
+    Raises:
+        OSError: if it cannot be written; nothing is left behind then.
+    """
+    started = time.monotonic()
+    places = _layout(conversion)
+    data_bytes = max(place.end for place in places.values())
+    conversion.file.parent.mkdir(parents=True, exist_ok=True)
+    free_bytes = shutil.disk_usage(conversion.file.parent).free
+    if free_bytes < data_bytes:
+        raise OSError(
+            f"{data_bytes / 2**30:.1f} GiB are needed and {free_bytes / 2**30:.1f} GiB are free"
+        )
+    with _new_file(conversion.file) as stream, tensor_reader() as read:
+        stream.write(_header(places, conversion.metadata))
+        data_start = stream.tell()
+        for name, tensor in _tensors(conversion, read):
+            stream.seek(data_start + places[name].start)
+            stream.write(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    log.info("Wrote %s in %.0f s", conversion.file.name, time.monotonic() - started)
+
+
+@contextmanager
+def _new_file(file: Path) -> Iterator[BufferedWriter]:
+    """Opens a partial file that becomes `file` if nothing fails, and vanishes otherwise."""
+    partial = file.with_name(file.name + ".partial")
+    if partial.exists() and time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
+        partial.unlink()
+    stream = partial.open("xb")
+    try:
+        with stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _layout(conversion: _Conversion) -> dict[str, _Place]:
+    """Lays the tensors out, those with wide numbers first, so that all of them are aligned."""
+    outputs: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+    storage = conversion.storage
+    for name, entry in conversion.sources():
+        if not is_block_matrix(name):
+            outputs[name] = (conversion.kept_dtype(name), entry.shape)
+            continue
+        outputs[name] = (storage, entry.shape)
+        if storage.itemsize == 1:
+            shape = (entry.shape[0], 1)
+            if _is_kept(conversion.checkpoint, name, storage):
+                kept = conversion.checkpoint.tensors.get(_scale_of(name))
+                shape = kept.shape if kept else ()
+            outputs[_scale_of(name)] = (torch.float32, shape)
+    places: dict[str, _Place] = {}
+    start = 0
+    for name, (dtype, shape) in sorted(outputs.items(), key=lambda item: -item[1][0].itemsize):
+        end = start + math.prod(shape) * dtype.itemsize
+        places[name] = _Place(dtype, shape, start, end)
+        start = end
+    return places
+
+
+def _tensors(conversion: _Conversion, read: Reader) -> Iterator[tuple[str, Tensor]]:
+    """Yields every tensor of the layout, converted; one weight is in memory at a time."""
+    storage, device = conversion.storage, conversion.device
+    for name, entry in conversion.sources():
+        tensor = read(entry)
+        if not is_block_matrix(name):
+            yield name, tensor.to(conversion.kept_dtype(name))
+            continue
+        scale = None
+        scale_entry = conversion.checkpoint.tensors.get(_scale_of(name))
+        if scale_entry is not None:
+            scale = read(scale_entry).float()
+        if not _is_kept(conversion.checkpoint, name, storage):
+            if scale is not None and scale_entry is not None:
+                scale = normal_scale(scale, entry.shape, scale_entry.name, entry.file.name)
+                scale = scale.to(device)
+            tensor, scale = convert_weight(tensor.to(device), scale, storage)
+        elif scale is None and storage.itemsize == 1:
+            scale = torch.ones(())
+        yield name, tensor
+        if scale is not None:
+            yield _scale_of(name), scale
+
+
+def _header(places: Mapping[str, _Place], metadata: dict[str, str]) -> bytes:
+    """Returns the start of a safetensors file; `header.py` describes it."""
+    fields: dict[str, object] = {"__metadata__": metadata}
+    for name, place in places.items():
+        fields[name] = {
+            "dtype": SPELLINGS[place.dtype],
+            "shape": place.shape,
+            "data_offsets": (place.start, place.end),
+        }
+    text = json.dumps(fields).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT_BYTES)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _is_kept(checkpoint: Checkpoint, name: str, storage: torch.dtype) -> bool:
+    """Whether a block's weight has the wanted format already."""
+    as_wanted = TORCH_DTYPES[checkpoint.tensors[name].dtype] == storage
+    return as_wanted and (storage.itemsize == 1 or _scale_of(name) not in checkpoint.tensors)
+
+
+def _scale_of(weight: str) -> str:
+    return weight.removesuffix(".weight") + SCALE
+
+
+def _weight_of(scale: str) -> str:
+    return scale.removesuffix(SCALE) + ".weight"
