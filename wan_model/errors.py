@@ -31,3 +31,7 @@ class BackendError(WanError):
 
 class MemoryLimitError(WanError):
     """A run that does not fit into the memory it may use, with the numbers that show it."""
+
+
+class NotFiniteError(WanError):
+    """A model that computes NaN or infinity, which would become a black video."""

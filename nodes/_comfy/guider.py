@@ -5,7 +5,7 @@ sigma; at the switch the other model is brought to the device and the conditioni
 for it. Multistep solvers keep their history.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_patcher
@@ -14,6 +14,7 @@ import comfy.samplers
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
+from ...wan_model.errors import NotFiniteError
 from ...wan_model.sampling import is_high_noise
 from .patcher import WanPatcher, shares_memory
 from .sampling import TRUNCATE
@@ -47,6 +48,8 @@ class _Run:
     """Arguments that newer cores add."""
     active: Expert
     second_is_ready: bool = False
+    checked: list[Expert] = field(default_factory=list)
+    """Experts whose predictions are known to be finite."""
 
 
 class MoEGuider(comfy.samplers.CFGGuider):
@@ -139,13 +142,32 @@ class MoEGuider(comfy.samplers.CFGGuider):
     def outer_predict_noise(
         self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: int | None = None
     ) -> Tensor:
-        """Returns the guided prediction of the expert that sigma `timestep` belongs to."""
-        run, second = self.run, self.second
-        assert run is not None
-        options = model_options or {}
+        """Returns the guided prediction of the expert that sigma `timestep` belongs to.
+
+        Raises:
+            NotFiniteError: after an expert's first step, if the video would become black.
+        """
+        assert self.run is not None
         sigma = timestep.flatten()[0].item()
         expert = self.expert(sigma)
         self._announce(expert, sigma)
+        prediction = self._predict(expert, x, timestep, model_options or {}, seed)
+        if expert not in self.run.checked:
+            self.run.checked.append(expert)
+            self._check(expert, prediction)
+        return prediction
+
+    def _predict(
+        self,
+        expert: Expert,
+        x: Tensor,
+        timestep: Tensor,
+        options: dict[str, Any],
+        seed: int | None,
+    ) -> Tensor:
+        """Returns the guided prediction of an expert, which is brought to the device first."""
+        run, second = self.run, self.second
+        assert run is not None
         if expert is self.first:
             if run.active is not expert:
                 _bring(expert.patcher, run.noise, self.conds, self.model_options)
@@ -162,6 +184,18 @@ class MoEGuider(comfy.samplers.CFGGuider):
             run.second_is_ready = True
         options = _with_additions(second.model_options, options, self.first.patcher.model_options)
         return second.outer_predict_noise(x, timestep, options, seed)
+
+    def _check(self, expert: Expert, prediction: Tensor) -> None:
+        """Refuses a prediction with NaN or infinity; looking waits for the device."""
+        if prediction.isfinite().all():
+            return
+        name = "high-noise model" if expert is self.high else "low-noise model"
+        raise NotFiniteError(
+            "The video would become black. Got NaN or infinity in the first step of the "
+            f"{name if self.low else 'model'}, need finite numbers. Choose bf16 or fp32 as the "
+            "loader's precision; if it has that already, try without LoRAs, then download the "
+            "model again."
+        )
 
     def _announce(self, expert: Expert, sigma: float) -> None:
         """Tells a weights engine that runs both experts when the other one's turn is."""
