@@ -44,8 +44,8 @@ def load_dit(
     Args:
         path: a .safetensors file, a shard or the index of a sharded one, or a folder with one.
         device: where the weights go.
-        dtype: in which the blocks compute and their 16 and 32 bit weights are kept. None: that
-            of the file, bf16 if it is quantised.
+        dtype: in which the blocks compute and their weights are kept, but fp16 and bf16 stay what
+            they are for the other. None: that of the file, bf16 if it is quantised.
         residual_dtype: of the residual stream.
         weights: number format of the blocks' weights, one of `quant.names()`. By default quantised
             ones stay as they are and are dequantised when used.
@@ -93,12 +93,15 @@ def check_compute_dtype(dtype: torch.dtype | None) -> None:
 def storage_dtype(name: str, module: nn.Module, stored: torch.dtype) -> torch.dtype:
     """Returns the dtype in which a tensor without scale is kept.
 
-    Only the blocks' linear layers are cast to what they compute in; all else computes in fp32 and
-    is not rounded. fp8 survives only in linear layers, which cast at use.
+    Only the blocks' linear layers are cast to what they compute in, and not from one 16 bit format
+    to the other: they stay views of the file and are cast at use, since an fp16 pair for bf16 would
+    take 57 GB of RAM. All else computes in fp32 and is not rounded; fp8 survives only in linear
+    layers.
     """
     if isinstance(module, Linear):
         if stored.itemsize == 1:
             return stored
         if name.startswith("blocks."):
-            return module.compute_dtype
+            compute = module.compute_dtype
+            return stored if stored.itemsize == compute.itemsize else compute
     return stored if stored in COMPUTE_DTYPES else torch.float32

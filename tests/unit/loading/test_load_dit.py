@@ -100,7 +100,7 @@ def test_the_default_dtype_is_that_of_the_file(
 
 @pytest.mark.parametrize("stored", FLOATS, ids=str)
 @pytest.mark.parametrize("asked", FLOATS, ids=str)
-def test_only_layers_that_compute_in_it_are_cast(
+def test_only_layers_that_compute_in_another_width_are_cast(
     stored: torch.dtype, asked: torch.dtype, tmp_path: Path
 ):
     state = dit_state(dtype=stored)
@@ -108,8 +108,8 @@ def test_only_layers_that_compute_in_it_are_cast(
     layers = set(block_layers(state))
     assert len(layers) == 30
     for key, tensor in model.state_dict().items():
-        inside = key.rpartition(".")[0] in layers
-        expected = state[key].to(asked) if inside else state[key]
+        cast = stored.itemsize != asked.itemsize and key.rpartition(".")[0] in layers
+        expected = state[key].to(asked) if cast else state[key]
         assert tensor.dtype == expected.dtype, key
         assert torch.equal(tensor, expected), key
 
@@ -168,9 +168,27 @@ def test_tensors_that_need_no_cast_stay_views_of_the_file(tmp_path: Path):
     file = save(tmp_path / "a.safetensors", dit_state(dtype=torch.float16)).resolve()
     model = load_dit(file)
     assert is_mapped(model.get_submodule(LAYER).weight, file)
+    other = load_dit(file, dtype=torch.bfloat16)
+    assert is_mapped(other.get_submodule(LAYER).weight, file)
+    file = save(tmp_path / "b.safetensors", dit_state()).resolve()
     cast = load_dit(file, dtype=torch.bfloat16)
     assert not is_mapped(cast.get_submodule(LAYER).weight, file)
     assert is_mapped(cast.text_embedding[0].weight, file)
+
+
+def test_weights_that_are_cast_at_use_compute_as_if_cast_before(tmp_path: Path):
+    state = dit_state(dtype=torch.float16)
+    layers = set(block_layers(state))
+    early = {
+        key: tensor.bfloat16() if key.rpartition(".")[0] in layers else tensor
+        for key, tensor in state.items()
+    }
+    inputs = value("x", (1, 16, 1, 4, 4)), torch.tensor([500.0]), value("ctx", (1, 3, 64))
+    outputs = [
+        load_dit(save(tmp_path / f"{name}.safetensors", tensors), dtype=torch.bfloat16)(*inputs)
+        for name, tensors in (("late", state), ("early", early))
+    ]
+    assert torch.equal(*outputs)
 
 
 def test_the_file_is_safe_from_changes_to_the_model(tmp_path: Path):

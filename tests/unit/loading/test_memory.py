@@ -50,6 +50,7 @@ def large_state() -> dict[str, torch.Tensor]:
         ("float32", "", 0.0, 1.0),
         ("bfloat16", "", 0.0, 1.0),
         ("fp8", "", 0.0, 1.0),
+        ("float16", "bfloat16", 0.0, 1.0),
         ("float32", "bfloat16", 0.5, 1.5),
     ],
 )
