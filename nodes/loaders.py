@@ -22,8 +22,8 @@ PRECISION_TOOLTIP = (
 ATTENTIONS = ["auto", "sdpa"]
 """Of the library's backends, those that have run on GPUs."""
 ATTENTION_TOOLTIP = (
-    "Attention kernel. auto takes the fastest exact one that runs here. A kernel chosen by name "
-    "is used or refused with the reason, never silently replaced."
+    "Attention kernel. auto and sdpa are the same for now: PyTorch's own, which takes cuDNN's "
+    "kernel where there is one, then FlashAttention's. Others will follow."
 )
 
 

@@ -65,8 +65,8 @@ def _inputs() -> list[Any]:
             min=-1,
             max=40,
             tooltip="Transformer blocks that are streamed to the GPU in every step instead of "
-            "staying there: 0 to 40 (A14B), 0 to 30 (5B). -1: as few as fit. Streaming costs "
-            "little time for long or large videos.",
+            "staying there: 0 to 40 (A14B), 0 to 30 (5B). -1: as few as fit. A block "
+            "travels while others compute.",
         ),
         io.Float.Input(
             "pinned_ram_gb",

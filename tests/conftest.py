@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite, and the import of `wan_model` without the repository on sys.path.
+"""Fixtures of the whole suite; `wan_model` and `tools` without the repository on sys.path.
 
 The pack's folder must never be importable as a whole: its `nodes` would hide ComfyUI's own.
 """
@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,15 @@ def import_library() -> None:
     spec.loader.exec_module(module)
 
 
+def import_tools() -> None:
+    """Makes `import tools.tiny_score` work, as it does for `python -m` in the repository."""
+    spec = ModuleSpec("tools", None, is_package=True)
+    spec.submodule_search_locations = [str(REPOSITORY / "tools")]
+    sys.modules["tools"] = importlib.util.module_from_spec(spec)
+
+
 import_library()
+import_tools()
 
 
 class PackRoot:

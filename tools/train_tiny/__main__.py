@@ -14,7 +14,7 @@ times), and the schedule is cut to what the machine does in that time. Other com
 `tokenizer`, `sizes`, `preview` (generated clips of `--stages` as a PNG), `experts` (the table of
 docs/two-experts.md), `export` and `plot`, which need no GPU.
 
-On one H100 the recipe takes three calls of less than ten minutes:
+On one H100 the recipe's times add up to three calls of less than ten minutes (not run yet):
 
     1. vae21 vae22 t2v_small t2v
     2. t2v_high t2v_low t2v_single ti2v

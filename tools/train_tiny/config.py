@@ -4,8 +4,9 @@ Widths are chosen so that all files together stay below 40 MB (`python -m tools.
 `seconds` is what a stage is given when the command line says nothing else; its schedule is cut to
 what the machine does in that time, so the numbers of steps are upper limits.
 
-Measured on one H100: 22 steps a second of the Wan2.1 VAE, 41 of the Wan2.2 one (both on four clips'
-worth of pixels), 49 of `t2v`. The first 50 steps of a stage take up to 45 s: cuDNN tries its
+Measured on one H100 with an earlier version of this recipe: 22 steps a second of the Wan2.1 VAE, 41
+of the Wan2.2 one (both on four clips' worth of pixels), 49 of `t2v`. The recipe as it is now has
+not been run. The first 50 steps of a stage take up to 45 s: cuDNN tries its
 kernels, and blocks and norms are compiled.
 """
 
@@ -156,8 +157,8 @@ def dit_optimisation(
 ) -> Optimisation:
     """Returns the settings of a transformer.
 
-    The learning rate falls almost from the start: at a constant rate the loss stood still after
-    3000 steps, and what a caption says of the motion, a hundredth of the loss, was not learned.
+    The learning rate falls almost from the start: at a constant rate the loss hardly fell from
+    step 3000 to 10000, and what a caption says of the motion was hardly learned.
     """
     return Optimisation(
         steps=steps,
@@ -226,10 +227,9 @@ DITS = {
     ),
 }
 """Words, and with them the text encoder, are learned from small clips, of which a step sees four
-times as many. `t2v` covers all
-noise levels, and every other transformer begins with it. `t2v_single` goes on with it for as long
-as each expert does: the one model that the two experts are compared with. These three are not
-shipped."""
+times as many. `t2v` covers all noise levels, and every other transformer begins with it.
+`t2v_single` goes on with it for as long as each expert does: the one model that the two experts are
+compared with. These three are not shipped."""
 
 SHIPPED = ("t2v_high", "t2v_low", "i2v_high", "i2v_low", "ti2v")
 

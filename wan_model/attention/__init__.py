@@ -2,7 +2,6 @@
 
 from .auto import MAX_ERROR
 from .backend import AttentionFn, Backend, Constraints, Platform
-from .guard import FiniteGuard, fallback_message
 from .registry import BackendStatus, explain, names, resolve
 from .sol import SparseSchedule
 
@@ -12,11 +11,9 @@ __all__ = [
     "Backend",
     "BackendStatus",
     "Constraints",
-    "FiniteGuard",
     "Platform",
     "SparseSchedule",
     "explain",
-    "fallback_message",
     "names",
     "resolve",
 ]

@@ -1,4 +1,4 @@
-"""Block swap: models larger than the device's memory, at the speed of ones that fit.
+"""Block swap: models larger than the device's memory.
 
     plan = make_plan(PlanRequest(sizes=..., machine=..., work=..., wishes=Wishes()))
     engine = OffloadEngine([HostModel(dit, dit.blocks, regions)], plan, open_device("cuda"))

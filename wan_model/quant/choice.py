@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from .plan import AS_STORED
 
 HEADROOM_BYTES = 12 << 30
-"""What a forward pass at 720p81 (8.2 GiB measured), its kernels and the VAE need beside weights."""
+"""Kept free beside the weights for activations, kernels and the VAE. A forward pass at 720p81 takes
+4.45 GiB (benchmarks/RESULTS.md); the rest is a guess."""
 
 BF16_CAPABILITY = (8, 0)
 FP8_CAPABILITY = (8, 9)
@@ -47,7 +48,7 @@ def choose_precision(
     if stored.startswith("int8") and capability >= INT8_CAPABILITY:
         return PrecisionChoice("int8", f"{why}, which this GPU ({gpu}) multiplies as it is.")
     if capability >= FP8_CAPABILITY:
-        return PrecisionChoice("fp8", f"{why}; this GPU ({gpu}) multiplies fp8 fastest.")
+        return PrecisionChoice("fp8", f"{why}; this GPU ({gpu}) multiplies fp8.")
     if capability >= INT8_CAPABILITY:
         return PrecisionChoice("int8", f"{why}; this GPU ({gpu}) has int8 products but no fp8.")
     if wide:

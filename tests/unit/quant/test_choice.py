@@ -54,6 +54,5 @@ def test_choice(
 def test_the_reason_has_the_numbers() -> None:
     choice = choose_precision((8, 9), 23 * GIB, A14B)
     assert choice.reason == (
-        "16-bit weights leave too little room (26.6 of 23.0 GiB); this GPU (8.9) multiplies fp8 "
-        "fastest."
+        "16-bit weights leave too little room (26.6 of 23.0 GiB); this GPU (8.9) multiplies fp8."
     )

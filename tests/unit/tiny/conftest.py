@@ -1,23 +1,7 @@
-"""The import of `tools` without the repository on sys.path."""
-
-import sys
-from importlib.machinery import ModuleSpec
-from importlib.util import module_from_spec
-from pathlib import Path
+"""What the tests here share."""
 
 import pytest
 import torch
-
-
-def import_tools() -> None:
-    """Makes `import tools.tiny_score` work, as it does for `python -m` in the repository."""
-    if "tools" not in sys.modules:
-        spec = ModuleSpec("tools", None, is_package=True)
-        spec.submodule_search_locations = [str(Path(__file__).parents[3] / "tools")]
-        sys.modules["tools"] = module_from_spec(spec)
-
-
-import_tools()
 
 
 @pytest.fixture(autouse=True)
