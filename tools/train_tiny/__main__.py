@@ -2,23 +2,28 @@
 
 Stages, in this order; one that was stopped goes on where it was:
 
+    text_encoder                         answers to questions about captions
     vae21 vae22                          the VAEs
-    t2v_small                            small clips, all noise levels; and the text encoder
+    t2v_small                            small clips, all noise levels
     t2v                                  all noise levels
     t2v_high t2v_low t2v_single          from t2v: the two experts, and one model going on
     i2v_high i2v_low                     from the T2V experts
-    ti2v                                 from t2v, on the Wan2.2 VAE
+    ti2v                                 from t2v_small, on the Wan2.2 VAE
 
 Several stages may be given at once; `--seconds` is for each of them (as a rule the recipe's own
 times), and the schedule is cut to what the machine does in that time. Other commands:
 `tokenizer`, `sizes`, `preview` (generated clips of `--stages` as a PNG), `experts` (the table of
 docs/two-experts.md), `export` and `plot`, which need no GPU.
 
-On one H100 the recipe's times add up to three calls of less than ten minutes (not run yet):
+Each stage takes one GPU. On one H100 the recipe is seven calls of less than ten minutes:
 
-    1. vae21 vae22 t2v_small t2v
-    2. t2v_high t2v_low t2v_single ti2v
-    3. i2v_high i2v_low
+    1. text_encoder vae21
+    2. t2v_small t2v
+    3. t2v_high t2v_low
+    4. i2v_high i2v_low
+    5. vae22
+    6. ti2v
+    7. t2v_single (only for the comparison of experts)
     then, anywhere: experts export plot
 
 DIR/weights is all that later stages and `export` need (5 to 10 MB a file); DIR/state, about 100 MB

@@ -67,7 +67,11 @@ class VaeRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class TextRecipe:
-    """Tokenizer and umT5 encoder. The encoder is trained together with the first transformer."""
+    """Tokenizer and umT5 encoder.
+
+    The encoder learns to answer questions about captions, and is frozen before any transformer is
+    trained, as umT5 is for the real models.
+    """
 
     vocabulary: int = 800
     """At most; 256 of them are bytes, into which unknown characters fall apart."""
@@ -81,6 +85,12 @@ class TextRecipe:
     layers: int = 3
     max_tokens: int = 127
     """Longer captions are cut in training. The negative prompt must fit."""
+    question_scenes: int = 8192
+    """Scenes whose captions are asked about, each in endless wordings."""
+    optimisation: Optimisation = Optimisation(
+        steps=8000, seconds=170, batch_size=128, learning_rate=2e-3, matrix_learning_rate=4e-3
+    )
+    """Of the questions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +109,6 @@ class DiTRecipe:
     """Of the uniform distribution that noise levels are drawn from."""
     init_from: str | None = None
     """Stage whose weights it starts with."""
-    trains_text_encoder: bool = False
     image_probability: float = 0.5
     """TI2V: how often the first frame is given."""
     last_frame_probability: float = 0.1
@@ -134,17 +143,20 @@ class PoolRecipe:
     """The same for the VAEs, which are trained on pixels."""
 
 
+TEXT_ENCODER = "text_encoder"
+"""Stage of the text encoder."""
+
 VAES = {
     "vae21": VaeRecipe(
         model=VaeConfig(variant="wan2.1", encoder_dim=12, decoder_dim=12, z_dim=16),
         optimisation=Optimisation(
-            steps=14000, seconds=140, batch_size=6, learning_rate=1.5e-3, matrix_learning_rate=2e-3
+            steps=14000, seconds=220, batch_size=6, learning_rate=1.5e-3, matrix_learning_rate=2e-3
         ),
     ),
     "vae22": VaeRecipe(
         model=VaeConfig(variant="wan2.2", encoder_dim=12, decoder_dim=16, z_dim=48),
         optimisation=Optimisation(
-            steps=16000, seconds=90, batch_size=6, learning_rate=1.5e-3, matrix_learning_rate=2e-3
+            steps=16000, seconds=400, batch_size=6, learning_rate=1.5e-3, matrix_learning_rate=2e-3
         ),
     ),
 }
@@ -175,61 +187,60 @@ DITS = {
     "t2v_small": DiTRecipe(
         kind="t2v",
         vae="vae21",
-        optimisation=dit_optimisation(16000, 150, 5e-3, batch_size=512),
+        optimisation=dit_optimisation(24000, 220, 5e-3, batch_size=512),
         size_px=64,
-        trains_text_encoder=True,
     ),
     "t2v": DiTRecipe(
         kind="t2v",
         vae="vae21",
-        optimisation=dit_optimisation(24000, 190, 3e-3),
+        optimisation=dit_optimisation(30000, 300, 3e-3),
         init_from="t2v_small",
     ),
     "t2v_single": DiTRecipe(
         kind="t2v",
         vae="vae21",
-        optimisation=dit_optimisation(9000, 120, 2e-3),
+        optimisation=dit_optimisation(20000, 230, 2e-3),
         init_from="t2v",
     ),
     "t2v_high": DiTRecipe(
         kind="t2v",
         vae="vae21",
-        optimisation=dit_optimisation(9000, 110, 2e-3),
+        optimisation=dit_optimisation(20000, 230, 2e-3),
         sigma_range=(T2V_BOUNDARY, 1.0),
         init_from="t2v",
     ),
     "t2v_low": DiTRecipe(
         kind="t2v",
         vae="vae21",
-        optimisation=dit_optimisation(9000, 130, 2e-3),
+        optimisation=dit_optimisation(20000, 230, 2e-3),
         sigma_range=(0.0, T2V_BOUNDARY),
         init_from="t2v",
     ),
     "i2v_high": DiTRecipe(
         kind="i2v",
         vae="vae21",
-        optimisation=dit_optimisation(9000, 120, 3e-3),
+        optimisation=dit_optimisation(20000, 240, 3e-3),
         sigma_range=(I2V_BOUNDARY, 1.0),
         init_from="t2v_high",
     ),
     "i2v_low": DiTRecipe(
         kind="i2v",
         vae="vae21",
-        optimisation=dit_optimisation(9000, 140, 3e-3),
+        optimisation=dit_optimisation(20000, 260, 3e-3),
         sigma_range=(0.0, I2V_BOUNDARY),
         init_from="t2v_low",
     ),
     "ti2v": DiTRecipe(
         kind="ti2v",
         vae="vae22",
-        optimisation=dit_optimisation(18000, 190, 4e-3, batch_size=256),
-        init_from="t2v",
+        optimisation=dit_optimisation(60000, 480, 4e-3, batch_size=256),
+        init_from="t2v_small",
     ),
 }
-"""Words, and with them the text encoder, are learned from small clips, of which a step sees four
-times as many. `t2v` covers all noise levels, and every other transformer begins with it.
-`t2v_single` goes on with it for as long as each expert does: the one model that the two experts are
-compared with. These three are not shipped."""
+"""Words are learned from small clips, of which a step sees four times as many. `t2v` covers all
+noise levels, and every other T2V and I2V transformer begins with it. `t2v_single` goes on with it
+for as long as each expert does: the one model that the two experts are compared with. These three
+are not shipped."""
 
 SHIPPED = ("t2v_high", "t2v_low", "i2v_high", "i2v_low", "ti2v")
 
@@ -254,7 +265,7 @@ class Recipe:
     @property
     def stages(self) -> tuple[str, ...]:
         """Everything to be trained, in an order that works."""
-        return (*self.vaes, *self.dits)
+        return (TEXT_ENCODER, *self.vaes, *self.dits)
 
     def dit_config(self, kind: Kind, text_len: int = TEXT_LEN) -> DiTConfig:
         """Returns the sizes of a transformer."""

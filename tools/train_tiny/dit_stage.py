@@ -1,4 +1,4 @@
-"""One transformer in training, alone or together with the text encoder."""
+"""One transformer in training."""
 
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ class DiTStage:
             device: of everything.
             vae: trained, on the device.
             tokenizer: trained.
-            text_encoder: on the device; trained further if the stage says so, else frozen.
+            text_encoder: on the device; it stays as it is.
             compute_dtype: of the transformer's blocks.
         """
         self.name, self.recipe, self.device = name, recipe, device
@@ -58,7 +58,7 @@ class DiTStage:
         config = training_config(recipe.dit_config(self.own.kind), tokenizer.max_tokens)
         torch.manual_seed(generator(torch.device("cpu"), recipe.seed, name).initial_seed())
         self.dit: TrainingDiT = build_dit(config, device, compute_dtype)
-        self.text_encoder = text_encoder.requires_grad_(self.own.trains_text_encoder)
+        self.text_encoder = text_encoder.requires_grad_(False)
         self.model = nn.ModuleDict({"dit": self.dit, "text_encoder": text_encoder})
         clips = replace(recipe.clips, size_px=self.own.size_px)
         self.dropout = CaptionDropout(recipe.guidance, tokenizer, device)

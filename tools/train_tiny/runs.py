@@ -8,20 +8,19 @@ from torch import nn
 
 from wan_model.loading import load_vae
 
-from .config import Recipe
+from .config import TEXT_ENCODER, Recipe
 from .data import Clips
 from .dit import start_from
 from .dit_stage import DiTStage
 from .files import State, TrainingFolder
 from .norms import fuse_norms
 from .text_encoder import build_text_encoder
+from .text_stage import TextStage
 from .tokenizer import Tokenizer, train_tokenizer
 from .trainer import Progress, Trainer
 from .vae import VaeStage
 
 log = logging.getLogger(__name__)
-
-TEXT_ENCODER = "text_encoder"
 
 
 def run_stage(
@@ -51,7 +50,9 @@ def run_stage(
     """
     start = time.monotonic()
     seconds = seconds or _optimisation_seconds(recipe, name)
-    if name in recipe.vaes:
+    if name == TEXT_ENCODER:
+        stage = TextStage(name, recipe, device, open_tokenizer(recipe, folder))
+    elif name in recipe.vaes:
         stage = VaeStage(name, recipe, device, _compute_dtype(device))
     else:
         stage = open_dit_stage(name, recipe, folder, device)
@@ -69,10 +70,10 @@ def run_stage(
         folder.write_weights(name, stage.finish(), metadata)
         return progress
     parts = trainer.averaged()
+    if isinstance(stage, TextStage):
+        folder.write_weights(name, _part(parts, TEXT_ENCODER), metadata)
+        return progress
     folder.write_weights(name, _part(parts, "dit"), metadata)
-    if stage.own.trains_text_encoder:
-        encoder = _part(parts, TEXT_ENCODER)
-        folder.write_weights(TEXT_ENCODER, encoder, metadata | {"stage": TEXT_ENCODER})
     return progress
 
 
@@ -83,8 +84,7 @@ def open_dit_stage(
     own = recipe.dits[name]
     tokenizer = open_tokenizer(recipe, folder)
     encoder = build_text_encoder(recipe.text, tokenizer.size).to(device)
-    if not own.trains_text_encoder:
-        load_text_encoder(encoder, folder.read_weights(TEXT_ENCODER))
+    load_text_encoder(encoder, folder.read_weights(TEXT_ENCODER))
     dtype = _compute_dtype(device)
     folder.read_weights(own.vae)
     vae = fuse_norms(load_vae(folder.weights(own.vae), device=device, dtype=dtype))
@@ -126,6 +126,8 @@ def _compute_dtype(device: torch.device) -> torch.dtype:
 
 
 def _optimisation_seconds(recipe: Recipe, name: str) -> float:
+    if name == TEXT_ENCODER:
+        return recipe.text.optimisation.seconds
     own = recipe.vaes[name] if name in recipe.vaes else recipe.dits[name]
     return own.optimisation.seconds
 

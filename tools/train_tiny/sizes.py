@@ -88,7 +88,7 @@ def table(recipe: Recipe) -> str:
         f"{s.stage:14} {s.parameters:>10,} weights {s.file_bytes / 1e6:7.2f} MB" for s in sizes
     ]
     lines.append(f"{'all':14} {'':>10}         {sum(s.file_bytes for s in sizes) / 1e6:7.2f} MB")
-    for stage in recipe.stages:
+    for stage in (*recipe.vaes, *recipe.dits):
         parts = forward_flops(recipe, stage).items()
         text = ", ".join(f"{name} {flops / 1e9:.1f}" for name, flops in parts)
         lines.append(f"{stage:14} GFLOP of one clip, forward: {text}")

@@ -56,6 +56,8 @@ def micro_recipe() -> Recipe:
             ffn_dim=32,
             layers=2,
             max_tokens=200,
+            question_scenes=40,
+            optimisation=optimisation,
         ),
         pool=PoolRecipe(
             groups=2, group_size=4, refresh_steps=4, captions=2, vae_groups=2, vae_refresh_steps=3

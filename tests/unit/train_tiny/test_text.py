@@ -6,7 +6,9 @@ from tests.unit.train_tiny.micro import CPU, micro_recipe
 from tools.train_tiny.config import GuidanceRecipe
 from tools.train_tiny.data import Clips, generator
 from tools.train_tiny.runs import open_tokenizer
+from tools.train_tiny.scenes import MOTIONS
 from tools.train_tiny.text_encoder import CaptionDropout, build_text_encoder, encode_text
+from tools.train_tiny.text_stage import COLOURS, Captions
 from tools.train_tiny.tokenizer import train_tokenizer
 from wan_model.config import NEGATIVE_PROMPT
 
@@ -64,3 +66,13 @@ def test_captions_are_dropped_as_often_as_the_recipe_says(trained):
     assert abs(empty - 0.15) < 0.02
     assert abs(negative - 0.05) < 0.02
     assert abs(kept - 0.8) < 0.02
+
+
+def test_a_question_is_about_one_object(trained):
+    """The same scene, asked about either of its objects, has two right answers."""
+    recipe = micro_recipe()
+    clips = Clips(recipe.clips, recipe.seed, "train", CPU)
+    scene = next(scene for scene in clips.scenes(0, 200) if len(scene.things) == 2)
+    batch = Captions(clips, open_tokenizer(recipe, trained), [scene]).batch(64)
+    answers = set(zip(batch["colour"].tolist(), batch["motion"].tolist(), strict=True))
+    assert answers == {(COLOURS.index(t.colour), MOTIONS.index(t.motion)) for t in scene.things}

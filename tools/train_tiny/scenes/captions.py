@@ -45,6 +45,31 @@ def caption(scene: Scene, stream: Stream) -> str:
     return _finish(text, stream)
 
 
+def size(thing: Thing) -> str:
+    """Returns "small", "large" or "": what a caption may say of an object's size."""
+    if thing.motion in ("grow", "shrink"):
+        return ""
+    return "small" if thing.radius < 16 / 128 else "large" if thing.radius > 23 / 128 else ""
+
+
+def pace(thing: Thing) -> str:
+    """Returns "slow", "fast" or "": what a caption may say of an object's speed."""
+    if thing.motion in DIRECTIONS:
+        amount, slow, fast = math.hypot(thing.path.dx, thing.path.dy), 0.27, 0.42
+    elif thing.motion == "rotate":
+        amount, slow, fast = abs(thing.path.spin), math.radians(150), math.radians(220)
+    else:
+        return ""
+    return "slow" if amount < slow else "fast" if amount > fast else ""
+
+
+def sense(thing: Thing) -> int:
+    """Returns 1 for an object that turns or circles clockwise, -1 for the other way, else 0."""
+    if thing.motion == "rotate":
+        return 1 if thing.path.spin > 0 else -1
+    return thing.path.sense if thing.motion == "orbit" else 0
+
+
 def _word(words: tuple[str, ...], stream: Stream) -> str:
     return words[0] if stream.chance(PLAIN) else stream.pick(words)
 
@@ -56,34 +81,27 @@ def _article(noun: str) -> str:
 def _noun(thing: Thing, stream: Stream) -> str:
     """Returns "small red ball"."""
     words = [_word(COLOUR_WORDS[thing.colour], stream), _word(SHAPE_WORDS[thing.shape], stream)]
-    size = "small" if thing.radius < 16 / 128 else "large" if thing.radius > 23 / 128 else ""
-    if size and thing.motion not in ("grow", "shrink") and stream.chance(0.4):
-        words.insert(0, stream.pick(SIZE_WORDS[size]))
+    if size(thing) and stream.chance(0.4):
+        words.insert(0, stream.pick(SIZE_WORDS[size(thing)]))
     return " ".join(words)
 
 
 def _action(thing: Thing, stream: Stream) -> str:
     """Returns what the object does, as a verb without an ending: "roll slowly to the left"."""
-    path, motion = thing.path, thing.motion
+    motion, speed = thing.motion, _speed(thing, stream)
     if motion in DIRECTIONS:
         verbs = ROUND_VERBS if thing.shape in ("circle", "ring") else STRAIGHT_VERBS
         verb, where = _word(verbs, stream), _word(DIRECTION_WORDS[motion], stream)
-        speed = _speed(math.hypot(path.dx, path.dy), 0.27, 0.42, stream)
         return f"{verb} {speed} {where}" if speed else f"{verb} {where}"
     action = _word(OTHER_MOTION_WORDS[motion], stream)
-    if motion == "rotate":
-        speed = _speed(abs(path.spin), math.radians(150), math.radians(220), stream)
-        sense = SPIN_WORDS[1 if path.spin > 0 else -1]
-    else:
-        speed, sense = "", SPIN_WORDS[path.sense]
-    if motion in ("rotate", "orbit") and stream.chance(0.3):
-        action += f" {sense}"
+    if sense(thing) and stream.chance(0.3):
+        action += f" {SPIN_WORDS[sense(thing)]}"
     return f"{action} {speed}" if speed else action
 
 
-def _speed(amount: float, slow: float, fast: float, stream: Stream) -> str:
+def _speed(thing: Thing, stream: Stream) -> str:
     """Returns an adverb in half of the cases in which one is due."""
-    words = SLOW_WORDS if amount < slow else FAST_WORDS if amount > fast else ()
+    words = {"slow": SLOW_WORDS, "fast": FAST_WORDS}.get(pace(thing), ())
     return stream.pick(words) if words and stream.chance(0.5) else ""
 
 
