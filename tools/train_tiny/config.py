@@ -88,7 +88,7 @@ class TextRecipe:
     question_scenes: int = 8192
     """Scenes whose captions are asked about, each in endless wordings."""
     optimisation: Optimisation = Optimisation(
-        steps=8000, seconds=170, batch_size=128, learning_rate=2e-3, matrix_learning_rate=4e-3
+        steps=8000, seconds=110, batch_size=128, learning_rate=2e-3, matrix_learning_rate=4e-3
     )
     """Of the questions."""
 
@@ -150,13 +150,13 @@ VAES = {
     "vae21": VaeRecipe(
         model=VaeConfig(variant="wan2.1", encoder_dim=12, decoder_dim=12, z_dim=16),
         optimisation=Optimisation(
-            steps=14000, seconds=220, batch_size=6, learning_rate=1.5e-3, matrix_learning_rate=2e-3
+            steps=14000, seconds=200, batch_size=6, learning_rate=1.5e-3, matrix_learning_rate=2e-3
         ),
     ),
     "vae22": VaeRecipe(
         model=VaeConfig(variant="wan2.2", encoder_dim=12, decoder_dim=16, z_dim=48),
         optimisation=Optimisation(
-            steps=16000, seconds=400, batch_size=6, learning_rate=1.5e-3, matrix_learning_rate=2e-3
+            steps=16000, seconds=300, batch_size=6, learning_rate=1.5e-3, matrix_learning_rate=2e-3
         ),
     ),
 }
@@ -187,53 +187,53 @@ DITS = {
     "t2v_small": DiTRecipe(
         kind="t2v",
         vae="vae21",
-        optimisation=dit_optimisation(24000, 220, 5e-3, batch_size=512),
+        optimisation=dit_optimisation(24000, 180, 5e-3, batch_size=512),
         size_px=64,
     ),
     "t2v": DiTRecipe(
         kind="t2v",
         vae="vae21",
-        optimisation=dit_optimisation(30000, 300, 3e-3),
+        optimisation=dit_optimisation(30000, 260, 3e-3),
         init_from="t2v_small",
     ),
     "t2v_single": DiTRecipe(
         kind="t2v",
         vae="vae21",
-        optimisation=dit_optimisation(20000, 230, 2e-3),
+        optimisation=dit_optimisation(20000, 170, 2e-3),
         init_from="t2v",
     ),
     "t2v_high": DiTRecipe(
         kind="t2v",
         vae="vae21",
-        optimisation=dit_optimisation(20000, 230, 2e-3),
+        optimisation=dit_optimisation(20000, 170, 2e-3),
         sigma_range=(T2V_BOUNDARY, 1.0),
         init_from="t2v",
     ),
     "t2v_low": DiTRecipe(
         kind="t2v",
         vae="vae21",
-        optimisation=dit_optimisation(20000, 230, 2e-3),
+        optimisation=dit_optimisation(20000, 170, 2e-3),
         sigma_range=(0.0, T2V_BOUNDARY),
         init_from="t2v",
     ),
     "i2v_high": DiTRecipe(
         kind="i2v",
         vae="vae21",
-        optimisation=dit_optimisation(20000, 240, 3e-3),
+        optimisation=dit_optimisation(20000, 165, 3e-3),
         sigma_range=(I2V_BOUNDARY, 1.0),
         init_from="t2v_high",
     ),
     "i2v_low": DiTRecipe(
         kind="i2v",
         vae="vae21",
-        optimisation=dit_optimisation(20000, 260, 3e-3),
+        optimisation=dit_optimisation(20000, 165, 3e-3),
         sigma_range=(0.0, I2V_BOUNDARY),
         init_from="t2v_low",
     ),
     "ti2v": DiTRecipe(
         kind="ti2v",
         vae="vae22",
-        optimisation=dit_optimisation(60000, 480, 4e-3, batch_size=256),
+        optimisation=dit_optimisation(60000, 400, 4e-3, batch_size=256),
         init_from="t2v_small",
     ),
 }
