@@ -64,7 +64,7 @@ def record_stages(model: WanDiT, inputs: dict) -> dict[str, torch.Tensor]:
 
     model.patch_embedding.register_forward_hook(keep("patch"))
     model.blocks[0].self_attn.o.register_forward_hook(keep("block0.self_attn"))
-    model.blocks[0].cross_attn.register_forward_hook(keep("block0.cross_attn"))
+    model.blocks[0].cross_attn.o.register_forward_hook(keep("block0.cross_attn"))
     for i, block in enumerate(model.blocks):
         block.register_forward_hook(keep(f"block{i}"))
     with torch.no_grad():

@@ -6,7 +6,6 @@ Shape legend: B batch, L tokens, S text tokens, C = H * D hidden width, H heads,
 import torch
 from torch import Tensor, nn
 
-from ..attention import AttentionFn
 from ..config import DiTConfig, Precision
 from ..quant import Linear
 from .norms import RMSNorm
@@ -59,7 +58,6 @@ class CrossAttention(Attention):
         k = self.norm_k(self.k(text)).to(self.compute_dtype)
         return self.heads(k), self.heads(self.v(text))
 
-    def forward(self, h: Tensor, k: Tensor, v: Tensor, attend: AttentionFn) -> Tensor:
-        """Returns (B, L, C) for a run of tokens h and the text's `keys_values`."""
-        q = self.heads(self.norm_q(self.q(h)).to(self.compute_dtype))
-        return self.o(attend(q, k, v).flatten(-2))
+    def queries(self, h: Tensor) -> Tensor:
+        """Returns q (B, L, H, D) for a run of tokens."""
+        return self.heads(self.norm_q(self.q(h)).to(self.compute_dtype))

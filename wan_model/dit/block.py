@@ -12,8 +12,9 @@ from ..quant import Linear
 from .attention import CrossAttention, SelfAttention
 from .inputs import BlockInputs
 from .norms import LayerNorm, modulated_norm
+from .rope import Rotation
 from .timesteps import TimestepRows
-from .tokens import add_to_tokens, runs
+from .tokens import add, runs, update_tokens
 
 ATTENTION, ATTENTION_GATE, FEED_FORWARD = (0, 1), 2, (3, 4, 5)
 """Numbers of the six modulation vectors: shift, scale; gate; shift, scale, gate."""
@@ -43,49 +44,62 @@ class Block(nn.Module):
     def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
         """Returns the residual stream (B, L, C) after this block; x itself without gradients."""
         time = inputs.time.plus(self.modulation)
-        x = self._add_self_attention(x, time, inputs)
-        x = self._add_cross_attention(x, inputs)
-        return self._add_feed_forward(x, time)
-
-    def _add_self_attention(self, x: Tensor, time: TimestepRows, inputs: BlockInputs) -> Tensor:
-        attended = inputs.attend(*self._qkv(x, time, inputs)).flatten(-2)
-
-        def branch(_: Tensor, run: slice) -> Tensor:
-            (gate,) = time.at(run, ATTENTION_GATE)
-            return gate * self.self_attn.o(attended[:, run])
-
-        return add_to_tokens(x, branch)
-
-    def _add_cross_attention(self, x: Tensor, inputs: BlockInputs) -> Tensor:
+        attended = inputs.attend(*self._qkv(x, time, inputs))
         k, v = self.cross_attn.keys_values(inputs.text)
 
-        def branch(x_run: Tensor, _: slice) -> Tensor:
-            return self.cross_attn(self.norm3(x_run), k, v, inputs.attend)
+        def update(x_run: Tensor, run: slice) -> Tensor:
+            here = time.at(run)
+            x_run, q = inputs.call(Block.add_self_attention, self, x_run, here, attended[:, run])
+            text = inputs.attend(q, k, v)
+            return inputs.call(Block.add_text_and_feed_forward, self, x_run, here, text)
 
-        return add_to_tokens(x, branch)
+        return update_tokens(x, update)
 
-    def _add_feed_forward(self, x: Tensor, time: TimestepRows) -> Tensor:
-        def branch(x_run: Tensor, run: slice) -> Tensor:
-            shift, scale, gate = time.at(run, *FEED_FORWARD)
-            return gate * self.ffn(modulated_norm(x_run, shift, scale, self.eps))
+    def project(self, x: Tensor, time: TimestepRows, angles: Rotation) -> tuple[Tensor, ...]:
+        """Returns q, k, v (B, L, H, D) of self-attention for a run of tokens."""
+        shift, scale = time.vectors(*ATTENTION)
+        return self.self_attn.project(modulated_norm(x, shift, scale, self.eps), angles)
 
-        return add_to_tokens(x, branch)
+    def project_into(self, x: Tensor, time: TimestepRows, angles: Rotation, *qkv: Tensor) -> None:
+        """Writes the results of `project` to q, k, v."""
+        for target, part in zip(qkv, self.project(x, time, angles), strict=True):
+            target.copy_(part)
+
+    def add_self_attention(
+        self, x: Tensor, time: TimestepRows, attended: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns x + gate * o(attended), and the queries for the text of these tokens.
+
+        Args:
+            x: run of tokens (B, L, C).
+            time: the block's vectors for them.
+            attended: (B, L, H, D).
+        """
+        (gate,) = time.vectors(ATTENTION_GATE)
+        x = add(x, gate * self.self_attn.o(attended.flatten(-2)))
+        return x, self.cross_attn.queries(self.norm3(x))
+
+    def add_text_and_feed_forward(self, x: Tensor, time: TimestepRows, text: Tensor) -> Tensor:
+        """Returns x + o(text) + gate * ffn(...) for a run of tokens.
+
+        Args:
+            x: (B, L, C).
+            time: the block's vectors for them.
+            text: what they attended to of the text (B, L, H, D).
+        """
+        x = add(x, self.cross_attn.o(text.flatten(-2)))
+        shift, scale, gate = time.vectors(*FEED_FORWARD)
+        return add(x, gate * self.ffn(modulated_norm(x, shift, scale, self.eps)))
 
     def _qkv(self, x: Tensor, time: TimestepRows, inputs: BlockInputs) -> tuple[Tensor, ...]:
         if torch.is_grad_enabled():
-            return self._project(x, time, inputs, slice(None))
+            return self.project(x, time, inputs.rotation)
         qkv = self.self_attn.empty_qkv(x.shape[0], x.shape[1], x.device)
         for run in runs(x.shape[1]):
-            for whole, part in zip(qkv, self._project(x, time, inputs, run), strict=True):
-                whole[:, run] = part
+            parts = (whole[:, run] for whole in qkv)
+            angles = inputs.rotation.at(run)
+            inputs.call(Block.project_into, self, x[:, run], time.at(run), angles, *parts)
         return qkv
-
-    def _project(
-        self, x: Tensor, time: TimestepRows, inputs: BlockInputs, run: slice
-    ) -> tuple[Tensor, ...]:
-        shift, scale = time.at(run, *ATTENTION)
-        h = modulated_norm(x[:, run], shift, scale, self.eps)
-        return self.self_attn.project(h, inputs.rotation.at(run))
 
 
 class Head(nn.Module):
@@ -109,7 +123,7 @@ class Head(nn.Module):
         time = time.plus(self.modulation)
         parts = []
         for run in runs(x.shape[1]):
-            shift, scale = time.at(run, 0, 1)
+            shift, scale = time.at(run).vectors(0, 1)
             parts.append(self.head(modulated_norm(x[:, run], shift, scale, self.eps)))
         return torch.cat(parts, dim=1)
 

@@ -18,8 +18,8 @@ def activation_bytes(
     """Estimates the peak of live activations in bytes, without gradients.
 
     Beside the residual stream these are, at the three possible peaks, q, k, v and what one run's
-    projections need; q, k, v and the attended heads; or what one run's feed-forward needs. The
-    factors are measured on an H100 (benchmarks/forward.py).
+    projections need; q, k, v and the attended heads; or the attended heads and what one run's
+    feed-forward needs. The factors are measured on an H100 (benchmarks/forward.py).
 
     Args:
         config: sizes of the model.
@@ -35,6 +35,6 @@ def activation_bytes(
     hidden = tokens * config.dim * compute
     run = min(tokens, RUN_TOKENS)
     projections = 3 * hidden + run * 24 * config.dim
-    feed_forward = run * (2 * compute * config.ffn_dim + 10 * config.dim)
+    feed_forward = hidden + run * (2 * compute * config.ffn_dim + 10 * config.dim)
     peak = tokens * config.dim * residual + max(projections, 4 * hidden, feed_forward)
     return int(batch * peak * MARGIN) + WORKSPACE_BYTES

@@ -27,13 +27,16 @@ class TimestepRows:
         """Returns the rows with a learned table (1, K, dim) added."""
         return TimestepRows(self.rows + table.to(self.rows), self.index)
 
-    def at(self, run: slice, *numbers: int) -> tuple[Tensor, ...]:
-        """Returns the vectors of the given numbers, below K, for a run of tokens.
+    def at(self, run: slice) -> "TimestepRows":
+        """Returns the rows with the timesteps of a run of tokens."""
+        return self if self.index.shape[1] == 1 else TimestepRows(self.rows, self.index[:, run])
 
-        Each is (B, 1, dim), or (B, run, dim) if tokens have timesteps of their own.
+    def vectors(self, *numbers: int) -> tuple[Tensor, ...]:
+        """Returns the vectors of the given numbers, below K, for every token.
+
+        Each is (B, 1, dim), or (B, L, dim) if tokens have timesteps of their own.
         """
-        index = self.index if self.index.shape[1] == 1 else self.index[:, run]
-        return tuple(self.rows[:, number][index] for number in numbers)
+        return tuple(self.rows[:, number][self.index] for number in numbers)
 
 
 def distinct_timesteps(timestep: Tensor, tokens: int) -> tuple[Tensor, Tensor]:

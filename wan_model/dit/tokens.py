@@ -24,16 +24,20 @@ def runs(length: int) -> Iterator[slice]:
         yield slice(start, min(start + step, length))
 
 
-def add_to_tokens(x: Tensor, branch: Callable[[Tensor, slice], Tensor]) -> Tensor:
-    """Returns x + branch(x), in place where no gradients are recorded.
+def update_tokens(x: Tensor, update: Callable[[Tensor, slice], Tensor]) -> Tensor:
+    """Returns update(x[:, run], run) of all runs; x itself where no gradients are recorded.
 
     Args:
         x: residual stream (B, L, dim).
-        branch: gives what is to be added to x[:, run], from (x[:, run], run).
+        update: returns new tokens, in the place of the given ones as `add` does.
     """
     if torch.is_grad_enabled():
-        return (x + branch(x, slice(None))).to(x.dtype)
+        return update(x, slice(None))
     for run in runs(x.shape[1]):
-        part = x[:, run]
-        part += branch(part, run)
+        update(x[:, run], run)
     return x
+
+
+def add(x: Tensor, branch: Tensor) -> Tensor:
+    """Returns x + branch in the dtype of x, in its place where no gradients are recorded."""
+    return (x + branch).to(x.dtype) if torch.is_grad_enabled() else x.add_(branch)

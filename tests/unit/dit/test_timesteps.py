@@ -63,7 +63,7 @@ def test_per_frame_equals_per_token():
 def test_a_token_is_modulated_by_its_own_timestep():
     values, index = distinct_timesteps(torch.tensor([[0.0, 9.0, 5.0]]), 6)
     rows = TimestepRows(torch.stack((values, -values), dim=1).unsqueeze(2), index)
-    first, second = rows.at(slice(1, 5), 0, 1)
+    first, second = rows.at(slice(1, 5)).vectors(0, 1)
     assert first.flatten().tolist() == [0, 9, 9, 5]
     assert second.flatten().tolist() == [0, -9, -9, -5]
 

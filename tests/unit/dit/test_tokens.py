@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.unit.dit.toy import BF16, FP32, first_frame_clean, make_dit, make_inputs, per_token
-from wan_model.dit.tokens import add_to_tokens, runs
+from wan_model.dit.tokens import add, runs, update_tokens
 
 KINDS = ["t2v", "i2v", "ti2v"]
 
@@ -62,14 +62,18 @@ def test_runs_cover_every_token_once(monkeypatch):
     assert list(runs(10)) == [slice(0, 10)]
 
 
-def test_the_residual_is_added_in_place_without_gradients_only(monkeypatch):
+def add_double(part, _):
+    return add(part, 2 * part)
+
+
+def test_tokens_are_updated_in_place_without_gradients_only(monkeypatch):
     monkeypatch.setattr("wan_model.dit.tokens.RUN_TOKENS", 2)
     x = torch.ones(1, 5, 3)
-    recorded = add_to_tokens(x, lambda part, _: 2 * part)
+    recorded = update_tokens(x, add_double)
     assert recorded is not x
     assert torch.equal(x, torch.ones(1, 5, 3))
     with torch.no_grad():
-        assert add_to_tokens(x, lambda part, _: 2 * part) is x
+        assert update_tokens(x, add_double) is x
     assert torch.equal(x, recorded)
     assert torch.equal(x, torch.full((1, 5, 3), 3.0))
 
@@ -78,7 +82,7 @@ def test_the_residual_is_added_in_place_without_gradients_only(monkeypatch):
 def test_the_residual_keeps_its_dtype(mode):
     x = torch.ones(1, 5, 3, dtype=torch.bfloat16)
     with mode():
-        assert add_to_tokens(x, lambda part, _: part.float()).dtype == torch.bfloat16
+        assert add(x, x.float()).dtype == torch.bfloat16
 
 
 @torch.no_grad()
