@@ -1,43 +1,41 @@
 """Block swap against resident weights: time, memory on the device and on the host.
 
-    python benchmarks/block_swap.py --folder /fast/disk      # about four minutes on an H100
-    python benchmarks/block_swap.py --in-memory --only 832x480x17
+    python benchmarks/block_swap.py --folder /fast/disk      # about five minutes on an H100
+    python benchmarks/block_swap.py --folder /fast/disk --in-memory --only 832x480x17
 
-Builds one A14B expert with random fp8 weights, in a file or in RAM, and prints one JSON line per
-case: seconds per forward pass and their ratio to resident weights, the first pass (which fetches
-everything), planned and measured peak of device memory, and host memory. Smaller cards are
-emulated by a tensor that takes the rest. "pair" runs two steps with either of two experts.
+Writes one A14B expert with random fp8 weights, once, and prints one JSON line per case: seconds per
+forward pass and their ratio to resident weights, the first pass (which fetches everything), planned
+and measured peak of device memory, and host memory. Smaller cards are emulated by a tensor that
+takes the rest. "pair" runs two steps with either of two experts.
 """
 
 import argparse
-import copy
 import gc
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from forward import A14B, random_dit, random_inputs
 from safetensors.torch import save_file
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from wan_model.config import Precision
+from wan_model.attention import resolve
+from wan_model.config import DiTConfig, Precision
 from wan_model.dit import WanDiT
 from wan_model.dit.memory import activation_bytes
-from wan_model.errors import MemoryLimitError
-from wan_model.loading import load_dit
-from wan_model.loading.checkpoint import open_checkpoint
-from wan_model.loading.formats import TORCH_DTYPES
+from wan_model.errors import WanError
+from wan_model.loading import file_regions, load_dit
 from wan_model.offload import (
     CudaDevice,
-    FileRegion,
     HostModel,
     Machine,
     ModelSizes,
@@ -49,19 +47,27 @@ from wan_model.offload import (
     measure_copy,
     measure_read,
 )
-from wan_model.quant import Linear, ScaledFormat
+from wan_model.quant import Linear
+from wan_model.shapes import latent_size
 
 GIB = 2**30
+A14B = DiTConfig(
+    dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, in_channels=16, out_channels=16
+)
 PRECISION = Precision(compute_dtype=torch.bfloat16)
 
 ROUNDING_BYTES = 128 << 20
 """Left free on an emulated card, for what the allocator rounds up."""
 
-CASES = {
-    "832x480x17": ("streamed", "6 GiB", "8 GiB", "12 GiB", "24 GiB"),
-    "832x480x81": ("streamed", "6 GiB", "8 GiB", "12 GiB", "24 GiB", "8 GiB pair", "24 GiB pair"),
-    "1280x720x81": ("streamed", "8 GiB"),
-}
+CASES = (
+    ("832x480x81", ("streamed", "6 GiB", "8 GiB pair")),
+    ("832x480x17", ("streamed", "streamed pinned", "6 GiB", "8 GiB", "12 GiB", "24 GiB")),
+    ("1280x720x81", ("8 GiB",)),
+    ("832x480x81", ("streamed pinned", "24 GiB pair", "8 GiB", "12 GiB", "24 GiB")),
+    ("1280x720x81", ("streamed",)),
+)
+"""In an order in which the first minutes tell most."""
+
 REPEATS = {"832x480x17": 6, "832x480x81": 2, "1280x720x81": 1}
 
 
@@ -87,35 +93,39 @@ class Video:
     expected: Tensor
 
 
-def random_expert() -> WanDiT:
-    """Returns an expert on the GPU, fp8 with scales outside of the blocks, too."""
-    model = random_dit(A14B, PRECISION, "fp8")
-    for layer in model.modules():
-        if isinstance(layer, Linear) and layer.weight_scale is None:
-            scale = layer.weight.abs().amax() / 448
-            layer.format, layer.weight_scale = ScaledFormat(), scale
-            weight = (layer.weight / scale).to(torch.float8_e4m3fn)
-            layer.weight = torch.nn.Parameter(weight, requires_grad=False)
-    return model
+def random_state(config: DiTConfig, device: str = "cuda") -> dict[str, Tensor]:
+    """Returns an expert's state dict on the host: matrices in scaled fp8, the rest in bf16."""
+    with torch.device("meta"):
+        model = WanDiT(config, precision=PRECISION, attention=resolve("sdpa"))
+    generator, state = torch.Generator(device).manual_seed(0), {}
+    for name, parameter in model.named_parameters():
+        value = torch.randn(parameter.shape, generator=generator, device=device)
+        owner, leaf = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
+        if "norm" in name and leaf == "weight":
+            value = 1 + 0.1 * value
+        else:
+            value *= 0.3 if leaf == "modulation" else (parameter.shape[1:].numel() or 400) ** -0.5
+        if isinstance(owner, Linear) and leaf == "weight":
+            scale = value.abs().amax() / torch.finfo(torch.float8_e4m3fn).max
+            state[f"{name}_scale"] = scale.cpu()
+            state[name] = (value / scale).to(torch.float8_e4m3fn).cpu()
+        else:
+            state[name] = value.bfloat16().cpu()
+    return state
 
 
-def build(folder: Path | None) -> Bench:
+def build(folder: Path, *, in_memory: bool, attention: str) -> Bench:
     """Makes the expert, on the device and on the host."""
-    resident, regions = random_expert(), {}
-    if folder is None:
-        streamed = copy.deepcopy(resident).to("cpu")
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "wan22_a14b_random_fp8.safetensors"
-        if not path.exists():
-            save_file({name: t.cpu() for name, t in resident.state_dict().items()}, path)
-        streamed = load_dit(path)
-        resident = load_dit(path, device="cuda")
-        regions = {
-            name: FileRegion(entry.file, entry.start, entry.bytes, TORCH_DTYPES[entry.dtype])
-            for name, entry in open_checkpoint(path).tensors.items()
-            if entry.dtype in TORCH_DTYPES
-        }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "high_noise_14B_random.safetensors"
+    if not path.exists():
+        save_file(random_state(A14B), path)
+    streamed = load_dit(path, attention=attention)
+    resident = load_dit(path, device="cuda", attention=attention)
+    if in_memory:
+        for tensor in (*streamed.parameters(), *streamed.buffers()):
+            tensor.data = tensor.data.clone()
+    regions = {} if in_memory else file_regions(path)
     host = HostModel(streamed, streamed.blocks, regions)
     gc.collect()
     torch.cuda.empty_cache()
@@ -128,25 +138,29 @@ def build(folder: Path | None) -> Bench:
     )
 
 
-def timed(steps: Sequence[Callable[[], Tensor]]) -> tuple[float, Tensor]:
-    """Returns the seconds of all steps on the device, queued without a pause, and the last."""
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
+def timed(steps: Sequence[Callable[[], Tensor]]) -> tuple[float, float, Tensor]:
+    """Returns seconds of all steps, queued without a pause, those of queueing, and the last."""
+    torch.cuda.synchronize()
+    started = time.perf_counter()
     for step in steps:
         out = step()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1000, out
+    queued = time.perf_counter()
+    torch.cuda.synchronize()
+    return time.perf_counter() - started, queued - started, out
 
 
 def measure_resident(bench: Bench, size: str) -> Video:
     """Runs a size with resident weights."""
     width, height, frames = (int(part) for part in size.split("x"))
-    (latent, timestep, text), shape = random_inputs(A14B, 8, width, height, frames)
-    inputs = (latent, timestep, text, None)
+    latent_shape = latent_size(width, height, frames, 8)
+    shape = (1, 16, latent_shape.frames, latent_shape.height, latent_shape.width)
+    generator = torch.Generator("cuda").manual_seed(1)
+    latent = torch.randn(shape, generator=generator, device="cuda")
+    text = torch.randn(1, 100, A14B.text_dim, generator=generator, device="cuda")
+    inputs = (latent, torch.tensor([900.0], device="cuda"), text, None)
     bench.resident(*inputs)
     steps = [lambda: bench.resident(*inputs)] * REPEATS[size]
-    seconds, out = timed(steps)
+    seconds, _, out = timed(steps)
     need_bytes = activation_bytes(A14B, PRECISION, 1, *shape[2:])
     return Video(size, inputs, need_bytes, seconds / len(steps), out)
 
@@ -177,24 +191,33 @@ def request(bench: Bench, video: Video, case: str) -> PlanRequest:
             activation_bytes=video.activation_bytes,
             block_seconds=video.seconds / len(bench.host.slabs),
         ),
-        wishes=Wishes(blocks_to_swap=A14B.num_layers if case == "streamed" else None),
+        wishes=Wishes(
+            blocks_to_swap=A14B.num_layers if "streamed" in case else None,
+            pinned_ram_bytes=16 * GIB if "pinned" in case else None,
+        ),
     )
+
+
+@contextmanager
+def card_of(case: str) -> Iterator[None]:
+    """Takes the memory that a smaller card does not have."""
+    torch.cuda.empty_cache()
+    nbytes = 0
+    if "GiB" in case:
+        free, total = torch.cuda.mem_get_info()
+        context = total - free - torch.cuda.memory_reserved()
+        nbytes = free - (int(case.split()[0]) * GIB - context)
+    ballast = [torch.empty(nbytes, dtype=torch.uint8, device="cuda")]
+    try:
+        yield
+    finally:
+        ballast.clear()
 
 
 def measure_case(bench: Bench, video: Video, case: str) -> dict[str, Any]:
     """Runs a size through the engine."""
-    torch.cuda.empty_cache()
-    ballast_bytes = 0
-    if "GiB" in case:
-        free, total = torch.cuda.mem_get_info()
-        context = total - free - torch.cuda.memory_reserved()
-        ballast_bytes = free - (int(case.split()[0]) * GIB - context)
-    ballast = torch.empty(ballast_bytes, dtype=torch.uint8, device="cuda")
     before_gib = private_gib()
-    try:
-        plan = make_plan(request(bench, video, case))
-    except MemoryLimitError as error:
-        return {"size": video.size, "case": case, "plan": str(error)}
+    plan = make_plan(request(bench, video, case))
     engine = OffloadEngine([bench.host] * plan.request.sizes.experts, plan, CudaDevice("cuda"))
 
     def step(model: int = 0) -> Tensor:
@@ -204,58 +227,69 @@ def measure_case(bench: Bench, video: Video, case: str) -> dict[str, Any]:
         engine.prefetch(1)
         return step()
 
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-    started = time.perf_counter()
-    step()
-    torch.cuda.synchronize()
-    first_seconds = time.perf_counter() - started
     steps: list[Callable[[], Tensor]] = [step] * REPEATS[video.size]
     if case.endswith("pair"):
         steps = [step, last_step_of_first_expert, lambda: step(1), lambda: step(1)]
-    seconds, out = timed(steps)
-    peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-    result = {
-        "size": video.size,
-        "case": case,
-        "plan": str(plan),
-        "final_plan": str(engine.plan) if engine.plan is not plan else "same",
-        "seconds": round(seconds / len(steps), 4),
-        "ratio": round(seconds / len(steps) / video.seconds, 4),
-        "first_seconds": round(first_seconds, 2),
-        "planned_peak_gib": round(plan.peak_bytes / GIB, 3),
-        "peak_gib": round((peaks[0] - before[0]) / GIB, 3),
-        "reserved_gib": round((peaks[1] - before[1]) / GIB, 3),
-        "pinned_gib": round(engine.pinned_bytes / GIB, 3),
-        "private_ram_gib": round(private_gib() - before_gib, 3),
-        "equal": torch.equal(out, video.expected),
-    }
-    engine.unload()
-    engine.release_pinned()
-    del ballast
-    return result
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    try:
+        first_seconds, _, _ = timed([step])
+        seconds, queued_seconds, out = timed(steps)
+        peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+        return {
+            "plan": str(plan),
+            "final_plan": str(engine.plan) if engine.plan is not plan else "same",
+            "seconds": round(seconds / len(steps), 4),
+            "ratio": round(seconds / len(steps) / video.seconds, 4),
+            "first_seconds": round(first_seconds, 2),
+            "queued_seconds": round(queued_seconds / len(steps), 4),
+            "copy_seconds": round(plan.copy_seconds, 4),
+            "read_seconds": round(plan.read_seconds, 4),
+            "planned_peak_gib": round(plan.peak_bytes / GIB, 3),
+            "peak_gib": round((peaks[0] - before[0]) / GIB, 3),
+            "reserved_gib": round((peaks[1] - before[1]) / GIB, 3),
+            "pinned_gib": round(engine.pinned_bytes / GIB, 3),
+            "private_ram_gib": round(private_gib() - before_gib, 3),
+            "equal": torch.equal(out, video.expected),
+        }
+    finally:
+        engine.unload()
+        engine.release_pinned()
+
+
+def outcome(bench: Bench, video: Video, case: str) -> dict[str, Any]:
+    """Returns what a case measured, or why it did not run."""
+    what = {"size": video.size, "case": case}
+    try:
+        with card_of(case):
+            return what | measure_case(bench, video, case)
+    except (RuntimeError, WanError) as error:
+        sys.stderr.write(
+            f"{traceback.format_exc()}\n{torch.cuda.memory_summary(abbreviated=True)}\n"
+        )
+        return what | {"error": str(error)}
 
 
 @torch.inference_mode()
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    place = parser.add_mutually_exclusive_group(required=True)
-    place.add_argument("--folder", type=Path, help="for a file of 13.3 GiB, which is kept")
-    place.add_argument("--in-memory", action="store_true")
+    parser.add_argument("--folder", type=Path, required=True, help="for 13.3 GiB, which are kept")
+    parser.add_argument("--in-memory", action="store_true", help="stream from RAM, not from files")
+    parser.add_argument("--attention", default="sdpa")
     parser.add_argument("--only", nargs="*", default=[], help='words such as 832x480x17 or "8 GiB"')
     options = parser.parse_args()
-    bench = build(None if options.in_memory else options.folder)
+    bench = build(options.folder, in_memory=options.in_memory, attention=options.attention)
     rates = {"copy_gb_s": bench.copy_rate / 1e9, "read_gb_s": bench.read_rate / 1e9}
     print(json.dumps(rates), flush=True)
-    for size, cases in CASES.items():
-        wanted = [c for c in cases if all(word in f"{size} {c}" for word in options.only)]
-        if not wanted:
-            continue
-        video = measure_resident(bench, size)
-        print(json.dumps({"size": size, "case": "resident", "seconds": video.seconds}), flush=True)
-        for case in wanted:
-            print(json.dumps(measure_case(bench, video, case)), flush=True)
+    videos: dict[str, Video] = {}
+    for size, cases in CASES:
+        for case in [c for c in cases if all(word in f"{size} {c}" for word in options.only)]:
+            if size not in videos:
+                video = videos[size] = measure_resident(bench, size)
+                resident = {"size": size, "case": "resident", "seconds": round(video.seconds, 4)}
+                print(json.dumps(resident), flush=True)
+            print(json.dumps(outcome(bench, videos[size], case)), flush=True)
 
 
 if __name__ == "__main__":

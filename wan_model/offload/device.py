@@ -5,6 +5,7 @@ the engine's worker thread. Each runs in order; marks order one after the other.
 """
 
 import logging
+import mmap
 import weakref
 from typing import Any, Protocol
 
@@ -115,7 +116,10 @@ class CudaDevice:
     """A CUDA (or ROCm) device: computation on the caller's stream, copies on their own."""
 
     def __init__(self, device: torch.device | str) -> None:
-        self._device = torch.device(device)
+        index = torch.device(device).index
+        # With a number: the current device of the engine's threads may be another one.
+        number = torch.cuda.current_device() if index is None else index
+        self._device = torch.device("cuda", number)
         self._copies = torch.cuda.Stream(self._device)
 
     def pin(self, memory: Tensor) -> bool:
@@ -125,7 +129,8 @@ class CudaDevice:
         to the system; registering ordinary memory does neither.
         """
         runtime: Any = torch.cuda.cudart()
-        code = int(runtime.cudaHostRegister(memory.data_ptr(), memory.numel(), PORTABLE))
+        with torch.cuda.device(self._device):
+            code = int(runtime.cudaHostRegister(memory.data_ptr(), memory.numel(), PORTABLE))
         if code != 0:
             size = f"{memory.numel() / 2**20:.0f} MiB"
             log.warning("Cannot pin %s (CUDA error %d); copies will be slower.", size, code)
@@ -136,7 +141,11 @@ class CudaDevice:
         """Unregisters memory, after the last copy out of it."""
         self._copies.synchronize()
         runtime: Any = torch.cuda.cudart()
-        runtime.cudaHostUnregister(memory.data_ptr())
+        with torch.cuda.device(self._device):
+            code = int(runtime.cudaHostUnregister(memory.data_ptr()))
+        if code != 0:
+            log.warning("Cannot unpin memory (CUDA error %d).", code)
+            self._discard_error()
 
     def _discard_error(self) -> None:
         """Takes the error out of the CUDA runtime, where the next kernel launch would find it."""
@@ -201,7 +210,7 @@ class HostBuffer:
         try:
             # Threads that read files are not in inference mode and could not write to it.
             with torch.inference_mode(False):
-                self.memory = torch.empty(nbytes, dtype=torch.uint8)
+                self.memory = _whole_pages(nbytes)
         except RuntimeError as error:
             raise MemoryLimitError(
                 "The computer's memory is full. Got no room for "
@@ -219,3 +228,14 @@ class HostBuffer:
         if self._unpin is not None:
             self._unpin()
         self.memory = torch.empty(0, dtype=torch.uint8)
+
+
+def _whole_pages(nbytes: int) -> Tensor:
+    """Returns uninitialised host memory (uint8) that shares no page with any other.
+
+    Pages are what CUDA pins, each only once: a neighbour on the same page could not be.
+    """
+    page = mmap.PAGESIZE
+    memory = torch.empty((-(-nbytes // page) + 1) * page, dtype=torch.uint8)
+    start = -memory.data_ptr() % page
+    return memory[start : start + nbytes]

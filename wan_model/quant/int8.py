@@ -53,4 +53,8 @@ class KitchenInt8Format(ScaledFormat):
 
     def matmul(self, layer: LinearOperands, x: Tensor) -> Tensor:
         """Returns the product in the compute dtype."""
-        return self.int8_linear(x, layer.weight, scale_of(layer), layer.bias, layer.compute_dtype)
+        out = self.int8_linear(x, layer.weight, scale_of(layer), layer.bias, layer.compute_dtype)
+        # The kernel takes NaN for -128 and infinity for the largest finite number, which would
+        # hide a broken token: its first output feature tells of it.
+        out[..., 0] += 0 * torch.linalg.vector_norm(x, float("inf"), dim=-1)
+        return out

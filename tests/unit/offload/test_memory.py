@@ -1,6 +1,7 @@
 """Memory: given back when asked, taken again when needed, and what happens when there is none."""
 
 import gc
+import mmap
 from dataclasses import replace
 from typing import Any
 
@@ -158,6 +159,19 @@ def test_running_out_in_the_middle_of_a_pass(dit, host, expected, failures):
 def test_full_host_memory_is_a_clear_error():
     with pytest.raises(MemoryLimitError, match=r"Got no room for \d+ MiB"):
         HostBuffer(1 << 60, LazyDevice())
+
+
+def test_pinned_memory_shares_no_page():
+    device, page = LazyDevice(), mmap.PAGESIZE
+    buffers = [HostBuffer(nbytes, device) for nbytes in (1, 100, page, page + 1, 3 * page) * 4]
+    starts = [buffer.memory.data_ptr() for buffer in buffers]
+    assert all(start % page == 0 for start in starts)
+    pages = [
+        number
+        for start, buffer in zip(starts, buffers, strict=True)
+        for number in range(start // page, -(-(start + buffer.memory.numel()) // page))
+    ]
+    assert len(set(pages)) == len(pages)
 
 
 def test_nothing_stays_of_an_engine_that_is_gone(dit, host):

@@ -207,6 +207,17 @@ def test_comfy_kitchen_is_called_with_the_layers_tensors() -> None:
     assert layer.format == KitchenInt8Format(layer.format.int8_linear)
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])
+def test_comfy_kitchen_cannot_hide_a_broken_token(broken: float) -> None:
+    layer = linear(outlier_weight(), plan("int8", TORCH_INT8))
+    recorder = Recorder()
+    layer.format = KitchenInt8Format(lambda x, *rest: recorder(x.nan_to_num(-1, 1, -1), *rest))
+    x = outlier_tokens(2, 40, IN)
+    x[1, 7, 3] = broken
+    seen = ~layer(x).isfinite().all(-1)
+    assert seen.nonzero().tolist() == [[1, 7]]
+
+
 MISFITS = [
     ((96, 256), None, "numbers with a scale"),
     ((96, 256), (96, 4, 1), "one scale per tensor or row"),
