@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from . import (
+    compile,
     custom_sampling,
     decode,
     image_to_video,
@@ -22,6 +23,7 @@ NODES: list[type[io.ComfyNode]] = [
     *decode.NODES,
     *memory.NODES,
     *step_cache.NODES,
+    *compile.NODES,
 ]
 
 

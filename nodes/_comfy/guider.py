@@ -33,6 +33,11 @@ class Expert:
     patcher: comfy.model_patcher.ModelPatcher
     cfg: float
 
+    @property
+    def passes(self) -> int:
+        """Forward passes in one call: guidance needs a second one, without the prompt."""
+        return 1 if self.cfg == 1 else 2
+
 
 @dataclass
 class _Run:
@@ -98,12 +103,12 @@ class MoEGuider(comfy.samplers.CFGGuider):
         self.model_patcher, self.cfg = self.first.patcher, self.first.cfg
         self.model_options = self.first.patcher.model_options
         self.levels, self.passes = sigmas[:-1].tolist(), None
-        self._head(self.heading)
+        self._tell_pools(running=True)
         try:
             return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
         finally:
             self._release()
-            self._head("")
+            self._tell_pools(running=False)
 
     def outer_sample(self, *args: Any, **kwargs: Any) -> Tensor:
         """Samples within what other nodes put around either expert's run, such as a step cache."""
@@ -203,9 +208,8 @@ class MoEGuider(comfy.samplers.CFGGuider):
         if other is None or not shares_memory(expert.patcher, other.patcher):
             return
         pool = other.patcher.pool
-        guess = 1 if expert.cfg == 1 else 2
         # A step cache may have left the previous call without any.
-        passes = guess if self.passes is None else max(1, pool.passes - self.passes)
+        passes = expert.passes if self.passes is None else max(1, pool.passes - self.passes)
         self.passes = pool.passes
         later = [level for level in self.levels if level < sigma]
         # After the last step the next run begins, most likely one like this.
@@ -214,11 +218,13 @@ class MoEGuider(comfy.samplers.CFGGuider):
         elif any(self.expert(level) is other for level in later):
             pool.expect(other.patcher.model.expert, LATER)
 
-    def _head(self, heading: str) -> None:
-        """Says what a weights engine shows above its plan."""
+    def _tell_pools(self, *, running: bool) -> None:
+        """Tells weights engines what to show above their plan, and how many passes make a step."""
         for expert in (self.high, self.low):
             if expert is not None and isinstance(expert.patcher, WanPatcher):
-                expert.patcher.pool.heading = heading
+                pool, number = expert.patcher.pool, expert.patcher.model.expert
+                pool.heading = self.heading if running else ""
+                pool.step_passes[number] = expert.passes if running else None
 
     def _prepare(self, expert: Expert) -> comfy.samplers.CFGGuider:
         """Does for the second expert what core's guider did for the first, up to loading it."""

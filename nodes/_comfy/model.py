@@ -21,7 +21,8 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor, nn
 
-from ...wan_model.dit import BlockInputs, WanDiT
+from ...wan_model.attention import AttentionFn
+from ...wan_model.dit import BlockInputs, BlockRunner, WanDiT
 from ...wan_model.dit.memory import activation_bytes
 from ...wan_model.loading import CheckpointInfo, file_regions, load_dit
 from ...wan_model.offload import HostModel, Wishes
@@ -32,6 +33,9 @@ from .pool import ExpertPool, Seat, Shape
 
 CHECKPOINT = "wanduet_checkpoint"
 """Attachment of a patcher: the CheckpointInfo of the file it came from."""
+
+COMPILED = "wanduet.compiled"
+"""Transformer option: the CompiledStages to call the blocks' stages through."""
 
 
 @dataclass
@@ -176,7 +180,10 @@ class ComfyWanDiT(WanDiT):
             x = torch.cat((x, extra.to(x)), dim=2)
         channels = self.config.out_channels
         cond = x[:, channels:] if self.config.cond_channels else None
-        runner = PatchableBlocks(transformer_options or {})
+        options = transformer_options or {}
+        runner: BlockRunner = PatchableBlocks(options)
+        if COMPILED in options:
+            runner = options[COMPILED].around(runner)
         forward = partial(self.velocity, x[:, :channels], timestep, context, cond)
         velocity = forward(runner) if self.seat is None else self.seat.run(forward, runner)
         return velocity[:, :, :frames, :height, :width]
@@ -206,7 +213,10 @@ class WanModel48(_PlannedMemory, comfy.model_base.WAN22):
 
 
 def load_models(
-    infos: Sequence[CheckpointInfo], precision: str, attention: str, wishes: Wishes | None
+    infos: Sequence[CheckpointInfo],
+    precision: str,
+    attention: AttentionFn,
+    wishes: Wishes | None,
 ) -> list[comfy.model_patcher.ModelPatcher]:
     """Loads the transformer files of one model, one or two experts, as MODELs.
 
@@ -214,7 +224,6 @@ def load_models(
 
     Raises:
         CheckpointError: if one is not a healthy Wan2.2 transformer.
-        BackendError: if the attention backend cannot run here.
         SettingsError: if a wish cannot be met by this model.
     """
     device = comfy.model_management.get_torch_device()

@@ -36,9 +36,6 @@ from .arrival import ArrivalPatches, Patches
 SETTLED_PART = 1 / 20
 """Of the blocks: what a new plan has to gain to be worth moving weights for."""
 
-MARGIN_PART = 16
-"""Of the memory: what is left free from then on whenever a plan turned out to be too large."""
-
 Shape = Sequence[int]
 """(B, C, T, H, W) of a latent."""
 
@@ -57,6 +54,7 @@ class ExpertPool:
 
     Attributes:
         heading: what the running node says above the plan.
+        step_passes: by expert, forward passes in one step; None while that is not known.
         passes: forward passes so far.
     """
 
@@ -72,6 +70,7 @@ class ExpertPool:
             SettingsError: if a wish cannot be met by these models.
         """
         self.heading = ""
+        self.step_passes: list[int | None] = [None] * len(models)
         self.passes = 0
         self._hosts = tuple(models)
         self._torch_device = device
@@ -104,7 +103,8 @@ class ExpertPool:
             self._engine = OffloadEngine(self._hosts, plan, self._device, self._patches)
         elif not still_good(self._engine.plan, plan):
             self._engine.apply(plan)
-        host.show(host.running_node(), str(self._engine.plan), heading=self.heading)
+        text = self._engine.plan.describe(self.step_passes[expert])
+        host.show(host.running_node(), text, heading=self.heading)
         self._engine.prefetch(expert, after=0)
 
     def run(self, expert: int, forward: Callable[[Runner], Tensor], runner: Runner) -> Tensor:
@@ -117,7 +117,7 @@ class ExpertPool:
         out = self._engine.run(expert, forward, runner)
         if self._engine.plan is not plan:
             # Memory ran out, so the video takes more than was thought.
-            self._margin_bytes += plan.request.limit_bytes // MARGIN_PART
+            self._margin_bytes += plan.margin_bytes
         return out
 
     def expect(self, expert: int, after: int) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ..attention import resolve
+from ..attention import AttentionFn, resolve
 from ..config import DiTConfig, Precision
 from ..dit import WanDiT
 from ..errors import SettingsError
@@ -33,7 +33,7 @@ def load_dit(
     residual_dtype: torch.dtype = torch.float32,
     weights: str = AS_STORED,
     compute_device: torch.device | str | None = None,
-    attention: str = "auto",
+    attention: str | AttentionFn = "auto",
     dit_class: type[Dit] = WanDiT,
     linear_class: type[Linear] = Linear,
 ) -> Dit:
@@ -51,7 +51,7 @@ def load_dit(
             ones stay as they are and are dequantised when used.
         compute_device: where the model will run, which decides what number formats there are, and
             where weights are converted. None: `device`.
-        attention: name of an attention backend.
+        attention: an attention function, or the name of a backend.
         dit_class: the transformer to build, with the parameters of `WanDiT`.
         linear_class: its linear layers.
 
@@ -67,10 +67,9 @@ def load_dit(
     plan = plan_weights(weights, info, torch.device(compute_device or device))
     compute_dtype = choose_compute_dtype(dtype, plan, default_dtype(checkpoint.tensors))
     precision = Precision(compute_dtype=compute_dtype, residual_dtype=residual_dtype)
+    attend = resolve(attention) if isinstance(attention, str) else attention
     with torch.device("meta"):
-        model = dit_class(
-            config, precision=precision, attention=resolve(attention), linear=linear_class
-        )
+        model = dit_class(config, precision=precision, attention=attend, linear=linear_class)
     check_tensors(model, checkpoint, info)
     fill(model, checkpoint, torch.device(device), storage_dtype, plan)
     log.info("Loaded %s from %s, computing in %s", info.label, info.path.name, compute_dtype)

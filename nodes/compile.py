@@ -1,0 +1,59 @@
+"""The node that has PyTorch compile a model's blocks."""
+
+from typing import Any, get_args
+
+from comfy_api.latest import io
+
+from ..wan_model.dit.compiled import Mode
+from ._comfy.compiled import with_compiled_stages
+from ._report import check_choices, reports_errors
+from .step_cache import CATEGORY
+
+
+class WanDuetCompile(io.ComfyNode):
+    """Has a MODEL's blocks compiled."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node."""
+        return io.Schema(
+            node_id="WanDuetCompile",
+            display_name="Wan compile",
+            category=CATEGORY,
+            description="Has torch.compile fuse what lies between attentions: same video, faster "
+            "steps. The first step waits for the compiler, later runs, other sizes, LoRA strengths "
+            "and the second expert do not. Use one for each expert; it shows what happened.",
+            inputs=_inputs(),
+            outputs=[io.Model.Output(display_name="model")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, mode: str | None = None) -> bool | str:
+        """Refuses an unknown choice."""
+        return check_choices(_inputs(), mode=mode)
+
+    @classmethod
+    @reports_errors
+    def execute(cls, model: Any, mode: Mode) -> io.NodeOutput:
+        """Returns a clone of the model."""
+        return io.NodeOutput(with_compiled_stages(model, mode, cls.hidden.unique_id))
+
+
+def _inputs() -> list[Any]:
+    return [
+        io.Model.Input(
+            "model", tooltip="MODEL of 'Load Wan model' or 'Load Wan experts'. It is left as it is."
+        ),
+        io.Combo.Input(
+            "mode",
+            options=list(get_args(Mode)),
+            default="default",
+            tooltip="Mode of torch.compile. default is ready in seconds. "
+            "max-autotune-no-cudagraphs also looks for faster kernels for the matrix products, "
+            "which takes minutes once.",
+        ),
+    ]
+
+
+NODES: list[type[io.ComfyNode]] = [WanDuetCompile]
