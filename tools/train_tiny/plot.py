@@ -27,8 +27,7 @@ def plot_curves(folder: TrainingFolder, output: Path) -> None:
             points = [(entry["step"], entry[name]) for entry in entries if name in entry]
             if points:
                 axis.plot(*zip(*points, strict=True), style, label=name)
-        last = next((e for e in reversed(entries) if any(k.startswith("val_") for k in e)), {})
-        notes = [f"{k} {v:.4g}" for k, v in last.items() if k.startswith("val_")]
+        notes = [f"{k} {v:.4g}" for k, v in entries[-1].items() if k in ("val_loss", "val_psnr_db")]
         axis.set_title(" ".join([file.stem, *notes]))
         axis.set_xlabel("step")
         axis.set_yscale("log")
