@@ -129,18 +129,17 @@ class GuidanceRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolRecipe:
-    """Clips that are kept on the device as latents, the oldest always being replaced."""
+    """Clips that are kept on the device."""
 
-    groups: int = 128
-    group_size: int = 32
-    """Clips rendered and encoded at once."""
-    refresh_steps: int = 32
-    """Steps after which one group is replaced."""
-    captions: int = 3
+    clips: int = 65536
+    """For the transformers, as latents; made once for all stages of a kind."""
+    captions: int = 6
     """Different captions per clip."""
+    group_size: int = 32
+    """Clips rendered at once for the VAEs, which are trained on pixels."""
     vae_groups: int = 32
     vae_refresh_steps: int = 16
-    """The same for the VAEs, which are trained on pixels."""
+    """Steps after which the oldest group is replaced by new clips."""
 
 
 TEXT_ENCODER = "text_encoder"

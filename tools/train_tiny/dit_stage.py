@@ -1,14 +1,16 @@
 """One transformer in training."""
 
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from wan_model.vae import WanVae
 
+from .clip_store import training_clips
 from .config import DiTRecipe, Recipe
-from .data import Batch, Clips, Ring, generator
+from .data import Batch, Clips, generator
 from .dit import (
     Examples,
     TrainingDiT,
@@ -17,6 +19,7 @@ from .dit import (
     sample_sigmas,
     training_config,
 )
+from .files import TrainingFolder
 from .latents import LatentMaker
 from .text_encoder import CaptionDropout, encode_text
 from .tokenizer import Tokenizer
@@ -39,6 +42,7 @@ class DiTStage:
         vae: WanVae,
         tokenizer: Tokenizer,
         text_encoder: nn.Module,
+        folder: TrainingFolder,
         compute_dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         """Builds an untrained transformer.
@@ -51,6 +55,7 @@ class DiTStage:
             tokenizer: trained.
             text_encoder: on the device; it stays as it is.
             compute_dtype: of the transformer's blocks.
+            folder: where clips are kept for all stages.
         """
         self.name, self.recipe, self.device = name, recipe, device
         self.own: DiTRecipe = recipe.dits[name]
@@ -73,17 +78,19 @@ class DiTStage:
             )
             for split in ("train", "val")
         }
-        pool = recipe.pool
-        self.ring = Ring(
-            lambda number: self.makers["train"].group(number, pool.group_size),
-            pool.groups,
-            pool.refresh_steps,
-        )
+        self.folder = folder
+
+    @cached_property
+    def clips(self) -> Batch:
+        """All training clips."""
+        vae_file = self.folder.weights(self.own.vae)
+        count = self.recipe.pool.clips
+        return training_clips(self.makers["train"], count, self.folder.clips, vae_file)
 
     def batch(self, step: int) -> Batch:
         """Returns a batch of examples, noise and noise levels."""
         rng = generator(self.device, self.recipe.seed, self.name, step)
-        pool = self.ring.advance(step)
+        pool = self.clips
         size = self.optimisation.batch_size
         place = torch.randint(len(pool["latent"]), (size,), generator=rng, device=self.device)
         variant = torch.randint(
@@ -131,11 +138,11 @@ class DiTStage:
 
     def _examples(self, pool: Batch, place: Tensor, rng: torch.Generator) -> Batch:
         """Returns examples of the pool by their places, and noise for them."""
-        latent = pool["latent"][place]
+        latent = pool["latent"][place].float()
         noise = torch.randn(latent.shape, generator=rng, device=self.device)
         batch = {"latent": latent, "noise": noise}
         if "cond" in pool:
-            batch["cond"] = pool["cond"][place]
+            batch["cond"] = pool["cond"][place].float()
         if self.own.kind == "ti2v":
             chance = torch.rand(len(place), generator=rng, device=self.device)
             batch["given"] = chance < self.own.image_probability

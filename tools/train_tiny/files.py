@@ -6,6 +6,7 @@ state/STAGE.pt                 everything needed to go on with a stage; large
 weights/STAGE.safetensors      averaged weights in bf16, what later stages begin with
 weights/text_encoder.safetensors
 logs/STAGE.json                loss curve
+clips/                         encoded training clips, GB; made again where they are missing
 export/wan22-tiny-*            what is shipped
 ```
 """
@@ -39,6 +40,11 @@ class TrainingFolder:
         """Folder of what is shipped."""
         return self.path / "export"
 
+    @property
+    def clips(self) -> Path:
+        """Folder of encoded clips."""
+        return self.path / "clips"
+
     def state(self, stage: str) -> Path:
         """Everything needed to go on with a stage."""
         return self.path / "state" / f"{stage}.pt"
@@ -60,7 +66,7 @@ class TrainingFolder:
         if not self.weights(stage).is_file():
             raise FileNotFoundError(
                 f"The weights of {stage} are missing. Got no file {self.weights(stage)}, need the "
-                f"result of an earlier stage. Run the stages in the order that `plan` shows."
+                f"result of an earlier stage. Run the stages in the order of `--help`."
             )
         return load_file(self.weights(stage))
 

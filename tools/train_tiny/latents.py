@@ -13,6 +13,7 @@ from wan_model.config import Kind
 from wan_model.vae import WanVae
 
 from .data import Batch, Clips, generator
+from .scenes import Scene
 from .tokenizer import Tokenizer
 from .vae import encode
 
@@ -36,6 +37,10 @@ class LatentMaker:
             "latent" fp32 (N, C, T', H, W), "tokens" int16 (N, V, S), and for I2V "cond" fp32
             (N, 20, T', H, W).
         """
+        return self.encode(number, *self.describe(number, size))
+
+    def describe(self, number: int, size: int) -> tuple[list[Scene], Tensor]:
+        """Returns the scenes of a group and their token ids; needs the CPU only."""
         first = number * size
         scenes = self.clips.scenes(first, size)
         texts = [
@@ -43,12 +48,15 @@ class LatentMaker:
             for place, scene in enumerate(scenes)
             for variant in range(self.captions)
         ]
-        tokens = self.tokenizer.batch(texts).view(size, self.captions, -1)
+        return scenes, self.tokenizer.batch(texts).view(size, self.captions, -1)
+
+    def encode(self, number: int, scenes: list[Scene], tokens: Tensor) -> Batch:
+        """Returns a group that was described."""
         video = self.clips.render(scenes)
         batch = {"latent": encode(self.vae, video), "tokens": tokens.to(video.device)}
         if self.kind == "i2v":
             rng = generator(torch.device("cpu"), self.clips.seed, self.clips.split, "last", number)
-            last_given = torch.rand(size, generator=rng) < self.last_frame_probability
+            last_given = torch.rand(len(scenes), generator=rng) < self.last_frame_probability
             batch["cond"] = self.condition(video, last_given.to(video.device))
         return batch
 

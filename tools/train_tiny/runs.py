@@ -95,6 +95,7 @@ def open_dit_stage(
         vae=vae,
         tokenizer=tokenizer,
         text_encoder=encoder,
+        folder=folder,
         compute_dtype=dtype,
     )
 

@@ -59,9 +59,7 @@ def micro_recipe() -> Recipe:
             question_scenes=40,
             optimisation=optimisation,
         ),
-        pool=PoolRecipe(
-            groups=2, group_size=4, refresh_steps=4, captions=2, vae_groups=2, vae_refresh_steps=3
-        ),
+        pool=PoolRecipe(clips=64, captions=2, group_size=4, vae_groups=2, vae_refresh_steps=3),
         dim=128,
         ffn_dim=64,
         layers=1,
