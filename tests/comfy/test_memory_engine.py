@@ -212,6 +212,8 @@ def test_the_plan_is_shown_at_stock_samplers(comfy_server: ComfyServer):
     prompt |= {"save": node("WanDuetTestSaveTensors", name="plan", latent=("sampler", 0))}
     (text,) = comfy_server.run(prompt).texts("sampler")
     assert text.startswith("2 of 2 blocks streamed")
+    # Guidance is not known there, with which a step would be two of them.
+    assert text.endswith(" s per forward pass")
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,20 @@
 """The strict match of a checkpoint and an empty model, and the transfer of the tensors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, MemoryLimitError
 from ..quant import Linear, ScaledFormat, WeightPlan, scale_weight
 from .checkpoint import Checkpoint, first_names, tensor_reader
 from .detect import CheckpointInfo
 from .formats import SCALE, is_block_matrix, is_note, normal_scale
 from .header import TensorEntry
+
+FULL_MEMORY = ("allocate memory", "not enough memory")
+"""What torch's messages say on Linux and on Windows; it has no type of its own for the host."""
 
 StorageDtype = Callable[[str, nn.Module, torch.dtype], torch.dtype]
 """(tensor name, its module, dtype in the file) -> dtype in memory, for weights without scale."""
@@ -73,8 +77,9 @@ def fill(
 
     Raises:
         CheckpointError: for broken scales, or if the file cannot be read after all.
+        MemoryLimitError: if the computer's memory is full.
     """
-    with tensor_reader() as read:
+    with _memory_limit(checkpoint), tensor_reader() as read:
         for name in model.state_dict():
             path, _, leaf = name.rpartition(".")
             module = model.get_submodule(path)
@@ -92,6 +97,23 @@ def fill(
                 dtype = storage(name, module, tensor.dtype)
             tensor = tensor.to(device).to(dtype)
             setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
+
+
+@contextmanager
+def _memory_limit(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turns what libraries raise when the system gives them no memory into an error of ours."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(s in str(error) for s in FULL_MEMORY):
+            raise
+        files = {entry.file for entry in checkpoint.tensors.values()}
+        size = sum(file.stat().st_size for file in files) / 2**30
+        raise MemoryLimitError(
+            f"The computer's memory is full while loading {checkpoint.path.name}. Got no more of "
+            f"it from the system, need up to {size:.1f} GiB. Close other programs, or choose a "
+            "smaller version of the model, such as fp8."
+        ) from error
 
 
 def _read_scale(

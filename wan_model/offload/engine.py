@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+WORTHWHILE = 0.95
+"""Part of the seconds to which weights on the device have to bring a pass, after memory ran out."""
+
 
 class Runner(Protocol):
     """How blocks in place are run; what `dit.BlockRunner` describes."""
@@ -83,7 +86,10 @@ class OffloadEngine:
         self._traffic = Traffic(models, plan, device)
 
     def run(self, model: int, forward: Callable[[Runner], T], runner: Runner = in_order) -> T:
-        """Runs a forward pass, a second time with fewer resident blocks if memory runs out.
+        """Runs a forward pass, a second time with all blocks streamed if memory runs out.
+
+        How much is missing is not known, and there is one repetition, so this one takes as little
+        as possible. If that is slower, the passes that follow are lowered by a margin only.
 
         Args:
             model: number of the expert.
@@ -99,15 +105,20 @@ class OffloadEngine:
         except torch.OutOfMemoryError as error:
             reason = str(error)
         # Outside of the handler the failed pass' tensors are gone.
-        least = smallest(self.plan)
-        if least.weight_bytes < self.plan.weight_bytes:
-            log.warning("Out of memory with %s. Trying again with %s.", self.plan, least)
+        failed, least = self.plan, smallest(self.plan)
+        if least.weight_bytes < failed.weight_bytes:
+            log.warning("Out of memory with %s. Trying again with %s.", failed, least)
             self.unload()
             self.apply(least)
             try:
-                return self._forward(model, forward, runner)
+                result = self._forward(model, forward, runner)
             except torch.OutOfMemoryError as error:
                 reason = str(error)
+            else:
+                following = lowered(failed, failed.margin_bytes)
+                if following.seconds < WORTHWHILE * least.seconds:
+                    self.apply(following)
+                return result
         raise self._out_of_memory(reason)
 
     def prefetch(self, model: int, after: int = 1) -> None:
@@ -234,15 +245,18 @@ class OffloadEngine:
 
     def _out_of_memory(self, reason: str) -> MemoryLimitError:
         """Gives everything back and says what was measured."""
-        taken = self.device_bytes
-        self.unload()
-        free = self._device.free_bytes()
         log.warning("Out of memory with %s: %s", self.plan, reason)
-        found = "unknown" if free is None else f"{free / GIB:.2f} GiB"
-        activations = self.plan.request.work.activation_bytes
+        self.unload()
+        free, plan = self._device.free_bytes(), self.plan
+        advice = ["close other programs that use the GPU", "make the video shorter or smaller"]
+        if free is not None and free >= plan.peak_bytes:
+            # There is as much as was thought, so the video takes more than that.
+            advice = [advice[1], "remove nodes between loader and sampler", advice[0]]
+        found = "an unknown number of" if free is None else f"{free / GIB:.2f}"
+        video = plan.request.work.activation_bytes / GIB
         return MemoryLimitError(
             "The GPU ran out of memory although all blocks were streamed. Got "
-            f"{found} free without this model, need {taken / GIB:.2f} for its weights and about "
-            f"{activations / GIB:.2f} for the video. In this order: close other programs that use "
-            "the GPU; make the video shorter or smaller; set vram_budget below what is free."
+            f"{found} GiB free without this model, need {plan.weight_bytes / GIB:.2f} GiB for the "
+            f"part of it that is there at a time, and {video:.2f} GiB, if not more, for the "
+            f"video. Try in this order: {'; '.join(advice)}."
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import MemoryLimitError
 from .device import Device, HostBuffer, Mark
-from .host import LANES, HostSlab
+from .host import LANES, WARMERS, HostSlab
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Feeder:
         self._pins: dict[Hashable, HostBuffer] = {}
         self._worker = ThreadPoolExecutor(1, "wan-offload")
         self._readers = ThreadPoolExecutor(LANES, "wan-read")
-        self._warmer = ThreadPoolExecutor(1, "wan-warm")
+        self._warmer = ThreadPoolExecutor(WARMERS, "wan-warm")
 
     def deliver(
         self, key: Hashable, slab: HostSlab, target: Tensor, after: Mark, *, pin: bool

@@ -19,6 +19,9 @@ DEFAULT_PINNED_BYTES = 4 * GIB
 RING_BYTES = 256 * MIB
 """Pinned buffers that weights pass through on their way from the file cache."""
 
+MARGIN_PART = 16
+"""Of the memory that may be used: what is left free, each time that a plan was too large."""
+
 DEFAULT_SLOTS = 3
 """One block computes, one is there, one is on its way."""
 
@@ -77,8 +80,8 @@ class Wishes:
         """
         ranges = (
             ("blocks_to_swap", self.blocks_to_swap, 0, blocks),
-            ("vram_budget", self.vram_budget_bytes, 1, None),
-            ("pinned_ram", self.pinned_ram_bytes, 0, None),
+            ("vram_budget_bytes", self.vram_budget_bytes, 1, None),
+            ("pinned_ram_bytes", self.pinned_ram_bytes, 0, None),
             ("prefetch_blocks", self.prefetch_blocks, 0, blocks),
         )
         for name, value, low, high in ranges:
@@ -138,6 +141,11 @@ class Plan:
         return self.request.sizes.blocks - len(self.resident)
 
     @property
+    def margin_bytes(self) -> int:
+        """What to leave free if memory ran out with this plan."""
+        return self.request.limit_bytes // MARGIN_PART
+
+    @property
     def weight_bytes(self) -> int:
         """Predicted VRAM of the weights."""
         sizes = self.request.sizes
@@ -184,8 +192,12 @@ class Plan:
         files = sizes.experts * (sizes.blocks * sizes.block_bytes + sizes.outside_bytes)
         return files + self.pinned_bytes <= self.request.machine.free_ram_bytes
 
-    def __str__(self) -> str:
-        """One line for people."""
+    def describe(self, passes: int | None = None) -> str:
+        """Returns one line for people.
+
+        Args:
+            passes: forward passes in one step; None if that is not known.
+        """
         blocks = self.request.sizes.blocks
         placed = (
             f"{self.streamed} of {blocks} blocks streamed"
@@ -193,10 +205,16 @@ class Plan:
             else f"all {blocks} blocks resident"
         )
         limit = self.request.limit_bytes / GIB
+        per = "forward pass" if passes is None else "step"
         return (
             f"{placed}, peak {self.peak_bytes / GIB:.1f} of {limit:.1f} GiB, RAM "
-            f"{self.pinned_bytes / GIB:.1f} GiB pinned, about {self.seconds:.1f} s per step"
+            f"{self.pinned_bytes / GIB:.1f} GiB pinned, about "
+            f"{(passes or 1) * self.seconds:.1f} s per {per}"
         )
+
+    def __str__(self) -> str:
+        """For logs."""
+        return self.describe()
 
 
 def make_plan(request: PlanRequest) -> Plan:
@@ -317,20 +335,32 @@ def _pin(plan: Plan) -> Plan:
 
 def _does_not_fit(plan: Plan) -> MemoryLimitError:
     """Says what is missing, and what helps, the easiest first."""
-    request = plan.request
+    request, wishes = plan.request, plan.request.wishes
+    limit, free = request.limit_bytes, request.machine.free_vram_bytes
     least = smallest(plan)
     advice = []
-    if least.peak_bytes <= request.limit_bytes and request.wishes.blocks_to_swap is not None:
-        fitting = make_plan(replace(request, wishes=replace(request.wishes, blocks_to_swap=None)))
-        advice.append(f"set blocks_to_swap to {fitting.streamed} or more")
-    budget = request.wishes.vram_budget_bytes
-    if budget is not None and budget < request.machine.free_vram_bytes:
-        advice.append(f"raise vram_budget to {plan.peak_bytes / GIB:.1f} GiB")
-    advice += ["make the video smaller or shorter", "close other programs that use the GPU"]
+    if wishes.blocks_to_swap is not None and least.peak_bytes <= limit:
+        fitting = make_plan(replace(request, wishes=replace(wishes, blocks_to_swap=None)))
+        advice.append(f"set blocks_to_swap to -1, or to {fitting.streamed} or more")
+    if wishes.prefetch_blocks is not None and plan.slots > 2:
+        advice.append("set prefetch_blocks to -1")
+    if limit < least.peak_bytes <= free:
+        needed = math.ceil(10 * least.peak_bytes / GIB) / 10
+        advice.append(f"set vram_budget_gb to 0 (no limit), or to {needed:.1f} or more")
+    advice += ["close other programs that use the GPU", _shorten(least)]
     return MemoryLimitError(
         "The video does not fit into the GPU's memory. "
-        f"Got {request.limit_bytes / GIB:.2f} GiB free, need {plan.peak_bytes / GIB:.2f} GiB: "
-        f"{request.work.activation_bytes / GIB:.2f} for the video, "
-        f"{plan.weight_bytes / GIB:.2f} for {len(plan.resident)} resident blocks, {plan.slots} "
-        f"slots and the embeddings. In this order: {'; '.join(advice)}."
+        f"Got {limit / GIB:.2f} GiB {'free' if limit == free else 'allowed by vram_budget_gb'}, "
+        f"need {plan.peak_bytes / GIB:.2f} GiB: {request.work.activation_bytes / GIB:.2f} for the "
+        f"video at this size and length, {plan.weight_bytes / GIB:.2f} for the part of the model "
+        f"that is there at a time ({plan.buffers} of {request.sizes.blocks} blocks). Try in this "
+        f"order: {'; '.join(advice)}."
     )
+
+
+def _shorten(least: Plan) -> str:
+    """Says how much smaller a video would have to be. Its memory grows with its pixels."""
+    advice = "make the video shorter or smaller"
+    room = least.request.limit_bytes - least.weight_bytes
+    percent = 100 * room // max(1, least.request.work.activation_bytes)
+    return f"{advice}: about {percent} % of its pixels would fit" if 0 < percent < 100 else advice

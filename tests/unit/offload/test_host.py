@@ -2,7 +2,9 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from wan_model.errors import CheckpointError
 from wan_model.loading.formats import TORCH_DTYPES
 from wan_model.loading.header import read_header
 from wan_model.offload import FileRegion, HostModel, OffloadEngine
+from wan_model.offload import host as host_module
+from wan_model.offload.host import LANES, WARMERS, WeightFile
 
 
 def regions_of(path: Path) -> dict[str, FileRegion]:
@@ -64,6 +68,27 @@ def test_converted_tensors_do_not_come_from_the_file(file, expected):
     host, device = HostModel(model, model.blocks, regions), LazyDevice()
     engine = OffloadEngine([host], plan_for(host, blocks_to_swap=3), device)
     assert torch.equal(forward(engine, device, model, make_inputs(model)), expected)
+
+
+def test_threads_that_read_one_file_do_not_disturb_each_other(tmp_path, monkeypatch):
+    everybody = Barrier(LANES + WARMERS)
+
+    class Meeting(FileIO):
+        """All threads move to their place in the file before any of them reads."""
+
+        def seek(self, *args: int) -> int:
+            place = super().seek(*args)
+            everybody.wait(10)
+            return place
+
+    monkeypatch.setattr(host_module, "FileIO", Meeting)
+    path = tmp_path / "numbers"
+    path.write_bytes(bytes(range(100)))
+    file = WeightFile(path)
+    targets = [bytearray(3) for _ in range(LANES + WARMERS)]
+    with ThreadPoolExecutor(len(targets)) as pool:
+        list(pool.map(file.read, range(len(targets)), map(memoryview, targets)))
+    assert targets == [bytearray(range(start, start + 3)) for start in range(len(targets))]
 
 
 @pytest.mark.parametrize("from_file", [False, True])
@@ -132,7 +157,7 @@ def test_warming_reads_the_whole_slab(file, emptied, monkeypatch):
     host = HostModel(emptied, emptied.blocks, regions_of(file))
     read: list[int] = []
     file_type = type(next(iter(host._files.values())))
-    monkeypatch.setattr(file_type, "read", lambda _s, _l, _o, target: read.append(len(target)))
+    monkeypatch.setattr(file_type, "read", lambda _s, _o, target: read.append(len(target)))
     host.slabs[0].warm()
     assert sum(read) == sum(place.nbytes for place in host.slabs[0].layout.places)
 

@@ -13,7 +13,7 @@ from tests.unit.dit.toy import make_dit, make_inputs
 from tests.unit.offload.fakes import LazyDevice, forward, plan_for
 from wan_model.dit import WanDiT
 from wan_model.errors import MemoryLimitError
-from wan_model.offload import HostModel, OffloadEngine
+from wan_model.offload import HostModel, OffloadEngine, Work, lowered
 from wan_model.offload.device import HostBuffer
 from wan_model.offload.plan import RING_BYTES, smallest
 
@@ -130,6 +130,22 @@ def test_too_large_a_plan_is_lowered_once(dit, host, expected):
     assert engine.plan.streamed == BLOCKS
 
 
+def test_passes_that_streaming_would_slow_down_are_lowered_by_a_margin(dit, host, expected):
+    slab, small = host.slab_bytes, plan_for(host, blocks_to_swap=1)
+    machine = replace(small.request.machine, free_vram_bytes=24 * slab)
+    request = replace(
+        small.request, machine=machine, work=Work(activation_bytes=0, block_seconds=0)
+    )
+    plan = replace(small, request=request)
+    device = LazyDevice(capacity_bytes=plan.weight_bytes - 1)
+    engine = OffloadEngine([host], plan, device)
+    assert torch.equal(forward(engine, device, dit, make_inputs(dit)), expected)
+    assert slab < plan.margin_bytes < 2 * slab
+    assert engine.plan.placement == lowered(plan, plan.margin_bytes).placement
+    assert engine.plan.streamed == 3
+    check(engine, device, dit, expected)
+
+
 @pytest.mark.parametrize("failures", [1, 2])
 def test_running_out_in_the_middle_of_a_pass(dit, host, expected, failures):
     device = LazyDevice()
@@ -150,10 +166,20 @@ def test_running_out_in_the_middle_of_a_pass(dit, host, expected, failures):
         assert torch.equal(engine.run(0, greedy), expected)
         assert engine.plan.streamed == BLOCKS
         return
-    with pytest.raises(MemoryLimitError, match=r"ran out of memory .* Got .* free"):
+    # There is as much as was planned with, so closing other programs comes last.
+    message = r"ran out of memory .* Got .* free .* order: make the video shorter .* close other"
+    with pytest.raises(MemoryLimitError, match=message):
         engine.run(0, greedy)
     assert device.live_bytes == 0
     assert torch.equal(engine.run(0, greedy), expected)
+
+
+def test_a_device_that_others_fill_says_so(dit, host):
+    plan = plan_for(host, blocks_to_swap=2)
+    device = LazyDevice(capacity_bytes=smallest(plan).weight_bytes - 1)
+    with pytest.raises(MemoryLimitError, match=r"order: close other .* shorter or smaller\.$"):
+        forward(OffloadEngine([host], plan, device), device, dit, make_inputs(dit))
+    assert device.live_bytes == 0
 
 
 def test_full_host_memory_is_a_clear_error():

@@ -141,7 +141,10 @@ def test_8_gib_hold_720p_with_little_pinned_memory():
     assert plan.pinned_bytes == 256 * MIB
     assert plan.seconds == pytest.approx(16.0)
     assert str(plan).startswith(f"{plan.streamed} of 40 blocks streamed, peak 7.")
-    assert str(plan).endswith(" of 7.5 GiB, RAM 0.2 GiB pinned, about 16.0 s per step")
+    rest = " of 7.5 GiB, RAM 0.2 GiB pinned, about "
+    assert plan.describe(passes=1).endswith(f"{rest}16.0 s per step")
+    assert plan.describe(passes=2).endswith(f"{rest}32.0 s per step")
+    assert str(plan).endswith(f"{rest}16.0 s per forward pass")
 
 
 def test_blocks_are_pinned_where_reading_would_take_longer_than_computing():
@@ -158,15 +161,30 @@ def test_little_ram_means_streaming_from_disk_and_says_what_it_costs():
 
 
 def test_an_impossible_plan_says_what_is_missing():
-    with pytest.raises(MemoryLimitError, match=r"Got 4.00 GiB free, need 5.\d\d GiB.* smaller"):
+    message = r"Got 4.00 GiB free, need 5.\d\d GiB.* order: close other .* smaller: about 69 % of"
+    with pytest.raises(MemoryLimitError, match=message):
         make_plan(a14b(4, activation_gib=4.5))
 
 
 def test_too_few_swapped_blocks_say_how_many_would_do():
     fitting = make_plan(a14b(8)).streamed
-    with pytest.raises(MemoryLimitError, match=f"set blocks_to_swap to {fitting} or more"):
+    message = f"order: set blocks_to_swap to -1, or to {fitting} or more; close other"
+    with pytest.raises(MemoryLimitError, match=message):
         make_plan(a14b(8, blocks_to_swap=10))
     assert make_plan(a14b(8, blocks_to_swap=fitting)).streamed == fitting
+
+
+def test_too_small_a_budget_says_how_much_would_do():
+    wishes = {"vram_budget_bytes": 3 * GIB, "activation_gib": 3.5}
+    message = r"Got 3.00 GiB allowed by vram_budget_gb.*or to 4\.4 or more; close other"
+    with pytest.raises(MemoryLimitError, match=message):
+        make_plan(a14b(8, **wishes))
+    assert make_plan(a14b(8, **{**wishes, "vram_budget_bytes": int(4.4 * GIB)})).streamed == 40
+
+
+def test_too_many_fetched_blocks_are_the_first_thing_to_change():
+    with pytest.raises(MemoryLimitError, match="order: set prefetch_blocks to -1; close other"):
+        make_plan(a14b(8, prefetch_blocks=30))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""A system that gives a process no more RAM: a clear error, and nothing stays behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.loading.checkpoints import dit_state, save
+from tests.unit.loading.test_memory import large_state
+
+STATUS = Path("/proc/self/status")
+REPOSITORY = Path(__file__).parents[3]
+
+pytestmark = pytest.mark.skipif(not STATUS.exists(), reason=f"No {STATUS} on this system.")
+
+BEGIN = """
+import resource, sys
+from dataclasses import replace
+import torch
+from tests.unit.dit.toy import make_dit, make_inputs
+from tests.unit.offload.fakes import LazyDevice, forward, plan_for
+from wan_model.errors import MemoryLimitError
+from wan_model.loading import load_dit
+from wan_model.offload import HostModel, OffloadEngine
+
+def taken():
+    line = next(line for line in open("/proc/self/status") if line.startswith("VmSize"))
+    return int(line.split()[1]) * 1024
+
+def limit(nbytes):
+    resource.setrlimit(resource.RLIMIT_AS, (taken() + nbytes, -1))
+"""
+
+LOAD = """
+small, path, share = sys.argv[1:]
+size = open(path, "rb").seek(0, 2)
+load_dit(small, dtype=torch.float32)  # takes what is taken only once
+before = taken()
+limit(int(float(share) * size))
+try:
+    load_dit(path, dtype=torch.float32)
+except MemoryLimitError as error:
+    print(error)
+    print(str(error.__cause__).splitlines()[0])
+print((taken() - before) / size)
+limit(4 * size)
+load_dit(path, dtype=torch.float32)
+"""
+
+STREAM = """
+dit, device = make_dit(), LazyDevice()
+host = HostModel(dit, dit.blocks)
+plan = plan_for(host, blocks_to_swap=2)
+engine = OffloadEngine([host], plan, device)
+expected = forward(engine, device, dit, make_inputs(dit))
+engine.apply(replace(plan, ring_bytes=2 << 30))
+limit(256 << 20)
+try:
+    forward(engine, device, dit, make_inputs(dit))
+except MemoryLimitError as error:
+    print(error)
+print(engine.pinned_bytes, device.pinned_bytes)
+engine.apply(plan)
+assert torch.equal(forward(engine, device, dit, make_inputs(dit)), expected)
+"""
+
+
+def run(script: str, *arguments: object) -> list[str]:
+    """Runs Python in a process of its own; returns what it prints."""
+    result = subprocess.run(
+        [sys.executable, "-c", BEGIN + script, *map(str, arguments)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("ram")
+    small, large = (folder / f"{name}.safetensors" for name in ("small", "large"))
+    wide = large_state()
+    narrow = {key: tensor.bfloat16() for key, tensor in wide.items()}
+    return save(small, dit_state()), save(large, narrow)
+
+
+@pytest.mark.parametrize(
+    ("share", "cause"), [(0.5, "os error 12"), (1.5, "unable to mmap"), (2.3, "CPUAllocator")]
+)
+def test_a_limit_while_loading(files: tuple[Path, Path], share: float, cause: str):
+    """Room for less than the file, for one of its two mappings, and for few widened weights."""
+    message, reason, left = run(LOAD, *files, share)
+    assert message.startswith("The computer's memory is full while loading large.safetensors. Got")
+    assert "Close other programs" in message
+    assert cause in reason
+    assert abs(float(left)) < 0.1
+
+
+def test_a_limit_while_streaming():
+    message, left = run(STREAM)
+    assert message.startswith("The computer's memory is full. Got no room for 512 MiB of weights")
+    assert left == "0 0"
