@@ -163,6 +163,56 @@ class ShortOfMemory(io.ComfyNode):
         return io.NodeOutput(short)
 
 
+class ForgetGraphs(io.ComfyNode):
+    """Passes a MODEL on and has PyTorch forget everything that it has compiled."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestForgetGraphs",
+            category="WanDuet tests",
+            inputs=[io.Model.Input("model")],
+            outputs=[io.Model.Output()],
+            not_idempotent=True,
+        )
+
+    @classmethod
+    def execute(cls, model: Any) -> io.NodeOutput:
+        torch._dynamo.reset()
+        return io.NodeOutput(model)
+
+
+class StreamedBlock(io.ComfyNode):
+    """A MODEL whose first block is one that ComfyUI had no room for."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestStreamedBlock",
+            category="WanDuet tests",
+            inputs=[io.Model.Input("model")],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: Any) -> io.NodeOutput:
+        patched = model.clone()
+
+        def streamed(executor: Any, *args: Any, **kwargs: Any) -> Any:
+            block = model.model.diffusion_model.blocks[0]
+            layers = [m for m in block.modules() if hasattr(m, "comfy_cast_weights")]
+            for layer in layers:
+                layer.comfy_cast_weights = True
+            try:
+                return executor(*args, **kwargs)
+            finally:
+                for layer in layers:
+                    layer.comfy_cast_weights = False
+
+        patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "streamed", streamed)
+        return io.NodeOutput(patched)
+
+
 def describe(value: Any) -> Any:
     """Returns nested containers with every other object named by type and identity."""
     if isinstance(value, Mapping):
@@ -176,7 +226,8 @@ class InstrumentExtension(ComfyExtension):
     """The nodes of this file."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [RecordCalls, InterruptAtBlock, ModelState, ShortOfMemory]
+        nodes = [RecordCalls, InterruptAtBlock, ModelState, ShortOfMemory]
+        return [*nodes, ForgetGraphs, StreamedBlock]
 
 
 async def comfy_entrypoint() -> InstrumentExtension:

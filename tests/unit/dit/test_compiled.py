@@ -1,6 +1,6 @@
 """Compiled stages: one graph each, whatever the size, block, expert or place of the weights."""
 
-import logging
+import re
 from collections.abc import Iterator
 from functools import partial
 
@@ -103,19 +103,74 @@ def test_frames_with_timesteps_of_their_own_are_looked_up_inside(backend):
     assert backend.graphs == STAGES
 
 
+@torch.inference_mode()
+def test_a_second_object_uses_the_graphs_of_the_first(backend):
+    said = []
+    for _ in range(2):
+        model = make_dit()
+        runner = CompiledStages(backend=backend, report=said.append).around(run_in_order)
+        check(model, make_inputs(model), runner)
+        check(model, make_inputs(model, seed=1), runner)
+    assert backend.graphs == STAGES
+    assert re.fullmatch(rf"Compiled {STAGES} graphs in \d+\.\d s\.", said[0])
+    assert said[1:] == ["Compiled before: nothing to wait for."]
+
+
+@torch.inference_mode()
+def test_every_size_of_model_and_batch_gets_its_graphs_and_is_reported(backend):
+    said = []
+    runner = CompiledStages(backend=backend, report=said.append).around(run_in_order)
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for dim, batch in ((48, 1), (96, 1), (96, 2), (48, 1)):
+            model = make_dit(dim=dim)
+            check(model, make_inputs(model, batch), runner)
+        assert torch._dynamo.config.recompile_limit == 1
+    assert backend.graphs == 3 * STAGES
+    assert len(said) == 3
+    assert all(line.startswith(f"Compiled {STAGES} graphs") for line in said)
+
+
 @pytest.mark.usefixtures("backend")
 @torch.inference_mode()
-def test_what_cannot_be_compiled_is_said_and_run_as_it_is(caplog):
-    def broken(graph, example_inputs):
+def test_what_cannot_be_compiled_is_said_and_run_as_it_is():
+    tried = []
+
+    def broken(graph, _inputs):
+        tried.append(graph)
         raise NotImplementedError("no such kernel")
 
+    said = []
     model = make_dit()
-    runner = CompiledStages(backend=broken).around(run_in_order)
-    with caplog.at_level(logging.WARNING, "wan_model"):
+    runner = CompiledStages(backend=broken, report=said.append).around(run_in_order)
+    for _ in range(2):
         check(model, make_inputs(model), runner)
-    said = [r.getMessage() for r in caplog.records if r.name.startswith("wan_model")]
-    assert len(said) == STAGES
-    assert all("no such kernel" in message for message in said)
+    (line,) = said
+    assert line.startswith("It runs uncompiled, thus slower: ")
+    assert "no such kernel" in line
+    assert len(tried) == 1
+
+
+@torch.inference_mode()
+def test_blocks_may_be_left_out(backend):
+    said = []
+    model = make_dit(num_layers=3)
+
+    def why_not(block):
+        return "" if block is model.blocks[2] else "Not this one."
+
+    stages = CompiledStages(backend=backend, why_not=why_not, report=said.append)
+    seen = []
+
+    def run(blocks, x, inputs):
+        for block in blocks:
+            x = block(x, inputs)
+            seen.append(backend.graphs)
+        return x
+
+    check(model, make_inputs(model), stages.around(run))
+    assert seen == [0, 0, STAGES]
+    (line,) = said
+    assert line.startswith("Not this one. Compiled 3 graphs in ")
 
 
 def test_nothing_is_compiled_while_gradients_are_recorded(backend):
