@@ -73,7 +73,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "action",
         choices=("test", "lint", "demo"),
-        help="test: lint, then every test (more arguments go to pytest); demo: make two videos",
+        help="test: lint, then every test (more arguments go to pytest); demo: make three videos",
     )
     parser.add_argument(
         "--comfyui",

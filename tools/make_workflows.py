@@ -71,8 +71,8 @@ def graph_node(builder: GraphBuilder, name: str, node: Node, order: int) -> dict
             if options.get("image_upload"):
                 values.append("image")
     properties: dict[str, Any] = {"Node name for S&R": node.kind}
-    if node.models:
-        properties["models"] = [model.as_dict() for model in node.models]
+    if downloads := [model.as_dict() for model in node.models if model.repository]:
+        properties["models"] = downloads
     return {
         "id": builder.ids[name],
         "type": node.kind,

@@ -15,7 +15,8 @@ class ModelFile:
 
     folder: str
     name: str
-    repository: str = WAN22
+    repository: str | None = WAN22
+    """None: it comes with the pack."""
 
     @property
     def url(self) -> str:
@@ -28,7 +29,8 @@ class ModelFile:
 
     def as_line(self) -> str:
         """As a line of the note."""
-        return f"- `models/{self.folder}`: [{self.name}]({self.url})"
+        name = f"[{self.name}]({self.url})" if self.repository else self.name
+        return f"- `models/{self.folder}`: {name}"
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,33 @@ PORTRAIT = (
 )
 MORPH = "The camera glides from the first scene to the last in one continuous, smooth motion."
 
+
+def shipped(folder: str, name: str) -> ModelFile:
+    """A file of the tiny model, which comes with the pack."""
+    return ModelFile(folder, f"wan22-tiny-{name}.safetensors", None)
+
+
+def tiny_experts(kind: str) -> tuple[ModelFile, ModelFile]:
+    """The tiny high-noise and low-noise expert."""
+    high, low = (f"{kind}-{expert}-noise" for expert in ("high", "low"))
+    return shipped("diffusion_models", high), shipped("diffusion_models", low)
+
+
+TINY_UMT5 = shipped("text_encoders", "umt5")
+TINY_TI2V = shipped("diffusion_models", "ti2v")
+TINY_VAE_21, TINY_VAE_22 = shipped("vae", "wan21-vae"), shipped("vae", "wan22-vae")
+
+STAR = "wan22-tiny-star.png"
+"""The pack puts this picture of `workflows/input` into ComfyUI's input folder."""
+
+TINY_NOTE = (
+    "The models come with WanDuet: nothing to download, and a run takes seconds, on a CPU too. "
+    "They are Wan2.2 in every part, but tiny, and they have seen **coloured shapes only**: "
+    "circles, squares, triangles, stars and rings that move, rotate, grow, shrink, bounce or "
+    "orbit, in 17 frames of 128 x 128. Try *a yellow star rotates on a navy background*. A cat "
+    "they cannot make."
+)
+
 SETTINGS_NOTE = (
     "**0 means the official value** of the loaded model, for steps, shift, boundary and both cfg; "
     "the node shows what that is. 20 steps instead of 40 save half the time at little cost. For a "
@@ -90,22 +119,29 @@ SETTINGS_NOTE = (
 )
 
 
-def expert_nodes(kind: str) -> dict[str, Node]:
-    """Loader of an A14B pair."""
-    high, low = (dit(f"wan2.2_{kind}_{expert}_noise_14B_fp8_scaled") for expert in ("high", "low"))
+def expert_nodes(high: ModelFile, low: ModelFile) -> dict[str, Node]:
+    """Loader of a pair of experts."""
     inputs = {"high_noise_model": high.name, "low_noise_model": low.name}
     return {"experts": Node("WanDuetExpertLoader", (0, 0), (400, 190), inputs, (high, low))}
 
 
-def common_nodes(vae: ModelFile, prompt: str, fps: float, prefix: str) -> dict[str, Node]:
+def model_nodes(model: ModelFile) -> dict[str, Node]:
+    """Loader of one model for all steps."""
+    inputs = {"model_name": model.name}
+    return {"model": Node("WanDuetModelLoader", (0, 0), (400, 160), inputs, (model,))}
+
+
+def common_nodes(
+    vae: ModelFile, prompt: str, fps: float, prefix: str, text_encoder: ModelFile = UMT5
+) -> dict[str, Node]:
     """Text encoder, VAE, prompt, decode and video: the same everywhere."""
     return {
         "text_encoder": Node(
             "WanDuetTextEncoderLoader",
             (0, 250),
             (400, 70),
-            {"text_encoder_name": UMT5.name},
-            (UMT5,),
+            {"text_encoder_name": text_encoder.name},
+            (text_encoder,),
         ),
         "vae": Node("WanDuetVAELoader", (0, 390), (400, 100), {"vae_name": vae.name}, (vae,)),
         "prompt": Node(
@@ -144,10 +180,14 @@ def size_node(width: int, height: int, length: int, **pictures: Any) -> Node:
     return Node("WanDuetImageToVideo", (450, 320), (400, 300), inputs)
 
 
-def sampler_node(steps: int, **models: Any) -> Node:
-    """The sampler."""
+def sampler_node(steps: int, loaders: dict[str, Node]) -> Node:
+    """The sampler of two experts, or of one model."""
+    if "experts" in loaders:
+        links = {"model_high": ("experts", 0), "model_low": ("experts", 1)}
+    else:
+        links = {"model_high": ("model", 0)}
     inputs = {
-        **models,
+        **links,
         "positive": ("size", 0),
         "negative": ("size", 1),
         "latent_image": ("size", 2),
@@ -156,9 +196,9 @@ def sampler_node(steps: int, **models: Any) -> Node:
     return Node("WanDuetMoESampler", (900, 0), (360, 640), inputs)
 
 
-def picture(position: Position, title: str) -> Node:
+def picture(position: Position, title: str, file: str = "example.png") -> Node:
     """A picture from ComfyUI's input folder."""
-    return Node("LoadImage", position, (400, 320), {"image": "example.png"}, title=title)
+    return Node("LoadImage", position, (400, 320), {"image": file}, title=title)
 
 
 def a14b(
@@ -168,12 +208,14 @@ def a14b(
     links: dict[str, Any] = {key: (key, 0) for key in pictures}
     if pictures:
         links["size_mode"] = "keep aspect (official)"
+    high, low = (dit(f"wan2.2_{kind}_{expert}_noise_14B_fp8_scaled") for expert in ("high", "low"))
+    loaders = expert_nodes(high, low)
     nodes = {
-        **expert_nodes(kind),
+        **loaders,
         **common_nodes(VAE_21, prompt, 16.0, name),
         **pictures,
         "size": size_node(832, 480, 81, **links),
-        "sampler": sampler_node(20, model_high=("experts", 0), model_low=("experts", 1)),
+        "sampler": sampler_node(20, loaders),
     }
     return Workflow(name, title, nodes, f"{text}\n\n{SETTINGS_NOTE}")
 
@@ -183,15 +225,32 @@ def ti2v(name: str, title: str, prompt: str, text: str, pictures: dict[str, Node
     links: dict[str, Any] = {key: (key, 0) for key in pictures}
     if pictures:
         links["size_mode"] = "keep aspect (official)"
-    model = Node("WanDuetModelLoader", (0, 0), (400, 160), {"model_name": TI2V.name}, (TI2V,))
+    loaders = model_nodes(TI2V)
     nodes = {
-        "model": model,
+        **loaders,
         **common_nodes(VAE_22, prompt, 24.0, name),
         **pictures,
         "size": size_node(1280, 704, 121, **links),
-        "sampler": sampler_node(30, model_high=("model", 0)),
+        "sampler": sampler_node(30, loaders),
     }
     return Workflow(name, title, nodes, text)
+
+
+def tiny(
+    kind: str, title: str, prompt: str, text: str, loaders: dict[str, Node], vae: ModelFile
+) -> Workflow:
+    """A workflow with the models that come with the pack."""
+    name = f"wan22_tiny_{kind}"
+    fps = 24.0 if kind == "ti2v" else 16.0
+    pictures = {} if kind == "t2v" else {"start_image": picture((0, 550), "Start image", STAR)}
+    nodes = {
+        **loaders,
+        **common_nodes(vae, prompt, fps, name, TINY_UMT5),
+        **pictures,
+        "size": size_node(128, 128, 17, **{key: (key, 0) for key in pictures}),
+        "sampler": sampler_node(20, loaders),
+    }
+    return Workflow(name, title, nodes, f"{text}\n\n{TINY_NOTE}")
 
 
 WORKFLOWS = (
@@ -240,5 +299,29 @@ WORKFLOWS = (
         "height is the area. Mind the VAE: wan2.2_vae.\n\n"
         "0 means the official value: 50 steps, shift 5, cfg 5.",
         {"start_image": picture((0, 550), "Start image")},
+    ),
+    tiny(
+        "t2v",
+        "Wan 2.2 tiny: text to video",
+        "a red circle moves right on a light grey background",
+        "Text to video with two tiny experts. Write a prompt, press Run.",
+        expert_nodes(*tiny_experts("t2v")),
+        TINY_VAE_21,
+    ),
+    tiny(
+        "i2v",
+        "Wan 2.2 tiny: image to video",
+        "a blue star moves right on a beige background",
+        "Animates a picture with two tiny experts. Describe the motion, not only the picture.",
+        expert_nodes(*tiny_experts("i2v")),
+        TINY_VAE_21,
+    ),
+    tiny(
+        "ti2v",
+        "Wan 2.2 tiny: text and image to video (TI2V)",
+        "a blue star moves up on a beige background",
+        "One tiny model for both: take the picture away, and it makes a video from text alone.",
+        model_nodes(TINY_TI2V),
+        TINY_VAE_22,
     ),
 )

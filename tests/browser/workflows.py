@@ -19,11 +19,12 @@ def nodes(workflow: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def picture_names(folder: Path) -> set[str]:
-    """Returns the pictures that the templates' LoadImage nodes name."""
+    """Returns the pictures that the templates' LoadImage nodes name and the pack does not bring."""
     loaded = (json.loads(path.read_text(encoding="utf-8")) for path in templates(folder))
-    return {
+    named = {
         node["widgets_values"][0]
         for workflow in loaded
         for node in nodes(workflow)
         if node["type"] == "LoadImage"
     }
+    return named - {path.name for path in (folder / "input").iterdir()}

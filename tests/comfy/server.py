@@ -17,7 +17,10 @@ from .client import ComfyClient
 REPOSITORY = Path(__file__).parents[2]
 LAUNCHER = Path(__file__).with_name("launch_comfyui.py")
 
-PACK_ENTRIES = ("__init__.py", "nodes", "wan_model", "js", "locales", "workflows", "subgraphs")
+PACK_ENTRIES = (
+    *("__init__.py", "nodes", "wan_model", "js"),
+    *("locales", "models", "workflows", "subgraphs"),
+)
 """What a running pack consists of; entries that do not exist are passed over."""
 
 START_SECONDS = 180

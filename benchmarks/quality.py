@@ -1,0 +1,180 @@
+"""Quality of the tiny Wan2.2 that is shipped: generated clips are read by a detector.
+
+    python benchmarks/quality.py                              # everything: 12 min, 2 cores
+    python benchmarks/quality.py --kinds ti2v --limit 8 --save clips
+    python benchmarks/quality.py --models FOLDER --precision bf16 --against models
+
+Prints Markdown: how many of the 56 scoring prompts come out right, made with the official solver,
+shift, boundary and guidance; whether a given first frame is kept; what the detector reads in true
+clips that went through the VAE, the best that could be; and how well the VAEs reconstruct clips
+that training has not seen ("novel": combinations that training never shows). `--models` takes
+other files of the same names, in another number format, say; `--against` compares their clips
+with those of a second folder in fp32.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tools.tiny_generate import load_tiny, load_tiny_vae
+from tools.tiny_score import Score, psnr, rates
+from tools.tiny_score.quality import (
+    Generated,
+    make_and_score,
+    reconstruction_db,
+    score_through_vae,
+)
+from tools.train_tiny.scenes import Prompt, score_prompts
+from tools.train_tiny.scenes.sheet import contact_sheet
+from wan_model.config import Kind
+
+SHIPPED = Path(__file__).parents[1] / "models"
+
+TASKS: dict[str, tuple[Kind, bool]] = {
+    "t2v": ("t2v", False),
+    "i2v": ("i2v", True),
+    "ti2v": ("ti2v", True),
+    "ti2v-text": ("ti2v", False),
+}
+"""Kind of model, and whether it is given the first frame."""
+
+VAES: dict[str, Kind] = {"Wan2.1": "t2v", "Wan2.2": "ti2v"}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+CLIP_HEAD = (
+    "videos|clips|colour|shape|motion|count|all right|first frame, dB: mean|min|to fp32, dB|"
+    "s per clip"
+)
+VAE_HEAD = "VAE|split|clips|PSNR, dB: mean|min|s per clip"
+
+
+def main() -> None:
+    """Command line."""
+    options = _parse()
+    dtype = PRECISIONS[options.precision]
+    print(f"{options.device}, {options.precision}, {torch.get_num_threads()} threads")
+    _head(CLIP_HEAD)
+    for task in options.kinds:
+        runs = _generate(task, options.models, dtype, options)
+        exact = _generate(task, options.against, torch.float32, options) if options.against else []
+        _row(task, *_clip_cells(runs, exact))
+        if options.save:
+            _save(runs, options.save / task)
+    vaes = {
+        name: load_tiny_vae(options.models, kind, device=options.device, dtype=dtype)
+        for name, kind in VAES.items()
+        if options.vae_clips
+    }
+    for name, vae in vaes.items():
+        true = score_through_vae(vae, _spread(score_prompts(), options.limit))
+        _row(f"true clips, {name} VAE", *_clip_cells([true], []))
+        if options.save:
+            _save([true], options.save / f"true-{name}")
+    if vaes:
+        _head(VAE_HEAD)
+    for (name, vae), split in product(vaes.items(), ("val", "novel")):
+        start = time.perf_counter()
+        values = reconstruction_db(vae, split, options.vae_clips)
+        seconds = (time.perf_counter() - start) / len(values)
+        _row(name, split, str(len(values)), *_mean_and_min(values), f"{seconds:.2f}")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kinds", nargs="*", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--steps", type=int, help="default: the official number of each kind")
+    parser.add_argument("--seeds", type=int, default=1, help="clips of each prompt")
+    parser.add_argument("--limit", type=int, default=56, help="prompts, taken evenly from all")
+    parser.add_argument("--vae-clips", type=int, default=32, help="of each split; 0: no VAE")
+    parser.add_argument("--models", type=Path, default=SHIPPED, metavar="FOLDER")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="PSNR to these in fp32")
+    parser.add_argument("--save", type=Path, metavar="FOLDER", help="write contact sheets")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser.parse_args()
+
+
+def _generate(
+    task: str, models: Path, dtype: torch.dtype, options: argparse.Namespace
+) -> list[Generated]:
+    """Returns the clips of a task, one set for each seed."""
+    kind, with_picture = TASKS[task]
+    wan = load_tiny(models, kind, device=options.device, dtype=dtype)
+    prompts = _spread(score_prompts(), options.limit)
+    return [
+        make_and_score(wan, prompts, with_picture=with_picture, steps=options.steps, seed=seed)
+        for seed in range(options.seeds)
+    ]
+
+
+def _spread(prompts: Sequence[Prompt], limit: int) -> list[Prompt]:
+    """Returns at most `limit` prompts from all over the list."""
+    limit = min(limit, len(prompts))
+    return [prompts[number * len(prompts) // limit] for number in range(limit)]
+
+
+def _clip_cells(runs: Sequence[Generated], exact: Sequence[Generated]) -> tuple[str, ...]:
+    """Returns a row of the table of clips, added up over all seeds."""
+    scores = [score for run in runs for score in run.scores]
+    found = rates(scores)
+    shares = (found.colour, found.shape, found.motion, found.count, found.all)
+    to_exact = [
+        psnr(video, reference)
+        for run, other in zip(runs, exact, strict=False)
+        for video, reference in zip(run.videos, other.videos, strict=True)
+    ]
+    return (
+        str(len(scores)),
+        *(f"{100 * share:.1f} %" for share in shares),
+        *_mean_and_min([value for run in runs for value in run.first_frame_db]),
+        _mean_and_min(to_exact)[0],
+        f"{sum(run.seconds for run in runs) / len(scores):.2f}",
+    )
+
+
+def _mean_and_min(values: Sequence[float]) -> tuple[str, str]:
+    if not values:
+        return "", ""
+    return f"{sum(values) / len(values):.1f}", f"{min(values):.1f}"
+
+
+def _head(cells: str) -> None:
+    names = cells.split("|")
+    print()
+    _row(*names)
+    _row(*["---"] + ["---:"] * (len(names) - 1))
+
+
+def _row(*cells: str) -> None:
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def _save(runs: Sequence[Generated], stem: Path) -> None:
+    """Writes one contact sheet per seed; captions say what is wrong."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for seed, run in enumerate(runs):
+        captions = [
+            prompt.text + _faults(score)
+            for prompt, score in zip(run.prompts, run.scores, strict=True)
+        ]
+        contact_sheet(run.videos, captions, stem.with_name(f"{stem.name}-seed{seed}.png"))
+
+
+def _faults(score: Score) -> str:
+    """Returns what to add to a caption."""
+    names = ("colour", "shape", "motion", "count")
+    wrong = [name for name in names if not getattr(score, f"{name}_ok")]
+    return f" ({', '.join(wrong)} WRONG)" if wrong else ""
+
+
+if __name__ == "__main__":
+    main()
