@@ -105,6 +105,11 @@ class WanDuetModelLoader(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, model_name: str | None = None, **_: Any) -> str:
+        """Has a file that was written again be loaded again."""
+        return host.file_stamp("diffusion_models", model_name)
+
+    @classmethod
     @reports_errors
     def execute(
         cls,
@@ -161,6 +166,13 @@ class WanDuetExpertLoader(io.ComfyNode):
     ) -> bool | str:
         """Refuses pairs that the file names alone show to be wrong; None is not known yet."""
         return _pair_problem(high_noise_model, low_noise_model) or True
+
+    @classmethod
+    def fingerprint_inputs(
+        cls, high_noise_model: str | None = None, low_noise_model: str | None = None, **_: Any
+    ) -> str:
+        """Has a file that was written again be loaded again."""
+        return host.file_stamp("diffusion_models", high_noise_model, low_noise_model)
 
     @classmethod
     @reports_errors
@@ -261,6 +273,11 @@ class WanDuetVAELoader(io.ComfyNode):
         return _missing_file("vae", vae_name) or check_choices(inputs, precision=precision)
 
     @classmethod
+    def fingerprint_inputs(cls, vae_name: str | None = None, **_: Any) -> str:
+        """Has a file that was written again be loaded again."""
+        return host.file_stamp("vae", vae_name)
+
+    @classmethod
     @reports_errors
     def execute(cls, vae_name: str, precision: str) -> io.NodeOutput:
         """Loads the file."""
@@ -298,6 +315,11 @@ class WanDuetTextEncoderLoader(io.ComfyNode):
     def validate_inputs(cls, text_encoder_name: str | None = None) -> bool | str:
         """Refuses a file that is not there."""
         return _missing_file("text_encoders", text_encoder_name) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, text_encoder_name: str | None = None) -> str:
+        """Has a file that was written again be loaded again."""
+        return host.file_stamp("text_encoders", text_encoder_name)
 
     @classmethod
     @reports_errors

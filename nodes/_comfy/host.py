@@ -28,6 +28,16 @@ def model_path(folder: str, name: str) -> Path:
     return Path(folder_paths.get_full_path_or_raise(folder, name))
 
 
+def file_stamp(folder: str, *names: str | None) -> str:
+    """Returns what changes when a file is written again; names that are not known yet are None."""
+    stamps = []
+    for name in names:
+        path = folder_paths.get_full_path(folder, name) if name else None
+        status = Path(path).stat() if path and Path(path).is_file() else None
+        stamps.append(f"{status.st_size} {status.st_mtime_ns}" if status else "")
+    return ", ".join(stamps)
+
+
 def embedding_folders() -> list[str]:
     """Returns the folders of textual inversion embeddings."""
     return folder_paths.get_folder_paths("embeddings")
