@@ -1,7 +1,7 @@
 """A whole prompt through a real ComfyUI with block swap: seconds, card memory, process RAM.
 
-    COMFYUI_PATH=... python benchmarks/server.py --folder /fast/disk      # four minutes on an H100
-    COMFYUI_PATH=... python benchmarks/server.py --folder /tmp/toy --toy  # tries the script, on CPU
+    COMFYUI_PATH=... python benchmarks/server.py --folder /fast/disk      # not run at this size yet
+    COMFYUI_PATH=... python benchmarks/server.py --folder build/toy --toy # tries the script, on CPU
 
 Two experts with random fp8 weights (13.3 GiB each, written to the folder once), 4 steps (2 + 2),
 cfg 1, euler. Smaller cards are emulated by memory that this process holds. Every card gets a server

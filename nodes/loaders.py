@@ -25,9 +25,9 @@ ATTENTIONS = ["auto", "sdpa", "flash_attn_2", "flash_attn_3", "sage", "kitchen_i
 ATTENTION_TOOLTIP = (
     "Attention kernel. auto: the fastest of those installed that are as exact as 16 bit allows, "
     "measured once on your GPU (about a second); what it chose is shown here. sdpa: PyTorch's own. "
-    "sage and kitchen_int8 compute in 8 bit, with seven times the error, and are made for consumer "
-    "GPUs: on an H200 they are slower. A kernel that is not installed is refused, with the command "
-    "that installs it."
+    "sage and kitchen_int8 compute in 8 bit, with at least seven times the error; on an H200 "
+    "kitchen_int8 and SageAttention 1 were slower than sdpa. A kernel that is not installed is "
+    "refused, with the command that installs it."
 )
 
 

@@ -47,7 +47,7 @@ STEP_RULES = {
     "magcache": _Rule(MagCacheEstimate, threshold=0.06, max_in_a_row=2),
 }
 """MagCache's numbers are its authors' for TI2V-5B. EasyCache's and those for guidance below are
-chosen for errors of some percent, and have not been compared on videos of real weights yet."""
+chosen for errors of some percent. All were compared at toy size only (benchmarks/step_cache.py)."""
 
 CFG_THRESHOLD = 0.05
 CFG_MAX_IN_A_ROW = 4
