@@ -12,8 +12,9 @@ Stages, in this order; one that was stopped goes on where it was:
 
 Several stages may be given at once; `--seconds` is for each of them (as a rule the recipe's own
 times), and the schedule is cut to what the machine does in that time. Other commands:
-`tokenizer`, `sizes`, `preview` (generated clips of `--stages` as a PNG), `experts` (the table of
-docs/two-experts.md), `export` and `plot`, which need no GPU.
+`clips` (makes those of `--stages` beforehand, for instance on a second GPU), `tokenizer`, `sizes`,
+`preview` (generated clips of `--stages` as a PNG), `experts` (the table of docs/two-experts.md),
+`export` and `plot`; these but `clips` need no GPU.
 
 Each stage takes one GPU. On one H100 the recipe is five calls of less than ten minutes:
 
@@ -47,7 +48,7 @@ from .export import export_all
 from .files import TrainingFolder
 from .plot import plot_curves
 from .preview import preview
-from .runs import open_tokenizer, run_stage
+from .runs import make_clips, open_tokenizer, run_stage
 from .sizes import table
 
 
@@ -77,6 +78,8 @@ def main() -> None:
                 levels = 24 if device.type == "cuda" else 12
                 steps = arguments.steps or 20
                 compare_experts(recipe, folder, device=device, steps=steps, levels=levels)
+            case "clips":
+                make_clips(arguments.stages, recipe, folder, device)
             case "preview":
                 name = "preview-" + "-".join(arguments.stages)
                 output = folder.path / f"{name}.png"
@@ -96,7 +99,7 @@ def main() -> None:
 
 
 def _parse(recipe: Recipe) -> argparse.Namespace:
-    others = ("tokenizer", "sizes", "preview", "experts", "export", "plot")
+    others = ("tokenizer", "sizes", "clips", "preview", "experts", "export", "plot")
     parser = argparse.ArgumentParser(prog="python -m tools.train_tiny", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     choices = (*recipe.stages, *others)

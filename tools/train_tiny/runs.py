@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -98,6 +99,14 @@ def open_dit_stage(
         folder=folder,
         compute_dtype=dtype,
     )
+
+
+def make_clips(
+    names: Sequence[str], recipe: Recipe, folder: TrainingFolder, device: torch.device
+) -> None:
+    """Makes the clips of transformers before they are trained, where nobody has yet."""
+    for name in names:
+        open_dit_stage(name, recipe, folder, device).clips  # noqa: B018 - kept in a file
 
 
 def open_tokenizer(recipe: Recipe, folder: TrainingFolder) -> Tokenizer:
