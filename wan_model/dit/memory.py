@@ -1,25 +1,25 @@
-"""How much memory one forward pass needs beside the weights."""
+"""How much memory one forward pass needs beside the weights: counted, not fitted."""
 
-import torch
-
-from ..config import DiTConfig, Precision
+from ..config import PATCH_VALUES, DiTConfig, Precision
 from .tokens import RUN_TOKENS
 
-MARGIN = 1.05
-"""What the estimate is raised by: running out of memory costs more than a little less residency."""
+FP32 = 4
+"""Bytes of a value that is computed in fp32, whatever the compute dtype."""
 
-WORKSPACE_BYTES = 512 << 20
-"""Workspace of matrix and attention kernels, a dequantised weight, and the allocator's losses."""
+WORKSPACE_BYTES = 64 << 20
+"""Of cuBLAS (32 MiB on an H100, as much again where cuBLASLt has its own) and rounding up."""
 
 
 def activation_bytes(
     config: DiTConfig, precision: Precision, batch: int, frames: int, height: int, width: int
 ) -> int:
-    """Estimates the peak of live activations in bytes, without gradients.
+    """Returns the peak of live activations in bytes, without gradients, stages not compiled.
 
-    Beside the residual stream these are, at the three possible peaks, q, k, v and what one run's
-    projections need; q, k, v and the attended heads; or the attended heads and what one run's
-    feed-forward needs. The factors are measured on an H100 (benchmarks/forward.py).
+    It is the most that is alive at once in `WanDiT.velocity` on a GPU, where the RMS norm is one
+    kernel. Not counted are weights widened for a product, which are gone at the peak of all but
+    short videos, and the copies of q, k and v that 8-bit attention makes. A TI2V model is taken to
+    have a timestep per token, as it has for a first picture: without one it needs 8 bytes less
+    per value of a run of tokens.
 
     Args:
         config: sizes of the model.
@@ -29,12 +29,28 @@ def activation_bytes(
         height: latent height.
         width: latent width.
     """
+    dim, compute = config.dim, precision.compute_dtype.itemsize
     tokens = frames * ((height + 1) // 2) * ((width + 1) // 2)
-    residual = torch.empty(0, dtype=precision.residual_dtype).itemsize
-    compute = torch.empty(0, dtype=precision.compute_dtype).itemsize
-    hidden = tokens * config.dim * compute
     run = min(tokens, RUN_TOKENS)
-    projections = 3 * hidden + run * 24 * config.dim
-    feed_forward = hidden + run * (2 * compute * config.ffn_dim + 10 * config.dim)
-    peak = tokens * config.dim * residual + max(projections, 4 * hidden, feed_forward)
-    return int(batch * peak * MARGIN) + WORKSPACE_BYTES
+    hidden = tokens * dim * compute
+    text = config.text_len * dim * compute
+    per_token_vector = FP32 if config.kind == "ti2v" else 0
+
+    # Input of the model, if it is put together; residual stream; embedded text.
+    always = tokens * config.in_channels * PATCH_VALUES * FP32 if config.cond_channels else 0
+    always += tokens * dim * precision.residual_dtype.itemsize + text
+    # Whole q, k, v; of a run: the normed input, shift and scale, q, and in `rotate` of k the normed
+    # k (4 bytes a value), the first half of the result (2), the other one and its products (2 + 4).
+    project = 3 * hidden + run * dim * (FP32 + 2 * per_token_vector + compute + 3 * FP32)
+    # q, k, v, the attended heads, and the softmax's normalisation.
+    attend = 4 * hidden + tokens * config.num_heads * FP32
+    # The attended heads, k and v of the text; of a run: q and the attended text, the normed input,
+    # shift, scale and gate, and the inner values before and after GELU.
+    feed_forward = hidden + 2 * text + run * dim * (2 * compute + FP32 + 3 * per_token_vector)
+    feed_forward += run * config.ffn_dim * 2 * compute
+    samples = batch * (always + max(project, attend, feed_forward))
+
+    angles = tokens * config.head_dim * FP32
+    # Small videos need less than the largest weight outside the blocks takes in fp32.
+    time_projection = 6 * dim * dim * FP32
+    return max(samples + angles, time_projection) + WORKSPACE_BYTES
