@@ -219,6 +219,8 @@ def card_of(case: str) -> Iterator[None]:
         yield
     finally:
         ballast.clear()
+        # Whatever came next could settle in a part of it, and it could never be given back.
+        torch.cuda.empty_cache()
 
 
 def measure_case(bench: Bench, video: Video, case: str) -> dict[str, Any]:

@@ -1,69 +1,124 @@
 """One forward pass of a transformer with random weights at full size: time, memory, error.
 
-    python benchmarks/forward.py a14b 832x480x81 --format bf16
+    python benchmarks/forward.py a14b 832x480x81 1280x720x81 --compile --beside comfyui
 
-Prints one JSON line per size: seconds of the first pass, which compiles with --compile, median
-seconds of the others, peak bytes above the weights, the planner's estimate of them; then the rms
-error relative to fp32 on a shorter video (--error-frames).
+Each contestant is built, measured at every size and freed, ours first; with --rounds 2 all take
+their turn twice, and the medians are of all repeats: clock, power and temperature, printed with
+every line, show whether the turns were alike. Weights, inputs and process are the same for all.
+
+To compare with ComfyUI set COMFYUI_PATH to its source tree and install its requirements into this
+Python (torchvision among them). --format fp8 lets ComfyUI use its own fp8 products. On a smaller
+card, `--layers N` measures N of the blocks: nearly the ratios of the whole, but the times of the
+slice. `toy 64x64x5 --device cpu` shows in seconds whether all is set up.
+
+Prints JSON lines; `>> benchmarks/results/forward.jsonl` keeps them for report.py. Per contestant
+and size: the seconds of the first pass, which compiles with --compile, median seconds of the others
+and peak memory above the weights. Then ratios to the peers, and with --error-frames the rms error
+relative to fp32 on a shorter video.
 """
 
 import argparse
-import json
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.fit import check_fit
+from benchmarks.lines import emit
+from benchmarks.peers import PEERS, Built, Peer, build_dit, random_value
+from benchmarks.timing import Timing, device_called, measure, release
 from wan_model.attention import AttentionFn, names, resolve
 from wan_model.attention.registry import Selected
 from wan_model.config import DiTConfig, Precision
 from wan_model.dit import BlockRunner, WanDiT, run_in_order
 from wan_model.dit.compiled import CompiledStages
 from wan_model.dit.memory import activation_bytes
+from wan_model.errors import BackendError, WanError
 from wan_model.quant import AS_STORED, Linear
 from wan_model.quant import names as format_names
 from wan_model.quant import resolve as resolve_format
 from wan_model.shapes import latent_size
 
+OURS = "wan-duet"
 A14B = DiTConfig(
     dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, in_channels=16, out_channels=16
 )
 TI2V_5B = DiTConfig(
     dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, in_channels=48, out_channels=48
 )
-CONFIGS = {
-    "a14b": (A14B, 8),
-    "5b": (TI2V_5B, 16),
-}
-"""Sizes and spatial stride of the VAE."""
+TOY = replace(A14B, dim=256, ffn_dim=512, num_heads=2, num_layers=2)
+CONFIGS = {"a14b": (A14B, 8), "5b": (TI2V_5B, 16), "toy": (TOY, 8)}
+"""Sizes and spatial stride of the VAE. The toy is there to try this script."""
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+"""Latent, timestep, text."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all contestants are to do."""
+
+    model: str
+    config: DiTConfig
+    stride: int
+    precision: Precision
+    """Of our arithmetic."""
+    number_format: str
+    device: torch.device
+    sizes: tuple[str, ...]
+    repeats: int
+    error_frames: int
+    peers: tuple[Peer, ...]
+
+    def latent(self, size: str) -> tuple[int, int, int]:
+        """Returns latent frames, height and width of WIDTHxHEIGHTxFRAMES."""
+        width, height, frames = (int(part) for part in size.split("x"))
+        found = latent_size(width, height, frames, self.stride)
+        return found.frames, found.height, found.width
+
+    def estimate_bytes(self, size: str) -> int:
+        """Returns what our planner reckons with beside the weights."""
+        return activation_bytes(self.config, self.precision, 1, *self.latent(size))
+
+    def inputs(self, size: str) -> Inputs:
+        """Returns random latent, timestep and text for one clip."""
+        generator = torch.Generator(self.device).manual_seed(1)
+        shape = (1, self.config.out_channels, *self.latent(size))
+        latent = torch.randn(shape, generator=generator, device=self.device)
+        text_shape = (1, 100, self.config.text_dim)
+        text = torch.randn(text_shape, generator=generator, device=self.device)
+        return latent, torch.tensor([900.0], device=self.device), text
+
+    def about(self) -> dict[str, Any]:
+        """Returns what is printed in every line."""
+        about = {"model": self.model, "format": self.number_format}
+        layers, full = self.config.num_layers, CONFIGS[self.model][0].num_layers
+        return about if layers == full else {**about, "layers": layers, "of_layers": full}
 
 
 def random_dit(
-    config: DiTConfig, precision: Precision, number_format: str, attention: AttentionFn
+    config: DiTConfig,
+    precision: Precision,
+    number_format: str,
+    attention: AttentionFn,
+    device: torch.device,
 ) -> WanDiT:
-    """Returns a model on the GPU whose weights are drawn one by one from fixed seeds."""
+    """Returns a model on `device` whose weights are drawn one by one, seeded by their names."""
     with torch.device("meta"):
         model = WanDiT(config, precision=precision, attention=attention)
-    device = torch.device("cuda", torch.cuda.current_device())
     plan = None if number_format == AS_STORED else resolve_format(number_format, device)
-    generator = torch.Generator("cuda")
-    for index, (name, parameter) in enumerate(model.named_parameters()):
-        generator.manual_seed(index)
-        shape = parameter.shape
-        value = torch.randn(shape, generator=generator, device="cuda")
-        owner = model.get_submodule(name.rpartition(".")[0])
-        leaf = name.rpartition(".")[2]
-        if "norm" in name and leaf == "weight":
-            value = 1 + 0.1 * value
-        else:
-            value *= 0.3 if leaf == "modulation" else (shape[1:].numel() or 400) ** -0.5
+    for name, parameter in list(model.named_parameters()):
+        path, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(path)
+        value = random_value(name, parameter.shape, device)
         if plan and isinstance(owner, Linear) and owner.compute_dtype != torch.float32:
             value = value.bfloat16()
             if leaf == "weight":
@@ -79,91 +134,158 @@ def attention_of(name: str) -> AttentionFn:
         return resolve(name, memory=Path(folder) / "attention.json")
 
 
-def random_inputs(config: DiTConfig, stride: int, width: int, height: int, frames: int):
-    """Returns latent, timestep and text for one clip."""
-    size = latent_size(width, height, frames, stride)
-    generator = torch.Generator("cuda").manual_seed(1)
-    shape = (1, config.out_channels, size.frames, size.height, size.width)
-    latent = torch.randn(shape, generator=generator, device="cuda")
-    text = torch.randn(1, 100, config.text_dim, generator=generator, device="cuda")
-    return (latent, torch.tensor([900.0], device="cuda"), text), shape
+def build_ours(task: Task, attention: AttentionFn, compiled: bool) -> Built:
+    """Returns our transformer, if it fits."""
+    if task.device.type == "cuda":
+        free_bytes = torch.cuda.mem_get_info(task.device)[0]
+        largest = max(map(task.estimate_bytes, task.sizes))
+        check_fit(task.config, task.number_format, largest, free_bytes, bool(task.peers))
+    runner: BlockRunner = run_in_order
+    if compiled:
+        runner = CompiledStages().around(run_in_order)
+    model = random_dit(task.config, task.precision, task.number_format, attention, task.device)
+    label = attention.backend.name if isinstance(attention, Selected) else "sdpa"
+
+    def predict(latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+        return model.velocity(latent, timestep, text, None, runner)
+
+    return Built(OURS, label, predict)
 
 
-def measure(predict: Callable[[], torch.Tensor], repeats: int) -> tuple[float, float, int]:
-    """Returns the seconds of a first forward pass, the median of others, their peak bytes."""
-    torch.cuda.synchronize()
-    begin = time.perf_counter()
-    predict()
-    torch.cuda.synchronize()
-    first_seconds = time.perf_counter() - begin
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    seconds = []
-    for _ in range(repeats):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        predict()
-        end.record()
-        end.synchronize()
-        seconds.append(start.elapsed_time(end) / 1000)
-    peak_bytes = torch.cuda.max_memory_allocated() - before
-    return first_seconds, statistics.median(seconds), peak_bytes
+@dataclass
+class Contestant:
+    """One implementation and what was measured of it so far."""
+
+    name: str
+    build: Callable[[], Built]
+    own: dict[str, Any] = field(default_factory=dict)
+    """Options that only it has."""
+    timings: dict[str, Timing] = field(default_factory=dict)
+    short: Tensor | None = None
+    """What it predicts for the short video."""
+
+    def take_turn(self, task: Task) -> None:
+        """Builds the model, measures all sizes, prints a line for each, frees the model."""
+        built = self.build()
+        about = {**task.about(), "contestant": self.name, "label": built.label, **self.own}
+        if built.attention:
+            about["attention"] = built.attention
+        for size in task.sizes:
+            inputs = task.inputs(size)
+            timing = measure(partial(built.run, *inputs), task.repeats, task.device)
+            if size in self.timings:
+                timing = self.timings[size].merged(timing)
+            self.timings[size] = timing
+            line = {**about, "size": size, **timing.columns()}
+            if self.name == OURS:
+                line["estimate_gib"] = round(task.estimate_bytes(size) / 2**30, 3)
+            emit("forward", line)
+        if task.error_frames and self.short is None:
+            self.short = built.run(*task.inputs(f"832x480x{task.error_frames}")).cpu()
+
+    def play(self, task: Task) -> bool:
+        """Takes a turn, and returns whether it could: what stops a peer does not stop the rest."""
+        try:
+            self.take_turn(task)
+        except (BackendError, RuntimeError) as error:
+            if self.name == OURS:
+                raise
+            reason = "out of memory" if isinstance(error, torch.OutOfMemoryError) else str(error)
+            sys.stderr.write(f"{self.name}: {reason}\n")
+            for size in task.sizes:
+                if size not in self.timings:
+                    about = {**task.about(), "contestant": self.name, "size": size}
+                    emit("forward", {**about, "failed": reason})
+            return False
+        finally:
+            release(task.device)
+        return True
 
 
-@torch.inference_mode()
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def emit_ratios(task: Task, ours: Contestant, peers: Sequence[Contestant]) -> None:
+    """Prints ours divided by each peer, per size."""
+    for peer in peers:
+        for size, timing in peer.timings.items():
+            mine, theirs = ours.timings[size].columns(), timing.columns()
+            line = {**task.about(), **ours.own, "peer": peer.name, "size": size}
+            line["ratio"] = round(mine["seconds"] / theirs["seconds"], 3)
+            if theirs["peak_gib"]:
+                line["peak_ratio"] = round(mine["peak_gib"] / theirs["peak_gib"], 3)
+            emit("forward_ratio", line)
+
+
+def emit_errors(task: Task, contestants: Sequence[Contestant]) -> None:
+    """Prints the rms error of each contestant relative to our model in fp32."""
+    size = f"832x480x{task.error_frames}"
+    exact_model = random_dit(task.config, Precision(), AS_STORED, resolve("sdpa"), task.device)
+    exact = exact_model(*task.inputs(size)).cpu()
+    for one in contestants:
+        if one.short is None:
+            continue
+        error = ((one.short - exact).square().mean() / exact.square().mean()).sqrt().item()
+        line = {**task.about(), **one.own, "contestant": one.name, "size": size}
+        emit("forward_error", {**line, "rms_error": float(f"{error:.3g}")})
+
+
+def parse() -> argparse.Namespace:
+    """Reads the command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("model", choices=CONFIGS)
     parser.add_argument("sizes", nargs="+", help="WIDTHxHEIGHTxFRAMES")
     formats = [name for name in format_names() if name not in (AS_STORED, "auto")]
     parser.add_argument("--format", choices=formats, default="bf16", help="of the blocks' weights")
-    parser.add_argument("--attention", choices=names(), default="auto")
-    parser.add_argument("--residual", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--compile", action="store_true", help="compile the blocks' stages")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--attention", choices=names(), default="auto", help="ours")
+    parser.add_argument("--residual", choices=("fp32", "bf16"), default="fp32", help="ours")
+    parser.add_argument("--compile", action="store_true", help="compile our blocks' stages")
+    parser.add_argument("--beside", choices=PEERS, nargs="+", default=[], help="peers to measure")
+    parser.add_argument("--repeats", type=int, default=3, help="timed passes of a turn")
+    parser.add_argument("--rounds", type=int, default=1, help="turns of each contestant")
+    parser.add_argument("--layers", type=int, default=0, help="blocks to keep; 0: all")
     parser.add_argument("--error-frames", type=int, default=0, help="0: no error measurement")
-    options = parser.parse_args()
+    parser.add_argument("--device", default="cuda")
+    return parser.parse_args()
+
+
+@torch.inference_mode()
+def run(options: argparse.Namespace) -> None:
+    """Measures all contestants in turns."""
     config, stride = CONFIGS[options.model]
+    full = config.num_layers
     residual = torch.float32 if options.residual == "fp32" else torch.bfloat16
-    precision = Precision(compute_dtype=torch.bfloat16, residual_dtype=residual)
-    runner: BlockRunner = run_in_order
-    if options.compile:
-        runner = CompiledStages().around(run_in_order)
-    attention = attention_of(options.attention)
-    model = random_dit(config, precision, options.format, attention)
-    what = {
-        "model": options.model,
-        "format": options.format,
-        "attention": attention.backend.name if isinstance(attention, Selected) else "sdpa",
-        "residual": options.residual,
-        "compiled": options.compile,
-    }
-    for size in options.sizes:
-        width, height, frames = (int(part) for part in size.split("x"))
-        inputs, shape = random_inputs(config, stride, width, height, frames)
-        predict = partial(model.velocity, *inputs, None, runner)
-        first_seconds, seconds, peak_bytes = measure(predict, options.repeats)
-        estimate_bytes = activation_bytes(config, precision, 1, *shape[2:])
-        line = {
-            **what,
-            "size": size,
-            "first_seconds": round(first_seconds, 2),
-            "seconds": round(seconds, 4),
-            "peak_gib": round(peak_bytes / 2**30, 3),
-            "estimate_gib": round(estimate_bytes / 2**30, 3),
-        }
-        sys.stdout.write(json.dumps(line) + "\n")
-        sys.stdout.flush()
+    task = Task(
+        model=options.model,
+        config=replace(config, num_layers=min(options.layers or full, full)),
+        stride=stride,
+        precision=Precision(compute_dtype=torch.bfloat16, residual_dtype=residual),
+        number_format=options.format,
+        device=device_called(options.device),
+        sizes=tuple(options.sizes),
+        repeats=options.repeats,
+        error_frames=options.error_frames,
+        peers=tuple(options.beside),
+    )
+    build = partial(build_ours, task, attention_of(options.attention), options.compile)
+    own = {"residual": options.residual, "compiled": options.compile}
+    ours = Contestant(OURS, build, own)
+    peers = [
+        Contestant(peer, partial(build_dit, peer, task.config, task.number_format, task.device))
+        for peer in task.peers
+    ]
+    playing = [ours, *peers]
+    for _ in range(options.rounds):
+        playing = [one for one in playing if one.play(task)]
+    emit_ratios(task, ours, peers)
     if options.error_frames:
-        inputs, _ = random_inputs(config, stride, 832, 480, options.error_frames)
-        got = model.velocity(*inputs, None, runner)
-        del model
-        torch.cuda.empty_cache()
-        exact_model = random_dit(config, Precision(), AS_STORED, resolve("sdpa"))
-        exact = exact_model(*inputs)
-        error = ((got - exact).square().mean() / exact.square().mean()).sqrt().item()
-        sys.stdout.write(json.dumps({**what, "rms_error": error}) + "\n")
+        emit_errors(task, [ours, *peers])
+
+
+def main() -> None:
+    """Command line."""
+    try:
+        run(parse())
+    except (WanError, torch.OutOfMemoryError) as error:
+        sys.exit(f"{Path(__file__).name}: {error}")
 
 
 if __name__ == "__main__":

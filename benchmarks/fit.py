@@ -1,0 +1,51 @@
+"""Whether a transformer with random weights fits into a GPU's memory, and how much of it does."""
+
+import torch
+
+from wan_model.attention import resolve
+from wan_model.config import DiTConfig, Precision
+from wan_model.dit import WanDiT
+from wan_model.errors import MemoryLimitError
+from wan_model.quant import find
+
+GIB = 2**30
+FP32_BYTES = 4
+PEER_ACTIVATIONS = 2.0
+"""A peer's activations relative to ours. Measured on an H100: 1.4 to 1.9."""
+
+
+def check_fit(
+    config: DiTConfig, number_format: str, activation_bytes: int, free_bytes: int, peers: bool
+) -> None:
+    """Refuses a model that the GPU's free memory cannot hold.
+
+    Args:
+        config: sizes.
+        number_format: of the blocks' weights; all others are fp32.
+        activation_bytes: what ours needs beside the weights, for the largest video.
+        free_bytes: free memory of the GPU.
+        peers: whether others are to run at the same size, which need more than we do.
+
+    Raises:
+        MemoryLimitError: says what fits.
+    """
+    with torch.device("meta"):
+        model = WanDiT(config, precision=Precision(), attention=resolve("sdpa"))
+    width = find(number_format).storage.itemsize
+    count = config.num_layers
+    block = sum(p.numel() for p in model.blocks[0].parameters()) * width
+    inside = sum(p.numel() for p in model.blocks.parameters())
+    outside = (sum(p.numel() for p in model.parameters()) - inside) * FP32_BYTES
+    weights = outside + count * block
+    if weights + activation_bytes <= free_bytes:
+        return
+    room = free_bytes - outside - activation_bytes * (PEER_ACTIVATIONS if peers else 1)
+    fitting = min(count - 1, int(room // block))
+    ways = [f"--layers {fitting} to measure {fitting} of {count} blocks"] if fitting > 0 else []
+    if width > 1 and weights - count * block // 2 + activation_bytes <= free_bytes:
+        ways.append("--format fp8")
+    raise MemoryLimitError(
+        f"The model does not fit into the GPU's memory. Got {free_bytes / GIB:.1f} GiB, need "
+        f"{weights / GIB:.1f} for weights and {activation_bytes / GIB:.1f} for the video. "
+        f"Use {' or '.join(ways) or 'a smaller video'}."
+    )

@@ -1,0 +1,66 @@
+"""Bars of seconds and memory beside the peers', as PNG files. Needs matplotlib."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .lines import Line
+from .tables import LAYOUTS, Group, Row, contestant, groups
+
+OUR_COLOUR = "#2a6fb0"
+PEER_COLOURS = ("#b8b8b8", "#8a8a8a", "#646464")
+BAR_INCHES = 0.28
+QUANTITIES = (("seconds", "seconds"), ("peak_gib", "peak GiB above the weights"))
+
+
+def plot(lines: Sequence[Line], folder: Path) -> list[Path]:
+    """Writes one picture per table that compares, and returns their paths.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
+    from matplotlib.figure import Figure
+
+    written = []
+    for name in LAYOUTS:
+        compared = [group for group in groups(lines, name) if len(group.rows) > 1]
+        if not compared:
+            continue
+        bars = sum(len(group.rows) + 1 for group in compared)
+        figure = Figure(figsize=(11, 1.2 + BAR_INCHES * bars), layout="constrained")
+        for axes, (key, title) in zip(figure.subplots(1, 2, sharey=True), QUANTITIES, strict=True):
+            _draw(axes, compared, key, LAYOUTS[name].title)
+            axes.set_title(title, loc="left", fontsize=10)
+        folder.mkdir(parents=True, exist_ok=True)
+        written.append(folder / f"{name}.png")
+        figure.savefig(written[-1], dpi=120)
+    return written
+
+
+def _draw(axes: Any, compared: Sequence[Group], key: str, title: Callable[[Row], str]) -> None:
+    """Draws the bars of one quantity, a block per group, ours first."""
+    ticks, names, y = [], [], 0
+    for group in compared:
+        axes.text(0, y, title(group.rows[0]), fontsize=9, weight="bold", va="center")
+        for index, row in enumerate(group.rows):
+            y += 1
+            value = row.line.get(key)
+            ours = row.ours is row.line
+            colour = OUR_COLOUR if ours else PEER_COLOURS[min(index, len(PEER_COLOURS)) - 1]
+            axes.barh(y, value or 0, height=0.8, color=colour)
+            told = row.number(key, ".2f") or str(row.line.get("failed", "not measured"))
+            ratio = row.ratio(key)
+            axes.text(
+                value or 0,
+                y,
+                f" {told}" + (f", ours {ratio} of it" if ratio else ""),
+                va="center",
+                fontsize=8,
+            )
+            ticks.append(y)
+            names.append(contestant(row))
+        y += 1
+    axes.set_yticks(ticks, names, fontsize=8)
+    axes.set_ylim(y - 0.3, -0.7)
+    axes.margins(x=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
