@@ -10,8 +10,10 @@ import comfy.sd
 import torch
 from torch import Tensor, nn
 
+from ...wan_model.config import VaeConfig
 from ...wan_model.loading import load_vae
 from ...wan_model.vae import Tiling, WanVae, choose_tiling, estimate_peak_bytes
+from ...wan_model.vae.preview import PreviewVaeConfig, estimate_preview_bytes
 from .host import free_bytes, progress_bar, raise_if_interrupted
 
 logger = logging.getLogger(__name__)
@@ -64,8 +66,28 @@ class ComfyWanVae(nn.Module):
         return batch, 3, 4 * frames - 3, height * stride, width * stride
 
     def _tiling(self, operation: Any, width: int, height: int) -> Tiling | None:
-        free = free_bytes(self.vae.device)
-        return choose_tiling(self.vae.config, operation, width, height, self.vae.dtype, free)
+        return fitting_tiling(self.vae, operation, width, height, free_bytes(self.vae.device))
+
+
+def peak_bytes(
+    config: VaeConfig, operation: Any, height: int, width: int, dtype: torch.dtype
+) -> int:
+    """Returns the memory that an untiled pass needs on the device, full VAE or preview."""
+    if isinstance(config, PreviewVaeConfig):
+        return estimate_preview_bytes(config, operation, height, width, dtype)
+    return estimate_peak_bytes(config, operation, height, width, dtype)
+
+
+def fitting_tiling(
+    vae: WanVae, operation: Any, width: int, height: int, free: int
+) -> Tiling | None:
+    """Returns the tiles that fit into `free` bytes, or None for whole frames.
+
+    A preview VAE takes whole frames always: a tenth of a full VAE's memory.
+    """
+    if isinstance(vae.config, PreviewVaeConfig):
+        return None
+    return choose_tiling(vae.config, operation, width, height, vae.dtype, free)
 
 
 def progress() -> Any:
@@ -103,10 +125,10 @@ class WanDuetVAE(comfy.sd.VAE):
         self.upscale_index_formula = (4, stride, stride)
         self.downscale_ratio = (lambda frames: max(0, (frames + 3) // 4), stride, stride)
         self.downscale_index_formula = (4, stride, stride)
-        self.memory_used_encode = lambda shape, dtype: estimate_peak_bytes(
+        self.memory_used_encode = lambda shape, dtype: peak_bytes(
             config, "encode", shape[-2], shape[-1], dtype
         )
-        self.memory_used_decode = lambda shape, dtype: estimate_peak_bytes(
+        self.memory_used_decode = lambda shape, dtype: peak_bytes(
             config, "decode", shape[-2] * stride, shape[-1] * stride, dtype
         )
         self.patcher = comfy.model_patcher.ModelPatcher(
@@ -146,7 +168,7 @@ class WanDuetVAE(comfy.sd.VAE):
 
 
 def load_comfy_vae(path: Path, precision: str) -> WanDuetVAE:
-    """Loads a Wan2.1 or Wan2.2 VAE file.
+    """Loads a Wan2.1 or Wan2.2 VAE file, or a preview VAE of either.
 
     Raises:
         CheckpointError: if it is not a healthy Wan VAE.
@@ -176,10 +198,9 @@ def _decode_ours(vae: WanDuetVAE, latent: Tensor, tiling: str) -> Tensor:
     model, dtype = vae.first_stage_model, vae.vae_dtype
     config = model.vae.config
     height, width = (size * config.spatial_stride for size in latent.shape[-2:])
-    needed_bytes = estimate_peak_bytes(config, "decode", height, width, dtype)
+    needed_bytes = peak_bytes(config, "decode", height, width, dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed_bytes)
-    free = free_bytes(vae.device)
-    automatic = choose_tiling(config, "decode", width, height, dtype, free)
+    automatic = fitting_tiling(model.vae, "decode", width, height, free_bytes(vae.device))
     choice = {"off": None, "on": SMALL_TILES, "auto": automatic}[tiling]
     try:
         return model.decode_tiled(latent, choice)

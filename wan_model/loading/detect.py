@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 
 from ..config import DiTConfig, Kind, VaeConfig
 from ..errors import CheckpointError
+from ..vae.preview import Family, PreviewVaeConfig
 from .checkpoint import Checkpoint, open_checkpoint
 from .formats import SCALE, check_format, describe_format, is_note
 from .header import TensorEntry, shown
@@ -39,7 +40,19 @@ class TextEncoderConfig:
 
 Config = TypeVar("Config", DiTConfig, VaeConfig, TextEncoderConfig)
 
-CALLED = {DiTConfig: "diffusion model", VaeConfig: "VAE", TextEncoderConfig: "text encoder"}
+CALLED = {
+    DiTConfig: "diffusion model",
+    VaeConfig: "VAE",
+    PreviewVaeConfig: "preview VAE",
+    TextEncoderConfig: "text encoder",
+}
+
+OTHER_PREVIEW_VAES = {
+    "taehv": "HunyuanVideo",
+    "taecvx": "CogVideoX",
+    "taeos": "Open-Sora",
+}
+"""By the start of the file name: the model of preview VAEs with the same tensors as Wan's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +77,10 @@ class CheckpointInfo:
     @property
     def label(self) -> str:
         """One line for people: "A14B I2V, high noise, fp8 scaled"."""
+        if isinstance(self.config, PreviewVaeConfig):
+            name = f"{self.config.family} preview VAE for {self.variant}"
+            limits = "" if self.config.encoder_dim else ", decoder only"
+            return f"{name} ({self.config.z_dim} channels){limits}, {self.format}"
         what = self.kind.upper() if self.kind else CALLED[type(self.config)]
         sized = self.variant.startswith("dim ")
         name = f"{what} ({self.variant})" if sized else f"{self.variant} {what}"
@@ -99,8 +116,9 @@ def describe(checkpoint: Checkpoint) -> CheckpointInfo:
         kind = config.kind
         sizes = (config.dim, config.ffn_dim, config.num_layers)
         variant = VARIANTS.get(sizes, f"dim {config.dim}, {config.num_layers} layers")
-    elif checkpoint.component == "vae":
-        config = _vae_config(checkpoint)
+    elif checkpoint.component in ("vae", "preview_vae"):
+        full = checkpoint.component == "vae"
+        config = _vae_config(checkpoint) if full else _preview_vae_config(checkpoint)
         variant = config.variant.capitalize()
     else:
         config = _text_encoder_config(checkpoint)
@@ -243,6 +261,50 @@ def _vae_config(checkpoint: Checkpoint) -> VaeConfig:
             "need 16 (Wan2.1) or 48 (Wan2.2). Choose another file."
         )
     return config
+
+
+def _preview_vae_config(checkpoint: Checkpoint) -> PreviewVaeConfig:
+    widest, z_dim, *_ = _shape(checkpoint, "decoder.1.weight", 4)
+    middle, narrow, last = (
+        _shape(checkpoint, f"decoder.{layer}.weight", 4)[0] for layer in (8, 14, 20)
+    )
+    if z_dim not in (16, 48):
+        raise CheckpointError(
+            f"{checkpoint.path.name} is a preview VAE of another model. Got {z_dim} latent "
+            "channels, need 16 (Wan2.1, for A14B) or 48 (Wan2.2, for 5B). Choose taew2_1, "
+            "lighttaew2_1, taew2_2 or lighttaew2_2."
+        )
+    encodes = any(name.startswith("encoder.") for name in checkpoint.tensors)
+    return PreviewVaeConfig(
+        variant="wan2.1" if z_dim == 16 else "wan2.2",
+        encoder_dim=_shape(checkpoint, "encoder.0.weight", 4)[0] if encodes else 0,
+        decoder_dim=last,
+        z_dim=z_dim,
+        stage_dims=(widest, middle, narrow),
+        family=_preview_family(checkpoint),
+    )
+
+
+def _preview_family(checkpoint: Checkpoint) -> Family:
+    """Guesses from the file name whose latents a preview VAE takes. The tensors do not tell.
+
+    Where the name says nothing, the number format decides: TAEHV is published in fp16, LightTAE
+    in fp32.
+
+    Raises:
+        CheckpointError: if the name is that of another model's.
+    """
+    name = checkpoint.path.name.lower()
+    for start, model in OTHER_PREVIEW_VAES.items():
+        if name.startswith(start):
+            raise CheckpointError(
+                f"{checkpoint.path.name} is a preview VAE of another model, to judge by its name. "
+                f"Got one of {model}, need one of Wan: taew2_1 or lighttaew2_1 for A14B. Choose "
+                "another file, or rename it if the name is wrong."
+            )
+    if "light" in name or "taew" in name:
+        return "LightTAE" if "light" in name else "TAEHV"
+    return "TAEHV" if checkpoint.tensors["decoder.1.weight"].dtype == "F16" else "LightTAE"
 
 
 def _text_encoder_config(checkpoint: Checkpoint) -> TextEncoderConfig:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-Component = Literal["dit", "vae", "text_encoder"]
+Component = Literal["dit", "vae", "preview_vae", "text_encoder"]
 KeyStyle = Literal["official", "comfy prefix", "diffusers", "transformers"]
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.model.", "model.", "net.")
@@ -38,6 +38,13 @@ MARKERS: dict[tuple[Component, KeyStyle], tuple[str, ...]] = {
         "decoder.mid_block.resnets.0.norm1.gamma",
         "encoder.mid_block.resnets.0.norm1.gamma",
         "decoder.norm_out.gamma",
+    ),
+    # Not of its relatives with a larger decoder, whose layers have other numbers.
+    ("preview_vae", "official"): (
+        "decoder.1.weight",
+        "decoder.8.weight",
+        "decoder.14.weight",
+        "decoder.20.weight",
     ),
     ("text_encoder", "official"): (
         "blocks.0.pos_embedding.embedding.weight",

@@ -66,6 +66,12 @@ STRANGERS = (
     OtherModel("a CLIP vision model", ("vision_model.", "visual.")),
     OtherModel("a language model", ("layers.0.",)),
     OtherModel(
+        "a TAEHV preview VAE with a large decoder ('super')",
+        ("decoder.1.conv.0.", "decoder.18.weight"),
+        advice="Choose the small one, such as taew2_1 or taew2_2.",
+    ),
+    OtherModel("a preview VAE for images (TAESD)", ("taesd_", "decoder.layers.3.conv.", "3.conv.")),
+    OtherModel(
         "an image VAE",
         ("encoder.down.", "decoder.up.", "encoder.down_blocks."),
         ("post_quant_conv",),

@@ -1,4 +1,4 @@
-"""Loads a VAE."""
+"""Loads a VAE, full or for previews."""
 
 import logging
 from os import PathLike
@@ -7,6 +7,7 @@ import torch
 
 from ..config import VaeConfig
 from ..vae import WanVae, build_vae
+from ..vae.preview import PreviewVaeConfig, build_preview_vae
 from .checkpoint import open_checkpoint
 from .detect import describe, require
 from .dit import check_compute_dtype
@@ -22,7 +23,7 @@ def load_vae(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> WanVae:
-    """Loads the Wan2.1 or the Wan2.2 VAE, whichever the file holds.
+    """Loads the Wan2.1 or the Wan2.2 VAE, or a preview VAE of either, whichever the file holds.
 
     Args:
         path: a .safetensors file, a shard or the index of a sharded one, or a folder with one.
@@ -38,7 +39,8 @@ def load_vae(
     config = require(info, VaeConfig)
     weight_dtype = dtype or default_dtype(checkpoint.tensors)
     with torch.device("meta"):
-        vae = build_vae(config)
+        preview = isinstance(config, PreviewVaeConfig)
+        vae = build_preview_vae(config) if preview else build_vae(config)
     check_tensors(vae, checkpoint, info)
     fill(vae, checkpoint, torch.device(device), lambda *_: weight_dtype)
     log.info("Loaded %s from %s as %s", info.label, info.path.name, weight_dtype)

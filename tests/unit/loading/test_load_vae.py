@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.unit.loading.checkpoints import save, vae_state
-from wan_model import load_vae
+from tests.parity.recipe import weight
+from tests.unit.loading.checkpoints import State, save, vae_state
+from wan_model import detect, load_dit, load_vae
 from wan_model.errors import CheckpointError
+from wan_model.vae.preview import PreviewVae, PreviewVaeConfig, build_preview_vae
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -65,3 +67,132 @@ def test_an_incomplete_vae_is_refused(tmp_path: Path):
         CheckpointError, match=r"Wan2\.1 VAE, fp32.*1 missing \(decoder\.head\.2\.b"
     ):
         load_vae(save(tmp_path / "a.safetensors", state))
+
+
+def preview_state(z_dim: int = 16, dtype: torch.dtype = torch.float16, encoder: int = 8) -> State:
+    """A preview VAE with toy widths and the official keys."""
+    config = PreviewVaeConfig(
+        variant="wan2.2" if z_dim == 48 else "wan2.1",
+        encoder_dim=encoder,
+        decoder_dim=4,
+        z_dim=z_dim if z_dim == 48 else 16,
+        stage_dims=(32, 16, 8),
+        family="TAEHV",
+    )
+    with torch.device("meta"):
+        shapes = {k: t.shape for k, t in build_preview_vae(config).state_dict().items()}
+    state = {key: weight(key, shape).to(dtype) for key, shape in shapes.items()}
+    state["decoder.1.weight"] = weight("decoder.1.weight", (32, z_dim, 3, 3)).to(dtype)
+    return state
+
+
+PREVIEWS = {
+    "taew2_1": (16, torch.float16, "TAEHV preview VAE for Wan2.1 (16 channels), fp16"),
+    "lighttaew2_1": (16, torch.float32, "LightTAE preview VAE for Wan2.1 (16 channels), fp32"),
+    "taew2_2": (48, torch.float16, "TAEHV preview VAE for Wan2.2 (48 channels), fp16"),
+    "lighttaew2_2": (48, torch.bfloat16, "LightTAE preview VAE for Wan2.2 (48 channels), bf16"),
+    # The name goes before the number format, which decides where the name says nothing.
+    "Wan_TAEW2_1_fp32": (16, torch.float32, "TAEHV preview VAE for Wan2.1 (16 channels), fp32"),
+    "LightTAE": (48, torch.float16, "LightTAE preview VAE for Wan2.2 (48 channels), fp16"),
+    "preview": (16, torch.float16, "TAEHV preview VAE for Wan2.1 (16 channels), fp16"),
+    "preview_large": (16, torch.float32, "LightTAE preview VAE for Wan2.1 (16 channels), fp32"),
+}
+
+
+@pytest.mark.parametrize("name", PREVIEWS)
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_preview_vaes(name: str, prefix: str, tmp_path: Path):
+    z_dim, dtype, label = PREVIEWS[name]
+    state = preview_state(z_dim, dtype)
+    file = save(tmp_path / f"{name}.safetensors", {prefix + key: t for key, t in state.items()})
+    info = detect(file)
+    assert (info.label, info.kind) == (label, None)
+    assert info.parameters == sum(tensor.numel() for tensor in state.values())
+    vae = load_vae(file)
+    assert isinstance(vae, PreviewVae)
+    assert vae.config == info.config
+    assert (vae.config.encoder_dim, vae.config.decoder_dim) == (8, 4)
+    assert vae.config.stage_dims == (32, 16, 8)
+    assert (vae.dtype, vae.training) == (dtype, False)
+    assert all(torch.equal(tensor, state[key]) for key, tensor in vae.state_dict().items())
+    assert load_vae(file, dtype=torch.float32).decode(torch.zeros(1, z_dim, 2, 1, 1)).shape[2] == 5
+
+
+def test_a_preview_vae_with_a_decoder_only(tmp_path: Path):
+    file = save(tmp_path / "taew2_1.safetensors", preview_state(encoder=0))
+    assert detect(file).label == "TAEHV preview VAE for Wan2.1 (16 channels), decoder only, fp16"
+    assert load_vae(file).decode(torch.zeros(1, 16, 1, 2, 3).half()).shape == (1, 3, 1, 16, 24)
+
+
+def large_decoder(state: State) -> State:
+    """The first and last keys of a 'super' decoder."""
+    encoder = {key: tensor for key, tensor in state.items() if key.startswith("encoder.")}
+    names = ("0.weight", "1.conv.0.weight", "7.conv.weight", "14.conv.weight", "22.bias")
+    return encoder | {f"decoder.{name}": torch.zeros(2) for name in names}
+
+
+REFUSED_PREVIEWS = {
+    "another model by its channels": (
+        "taehv1_5",
+        preview_state(32),
+        r"taehv1_5.* of another model.*Got 32 latent channels, need 16 .*lighttaew2_2",
+    ),
+    "another model by its name": (
+        "taehv",
+        preview_state(),
+        r"judge by its name\. Got one of HunyuanVideo, need one of Wan.*rename",
+    ),
+    "a large decoder": (
+        "taew2_2_super",
+        large_decoder(preview_state(48)),
+        r"Got a TAEHV preview VAE with a large decoder .*taew2_2\.",
+    ),
+    "a decoder of images": (
+        "taesd",
+        {"taesd_decoder.1.weight": torch.zeros(2)},
+        r"Got a preview VAE for images",
+    ),
+    "a decoder of images, keys of diffusers": (
+        "taef1",
+        {"decoder.layers.3.conv.0.weight": torch.zeros(2)},
+        r"Got a preview VAE for images",
+    ),
+    "a widened layer": (
+        "taew2_1",
+        preview_state() | {"decoder.7.conv.weight": torch.zeros(64, 32, 1, 1)},
+        r"TAEHV preview VAE for Wan2\.1.*1 of another shape \(decoder\.7\.conv\.weight: \[64,",
+    ),
+    "pixels of another patch": (
+        "taew2_2",
+        preview_state() | {"decoder.1.weight": torch.zeros(32, 48, 3, 3)},
+        r"of another shape .*decoder\.22\.weight: \[3, 4, 3, 3\] instead of \[12, ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_PREVIEWS)
+def test_other_preview_vaes_are_refused(case: str, tmp_path: Path):
+    name, state, message = REFUSED_PREVIEWS[case]
+    with pytest.raises(CheckpointError, match=message):
+        load_vae(save(tmp_path / f"{name}.safetensors", state))
+
+
+@pytest.mark.parametrize("key", ["decoder.8.weight", "decoder.3.conv.0.weight", "encoder.17.bias"])
+def test_an_incomplete_preview_vae_is_refused(key: str, tmp_path: Path):
+    state = preview_state()
+    del state[key]
+    with pytest.raises(CheckpointError, match=rf"Got .*{key}"):
+        load_vae(save(tmp_path / "taew2_1.safetensors", state))
+
+
+def test_a_truncated_preview_vae_is_refused(tmp_path: Path):
+    file = save(tmp_path / "taew2_1.safetensors", preview_state())
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"taew2_1\.safetensors is damaged\. Its data is cut"):
+        detect(file)
+
+
+def test_a_preview_vae_is_no_diffusion_model(tmp_path: Path):
+    file = save(tmp_path / "taew2_1.safetensors", preview_state())
+    with pytest.raises(CheckpointError, match=r"Got a preview VAE \(TAEHV.*need a diffusion model"):
+        load_dit(file)
