@@ -20,7 +20,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from wan_model.quant import Linear, WeightPlan, widened
+from wan_model.quant import Linear, WeightPlan
 from wan_model.quant.plan import NUMBER_FORMATS
 
 SHAPES = ((5120, 5120), (5120, 13824), (13824, 5120))
@@ -101,18 +101,13 @@ def lines(options: argparse.Namespace, device: torch.device) -> Iterator[dict[st
                 x = random_tokens(rows, inputs, device, given)
                 chunk = options.chunk or rows
                 line = {"format": name, "in": inputs, "out": outputs, "rows": rows, "chunk": chunk}
-                variants = {"": measure(layer, x, chunk, options.repeats)}
-                if name == "fp8 storage":
-                    with widened(layer, weight.device):
-                        variants[", widened once"] = measure(layer, x, chunk, options.repeats)
-                for variant, milliseconds in variants.items():
-                    yield line | {
-                        "format": name + variant,
-                        "input": options.input,
-                        "ms": round(milliseconds, 4),
-                        "tflops": round(2 * rows * inputs * outputs / milliseconds / 1e9, 1),
-                        "rms_error": round(error, 5),
-                    }
+                milliseconds = measure(layer, x, chunk, options.repeats)
+                yield line | {
+                    "input": options.input,
+                    "ms": round(milliseconds, 4),
+                    "tflops": round(2 * rows * inputs * outputs / milliseconds / 1e9, 1),
+                    "rms_error": round(error, 5),
+                }
 
 
 @torch.inference_mode()

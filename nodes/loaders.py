@@ -1,5 +1,6 @@
 """Nodes that load models, VAEs and text encoders as ComfyUI's own types."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -11,14 +12,20 @@ from ..wan_model.loading.detect import guess_expert, require
 from ..wan_model.offload import Wishes
 from ._comfy import host, model, text_encoder, vae
 from ._comfy.attention import choose as choose_attention
+from ._comfy.precision import EIGHT_BIT
+from ._comfy.precision import explain as explain_precision
 from ._report import check_choices, reports_errors
 
 CATEGORY = "Wan 2.2/load"
 PRECISIONS = ["auto", "bf16", "fp16", "fp32"]
 PRECISION_TOOLTIP = (
-    "Number format the transformer blocks compute in. auto: bf16 where the GPU has it, fp16 on "
-    "older cards, fp32 on CPU. fp8 files stay fp8 in memory either way. Latents, residual stream, "
-    "norms and modulation are always fp32. Use fp32 only to compare results."
+    "What the transformer blocks multiply. auto: a file's 8-bit weights as they are where the GPU "
+    "is fast at that, otherwise bf16, or fp16 on older cards, fp32 on CPU; its choice is shown "
+    "here. bf16, fp16: closer to the model; 8-bit files still take 8 bits in memory. fp32: only to "
+    "compare results. fp8: faster, for RTX 40 and newer, H100. int8: the same for RTX 20 and 30. "
+    "For these two, weights of other formats are converted while they load; with 'Wan memory' they "
+    "are kept in user/wanduet/weights, 14 GB for each expert of A14B. Latents, residual stream, "
+    "norms and modulation are always fp32."
 )
 ATTENTIONS = ["auto", "sdpa", "flash_attn_2", "flash_attn_3", "sage", "kitchen_int8"]
 """Of the library's backends, those worth choosing; PyTorch's single kernels are for comparisons."""
@@ -37,8 +44,8 @@ def _attention_input() -> io.Combo.Input:
     )
 
 
-def _precision_input(tooltip: str = PRECISION_TOOLTIP) -> io.Combo.Input:
-    return io.Combo.Input("precision", options=PRECISIONS, default="auto", tooltip=tooltip)
+def _precision_input(options: Sequence[str], tooltip: str) -> io.Combo.Input:
+    return io.Combo.Input("precision", options=list(options), default="auto", tooltip=tooltip)
 
 
 def _memory_input() -> Any:
@@ -83,7 +90,7 @@ class WanDuetModelLoader(io.ComfyNode):
                     "wan2.2_ti2v_5B_fp16.safetensors. For the two A14B experts use "
                     "'Load Wan experts'.",
                 ),
-                _precision_input(),
+                _precision_input([*PRECISIONS, *EIGHT_BIT], PRECISION_TOOLTIP),
                 _attention_input(),
                 _memory_input(),
             ],
@@ -120,9 +127,7 @@ class WanDuetModelLoader(io.ComfyNode):
     ) -> io.NodeOutput:
         """Loads the file."""
         info = detect(host.model_path("diffusion_models", model_name))
-        attend, chosen = choose_attention(attention, host.compute_device())
-        (patcher,) = model.load_models([info], precision, attend, memory)
-        host.show(cls.hidden.unique_id, f"{info.label}\n{chosen}")
+        (patcher,) = _load([info], precision, attention, memory, cls.hidden.unique_id)
         return io.NodeOutput(patcher)
 
 
@@ -149,7 +154,7 @@ class WanDuetExpertLoader(io.ComfyNode):
                     "File of the low-noise expert of the same model, such as "
                     "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors.",
                 ),
-                _precision_input(),
+                _precision_input([*PRECISIONS, *EIGHT_BIT], PRECISION_TOOLTIP),
                 _attention_input(),
                 _memory_input(),
             ],
@@ -190,10 +195,24 @@ class WanDuetExpertLoader(io.ComfyNode):
             raise PairingError(problem)
         infos = [detect(host.model_path("diffusion_models", name)) for name in names]
         _check_pair(*infos)
-        attend, chosen = choose_attention(attention, host.compute_device())
-        high, low = model.load_models(infos, precision, attend, memory)
-        host.show(cls.hidden.unique_id, "\n".join([*(info.label for info in infos), chosen]))
+        high, low = _load(infos, precision, attention, memory, cls.hidden.unique_id)
         return io.NodeOutput(high, low)
+
+
+def _load(
+    infos: Sequence[CheckpointInfo],
+    precision: str,
+    attention: str,
+    memory: Wishes | None,
+    node_id: str | None,
+) -> list[Any]:
+    """Loads the files of one model as MODELs, and shows what they are and how they compute."""
+    device = host.compute_device()
+    products = dict.fromkeys(explain_precision(precision, info, device) for info in infos)
+    attend, chosen = choose_attention(attention, device)
+    patchers = model.load_models(infos, precision, attend, memory)
+    host.show(node_id, "\n".join([*(info.label for info in infos), *products, chosen]))
+    return patchers
 
 
 def _pair_problem(high: str | None, low: str | None) -> str | None:
@@ -237,7 +256,7 @@ def _check_pair(high: CheckpointInfo, low: CheckpointInfo) -> None:
 
 
 class WanDuetVAELoader(io.ComfyNode):
-    """Loads a Wan2.1 or Wan2.2 VAE."""
+    """Loads a Wan2.1 or Wan2.2 VAE, full or for previews."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -247,17 +266,22 @@ class WanDuetVAELoader(io.ComfyNode):
             display_name="Load Wan VAE",
             category=CATEGORY,
             description="Loads the VAE. A14B models need wan_2.1_vae, TI2V-5B needs wan2.2_vae: "
-            "the names are easily confused.",
+            "the names are easily confused. taew2_1 and taew2_2 are tiny VAEs that decode a rough "
+            "video in a fraction of the time.",
             inputs=[
                 io.Combo.Input(
                     "vae_name",
-                    options=host.model_names("vae"),
+                    options=[*host.model_names("vae"), *cls._preview_names()],
                     tooltip="VAE file in models/vae: wan_2.1_vae.safetensors for A14B models, "
-                    "wan2.2_vae.safetensors for TI2V-5B.",
+                    "wan2.2_vae.safetensors for TI2V-5B. For rough videos, here or in "
+                    "models/vae_approx: taew2_1 or lighttaew2_1 for A14B, taew2_2 or lighttaew2_2 "
+                    "for TI2V-5B. Keep these names: they tell which latents the file takes. Give "
+                    "'Wan image to video' a full VAE.",
                 ),
                 _precision_input(
+                    PRECISIONS,
                     "Number format the VAE computes in. auto: what ComfyUI prefers on this device, "
-                    "bf16 on most GPUs, fp32 on CPU. fp32 is exact and takes twice the memory."
+                    "bf16 on most GPUs, fp32 on CPU. fp32 is exact and takes twice the memory.",
                 ),
             ],
             outputs=[io.Vae.Output(display_name="vae")],
@@ -270,21 +294,33 @@ class WanDuetVAELoader(io.ComfyNode):
     ) -> bool | str:
         """Refuses a file that is not there, and an unknown precision."""
         inputs = cls.define_schema().inputs
-        return _missing_file("vae", vae_name) or check_choices(inputs, precision=precision)
+        return _missing_file(cls._folder(vae_name), vae_name) or check_choices(
+            inputs, precision=precision
+        )
 
     @classmethod
     def fingerprint_inputs(cls, vae_name: str | None = None, **_: Any) -> str:
         """Has a file that was written again be loaded again."""
-        return host.file_stamp("vae", vae_name)
+        return host.file_stamp(cls._folder(vae_name), vae_name)
 
     @classmethod
     @reports_errors
     def execute(cls, vae_name: str, precision: str) -> io.NodeOutput:
         """Loads the file."""
-        path = host.model_path("vae", vae_name)
+        path = host.model_path(cls._folder(vae_name), vae_name)
         loaded = vae.load_comfy_vae(path, precision)
         host.show(cls.hidden.unique_id, detect(path).label)
         return io.NodeOutput(loaded)
+
+    @classmethod
+    def _preview_names(cls) -> list[str]:
+        """Preview VAEs of Wan where ComfyUI keeps those of its live previews, and nowhere else."""
+        found = [name for name in host.model_names("vae_approx") if "taew" in name.lower()]
+        return [name for name in found if name not in host.model_names("vae")]
+
+    @classmethod
+    def _folder(cls, name: str | None) -> str:
+        return "vae_approx" if name in cls._preview_names() else "vae"
 
 
 class WanDuetTextEncoderLoader(io.ComfyNode):

@@ -10,12 +10,16 @@ import sys
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.comfy.server import REPOSITORY, ComfyServer, install_pack
 from tests.toy.make_checkpoints import make_checkpoints
 
+if TYPE_CHECKING:
+    from tests.comfy.server import ComfyServer
+
+REPOSITORY = Path(__file__).parents[1]
 HELPER_NODES = ("helper_nodes.py", "instrument_nodes.py", "memory_nodes.py")
 
 
@@ -88,8 +92,11 @@ def toy_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def comfy_server(
     comfyui: Path, toy_models: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ComfyServer]:
+) -> "Iterator[ComfyServer]":
     """The one server that most tests share: the pack, toy checkpoints, small latent previews."""
+    # Its client needs a package that tests of the library alone do without.
+    from tests.comfy.server import ComfyServer, install_pack
+
     base = tmp_path_factory.mktemp("comfyui")
     shutil.copytree(toy_models, base / "models")
     install_pack(base / "custom_nodes")

@@ -54,9 +54,10 @@ def compute_device() -> torch.device:
 
 
 def compute_dtype(precision: str) -> torch.dtype:
-    """Returns the number format of a precision widget: "auto", "bf16", "fp16" or "fp32".
+    """Returns what blocks compute in, beside products of 8 bits, for a choice of precision.
 
-    "auto" is bf16 where the device computes in it, fp16 on older GPUs, fp32 on a CPU.
+    Unless it is named, that is bf16 where the device computes in it, fp16 on older GPUs, fp32 on a
+    CPU.
     """
     explicit = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     if precision in explicit:
@@ -102,9 +103,9 @@ def running_node() -> str | None:
     return None if context is None else context.node_id
 
 
-def show(node_id: str | None, text: str, *, heading: str = "") -> None:
+def show(node_id: str | None, text: str, *, heading: str = "", level: int = logging.INFO) -> None:
     """Shows text under a node in the graph editor, below a heading there, and in the log."""
-    logger.info(text)
+    logger.log(level, text)
     text = f"{heading}\n{text}" if heading else text
     if node_id is not None:
         PromptServer.instance.send_progress_text(text, node_id)

@@ -8,10 +8,12 @@ import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import comfy.float
 import comfy.ldm.common_dit
+import comfy.lora
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -21,21 +23,36 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor, nn
 
-from ...wan_model.attention import AttentionFn
+from ...wan_model.attention import AttentionFn, FirstPasses, guarded
 from ...wan_model.dit import BlockInputs, BlockRunner, WanDiT
 from ...wan_model.dit.memory import activation_bytes
-from ...wan_model.loading import CheckpointInfo, file_regions, load_dit
+from ...wan_model.loading import (
+    CheckpointInfo,
+    converted_file,
+    file_regions,
+    load_dit,
+    unchanged_regions,
+)
 from ...wan_model.offload import HostModel, Wishes
 from ...wan_model.quant import Linear, scale_weight, unscale_weight
-from .host import compute_dtype, raise_if_interrupted
+from .arrival import string_to_seed
+from .guard import run_guarded
+from .host import cache_folder, compute_dtype, raise_if_interrupted
 from .patcher import WanPatcher
 from .pool import ExpertPool, Seat, Shape
+from .precision import EIGHT_BIT, weights_of
 
 CHECKPOINT = "wanduet_checkpoint"
 """Attachment of a patcher: the CheckpointInfo of the file it came from."""
 
 COMPILED = "wanduet.compiled"
 """Transformer option: the CompiledStages to call the blocks' stages through."""
+
+CONVERTED = "weights"
+"""Folder in this pack's own for files of converted weights, which the engine streams from."""
+
+CONVERSION_BYTES = 1 << 30
+"""What converting weights takes of the device: the largest one of A14B, twice in fp32."""
 
 
 @dataclass
@@ -65,17 +82,36 @@ class ComfyLinear(Linear):
         """Computes with the layer's own tensors, or with copies made for this call."""
         if not self.comfy_cast_weights:
             return super().forward(x)
-        weight, bias, stream = comfy.ops.cast_bias_weight(
-            self,
-            dtype=self.weight.dtype,
-            device=x.device,
-            bias_dtype=None if self.bias is None else self.bias.dtype,
-            offloadable=True,
-        )
+        # ComfyUI adds LoRAs here to the numbers as they are stored, some versions without scales.
+        patches, self.weight_function = self.weight_function, []
+        try:
+            weight, bias, stream = comfy.ops.cast_bias_weight(
+                self,
+                dtype=self.weight.dtype,
+                device=x.device,
+                bias_dtype=None if self.bias is None else self.bias.dtype,
+                offloadable=True,
+            )
+        finally:
+            self.weight_function = patches
         scale = None if self.weight_scale is None else self.weight_scale.to(x.device)
-        out = self.format.matmul(_OnDevice(weight, bias, scale, self.compute_dtype), x)
+        patched = self._patched(weight)
+        out = self.format.matmul(_OnDevice(patched, bias, scale, self.compute_dtype), x)
         comfy.ops.uncast_bias_weight(self, weight, bias, stream)
         return out
+
+    def _patched(self, weight: Tensor) -> Tensor:
+        """Returns a stored weight with the LoRAs that ComfyUI has not merged, as it merges them."""
+        if not self.weight_function:
+            return weight
+        dense, seed = self.convert_weight(weight.to(torch.float32, copy=True)), 0
+        for function in self.weight_function:
+            if isinstance(function, comfy.model_patcher.LowVramPatch):
+                key, seed = function.key, string_to_seed(function.key)
+                dense = comfy.lora.calculate_weight(function.patches[key], dense, key)
+            else:
+                dense = function(dense)
+        return self._rounded(dense, seed)
 
     def convert_weight(self, weight: Tensor, **_: Any) -> Tensor:
         """Returns the true numbers of a stored weight, to be patched."""
@@ -92,9 +128,7 @@ class ComfyLinear(Linear):
         **_: Any,
     ) -> Tensor | None:
         """Stores a patched weight (O, I) in the layer's number format."""
-        if self.weight_scale is not None:
-            weight = unscale_weight(weight, self.weight_scale.to(weight.device))
-        stored = comfy.float.stochastic_rounding(weight, self.weight.dtype, seed=seed or 0)
+        stored = self._rounded(weight, seed or 0)
         if return_weight:
             return stored
         if inplace_update:
@@ -102,6 +136,20 @@ class ComfyLinear(Linear):
         else:
             self.weight = torch.nn.Parameter(stored, requires_grad=False)
         return None
+
+    def _rounded(self, weight: Tensor, seed: int) -> Tensor:
+        """Returns a weight (O, I) in the layer's number format.
+
+        8-bit numbers are rounded up or down at random, so that changes smaller than a step are not
+        lost. ComfyUI does so for fp8, and cuts integers off.
+        """
+        if self.weight_scale is not None:
+            weight = unscale_weight(weight, self.weight_scale.to(weight.device))
+        if self.weight.dtype != torch.int8:
+            return comfy.float.stochastic_rounding(weight, self.weight.dtype, seed=seed)
+        generator = torch.Generator(weight.device).manual_seed(seed)
+        chance = torch.rand(weight.shape, generator=generator, device=weight.device)
+        return (weight + chance).floor_().clamp_(-127, 127).to(torch.int8)
 
 
 @dataclass(frozen=True)
@@ -147,6 +195,10 @@ class ComfyWanDiT(WanDiT):
     seat: Seat | None = None
     """Where the weights come from; None if they are all in place."""
 
+    def __init__(self, *args: Any, attention: AttentionFn, **kwargs: Any) -> None:
+        super().__init__(*args, attention=guarded(attention), **kwargs)
+        self.first_passes = FirstPasses()
+
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         x: Tensor,
@@ -185,7 +237,10 @@ class ComfyWanDiT(WanDiT):
         if COMPILED in options:
             runner = options[COMPILED].around(runner)
         forward = partial(self.velocity, x[:, :channels], timestep, context, cond)
-        velocity = forward(runner) if self.seat is None else self.seat.run(forward, runner)
+        predict = partial(forward, runner)
+        if self.seat is not None:
+            predict = partial(self.seat.run, forward, runner)
+        velocity = run_guarded(self.attend, self.first_passes, options, predict)
         return velocity[:, :, :frames, :height, :width]
 
 
@@ -224,6 +279,7 @@ def load_models(
 
     Raises:
         CheckpointError: if one is not a healthy Wan2.2 transformer.
+        BackendError: for a precision that cannot be had here.
         SettingsError: if a wish cannot be met by this model.
     """
     device = comfy.model_management.get_torch_device()
@@ -233,13 +289,21 @@ def load_models(
         load_dit,
         device=offload_device,
         dtype=compute_dtype(precision),
+        weights=weights_of(precision),
+        compute_device=device,
         attention=attention,
         dit_class=ComfyWanDiT,
         linear_class=ComfyLinear,
     )
-    models = [_base_model(load(info.path)) for info in infos]
+    paths = [info.path for info in infos]
+    if precision in EIGHT_BIT:
+        comfy.model_management.free_memory(CONVERSION_BYTES, device)
+        if wishes is not None:
+            folder = cache_folder() / CONVERTED
+            paths = [converted_file(path, precision, folder, device=device) for path in paths]
+    models = [_base_model(load(path)) for path in paths]
     if wishes is not None:
-        _share_pool(models, infos, device, wishes)
+        _share_pool(models, paths, device, wishes)
     patcher_class = comfy.model_patcher.ModelPatcher if wishes is None else WanPatcher
     patchers = [patcher_class(model, device, offload_device) for model in models]
     for patcher, info in zip(patchers, infos, strict=True):
@@ -248,13 +312,13 @@ def load_models(
 
 
 def _share_pool(
-    models: Sequence[Any], infos: Sequence[CheckpointInfo], device: torch.device, wishes: Wishes
+    models: Sequence[Any], paths: Sequence[Path], device: torch.device, wishes: Wishes
 ) -> None:
     """Has the weights of models moved by one engine."""
     dits = [model.diffusion_model for model in models]
     hosts = [
-        HostModel(dit, dit.blocks, file_regions(info.path))
-        for dit, info in zip(dits, infos, strict=True)
+        HostModel(dit, dit.blocks, unchanged_regions(dit, file_regions(path)))
+        for dit, path in zip(dits, paths, strict=True)
     ]
     pool = ExpertPool(hosts, device, wishes)
     for number, (model, dit) in enumerate(zip(models, dits, strict=True)):

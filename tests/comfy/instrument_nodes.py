@@ -1,6 +1,7 @@
 """Test-only ComfyUI nodes that observe a run: what a model is called with, and what it leaves."""
 
 import json
+import sys
 from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
@@ -213,6 +214,52 @@ class StreamedBlock(io.ComfyNode):
         return io.NodeOutput(patched)
 
 
+class BrokenAttention(io.ComfyNode):
+    """A MODEL whose low-precision attention gives NaN from some call on; writes a line per call.
+
+    The guard is the one that a model of ours gets when it is built with such a function.
+    """
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestBrokenAttention",
+            category="WanDuet tests",
+            inputs=[
+                io.Model.Input("model"),
+                io.String.Input("name"),
+                io.Int.Input("first_broken", default=0),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, name: str, first_broken: int) -> io.NodeOutput:
+        dit = model.model.diffusion_model
+        pack = type(dit).__module__.removesuffix(".nodes._comfy.model")
+        attention = sys.modules[f"{pack}.wan_model.attention"]
+        registry = sys.modules[f"{pack}.wan_model.attention.registry"]
+        exact, calls = attention.resolve("sdpa"), 0
+
+        def attend(*qkv: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            write_line(name, calls)
+            out = exact(*qkv)
+            return torch.full_like(out, torch.nan) if calls > first_broken else out
+
+        anywhere = attention.Constraints(
+            platforms={"other"}, dtypes={torch.float32}, low_precision=True
+        )
+        backend = attention.Backend("broken", "Broken", lambda _: attend, anywhere)
+        selected = registry.Selected(backend, attend, by_name=True)
+        with torch.device("meta"):
+            built = type(dit)(dit.config, precision=dit.precision, attention=selected)
+        patched = model.clone()
+        patched.add_object_patch("diffusion_model.attend", built.attend)
+        return io.NodeOutput(patched)
+
+
 def describe(value: Any) -> Any:
     """Returns nested containers with every other object named by type and identity."""
     if isinstance(value, Mapping):
@@ -227,7 +274,7 @@ class InstrumentExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         nodes = [RecordCalls, InterruptAtBlock, ModelState, ShortOfMemory]
-        return [*nodes, ForgetGraphs, StreamedBlock]
+        return [*nodes, ForgetGraphs, StreamedBlock, BrokenAttention]
 
 
 async def comfy_entrypoint() -> InstrumentExtension:

@@ -2,6 +2,7 @@
 
 from .auto import MAX_ERROR
 from .backend import AttentionFn, Backend, Constraints, Platform
+from .guarded import FirstPasses, Guarded, guarded
 from .registry import BackendStatus, explain, names, resolve
 from .sol import SparseSchedule
 
@@ -11,9 +12,12 @@ __all__ = [
     "Backend",
     "BackendStatus",
     "Constraints",
+    "FirstPasses",
+    "Guarded",
     "Platform",
     "SparseSchedule",
     "explain",
+    "guarded",
     "names",
     "resolve",
 ]

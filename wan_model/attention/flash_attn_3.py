@@ -1,8 +1,8 @@
 """FlashAttention-3, for Hopper (H100, H200): the fastest 16 bit kernel there.
 
 Measured on an H100 with 40 heads of 128: 31.3 ms for 32,760 tokens, where cuDNN takes 38.0 ms.
-The wheel on PyPI has no fp16 kernels, so bf16 is all that is offered. Its fp8 kernels without
-scales have an error of 5.6e-2 and are not.
+The wheel on PyPI has no fp16 kernels, so bf16 is all that is offered; for fp8 see
+`flash_attn_3_fp8`.
 """
 
 import torch
@@ -12,6 +12,8 @@ from .backend import AttentionFn, Backend, Constraints, Platform
 
 MODULES = ("fa3_fwd_interface", "flash_attn_interface")
 """Of the wheel on PyPI, and of the authors' own build."""
+DISTRIBUTIONS = ("fa3-fwd", "flash_attn_3")
+INSTALL = "pip install fa3-fwd"
 
 
 def load(platform: Platform) -> AttentionFn:
@@ -31,6 +33,6 @@ BACKEND = Backend(
     "FlashAttention-3",
     load,
     Constraints(at_least=(9, 0), below=(9, 1), dtypes=frozenset({torch.bfloat16})),
-    distributions=("fa3-fwd", "flash_attn_3"),
-    install="pip install fa3-fwd",
+    distributions=DISTRIBUTIONS,
+    install=INSTALL,
 )

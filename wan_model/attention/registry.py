@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BackendError
-from . import flash_attn_2, flash_attn_3, kitchen, sage, sdpa
+from . import flash_attn_2, flash_attn_3, flash_attn_3_fp8, kitchen, sage, sdpa
 from .auto import DEFAULT, MAX_ERROR, Choice, Measurement, choose, recall, remember
 from .backend import AttentionFn, Backend, Platform, UnavailableError
 from .measure import measure
@@ -27,6 +27,7 @@ BACKENDS: tuple[Backend, ...] = (
     *sdpa.KERNELS,
     flash_attn_2.BACKEND,
     flash_attn_3.BACKEND,
+    flash_attn_3_fp8.BACKEND,
     *sage.BACKENDS,
     kitchen.BACKEND,
 )

@@ -194,6 +194,8 @@ def _write(conversion: _Conversion) -> None:
         raise OSError(
             f"{data_bytes / 2**30:.1f} GiB are needed and {free_bytes / 2**30:.1f} GiB are free"
         )
+    size = data_bytes / 2**30
+    log.info("Converting to %s: %.1f GiB of disk, kept for later", conversion.file, size)
     with _new_file(conversion.file) as stream, tensor_reader() as read:
         stream.write(_header(places, conversion.metadata))
         data_start = stream.tell()

@@ -1,6 +1,7 @@
 """Loads one transformer (one expert)."""
 
 import logging
+from collections import Counter
 from os import PathLike
 from typing import TypeVar
 
@@ -48,7 +49,8 @@ def load_dit(
             they are for the other. None: that of the file, bf16 if it is quantised.
         residual_dtype: of the residual stream.
         weights: number format of the blocks' weights, one of `quant.names()`. By default quantised
-            ones stay as they are and are dequantised when used.
+            ones stay as they are and are dequantised when used; with "auto" 8-bit ones are
+            multiplied as they are where that is fast.
         compute_device: where the model will run, which decides what number formats there are, and
             where weights are converted. None: `device`.
         attention: an attention function, or the name of a backend.
@@ -72,7 +74,10 @@ def load_dit(
         model = dit_class(config, precision=precision, attention=attend, linear=linear_class)
     check_tensors(model, checkpoint, info)
     fill(model, checkpoint, torch.device(device), storage_dtype, plan)
-    log.info("Loaded %s from %s, computing in %s", info.label, info.path.name, compute_dtype)
+    formats = Counter(m.format.name for m in model.blocks.modules() if isinstance(m, Linear))
+    weights = ", ".join(f"{count} {name}" for name, count in formats.items())
+    text = "Loaded %s from %s, computing in %s; weights: %s"
+    log.info(text, info.label, info.path.name, compute_dtype, weights)
     return model.eval()
 
 

@@ -73,7 +73,7 @@ def fill(
     """Gives every parameter of an empty model its tensor, one by one.
 
     A tensor that needs no change and stays on the CPU remains a view of the file. With a plan,
-    the weights of the blocks' linear layers are converted as it says.
+    the weights of the blocks' linear layers are what it says.
 
     Raises:
         CheckpointError: for broken scales, or if the file cannot be read after all.
@@ -85,7 +85,12 @@ def fill(
             module = model.get_submodule(path)
             tensor = read(checkpoint.tensors[name])
             scale = _read_scale(read, checkpoint, path) if leaf == "weight" else None
-            if plan is not None and isinstance(module, Linear) and is_block_matrix(name):
+            if (
+                plan is not None
+                and isinstance(module, Linear)
+                and is_block_matrix(name)
+                and plan.takes(tensor.dtype)
+            ):
                 plan.place(module, tensor, scale, device)
                 continue
             if scale is not None and isinstance(module, Linear):

@@ -1,18 +1,23 @@
 """The number format that the weights of a transformer get when it is loaded."""
 
-import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from ..errors import SettingsError
 from ..offload import FileRegion
-from ..quant import AS_STORED, PrecisionChoice, WeightPlan, choose_precision, resolve
+from ..quant import AS_STORED, WeightPlan, resolve
+from ..quant.kernels import FP8_KERNELS, INT8_KERNELS, Kernel
+from ..quant.plan import NUMBER_FORMATS
 from .detect import CheckpointInfo
 from .formats import SCALE, is_block_matrix
 
-log = logging.getLogger(__name__)
+AUTO_KERNELS: tuple[Kernel, ...] = (*FP8_KERNELS, INT8_KERNELS[0])
+"""With which `auto` multiplies 8-bit weights of a file as they are. Where none of them runs it
+widens them before each product; an empty tuple makes that the rule. torch._int_mm is not among
+them: it writes sums of 32 bits, and scales them afterwards."""
 
 
 def plan_weights(name: str, info: CheckpointInfo, device: torch.device) -> WeightPlan | None:
@@ -27,27 +32,44 @@ def plan_weights(name: str, info: CheckpointInfo, device: torch.device) -> Weigh
         BackendError: for an unknown name, or a format that cannot run on the device.
     """
     if name == "auto":
-        choice = choose_weights(info, device)
-        log.info("Weights of %s: %s. %s", info.path.name, choice.weights, choice.reason)
-        name = choice.weights
+        return choose_weights(info, device).plan
     return None if name == AS_STORED else resolve(name, device)
 
 
-def choose_weights(info: CheckpointInfo, device: torch.device) -> PrecisionChoice:
-    """Returns the number format that `auto` stands for, with the reason.
+@dataclass(frozen=True)
+class WeightChoice:
+    """What `auto` does with the weights of a checkpoint, and why."""
+
+    plan: WeightPlan | None
+    """None: they stay as they are stored, and 8-bit ones are widened before a product."""
+    reason: str
+    """For people, without a full stop."""
+
+
+def choose_weights(info: CheckpointInfo, device: torch.device) -> WeightChoice:
+    """Returns how weights are multiplied if nobody says. It converts nothing.
 
     Args:
         info: the checkpoint.
-        device: where the model will run; its free memory counts as it is now.
+        device: where the model will run.
     """
-    if device.type != "cuda":
-        return choose_precision(None, 0, 0, info.format)
-    return choose_precision(
-        torch.cuda.get_device_capability(device),
-        torch.cuda.mem_get_info(device)[0],
-        info.parameters * torch.bfloat16.itemsize,
-        info.format,
-    )
+    if device.type == "cpu":
+        return WeightChoice(None, "this runs on the CPU")
+    stored = info.format.removeprefix("mixed (").removesuffix(")").split(", ")
+    names = {name.removesuffix(" scaled") for name in stored}
+    why = f"the file holds {info.format}"
+    for number_format in NUMBER_FORMATS:
+        for kernel in number_format.kernels:
+            if number_format.name not in names or kernel not in AUTO_KERNELS:
+                continue
+            reason = kernel.unavailable_reason(device)
+            if reason is None:
+                gpu = ".".join(map(str, torch.cuda.get_device_capability(device)))
+                plan = WeightPlan(number_format, device, kernel, converts=False)
+                why = f"the file holds {number_format.name}; this GPU ({gpu}) multiplies it"
+                return WeightChoice(plan, why)
+            why = f"the file holds {number_format.name}; {kernel.label}: {reason}"
+    return WeightChoice(None, why)
 
 
 def choose_compute_dtype(
@@ -78,7 +100,8 @@ def choose_compute_dtype(
 def unchanged_regions(model: nn.Module, regions: Mapping[str, FileRegion]) -> dict[str, FileRegion]:
     """Returns the regions of tensors that a loaded model has as the file has them.
 
-    A converted weight has a scale of its own, which may have the size of the one in the file.
+    A converted weight has a scale of its own, which may have the size of the one in the file; or it
+    has none any more.
 
     Args:
         model: what `load_dit` gave.
@@ -97,4 +120,4 @@ def _is_converted(model: nn.Module, path: str, regions: Mapping[str, FileRegion]
         return False
     layer = model.get_submodule(path)
     has_scale = getattr(layer, "weight_scale", None) is not None
-    return layer.weight.dtype != weight.dtype or has_scale != (path + SCALE in regions)
+    return layer.weight.dtype != weight.dtype or (path + SCALE in regions and not has_scale)

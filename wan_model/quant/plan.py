@@ -55,12 +55,18 @@ class WeightPlan:
     device: torch.device
     """Where products are computed, and conversions too."""
     kernel: Kernel | None
+    converts: bool = True
+    """Whether weights of other formats become this one, or stay as they are."""
 
     @property
     def default_compute_dtype(self) -> torch.dtype | None:
         """What to compute in if nobody says: the weights' own 16 bits. None: that of the file."""
         storage = self.number_format.storage
         return storage if storage.itemsize == 2 else None
+
+    def takes(self, stored: torch.dtype) -> bool:
+        """Whether a weight that is stored as this dtype is placed by this plan."""
+        return self.converts or stored == self.number_format.storage
 
     def place(
         self, layer: Linear, weight: Tensor, scale: Tensor | None, device: torch.device
@@ -129,28 +135,5 @@ def resolve(name: str, device: torch.device) -> WeightPlan:
         reasons.append(f"{kernel.label}: {reason}")
     raise BackendError(
         f"The number format {name} is not available here. Got {'; '.join(reasons)}; need one that "
-        f"runs on {device}. Choose 'auto' or '{AS_STORED}'."
+        f"runs on {device}. Choose 'auto'."
     )
-
-
-@dataclass(frozen=True)
-class FormatStatus:
-    """What `explain` says of one kernel."""
-
-    name: str
-    """Of the number format."""
-    label: str
-    status: str
-    """"available", or why it is not."""
-
-
-def explain(device: torch.device) -> list[FormatStatus]:
-    """Returns every number format and kernel, best first, with its status on a device."""
-    lines: list[FormatStatus] = []
-    for number_format in NUMBER_FORMATS:
-        if not number_format.kernels:
-            lines.append(FormatStatus(number_format.name, number_format.label, "available"))
-        for kernel in number_format.kernels:
-            status = kernel.unavailable_reason(device) or "available"
-            lines.append(FormatStatus(number_format.name, kernel.label, status))
-    return lines

@@ -35,21 +35,6 @@ def quantise_rows(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return torch.div(x, scale, out=numbers), scale
 
 
-def round_weight(values: Tensor, storage: torch.dtype) -> Tensor:
-    """Returns the nearest numbers of a storage format, the largest where a value exceeds them.
-
-    For a weight that was changed: its scale is kept, so it may have outgrown the format.
-
-    Args:
-        values: weight / scale, fp32.
-        storage: any dtype.
-    """
-    largest = LARGEST.get(storage)
-    if largest is not None:
-        values = values.clamp(-largest, largest)
-    return (values if storage.is_floating_point else values.round()).to(storage)
-
-
 def convert_weight(
     weight: Tensor, scale: Tensor | None, storage: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:

@@ -68,6 +68,18 @@ def flash(result=lambda out: out) -> SimpleNamespace:
     return SimpleNamespace(flash_attn_func=lambda q, k, v: result(tokens_first(q, k, v)))
 
 
+def flash_fp8(q, k, v, *, q_descale, k_descale, v_descale):
+    """FlashAttention-3's `flash_attn_func` for fp8, with its rounding of the weights left out."""
+
+    def real(x, descale):
+        assert x.dtype == torch.float8_e4m3fn
+        assert descale.dtype == torch.float32
+        assert descale.shape == (x.shape[0], x.shape[2])
+        return x.double() * descale[:, None, :, None]
+
+    return exact(real(q, q_descale), real(k, k_descale), real(v, v_descale)).bfloat16()
+
+
 def kitchen(available: bool = True) -> SimpleNamespace:
     """Returns comfy_kitchen."""
     return SimpleNamespace(

@@ -34,8 +34,8 @@ def test_the_names_are_fixed():
     # Saved workflows hold them.
     assert names() == [
         "auto", "sdpa", "sdpa_cudnn", "sdpa_flash", "sdpa_efficient", "sdpa_math", "flash_attn_2",
-        "flash_attn_3", "sage", "sage_fp16_triton", "sage_fp16_cuda", "sage_fp8_cuda",
-        "sage_fp8_sm90", "kitchen_int8",
+        "flash_attn_3", "flash_attn_3_fp8", "sage", "sage_fp16_triton", "sage_fp16_cuda",
+        "sage_fp8_cuda", "sage_fp8_sm90", "kitchen_int8",
     ]  # fmt: skip
 
 

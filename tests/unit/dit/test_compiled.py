@@ -9,6 +9,7 @@ import torch
 from torch._dynamo.backends.debugging import aot_eager
 
 from tests.unit.dit.toy import BF16, FP32, first_frame_clean, make_dit, make_inputs
+from wan_model.attention import Guarded
 from wan_model.dit import run_in_order
 from wan_model.dit.compiled import CompiledStages
 from wan_model.offload.host import HostModel
@@ -71,12 +72,26 @@ def visit_slabs(host, runner, blocks, x, inputs):
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_blocks_experts_and_sizes_share_one_graph_per_stage(backend, mode):
+@pytest.mark.parametrize("sizes", [(3, 2, 1), (1, 2, 3)])
+def test_blocks_experts_and_sizes_share_one_graph_per_stage(backend, mode, sizes):
+    # The smallest video is a single run, a whole tensor; the runs of the others are parts of one.
     runner = CompiledStages(backend=backend).around(run_in_order)
     with mode():
         for model in (make_dit(), make_dit(num_layers=3)):
-            for frames in (3, 2, 1):
+            for frames in sizes:
                 check(model, make_inputs(model), runner, frames)
+    assert backend.graphs == STAGES
+
+
+@torch.inference_mode()
+def test_attention_that_falls_back_needs_no_new_graph(backend):
+    model, said = make_dit(), []
+    inputs = make_inputs(model)
+    runner = CompiledStages(backend=backend).around(run_in_order)
+    model.attend = Guarded("broken", lambda *qkv: torch.full_like(qkv[0], torch.nan))
+    got = model.attend.check(lambda: predict(model, inputs, runner), said.append)
+    torch.testing.assert_close(got, predict(model, inputs, run_in_order), rtol=0, atol=3e-6)
+    assert len(said) == 1
     assert backend.graphs == STAGES
 
 

@@ -22,7 +22,7 @@ from tests.unit.loading.checkpoints import (
     to_fp8,
     vae_state,
 )
-from tests.unit.loading.test_weights import SOURCES, TARGETS, velocity
+from tests.unit.loading.test_weights import SOURCES, TARGETS, WIDE, velocity
 from wan_model import detect, load_dit
 from wan_model.errors import BackendError, CheckpointError
 from wan_model.loading import converted_file
@@ -48,7 +48,8 @@ def test_the_file_gives_the_same_model(name: str, target: str, tmp_path: Path) -
     source = save(tmp_path / "a.safetensors", SOURCES[name])
     file = converted_file(source, target, tmp_path / "cache")
     expected = load_dit(source, weights=target)
-    assert (file == source) == (SOURCES[name][f"{LAYER}.weight"].dtype == TARGETS[target][0])
+    stored = {SOURCES[name][f"{layer}.weight"].dtype for layer in (LAYER, WIDE)}
+    assert (file == source) == (stored == {TARGETS[target][0]})
     if "fp8" in target and "int8" not in name:
         assert "fp8" in detect(file).format
     dtype = expected.precision.compute_dtype

@@ -1,6 +1,5 @@
 """Loading with the blocks' weights in a number format of one's choice."""
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -20,9 +19,10 @@ from wan_model import load_dit
 from wan_model.dit import WanDiT
 from wan_model.errors import BackendError, SettingsError
 from wan_model.loading import choose_weights, detect, file_regions, unchanged_regions
-from wan_model.quant import Linear, PlainFormat, ScaledFormat
+from wan_model.quant import Linear, PlainFormat, ScaledFormat, WeightPlan, find
 from wan_model.quant.fp8 import Fp8Format
 from wan_model.quant.int8 import Int8Format
+from wan_model.quant.kernels import FP8_KERNELS, INT8_KERNELS, Kernel
 
 E4M3, E5M2, INT8, BF16, FP16 = (
     torch.float8_e4m3fn,
@@ -41,7 +41,13 @@ SOURCES = {
     "fp8 scaled per row": scaled(dit_state(dtype=FP16), shape="row"),
     "fp8 scaled per block": scaled(dit_state(dtype=FP16), shape="block"),
     "int8 scaled": scaled(dit_state(dtype=FP16), shape="row", dtype=INT8),
+    "mixed": scaled(dit_state(dtype=FP16)),
 }
+WIDE = "blocks.1.ffn.2"
+"""The layer that the mixed source keeps wide."""
+del SOURCES["mixed"][f"{WIDE}.weight_scale"]
+SOURCES["mixed"][f"{WIDE}.weight"] = SOURCES["fp16"][f"{WIDE}.weight"]
+KERNELS = (*FP8_KERNELS, *INT8_KERNELS)
 TARGETS = {
     "bf16": (BF16, PlainFormat, 0.005),
     "fp16": (FP16, PlainFormat, 0.001),
@@ -137,20 +143,56 @@ def test_the_default_changes_nothing(tmp_path: Path) -> None:
         assert torch.equal(velocity(model), velocity(load_dit(file)))
 
 
-def test_auto_says_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "wan_model")
-    file = save(tmp_path / "a.safetensors", dit_state())
-    load_dit(file, weights="auto")
-    assert "Weights of a.safetensors: as stored. No Nvidia GPU" in caplog.text
+CUDA = torch.device("cuda")
+OLD = "torch._scaled_mm, scaled afterwards: needs compute capability 8.9, this GPU has 8.6"
 
 
-def test_auto_knows_gpu_and_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    info = detect(save(tmp_path / "a.safetensors", SOURCES["fp32"]))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (24 << 30, 24 << 30))
-    assert choose_weights(info, torch.device("cuda")).weights == "bf16"
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (8 << 30, 24 << 30))
-    assert choose_weights(info, torch.device("cuda")).weights == "int8"
+@pytest.mark.parametrize(
+    ("source", "capability", "kitchen", "kernel", "reason"),
+    [
+        ("fp8 scaled", (9, 0), False, 0, "the file holds fp8; this GPU (9.0) multiplies it"),
+        ("fp8", (8, 9), False, 0, "the file holds fp8; this GPU (8.9) multiplies it"),
+        ("fp8 scaled", (8, 6), True, None, f"the file holds fp8; {OLD}"),
+        ("int8 scaled", (7, 5), True, 2, "the file holds int8; this GPU (7.5) multiplies it"),
+        ("int8 scaled", (9, 0), False, None, "comfy-kitchen int8_linear: ModuleNotFoundError"),
+        ("mixed", (9, 0), True, 0, "the file holds fp8; this GPU (9.0) multiplies it"),
+        ("fp8 e5m2", (9, 0), True, None, "the file holds fp8 e5m2"),
+        ("bf16", (9, 0), True, None, "the file holds bf16"),
+        ("fp32", (9, 0), True, None, "the file holds fp32"),
+    ],
+)
+def test_auto_multiplies_8_bit_weights_where_that_is_fast(
+    source: str,
+    capability: tuple[int, int],
+    kitchen: bool,
+    kernel: int | None,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missing = None if kitchen else "ModuleNotFoundError: No module named 'comfy_kitchen'"
+    trial = {torch.int8: missing}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(Kernel, "_failed_trial", lambda self, _: trial.get(self.storage))
+    choice = choose_weights(detect(save(tmp_path / "a.safetensors", SOURCES[source])), CUDA)
+    assert reason in choice.reason
+    assert (choice.plan and choice.plan.kernel) == (None if kernel is None else KERNELS[kernel])
+
+
+def test_auto_converts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan(*_: object) -> WeightPlan:
+        return WeightPlan(find("fp8"), torch.device("cpu"), FP8_KERNELS[0], converts=False)
+
+    file = save(tmp_path / "a.safetensors", SOURCES["mixed"])
+    stored, exact = load_dit(file), velocity(load_dit(file, dtype=torch.float32))
+    monkeypatch.setattr("wan_model.loading.dit.plan_weights", plan)
+    model = load_dit(file, weights="auto")
+    formats = {LAYER: Fp8Format, WIDE: PlainFormat}
+    for layer, wanted in formats.items():
+        assert type(model.get_submodule(layer).format) is wanted
+        assert torch.equal(model.get_submodule(layer).weight, stored.get_submodule(layer).weight)
+    error = (velocity(model) - exact).norm()
+    assert (velocity(stored) - exact).norm() < error < 0.05 * exact.norm()
 
 
 @pytest.mark.parametrize("target", ["as stored", *TARGETS])
@@ -169,9 +211,7 @@ def test_a_file_is_not_read_in_place_of_converted_weights(
             assert tensor.view(-1).view(torch.uint8).numpy().tobytes() == in_file, name
     assert "patch_embedding.weight" in regions
     kept = target == "as stored" or dense_dtype(source) == TARGETS[target][0]
-    assert (f"{LAYER}.weight" in regions) == (
-        kept and not (source == "fp8" and target != "as stored")
-    )
+    assert (f"{LAYER}.weight" in regions) == kept
 
 
 def dense_dtype(source: str) -> torch.dtype:

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.unit.quant.layers import (
     IN,
@@ -21,10 +21,7 @@ from wan_model.quant import (
     Linear,
     ScaledFormat,
     find,
-    round_weight,
     scale_weight,
-    unscale_weight,
-    widened,
 )
 from wan_model.quant.fp8 import Fp8Format, UnitScaleFp8Format
 from wan_model.quant.int8 import Int8Format, KitchenInt8Format
@@ -141,20 +138,6 @@ def test_large_sums_do_not_overflow_fp16() -> None:
         torch.testing.assert_close(got.float(), F.linear(x, weight), rtol=1e-2, atol=2)
 
 
-@pytest.mark.parametrize("name", ["fp8 storage", "fp8", "fp8, scaled afterwards", "int8"])
-def test_patched_weights_keep_their_scale(name: str) -> None:
-    # A LoRA is added to weight * scale; the sum over scale is rounded to the layer's numbers.
-    weight_plan, limit, _ = PLANS[name]
-    layer = linear(outlier_weight(), weight_plan)
-    delta = 0.1 * outlier_weight().roll(1, 1)
-    patched = scale_weight(layer.weight, layer.weight_scale) + delta
-    numbers = round_weight(unscale_weight(patched, layer.weight_scale), layer.weight.dtype)
-    layer.weight = nn.Parameter(numbers, requires_grad=False)
-    x = outlier_tokens(40, IN)
-    exact = F.linear(x, outlier_weight() + delta, layer.state_dict()["bias"].float())
-    assert rms_error(layer(x), exact) < 1.5 * limit
-
-
 @pytest.mark.parametrize("name", ["fp8", "int8"])
 def test_tensors_may_be_copies_made_for_one_call(name: str) -> None:
     layer = linear(outlier_weight(), PLANS[name][0])
@@ -260,46 +243,3 @@ def test_kernels_have_names_of_their_own() -> None:
     formats.append(KitchenInt8Format(Recorder()))
     for one, other in itertools.combinations(formats, 2):
         assert one.name != other.name
-
-
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        layers = [
-            linear(outlier_weight(IN, IN), weight_plan) for weight_plan, _, _ in PLANS.values()
-        ]
-        plain = Linear(IN, IN, compute_dtype=torch.bfloat16)
-        plain.weight = nn.Parameter(random(IN, IN).to(torch.float8_e4m3fn), requires_grad=False)
-        plain.bias = None
-        self.layers = nn.Sequential(*layers, plain)
-
-
-def test_widening_once_for_many_calls() -> None:
-    block, x = Block(), outlier_tokens(40, IN)
-    before = [(layer.weight, layer.format) for layer in block.layers]
-    expected = [layer(x) for layer in block.layers]
-    with widened(block, CPU):
-        dtypes = [layer.weight.dtype for layer in block.layers]
-        got = [layer(x) for layer in block.layers]
-    bf16, fp8, int8 = torch.bfloat16, torch.float8_e4m3fn, torch.int8
-    assert dtypes == [bf16, bf16, fp8, fp8, int8, bf16]
-    for number, (one, other) in enumerate(zip(got, expected, strict=True)):
-        if number == 1:
-            assert rms_error(one, other) < torch.finfo(bf16).eps
-        else:
-            assert torch.equal(one, other)
-    for layer, (weight, number_format) in zip(block.layers, before, strict=True):
-        assert layer.weight is weight
-        assert layer.format is number_format
-
-
-def test_widening_ends_with_an_error_too_and_leaves_other_devices_alone() -> None:
-    block = Block()
-    weight = block.layers[1].weight
-    context = widened(block, CPU)
-    context.__enter__()
-    assert block.layers[1].weight is not weight
-    assert not context.__exit__(KeyError, KeyError(), None)
-    assert block.layers[1].weight is weight
-    with widened(block, torch.device("meta")):
-        assert block.layers[1].weight is weight

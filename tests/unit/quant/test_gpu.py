@@ -1,11 +1,28 @@
 """What only a CUDA device can show: the kernels themselves, beside their CPU references."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.parity.recipe import value
+from tests.unit.loading.checkpoints import LAYER, dit_state, save, scaled
+from tests.unit.offload.fakes import plan_for
 from tests.unit.quant.layers import natural_errors, outlier_tokens, outlier_weight
-from wan_model.quant import Linear, NumberFormat, WeightPlan, find, scale_weight, widened
+from wan_model import load_dit
+from wan_model.errors import BackendError
+from wan_model.loading import file_regions, unchanged_regions
+from wan_model.offload import HostModel, OffloadEngine, open_device
+from wan_model.quant import (
+    Linear,
+    NumberFormat,
+    PlainFormat,
+    ScaledFormat,
+    WeightPlan,
+    find,
+    scale_weight,
+)
 from wan_model.quant.kernels import FP8_KERNELS, INT8_KERNELS, Kernel
 
 pytestmark = [
@@ -78,13 +95,46 @@ def test_stored_fp8_is_the_same_on_cpu_and_gpu(compute_dtype: torch.dtype) -> No
     layer.bias = torch.nn.Parameter(torch.ones(OUT, device=CUDA), requires_grad=False)
     x = outlier_tokens(40, IN)
     got = layer(x.to(CUDA)).cpu()
-    with widened(layer, layer.weight.device):
-        assert layer.weight.dtype == compute_dtype
-        widened_once = layer(x.to(CUDA)).cpu()
     expected = layer.to("cpu")(x)
     tolerance = 4 * torch.finfo(compute_dtype).eps * expected.float().norm()
     assert (got.float() - expected.float()).norm() < tolerance
-    assert (widened_once.float() - expected.float()).norm() < tolerance
+
+
+SOURCES = {
+    "fp8": scaled(dit_state(dtype=torch.float16)),
+    "fp8 per row": scaled(dit_state(dtype=torch.float16), shape="row"),
+    "fp16": dit_state(dtype=torch.float16),
+}
+
+
+@pytest.mark.parametrize("weights", ["auto", "fp8", "int8"])
+@pytest.mark.parametrize("source", SOURCES)
+@torch.inference_mode()
+def test_a_checkpoint_resident_and_streamed(source: str, weights: str, tmp_path: Path) -> None:
+    file = save(tmp_path / "a.safetensors", SOURCES[source])
+    dtype = torch.bfloat16
+    try:
+        model = load_dit(file, device=CUDA, dtype=dtype, weights=weights)
+    except BackendError as error:
+        pytest.skip(str(error))
+    stored = load_dit(file, device=CUDA, dtype=dtype)
+    on_host = load_dit(file, dtype=dtype, weights=weights, compute_device=CUDA)
+    latent = value("x", (1, 16, 3, 16, 16)).to(CUDA)
+    inputs = (latent, torch.tensor([500.0], device=CUDA), value("ctx", (1, 30, 64)).to(CUDA))
+    expected, got = stored(*inputs), model(*inputs)
+    assert (got - expected).norm() <= 5e-2 * expected.norm()
+    layer = model.get_submodule(LAYER)
+    eight_bit = weights != "auto" or layer.weight.dtype == torch.float8_e4m3fn
+    assert (type(layer.format) not in (PlainFormat, ScaledFormat)) == eight_bit
+    assert torch.equal(got, expected) == (not eight_bit)
+
+    host = HostModel(on_host, on_host.blocks, unchanged_regions(on_host, file_regions(file)))
+    plan = plan_for(host, blocks_to_swap=len(host.blocks) - 1)
+    engine = OffloadEngine([host], plan, open_device(CUDA))
+    streamed = engine.run(0, lambda run: on_host.velocity(*inputs, None, run))
+    assert torch.equal(streamed, got)
+    engine.unload()
+    engine.release_pinned()
 
 
 @pytest.mark.parametrize("kernel", [None, *FP8_KERNELS], ids=lambda k: k.label if k else "widened")

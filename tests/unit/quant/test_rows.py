@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.unit.quant.layers import outlier_weight, random, row_errors
-from wan_model.quant import convert_weight, quantise_rows, round_weight, scale_weight
+from wan_model.quant import convert_weight, quantise_rows, scale_weight
 
 FP8, INT8 = torch.float8_e4m3fn, torch.int8
 LIMITS = {FP8: 0.0361, INT8: 0.017}
@@ -113,18 +113,3 @@ def test_plain_fp8_is_widened_exactly(source: torch.dtype) -> None:
     numbers, scale = convert_weight(weight, None, torch.bfloat16)
     assert scale is None
     assert torch.equal(numbers.float(), weight.float())
-
-
-@pytest.mark.parametrize(
-    ("storage", "expected"),
-    [
-        (INT8, [-127.0, -127.0, -3.0, 0.0, 2.0, 127.0, 127.0]),
-        (FP8, [-448.0, -128.0, -2.5, 0.40625, 1.5, 128.0, 448.0]),
-        (torch.float32, [-1e4, -127.5, -2.6, 0.4, 1.52, 127.4, 1e4]),
-    ],
-)
-def test_rounding_of_changed_weights(storage: torch.dtype, expected: list[float]) -> None:
-    values = torch.tensor([-1e4, -127.5, -2.6, 0.4, 1.52, 127.4, 1e4])
-    got = round_weight(values, storage)
-    assert got.dtype == storage
-    torch.testing.assert_close(got.float(), torch.tensor(expected), rtol=0, atol=0)

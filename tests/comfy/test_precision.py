@@ -1,0 +1,190 @@
+"""The precision that a loader is asked for: what it says, and 8-bit products with LoRAs."""
+
+import importlib
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from .graphs import T2V, Prompt, experts, memory, model, moe_sampler, node, random_text, save
+from .server import REPOSITORY, ComfyServer, install_pack
+from .stock import LORA, empty_latent, latent
+
+pytestmark = pytest.mark.comfy
+
+LINKS = {"positive": ("positive", 0), "negative": ("negative", 0), "latent_image": ("latent", 0)}
+INPUTS: Prompt = {**random_text(64, 20), **empty_latent()}
+FP8 = "toy_t2v_high_noise_scaled_fp8.safetensors"
+HELPERS = ("helper_nodes.py", "emulated_card.py", "precision_nodes.py")
+
+
+@pytest.fixture(scope="module")
+def card(
+    comfyui: Path, toy_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComfyServer]:
+    """A server with an emulated card of nothing yet."""
+    base = tmp_path_factory.mktemp("precision")
+    shutil.copytree(toy_models, base / "models")
+    install_pack(base / "custom_nodes")
+    for name in HELPERS:
+        shutil.copy2(Path(__file__).parent / name, base / "custom_nodes")
+    with ComfyServer(comfyui, base) as server:
+        yield server
+
+
+def insert(server: ComfyServer, mib: int) -> None:
+    """Gives the server a card of some size."""
+    server.free()
+    result = server.run({"card": node("WanDuetTestSetCard", nbytes=mib << 20)})
+    assert result.status == "success", result.error
+
+
+def sampled(server: ComfyServer, loader: Prompt, *strengths: float) -> Tensor:
+    """Samples two steps with ("model", 0), under LoRAs of some strengths."""
+    prompt, last = {**INPUTS, **loader}, ("model", 0)
+    for strength in strengths:
+        lora = {"lora_name": LORA, "strength_model": strength}
+        prompt[f"lora {strength}"] = node("LoraLoaderModelOnly", model=last, **lora)
+        last = (f"lora {strength}", 0)
+    prompt |= moe_sampler(model_high=last, model_low=None, steps=2, **LINKS)
+    result = server.run({**prompt, **save("precision", latent=("sampler", 0))})
+    assert result.status == "success", result.error
+    return latent(server, "precision")
+
+
+def anyway(name: str, precision: str, **wishes: Any) -> Prompt:
+    """Loads with products of a precision that the loaders refuse on a CPU."""
+    options = {"memory": ("memory", 0)} if wishes else {}
+    loader = node("WanDuetTestLoadAnyway", model_name=name, precision=precision, **options)
+    return {"model": loader, **(memory(**wishes) if wishes else {})}
+
+
+def error(got: Tensor, exact: Tensor) -> float:
+    assert got.isfinite().all()
+    return ((got - exact).norm() / exact.norm()).item()
+
+
+def test_the_choices(comfy_server: ComfyServer):
+    info: Any = comfy_server.object_info()
+    wide = ["auto", "bf16", "fp16", "fp32"]
+    expected = {"Model": [*wide, "fp8", "int8"], "Expert": [*wide, "fp8", "int8"], "VAE": wide}
+    for loader, options in expected.items():
+        precision = info[f"WanDuet{loader}Loader"]["input"]["required"]["precision"]
+        assert precision[1]["options"] == options
+
+
+@pytest.mark.parametrize("asked", ["fp8", "int8"])
+def test_8_bit_products_on_a_cpu_are_refused_before_anything_is_loaded(
+    comfy_server: Any, asked: str
+):
+    loads = comfy_server.log().count("Loaded ")
+    prompt = {**INPUTS, **experts(precision=asked), **moe_sampler(steps=2, **LINKS)}
+    result = comfy_server.run({**prompt, **save("refused", latent=("sampler", 0))})
+    assert result.status == "error"
+    assert result.error["node_id"] == "experts"
+    message = result.error["exception_message"]
+    assert f"The precision {asked} is not available here. Got a CPU" in message
+    assert "Choose 'auto'." in message
+    assert comfy_server.log().count("Loaded ") == loads
+
+
+@pytest.mark.parametrize("name", [T2V[0], FP8])
+def test_auto_on_a_cpu_is_fp32_and_is_shown(comfy_server: ComfyServer, name: str):
+    explicit = sampled(comfy_server, model(name))
+    prompt = {**INPUTS, **model(name, precision="auto")}
+    prompt |= moe_sampler(model_high=("model", 0), model_low=None, steps=2, **LINKS)
+    result = comfy_server.run({**prompt, **save("auto", latent=("sampler", 0))})
+    assert result.status == "success", result.error
+    (text,) = result.texts("model")
+    assert text.splitlines()[1] == "fp32 products: this runs on the CPU"
+    assert torch.equal(latent(comfy_server, "auto"), explicit)
+
+
+@pytest.fixture
+def precision(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """What the loaders ask, without ComfyUI, for a GPU that has bf16."""
+    for name, folder in (("pack", REPOSITORY), ("pack.nodes", REPOSITORY / "nodes")):
+        package = ModuleType(name)
+        package.__path__ = [str(folder)]
+        monkeypatch.setitem(sys.modules, name, package)
+    host: Any = ModuleType("pack.nodes._comfy.host")
+    host.compute_dtype = lambda asked: torch.float16 if asked == "fp16" else torch.bfloat16
+    monkeypatch.setitem(sys.modules, host.__name__, host)
+    kernel = importlib.import_module("pack.wan_model.quant.kernels").Kernel
+    monkeypatch.setattr(kernel, "_failed_trial", lambda *_: None)
+    return importlib.import_module("pack.nodes._comfy.precision")
+
+
+CONVERTED = "; weights converted from fp16"
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored", "line"),
+    [
+        ("auto", "fp8 scaled", "fp8 products: the file holds fp8; this GPU (9.0) multiplies it"),
+        ("auto", "fp16", "bf16 products: the file holds fp16"),
+        ("fp16", "fp8 scaled", "fp16 products"),
+        ("fp8", "fp8 scaled", "fp8 products: torch._scaled_mm with row-wise scales"),
+        ("fp8", "fp16", f"fp8 products: torch._scaled_mm with row-wise scales{CONVERTED}"),
+        ("int8", "fp16", f"int8 products: comfy-kitchen int8_linear{CONVERTED}"),
+    ],
+)
+def test_what_is_said_on_a_gpu(
+    precision: Any, asked: str, stored: str, line: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    info = SimpleNamespace(format=stored)
+    assert precision.explain(asked, info, torch.device("cuda")) == line
+
+
+def test_a_gpu_without_fp8_refuses_it_with_every_reason(
+    precision: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
+    with pytest.raises(ValueError, match=r"fp8 is not available here") as caught:
+        precision.explain("fp8", SimpleNamespace(format="fp16"), torch.device("cuda"))
+    assert str(caught.value).count("needs compute capability 8.9, this GPU has 8.6") == 2
+    assert "Choose 'auto'." in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"), [(T2V[0], "fp8"), (T2V[0], "int8"), (FP8, "fp8"), (FP8, "auto")]
+)
+def test_loras_on_8_bit_weights(card: ComfyServer, name: str, asked: str):
+    """Merged by ComfyUI, added to streamed weights for each call, added by our engine: the same."""
+    insert(card, 1024)
+    bare = sampled(card, anyway(name, asked))
+    exact, exact_bare = (sampled(card, model(name), *s) for s in ((1.0, -0.4), ()))
+    assert error(bare, exact_bare) < 0.05
+    merged = sampled(card, anyway(name, asked), 1.0, -0.4)
+    assert error(exact, exact_bare) > 0.05
+    assert error(merged - bare, exact - exact_bare) < 0.2
+    assert torch.equal(sampled(card, anyway(name, asked)), bare)
+    insert(card, 1)  # only what ComfyUI cannot stream fits
+    assert torch.equal(sampled(card, anyway(name, asked), 1.0, -0.4), merged)
+    assert "loaded partially" in card.log()
+    insert(card, 1024)
+    streamed = anyway(name, asked, blocks_to_swap=2)
+    assert torch.equal(sampled(card, streamed, 1.0, -0.4), merged)
+    assert torch.equal(sampled(card, streamed), bare)
+
+
+def test_the_engine_streams_from_a_file_of_converted_weights(card: ComfyServer):
+    folder = card.base / "user" / "wanduet" / "weights"
+    shutil.rmtree(folder, ignore_errors=True)
+    insert(card, 1024)
+    in_ram = sampled(card, anyway(T2V[1], "int8"))
+    assert not folder.exists()
+    assert torch.equal(sampled(card, anyway(T2V[1], "int8", blocks_to_swap=2)), in_ram)
+    (file,) = folder.iterdir()
+    source = card.base / "models" / "diffusion_models" / T2V[1]
+    assert file.stat().st_size < 0.7 * source.stat().st_size
+    assert f"Converting to {file}: 0.0 GiB of disk, kept for later" in card.log()
+    sampled(card, anyway(FP8, "fp8", blocks_to_swap=2))
+    assert list(folder.iterdir()) == [file]

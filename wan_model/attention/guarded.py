@@ -1,0 +1,90 @@
+"""Low-precision attention that gives way to sdpa where a model computes NaN or infinity with it.
+
+8 bit kernels can overflow on keys or values that 16 bit ones stand, and NaN becomes a black video.
+Looking waits for the device, so only the first passes of a run are looked at.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from torch import Tensor
+
+from .backend import AttentionFn
+from .registry import Selected
+from .sdpa import sdpa
+
+
+class Guarded:
+    """An attention function, of one model. What it falls back to stays."""
+
+    def __init__(self, name: str, attend: AttentionFn) -> None:
+        """Takes the function that is used as long as nothing is wrong.
+
+        Args:
+            name: of the backend, for people.
+            attend: the function.
+        """
+        self._name = name
+        self._attend = attend
+        self._told = False
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, /) -> Tensor:
+        """Returns softmax(q k^T / sqrt(D)) v."""
+        return self._attend(q, k, v)
+
+    def check(self, predict: Callable[[], Tensor], report: Callable[[str], None]) -> Tensor:
+        """Runs a forward pass and looks at its result; once more with sdpa if it is not finite.
+
+        If sdpa gives nothing better, attention is not at fault and stays as it is.
+
+        Args:
+            predict: runs the model that this is the attention of.
+            report: gets a line for people if there is one.
+        """
+        result = predict()
+        if self._attend is sdpa or result.isfinite().all():
+            return result
+        suspect, self._attend = self._attend, sdpa
+        result = predict()
+        if result.isfinite().all():
+            report(f"{self._name} gave values that are not finite; sdpa is used instead.")
+            return result
+        self._attend = suspect
+        if not self._told:
+            self._told = True
+            report(
+                f"{self._name} gave values that are not finite, and so does sdpa: the model, a "
+                "LoRA or what goes in is at fault."
+            )
+        return result
+
+
+class FirstPasses:
+    """Tells the first passes of a run of one model, one of each kind."""
+
+    def __init__(self) -> None:
+        self._run: Any = None
+        self._kinds: set[Hashable] = set()
+
+    def include(self, run: Any, kind: Hashable) -> bool:
+        """Says whether a pass is one of them; to be asked once for each pass.
+
+        Args:
+            run: an object that belongs to this run alone; it is kept until the next one. None, if
+                there is none, makes every pass a first one.
+            kind: such as with or without the prompt.
+        """
+        if run is None:
+            return True
+        if self._run is not run:
+            self._run, self._kinds = run, set()
+        is_first = kind not in self._kinds
+        self._kinds.add(kind)
+        return is_first
+
+
+def guarded(attend: AttentionFn) -> AttentionFn:
+    """Returns a guarded function for one of low precision, others as they are."""
+    if isinstance(attend, Selected) and attend.backend.constraints.low_precision:
+        return Guarded(attend.backend.name, attend)
+    return attend
