@@ -27,14 +27,23 @@ PRECISION_TOOLTIP = (
     "are kept in user/wanduet/weights, 14 GB for each expert of A14B. Latents, residual stream, "
     "norms and modulation are always fp32."
 )
-ATTENTIONS = ["auto", "sdpa", "flash_attn_2", "flash_attn_3", "sage", "kitchen_int8"]
+ATTENTIONS = [
+    "auto",
+    "sdpa",
+    "flash_attn_2",
+    "flash_attn_3",
+    "sage",
+    "kitchen_int8",
+    "flash_attn_3_fp8",
+]
 """Of the library's backends, those worth choosing; PyTorch's single kernels are for comparisons."""
 ATTENTION_TOOLTIP = (
     "Attention kernel. auto: the fastest of those installed that are as exact as 16 bit allows, "
     "measured once on your GPU (about a second); what it chose is shown here. sdpa: PyTorch's own. "
-    "sage and kitchen_int8 compute in 8 bit, with at least seven times the error; on an H200 "
-    "kitchen_int8 and SageAttention 1 were slower than sdpa. A kernel that is not installed is "
-    "refused, with the command that installs it."
+    "sage, kitchen_int8 and flash_attn_3_fp8 compute in 8 bit, with 7 to 20 times the error; if "
+    "one breaks a first step, sdpa takes over and the sampler says so. On an H200, SageAttention 1 "
+    "and kitchen_int8 were slower than sdpa. A kernel that is not installed is refused, with the "
+    "command that installs it."
 )
 
 

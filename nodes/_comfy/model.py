@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from ...wan_model.attention import AttentionFn, FirstPasses, guarded
 from ...wan_model.dit import BlockInputs, BlockRunner, WanDiT
-from ...wan_model.dit.memory import activation_bytes
 from ...wan_model.loading import (
     CheckpointInfo,
     converted_file,
@@ -255,8 +254,7 @@ class _PlannedMemory:
         """Returns bytes for an input (B, C, T, H, W)."""
         self.sampled_shape = tuple(input_shape)
         batch, _, frames, height, width = input_shape
-        dit = self.diffusion_model
-        return activation_bytes(dit.config, dit.precision, batch, frames, height, width)
+        return self.diffusion_model.activation_bytes(batch, frames, height, width)
 
 
 class WanModel16(_PlannedMemory, comfy.model_base.WAN21):

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ...wan_model.dit import WanDiT
-from ...wan_model.dit.memory import activation_bytes
 from ...wan_model.offload import (
     HostModel,
     Machine,
@@ -168,7 +167,7 @@ class ExpertPool:
             nbytes = int(comfy.model_management.minimum_inference_memory())
             return Work(activation_bytes=nbytes, block_seconds=0)
         batch, _, frames, height, width = shape
-        nbytes = activation_bytes(dit.config, dit.precision, batch, frames, height, width)
+        nbytes = dit.activation_bytes(batch, frames, height, width)
         tokens = batch * frames * ((height + 1) // 2) * ((width + 1) // 2)
         return Work(
             activation_bytes=nbytes + self._patches.workspace_bytes(dit, expert),

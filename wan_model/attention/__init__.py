@@ -2,7 +2,7 @@
 
 from .auto import MAX_ERROR
 from .backend import AttentionFn, Backend, Constraints, Platform
-from .guarded import FirstPasses, Guarded, guarded
+from .guarded import FirstPasses, Guarded, copies_of, guarded
 from .registry import BackendStatus, explain, names, resolve
 from .sol import SparseSchedule
 
@@ -16,6 +16,7 @@ __all__ = [
     "Guarded",
     "Platform",
     "SparseSchedule",
+    "copies_of",
     "explain",
     "guarded",
     "names",

@@ -158,6 +158,8 @@ class Backend:
     nominal_error: float = 2.3e-3
     """Rms error relative to exact attention of bf16 data that spreads over all keys. 2.3e-3: bf16
     output and bf16 probabilities, which every 16 bit kernel has."""
+    copies: float = 0.0
+    """What it keeps of q, k and v beside them while it runs, in tensors as large as 16 bit q."""
     candidate: bool = True
     """Whether "auto" may think of it."""
     distributions: tuple[str, ...] = ()

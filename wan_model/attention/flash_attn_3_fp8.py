@@ -111,6 +111,7 @@ BACKEND = Backend(
         low_precision=True,
     ),
     nominal_error=FP8_ERROR,
+    copies=1.5,
     distributions=DISTRIBUTIONS,
     install=INSTALL,
 )

@@ -88,3 +88,10 @@ def guarded(attend: AttentionFn) -> AttentionFn:
     if isinstance(attend, Selected) and attend.backend.constraints.low_precision:
         return Guarded(attend.backend.name, attend)
     return attend
+
+
+def copies_of(attend: AttentionFn) -> float:
+    """Returns how many tensors as large as q, in 16 bit, attention keeps beside q, k and v."""
+    if isinstance(attend, Guarded):
+        attend = attend._attend
+    return attend.backend.copies if isinstance(attend, Selected) else 0.0

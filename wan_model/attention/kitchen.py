@@ -40,6 +40,7 @@ BACKEND = Backend(
         low_precision=True,
     ),
     nominal_error=1.7e-2,
+    copies=1.5,
     distributions=("comfy-kitchen",),
     install="pip install -U comfy-kitchen",
 )

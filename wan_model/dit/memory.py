@@ -1,6 +1,6 @@
 """How much memory one forward pass needs beside the weights: counted, not fitted."""
 
-from ..config import PATCH_VALUES, DiTConfig, Precision
+from ..config import DiTConfig, Precision
 from .tokens import RUN_TOKENS
 
 FP32 = 4
@@ -11,15 +11,20 @@ WORKSPACE_BYTES = 64 << 20
 
 
 def activation_bytes(
-    config: DiTConfig, precision: Precision, batch: int, frames: int, height: int, width: int
+    config: DiTConfig,
+    precision: Precision,
+    batch: int,
+    frames: int,
+    height: int,
+    width: int,
+    attention_copies: float = 0.0,
 ) -> int:
     """Returns the peak of live activations in bytes, without gradients, stages not compiled.
 
     It is the most that is alive at once in `WanDiT.velocity` on a GPU, where the RMS norm is one
     kernel. Not counted are weights widened for a product, which are gone at the peak of all but
-    short videos, and the copies of q, k and v that 8-bit attention makes. A TI2V model is taken to
-    have a timestep per token, as it has for a first picture: without one it needs 8 bytes less
-    per value of a run of tokens.
+    short videos. A TI2V model is taken to have a timestep per token, as it has for a first picture:
+    without one it needs 8 bytes less per value of a run of tokens.
 
     Args:
         config: sizes of the model.
@@ -28,6 +33,7 @@ def activation_bytes(
         frames: latent frames.
         height: latent height.
         width: latent width.
+        attention_copies: what 8-bit attention makes of q, k and v, see `Backend.copies`.
     """
     dim, compute = config.dim, precision.compute_dtype.itemsize
     tokens = frames * ((height + 1) // 2) * ((width + 1) // 2)
@@ -36,14 +42,13 @@ def activation_bytes(
     text = config.text_len * dim * compute
     per_token_vector = FP32 if config.kind == "ti2v" else 0
 
-    # Input of the model, if it is put together; residual stream; embedded text.
-    always = tokens * config.in_channels * PATCH_VALUES * FP32 if config.cond_channels else 0
-    always += tokens * dim * precision.residual_dtype.itemsize + text
+    # Residual stream and embedded text.
+    always = tokens * dim * precision.residual_dtype.itemsize + text
     # Whole q, k, v; of a run: the normed input, shift and scale, q, and in `rotate` of k the normed
     # k (4 bytes a value), the first half of the result (2), the other one and its products (2 + 4).
     project = 3 * hidden + run * dim * (FP32 + 2 * per_token_vector + compute + 3 * FP32)
-    # q, k, v, the attended heads, and the softmax's normalisation.
-    attend = 4 * hidden + tokens * config.num_heads * FP32
+    # q, k, v, copies of them, the attended heads, and the softmax's normalisation.
+    attend = int((4 + attention_copies) * hidden) + tokens * config.num_heads * FP32
     # The attended heads, k and v of the text; of a run: q and the attended text, the normed input,
     # shift, scale and gate, and the inner values before and after GELU.
     feed_forward = hidden + 2 * text + run * dim * (2 * compute + FP32 + 3 * per_token_vector)

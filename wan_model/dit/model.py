@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..attention import AttentionFn
+from ..attention import AttentionFn, copies_of
 from ..config import DiTConfig, Precision
 from ..quant import Linear
 from .block import Block, Head, PatchEmbedding
 from .inputs import BlockInputs, check_inputs
+from .memory import activation_bytes
 from .rope import Rotation, rotation
 from .timesteps import TimestepRows, distinct_timesteps, sinusoid
 
@@ -128,10 +129,16 @@ class WanDiT(nn.Module):
         tokens = self.patch_embedding(
             rearrange(x, "b c t (h q) (w r) -> b (t h w) (c q r)", q=2, r=2)
         ).to(self.precision.residual_dtype)
+        del x  # with cond it is a tensor of its own, of no use to the blocks
         tokens = run_blocks(self.blocks, tokens, inputs)
         patches = self.head(tokens, time.head)
         t, h, w = grid
         return rearrange(patches, "b (t h w) (q r c) -> b c t (h q) (w r)", t=t, h=h, w=w, q=2, r=2)
+
+    def activation_bytes(self, batch: int, frames: int, height: int, width: int) -> int:
+        """Returns what `velocity` needs beside the weights, for a latent of this size."""
+        copies = copies_of(self.attend)
+        return activation_bytes(self.config, self.precision, batch, frames, height, width, copies)
 
     def angles(self, grid: tuple[int, int, int], device: torch.device) -> Rotation:
         """Returns the rotary position embedding of a grid of tokens."""

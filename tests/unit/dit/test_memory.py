@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from tests.unit.dit.toy import BF16, FP32, MemoryRecorder, make_dit
+from wan_model.attention import guarded
+from wan_model.attention.registry import BACKENDS, Selected
 from wan_model.config import DiTConfig, Precision
 from wan_model.dit import WanDiT, run_in_order
 from wan_model.dit.memory import WORKSPACE_BYTES, activation_bytes
@@ -94,6 +96,17 @@ def test_counting_gives_what_was_measured_on_gpus(config, size, measured_gib):
     # An H200, FlashAttention-3, one timestep; 720p81 compiled, which does not matter for a peak in
     # attention; 480p17 an H100 and cuDNN. What changes the peak of a forward pass outdates these.
     assert peak_bytes(config, BF16, size) / GIB == pytest.approx(measured_gib, abs=0.01)
+
+
+@pytest.mark.parametrize(("name", "measured_gib"), [("sage", 2.83), ("kitchen_int8", 2.37)])
+def test_copies_of_8_bit_attention_are_counted(name, measured_gib):
+    # An H200, compiled, where attention is the peak.
+    [backend] = [backend for backend in BACKENDS if backend.name == name]
+    attention = guarded(Selected(backend, attend, by_name=True))
+    with torch.device("meta"):
+        model = WanDiT(replace(T2V_A14B, num_layers=1), precision=BF16, attention=attention)
+    estimate = model.activation_bytes(1, *SIZE_480P81) - WORKSPACE_BYTES
+    assert estimate / GIB == pytest.approx(measured_gib, abs=0.01)
 
 
 PRECISIONS = pytest.mark.parametrize(
