@@ -26,7 +26,7 @@ PICTURE_PROMPTS = tuple(ALL[4 * m + m % 4] for m in range(len(MOTIONS)))
 """One of each motion."""
 FEW_PROMPTS = PICTURE_PROMPTS[1::3]
 
-TEXT_SHAPES = 0.6
+TEXT_SHAPES = 0.85
 """To become 0.85: these weights draw stars whose arms are too long, and two thirds come out."""
 
 

@@ -16,13 +16,14 @@ times), and the schedule is cut to what the machine does in that time. Other com
 `preview` (generated clips of `--stages` as a PNG), `experts` (the table of docs/two-experts.md),
 `export` and `plot`; these but `clips` need no GPU.
 
-Each stage takes one GPU. On one H100 the recipe is five calls of less than ten minutes:
+Each stage takes one GPU. On one H100 the recipe is six calls of less than ten minutes:
 
     1. text_encoder vae21 t2v_small
-    2. t2v t2v_high
-    3. t2v_low i2v_high t2v_single
-    4. i2v_low vae22
-    5. ti2v
+    2. clips --stages t2v i2v_high
+    3. t2v t2v_high
+    4. t2v_low i2v_high t2v_single
+    5. i2v_low vae22
+    6. ti2v
     then, anywhere: experts export plot
 
 DIR/weights is all that later stages and `export` need (5 to 10 MB a file); DIR/state, about 100 MB

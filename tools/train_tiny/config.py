@@ -4,11 +4,11 @@ Widths are chosen so that all files together stay below 40 MB (`python -m tools.
 `seconds` is what a stage is given when the command line says nothing else; its schedule is cut to
 what the machine does in that time, so the numbers of steps are upper limits.
 
-Measured on one H200: 18 steps a second of `vae21`, 35 of `vae22`, 51 of
-`t2v_small`, 60 to 65 of `t2v` and the experts, 79 of `ti2v`. The first 50 steps of a stage take up
-to 45 s: cuDNN tries its kernels, and blocks and norms are compiled. The shipped weights are of this
-recipe with 4096 clips at a time instead of 65536. Making those, estimated at a minute, is part of
-the time of the first stage that needs them: t2v_small, t2v, i2v_high and ti2v.
+Measured on one H200: 18 steps a second of `vae21`, 35 of `vae22`, 50 of
+`t2v_small`, 70 of `t2v` and the experts, 84 of `ti2v`. The first 50 steps of a stage take up
+to 45 s: cuDNN tries its kernels, and blocks and norms are compiled. Clips are made in 47 s for
+`t2v_small`, 87 s for T2V, 150 s for I2V and 36 s for TI2V: part of the time of the first stage that
+needs them, unless they were made beforehand, as those of the shipped weights but the first.
 """
 
 import hashlib
