@@ -39,7 +39,7 @@ def main() -> None:
     )
     parser.add_argument("--prompt", help="what to show (default: each template's own prompt)")
     parser.add_argument(
-        "--image", type=Path, help="any picture to animate, cut to a square (default: a blue star)"
+        "--image", type=Path, help="a picture to animate, cut to a square (default: a blue circle)"
     )
     parser.add_argument("--output", type=Path, default=ROOT / "demo", help="folder for the videos")
     arguments = parser.parse_args()

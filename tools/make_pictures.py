@@ -15,17 +15,17 @@ from .train_tiny import scenes
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 
-STAR = scenes.Scene(
+CIRCLE = scenes.Scene(
     (
         scenes.Thing(
             colour="blue",
-            shape="star",
+            shape="circle",
             motion="still",
             path=scenes.Path(),
             x=-0.2,
             y=0.2,
             radius=0.17,
-            angle=scenes.SHAPES["star"].upright,
+            angle=0.0,
         ),
     ),
     scenes.Background("plain", "beige", "beige"),
@@ -33,10 +33,10 @@ STAR = scenes.Scene(
 """At the lower left, so that it has room to move right and up."""
 
 
-def draw_star(path: Path) -> None:
+def draw_circle(path: Path) -> None:
     """Writes the picture that the templates animate."""
     path.parent.mkdir(exist_ok=True)
-    frame_grid(scenes.render([STAR], frames=1)[0], columns=1).save(path)
+    frame_grid(scenes.render([CIRCLE], frames=1)[0], columns=1).save(path)
 
 
 def draw_thumbnail(video: Path, path: Path) -> None:
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.make_pictures", description=__doc__)
     parser.add_argument("videos", nargs="?", type=Path, help="output folder of the demo")
     videos: Path | None = parser.parse_args().videos
-    draw_star(WORKFLOWS / "input" / "wan22-tiny-star.png")
+    draw_circle(WORKFLOWS / "input" / "wan22-tiny-circle.png")
     if videos is not None:
         for template in sorted(WORKFLOWS.glob("wan22_tiny_*.json")):
             draw_thumbnail(videos / f"{template.stem}.mp4", template.with_suffix(".jpg"))

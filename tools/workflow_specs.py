@@ -100,7 +100,7 @@ TINY_UMT5 = shipped("text_encoders", "umt5")
 TINY_TI2V = shipped("diffusion_models", "ti2v")
 TINY_VAE_21, TINY_VAE_22 = shipped("vae", "wan21-vae"), shipped("vae", "wan22-vae")
 
-STAR = "wan22-tiny-star.png"
+CIRCLE = "wan22-tiny-circle.png"
 """The pack puts this picture of `workflows/input` into ComfyUI's input folder."""
 
 TINY_NOTE = (
@@ -242,7 +242,7 @@ def tiny(
     """A workflow with the models that come with the pack."""
     name = f"wan22_tiny_{kind}"
     fps = 24.0 if kind == "ti2v" else 16.0
-    pictures = {} if kind == "t2v" else {"start_image": picture((0, 550), "Start image", STAR)}
+    pictures = {} if kind == "t2v" else {"start_image": picture((0, 550), "Start image", CIRCLE)}
     nodes = {
         **loaders,
         **common_nodes(vae, prompt, fps, name, TINY_UMT5),
@@ -311,7 +311,7 @@ WORKFLOWS = (
     tiny(
         "i2v",
         "Wan 2.2 tiny: image to video",
-        "a blue star moves right on a beige background",
+        "a blue circle moves right on a beige background",
         "Animates a picture with two tiny experts. Describe the motion, not only the picture.",
         expert_nodes(*tiny_experts("i2v")),
         TINY_VAE_21,
@@ -319,7 +319,7 @@ WORKFLOWS = (
     tiny(
         "ti2v",
         "Wan 2.2 tiny: text and image to video (TI2V)",
-        "a blue star moves up on a beige background",
+        "a blue circle moves up on a beige background",
         "One tiny model for both: take the picture away, and it makes a video from text alone.",
         model_nodes(TINY_TI2V),
         TINY_VAE_22,

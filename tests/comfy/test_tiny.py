@@ -36,7 +36,7 @@ LOADERS = (
 WORKFLOWS = {"wan22_tiny_t2v": 16, "wan22_tiny_i2v": 16, "wan22_tiny_ti2v": 24}
 """Frames per second of each."""
 
-PICTURE = "wan22-tiny-star.png"
+PICTURE = "wan22-tiny-circle.png"
 
 
 @pytest.mark.comfy

@@ -99,7 +99,7 @@ def test_archive_holds_the_tiny_models_and_the_templates_picture(archive: zipfil
         "text_encoders": 1,
         "vae": 2,
     }
-    assert "workflows/input/wan22-tiny-star.png" in archive.namelist()
+    assert "workflows/input/wan22-tiny-circle.png" in archive.namelist()
 
 
 @pytest.mark.comfy

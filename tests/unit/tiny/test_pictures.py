@@ -6,18 +6,18 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tools.make_pictures import STAR, WORKFLOWS, draw_star, draw_thumbnail
+from tools.make_pictures import CIRCLE, WORKFLOWS, draw_circle, draw_thumbnail
 from tools.tiny_score import read_video
 from tools.train_tiny.scenes import render
 
 
 def test_the_templates_picture_is_the_scene(tmp_path: Path):
-    draw_star(tmp_path / "star.png")
-    shipped = read_video(WORKFLOWS / "input" / "wan22-tiny-star.png")
+    draw_circle(tmp_path / "circle.png")
+    shipped = read_video(WORKFLOWS / "input" / "wan22-tiny-circle.png")
 
     assert shipped.shape == (3, 1, 128, 128)
-    torch.testing.assert_close(shipped, read_video(tmp_path / "star.png"))
-    torch.testing.assert_close(shipped, render([STAR], frames=1)[0], atol=0.5 / 127.5, rtol=0)
+    torch.testing.assert_close(shipped, read_video(tmp_path / "circle.png"))
+    torch.testing.assert_close(shipped, render([CIRCLE], frames=1)[0], atol=0.5 / 127.5, rtol=0)
 
 
 def test_a_thumbnail_shows_four_frames(tmp_path: Path):
