@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from wan_model.dit.memory import WORKSPACE_BYTES
+
 from .graphs import T2V, Prompt, memory, model, moe_sampler, node, save
 from .server import ComfyServer, install_pack
 from .test_memory_manager import INPUTS, LINKS, lines, pair, run
 
 pytestmark = pytest.mark.comfy
 
-VIDEO_MIB = 513
+VIDEO_MIB = (WORKSPACE_BYTES >> 20) + 1
 """What one forward pass of the toy models takes beside the weights, rounded up."""
 
 HELPERS = ("helper_nodes.py", "instrument_nodes.py", "memory_nodes.py", "emulated_card.py")

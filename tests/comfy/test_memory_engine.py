@@ -198,7 +198,7 @@ def test_the_plan_is_shown_before_sampling(comfy_server: ComfyServer):
     assert "High" in texts[0]
     assert all(text.startswith(texts[0]) for text in texts)
     assert re.fullmatch(
-        r"1 of 2 blocks streamed, peak 0\.5 of [\d.]+ GiB, RAM 0\.0 GiB pinned, "
+        r"1 of 2 blocks streamed, peak 0\.1 of [\d.]+ GiB, RAM 0\.0 GiB pinned, "
         r"about [\d.]+ s per step",
         texts[1].splitlines()[-1],
     )
@@ -221,7 +221,7 @@ def test_the_plan_is_shown_at_stock_samplers(comfy_server: ComfyServer):
     [
         ({"blocks_to_swap": 3}, "blocks_to_swap cannot be used. Got 3, need 0 to 2."),
         ({"prefetch_blocks": 9}, "prefetch_blocks cannot be used. Got 9, need 0 to 2."),
-        ({"vram_budget_gb": 0.25}, "The video does not fit into the GPU's memory. Got 0.25 GiB"),
+        ({"vram_budget_gb": 0.1}, "The video does not fit into the GPU's memory. Got 0.10 GiB"),
     ],
 )
 def test_impossible_wishes(comfy_server: ComfyServer, wishes: dict[str, Any], message: str):
