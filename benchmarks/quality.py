@@ -2,14 +2,14 @@
 
     python benchmarks/quality.py                              # everything: 12 min, 2 cores
     python benchmarks/quality.py --kinds ti2v --limit 8 --save clips
-    python benchmarks/quality.py --models FOLDER --precision bf16 --against models
+    python benchmarks/quality.py --weights fp8 --precision bf16 --against models
 
 Prints Markdown: how many of the 56 scoring prompts come out right, made with the official solver,
 shift, boundary and guidance; whether a given first frame is kept; what the detector reads in true
 clips that went through the VAE, the best that could be; and how well the VAEs reconstruct clips
 that training has not seen ("novel": combinations that training never shows). `--models` takes
-other files of the same names, in another number format, say; `--against` compares their clips
-with those of a second folder in fp32.
+other files of the same names; `--weights` another number format of weights and products;
+`--against` compares the clips with those of a second folder in fp32.
 """
 
 import argparse
@@ -34,6 +34,8 @@ from tools.tiny_score.quality import (
 from tools.train_tiny.scenes import Prompt, score_prompts
 from tools.train_tiny.scenes.sheet import contact_sheet
 from wan_model.config import Kind
+from wan_model.quant import AS_STORED
+from wan_model.quant import names as format_names
 
 SHIPPED = Path(__file__).parents[1] / "models"
 
@@ -59,11 +61,14 @@ def main() -> None:
     """Command line."""
     options = _parse()
     dtype = PRECISIONS[options.precision]
-    print(f"{options.device}, {options.precision}, {torch.get_num_threads()} threads")
+    formats = f"{options.precision}, weights {options.weights}"
+    print(f"{options.device}, {formats}, {torch.get_num_threads()} threads")
     _head(CLIP_HEAD)
     for task in options.kinds:
-        runs = _generate(task, options.models, dtype, options)
-        exact = _generate(task, options.against, torch.float32, options) if options.against else []
+        runs = _generate(task, options.models, dtype, options.weights, options)
+        exact: list[Generated] = []
+        if options.against:
+            exact = _generate(task, options.against, torch.float32, AS_STORED, options)
         _row(task, *_clip_cells(runs, exact))
         if options.save:
             _save(runs, options.save / task)
@@ -99,16 +104,17 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="PSNR to these in fp32")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="write contact sheets")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--weights", choices=format_names(), default=AS_STORED)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()
 
 
 def _generate(
-    task: str, models: Path, dtype: torch.dtype, options: argparse.Namespace
+    task: str, models: Path, dtype: torch.dtype, weights: str, options: argparse.Namespace
 ) -> list[Generated]:
     """Returns the clips of a task, one set for each seed."""
     kind, with_picture = TASKS[task]
-    wan = load_tiny(models, kind, device=options.device, dtype=dtype)
+    wan = load_tiny(models, kind, device=options.device, dtype=dtype, weights=weights)
     prompts = _spread(score_prompts(), options.limit)
     return [
         make_and_score(wan, prompts, with_picture=with_picture, steps=options.steps, seed=seed)

@@ -8,6 +8,7 @@ import torch
 from wan_model import load_dit, load_vae
 from wan_model.config import Kind
 from wan_model.dit import WanDiT
+from wan_model.quant import AS_STORED
 from wan_model.vae import WanVae
 
 from .text import PromptEncoder
@@ -42,6 +43,7 @@ def load_tiny(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    weights: str = AS_STORED,
 ) -> TinyWan:
     """Loads the models of one kind.
 
@@ -50,12 +52,13 @@ def load_tiny(
         kind: "t2v", "i2v" or "ti2v".
         device: of all of them.
         dtype: in which the transformers' blocks and the VAE compute; prompts always in fp32.
+        weights: number format of the blocks' weights and products, as `load_dit` takes it.
 
     Raises:
         FileNotFoundError: if a file is missing.
     """
     files = [find_file(models, name) for name in dict.fromkeys(EXPERTS[kind])]
-    dits = [load_dit(file, device=device, dtype=dtype) for file in files]
+    dits = [load_dit(file, device=device, dtype=dtype, weights=weights) for file in files]
     return TinyWan(
         kind,
         (dits[0], dits[-1]),
