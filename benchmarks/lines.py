@@ -112,14 +112,23 @@ def versions() -> Line:
 
 
 def nvidia_smi(fields: Sequence[str]) -> Line:
-    """Returns what nvidia-smi says of the first GPU; nothing where it cannot be asked.
+    """Returns what nvidia-smi says of torch's GPU; nothing where it cannot be asked.
 
     Args:
         fields: two or more names of its query.
     """
     query = f"--query-gpu={','.join(fields)}"
-    answer = _answer("nvidia-smi", query, "--format=csv,noheader", "-i", "0").split(",")
+    answer = _answer("nvidia-smi", query, "--format=csv,noheader", "-i", gpu_id()).split(",")
     return dict(zip(fields, (part.strip() for part in answer), strict=True)) if answer[1:] else {}
+
+
+def gpu_id() -> str:
+    """Returns nvidia-smi's name of torch's GPU, whose number CUDA_VISIBLE_DEVICES may change."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "0"
+    return f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
 
 
 def _now() -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.lines import gpu_id
 from wan_model.errors import BackendError
 
 SAMPLE_MILLISECONDS = 250
@@ -21,8 +22,6 @@ SMI = (
     "--query-gpu=clocks.sm,power.draw,temperature.gpu",
     "--format=csv,noheader,nounits",
     f"--loop-ms={SAMPLE_MILLISECONDS}",
-    "-i",
-    "0",
 )
 
 
@@ -100,7 +99,7 @@ def release(device: torch.device) -> None:
 
 @contextmanager
 def clock_samples() -> Iterator[Callable[[], dict[str, float]]]:
-    """Reads the first GPU's clock, power and temperature beside what runs in the block.
+    """Reads the GPU's clock, power and temperature beside what runs in the block.
 
     Yields:
         A function that returns the medians; nothing before the block's end, or without nvidia-smi.
@@ -108,7 +107,7 @@ def clock_samples() -> Iterator[Callable[[], dict[str, float]]]:
     rows: list[list[float]] = []
     try:
         process = subprocess.Popen(
-            SMI, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            (*SMI, "-i", gpu_id()), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
     except OSError:
         yield dict

@@ -22,10 +22,10 @@ PRECISION_TOOLTIP = (
     "What the transformer blocks multiply. auto: a file's 8-bit weights as they are where the GPU "
     "is fast at that, otherwise bf16, or fp16 on older cards, fp32 on CPU; its choice is shown "
     "here. bf16, fp16: closer to the model; 8-bit files still take 8 bits in memory. fp32: only to "
-    "compare results. fp8: faster, for RTX 40 and newer, H100. int8: the same for RTX 20 and 30. "
-    "For these two, weights of other formats are converted while they load; with 'Wan memory' they "
-    "are kept in user/wanduet/weights, 14 GB for each expert of A14B. Latents, residual stream, "
-    "norms and modulation are always fp32."
+    "compare results. fp8: 8-bit products, for RTX 40 and newer, H100. int8: the same for RTX 20 "
+    "and 30. For these two, weights of other formats are converted while they load; with 'Wan "
+    "memory' they are kept in user/wanduet/weights, 14 GB for each expert of A14B. Latents, "
+    "residual stream, norms and modulation are always fp32."
 )
 ATTENTIONS = [
     "auto",
@@ -40,7 +40,7 @@ ATTENTIONS = [
 ATTENTION_TOOLTIP = (
     "Attention kernel. auto: the fastest of those installed that are as exact as 16 bit allows, "
     "measured once on your GPU (about a second); what it chose is shown here. sdpa: PyTorch's own. "
-    "sage, kitchen_int8 and flash_attn_3_fp8 compute in 8 bit, with 7 to 20 times the error; if "
+    "sage, kitchen_int8 and flash_attn_3_fp8 compute in 8 bit, with 7 to 23 times the error; if "
     "one breaks a first step, sdpa takes over and the sampler says so. On an H200, SageAttention 1 "
     "and kitchen_int8 were slower than sdpa. A kernel that is not installed is refused, with the "
     "command that installs it."

@@ -5,7 +5,6 @@ The pack's folder must never be importable as a whole: its `nodes` would hide Co
 
 import importlib.util
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
@@ -95,13 +94,10 @@ def comfy_server(
 ) -> "Iterator[ComfyServer]":
     """The one server that most tests share: the pack, toy checkpoints, small latent previews."""
     # Its client needs a package that tests of the library alone do without.
-    from tests.comfy.server import ComfyServer, install_pack
+    from tests.comfy.server import ComfyServer, prepare
 
     base = tmp_path_factory.mktemp("comfyui")
-    shutil.copytree(toy_models, base / "models")
-    install_pack(base / "custom_nodes")
-    for name in HELPER_NODES:
-        shutil.copy2(Path(__file__).parent / "comfy" / name, base / "custom_nodes")
+    prepare(base, toy_models, HELPER_NODES)
     arguments = ("--preview-method", "latent2rgb")
     with ComfyServer(comfyui, base, arguments=arguments) as server:
         yield server

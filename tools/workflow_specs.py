@@ -107,7 +107,7 @@ TINY_NOTE = (
     "The models come with WanDuet: nothing to download, and a run takes seconds, on a CPU too. "
     "They are Wan2.2 in every part, but tiny, and they have seen **coloured shapes only**: "
     "circles, squares, triangles, stars and rings that move, rotate, grow, shrink, bounce or "
-    "orbit, in 17 frames of 128 x 128. Try *a yellow star rotates on a navy background*. A cat "
+    "orbit, in 17 frames of 128 x 128. Try *a cyan square shrinks on a navy background*. A cat "
     "they cannot make."
 )
 

@@ -142,6 +142,14 @@ class ComfyServer(ComfyClient):
         raise ServerError(f"ComfyUI did not answer within {START_SECONDS} s.\n{self.log()}")
 
 
+def prepare(base: Path, models: Path, helpers: Sequence[str]) -> None:
+    """Fills a server's folder: models, the pack, and extensions of this folder by file name."""
+    shutil.copytree(models, base / "models")
+    install_pack(base / "custom_nodes")
+    for name in helpers:
+        shutil.copy2(Path(__file__).parent / name, base / "custom_nodes")
+
+
 def server_environment() -> dict[str, str]:
     """Returns environment variables under which ComfyUI's modules can be imported offline.
 

@@ -1,6 +1,5 @@
 """Our MODELs and others on one small card, emulated: whoever needs room gets it, and no more."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from wan_model.dit.memory import WORKSPACE_BYTES
 
 from .graphs import T2V, Prompt, memory, model, moe_sampler, node, save
-from .server import ComfyServer, install_pack
+from .server import ComfyServer, prepare
 from .test_memory_manager import INPUTS, LINKS, lines, pair, run
 
 pytestmark = pytest.mark.comfy
@@ -30,10 +29,7 @@ def card(
 ) -> Iterator[ComfyServer]:
     """A server with a card of nothing yet."""
     base = tmp_path_factory.mktemp("card")
-    shutil.copytree(toy_models, base / "models")
-    install_pack(base / "custom_nodes")
-    for name in HELPERS:
-        shutil.copy2(Path(__file__).parent / name, base / "custom_nodes")
+    prepare(base, toy_models, HELPERS)
     with ComfyServer(comfyui, base) as server:
         yield server
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .graphs import T2V, Prompt, experts, memory, model, moe_sampler, node, random_text, save
-from .server import REPOSITORY, ComfyServer, install_pack
+from .server import REPOSITORY, ComfyServer, prepare
 from .stock import LORA, empty_latent, latent
 
 pytestmark = pytest.mark.comfy
@@ -30,10 +30,7 @@ def card(
 ) -> Iterator[ComfyServer]:
     """A server with an emulated card of nothing yet."""
     base = tmp_path_factory.mktemp("precision")
-    shutil.copytree(toy_models, base / "models")
-    install_pack(base / "custom_nodes")
-    for name in HELPERS:
-        shutil.copy2(Path(__file__).parent / name, base / "custom_nodes")
+    prepare(base, toy_models, HELPERS)
     with ComfyServer(comfyui, base) as server:
         yield server
 

@@ -21,11 +21,14 @@ def load(platform: Platform) -> AttentionFn:
     flash_attn_func = platform.member("flash_attn_func", *MODULES)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, /) -> Tensor:
-        out = flash_attn_func(q, k, v)
-        # Versions before mid 2025 return the softmax's normalisation as well.
-        return out[0] if isinstance(out, tuple) else out
+        return result_of(flash_attn_func(q, k, v))
 
     return attend
+
+
+def result_of(returned: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Returns the result alone: versions before mid 2025 return the normalisation as well."""
+    return returned[0] if isinstance(returned, tuple) else returned
 
 
 BACKEND = Backend(

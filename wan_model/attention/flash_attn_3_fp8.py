@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .backend import AttentionFn, Backend, Constraints, Platform
-from .flash_attn_3 import DISTRIBUTIONS, INSTALL, MODULES
+from .flash_attn_3 import DISTRIBUTIONS, INSTALL, MODULES, result_of
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
@@ -45,7 +45,7 @@ def load(platform: Platform) -> AttentionFn:
         v8, v_scale = to_fp8(v, v_mean)
         # The rotation has made q and k longer by sqrt(D) each.
         scales = {"q_descale": q_scale / width, "k_descale": k_scale, "v_descale": v_scale}
-        out = flash_attn_func(q8, k8, v8, **scales)
+        out = result_of(flash_attn_func(q8, k8, v8, **scales))
         return out.add_(v_mean - token_mean(v8) * v_scale[:, None, :, None])
 
     return attend
