@@ -23,9 +23,9 @@ PRECISION_TOOLTIP = (
     "is fast at that, otherwise bf16, or fp16 on older cards, fp32 on CPU; its choice is shown "
     "here. bf16, fp16: closer to the model; 8-bit files still take 8 bits in memory. fp32: only to "
     "compare results. fp8: 8-bit products, for RTX 40 and newer, H100. int8: the same for RTX 20 "
-    "and 30. For these two, weights of other formats are converted while they load; with 'Wan "
-    "memory' they are kept in user/wanduet/weights, 14 GB for each expert of A14B. Latents, "
-    "residual stream, norms and modulation are always fp32."
+    "and 30. For these two, weights of other formats are converted while they load; with a "
+    "'Wan memory' node they are kept in user/wanduet/weights, 14 GB for each expert of A14B. "
+    "Latents, residual stream, norms and modulation are always fp32."
 )
 ATTENTIONS = [
     "auto",
@@ -61,8 +61,9 @@ def _memory_input() -> Any:
     return io.Custom("WANDUET_MEMORY").Input(
         "memory",
         optional=True,
-        tooltip="A 'Wan memory' node has the pack's own engine stream the weights, within limits. "
-        "Leave it empty, and ComfyUI's memory manager decides what stays in VRAM.",
+        tooltip="Limits of VRAM and RAM from a 'Wan memory' node. Leave it empty for the fastest "
+        "plan that fits, which is shown before sampling: on Nvidia GPUs the pack's own engine "
+        "streams what does not, elsewhere ComfyUI's memory manager does.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The node that has the weights engine used, and sets its limits."""
+"""The node that sets the limits of the weights engine."""
 
 from typing import Any
 
@@ -21,9 +21,10 @@ class WanDuetMemory(io.ComfyNode):
             node_id="WanDuetMemory",
             display_name="Wan memory",
             category=CATEGORY,
-            description="Has the pack's own engine stream the model's weights, by a plan that is "
-            "shown before sampling. Limits of VRAM and RAM are kept to exactly, or refused with "
-            "the numbers; as they are, they give the fastest plan that fits.",
+            description="Limits of VRAM and RAM for the engine that streams a model's weights. "
+            "They are kept to exactly, or refused with the numbers. The plan is shown before "
+            "sampling. Its defaults give the fastest plan that fits, as no node does on Nvidia "
+            "GPUs; on others the engine is used only with this node.",
             inputs=_inputs(),
             outputs=[io.Custom(MEMORY_TYPE).Output(display_name="memory")],
         )

@@ -4,6 +4,7 @@ The patcher, the model sampling, the conditionings and LoRAs are ComfyUI's own, 
 takes a MODEL takes ours. Parameter names are the official ones, as in core's own Wan model.
 """
 
+import os
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,9 @@ COMPILED = "wanduet.compiled"
 
 CONVERTED = "weights"
 """Folder in this pack's own for files of converted weights, which the engine streams from."""
+
+MEMORY_VARIABLE = "WANDUET_MEMORY"
+"""Environment variable: "comfyui" leaves weights to its memory manager where nobody says."""
 
 CONVERSION_BYTES = 1 << 30
 """What converting weights takes of the device: the largest one of A14B, twice in fp32."""
@@ -273,7 +277,12 @@ def load_models(
 ) -> list[comfy.model_patcher.ModelPatcher]:
     """Loads the transformer files of one model, one or two experts, as MODELs.
 
-    With wishes, even automatic ones, the weights engine places the weights; else ComfyUI does.
+    Args:
+        infos: of the files.
+        precision: of the loader's widget.
+        attention: for all blocks.
+        wishes: for the weights engine; None has it plan freely where it is the default, and leaves
+            the weights to ComfyUI's memory manager elsewhere.
 
     Raises:
         CheckpointError: if one is not a healthy Wan2.2 transformer.
@@ -281,8 +290,9 @@ def load_models(
         SettingsError: if a wish cannot be met by this model.
     """
     device = comfy.model_management.get_torch_device()
+    limits = Wishes() if wishes is None and has_engine_by_default(device) else wishes
     on_host = torch.device("cpu")
-    offload_device = comfy.model_management.unet_offload_device() if wishes is None else on_host
+    offload_device = comfy.model_management.unet_offload_device() if limits is None else on_host
     load = partial(
         load_dit,
         device=offload_device,
@@ -300,13 +310,24 @@ def load_models(
             folder = cache_folder() / CONVERTED
             paths = [converted_file(path, precision, folder, device=device) for path in paths]
     models = [_base_model(load(path)) for path in paths]
-    if wishes is not None:
-        _share_pool(models, paths, device, wishes)
-    patcher_class = comfy.model_patcher.ModelPatcher if wishes is None else WanPatcher
+    if limits is not None:
+        _share_pool(models, paths, device, limits)
+    patcher_class = comfy.model_patcher.ModelPatcher if limits is None else WanPatcher
     patchers = [patcher_class(model, device, offload_device) for model in models]
     for patcher, info in zip(patchers, infos, strict=True):
         patcher.set_attachments(CHECKPOINT, info)
     return patchers
+
+
+def has_engine_by_default(device: torch.device) -> bool:
+    """Returns whether the weights engine is used without being asked for.
+
+    It is on Nvidia GPUs, where it has been measured. Elsewhere it is right, but nobody has shown
+    that it is faster than ComfyUI's memory manager.
+    """
+    if os.environ.get(MEMORY_VARIABLE) == "comfyui":
+        return False
+    return device.type == "cuda" and torch.version.hip is None
 
 
 def _share_pool(

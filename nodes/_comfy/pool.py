@@ -4,6 +4,7 @@ Two experts of one loader share an engine: its buffers, its budget and its threa
 """
 
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from ...wan_model.offload import (
     Plan,
     PlanRequest,
     Runner,
+    Stopwatch,
     Wishes,
     Work,
     block_seconds,
@@ -34,6 +36,9 @@ from .arrival import ArrivalPatches, Patches
 
 SETTLED_PART = 1 / 20
 """Of the blocks: what a new plan has to gain to be worth moving weights for."""
+
+TIMED_PASSES = 16
+"""The last ones of a run. The fastest counts: compiling and cold files are not its pace."""
 
 Shape = Sequence[int]
 """(B, C, T, H, W) of a latent."""
@@ -78,6 +83,8 @@ class ExpertPool:
         self._patches = ArrivalPatches(len(models))
         self._rates: _Rates | None = None
         self._margin_bytes = 0
+        self._watches: deque[Stopwatch] = deque(maxlen=TIMED_PASSES)
+        self._pace = 1.0
         self._engine: OffloadEngine | None = None
         wishes.check(len(models[0].blocks))
 
@@ -113,7 +120,10 @@ class ExpertPool:
         assert self._engine is not None
         self.passes += 1
         plan = self._engine.plan
+        watch = Stopwatch(self._torch_device)
         out = self._engine.run(expert, forward, runner)
+        watch.stop()
+        self._watches.append(watch)
         if self._engine.plan is not plan:
             # Memory ran out, so the video takes more than was thought.
             self._margin_bytes += plan.margin_bytes
@@ -143,6 +153,7 @@ class ExpertPool:
         # First, since kernels take memory of their own when they are used for the first time.
         if self._rates is None:
             self._rates = self._measured()
+        self._learn_pace()
         free = host.free_bytes(self._torch_device) - host.reserved_bytes(self._torch_device)
         return PlanRequest(
             sizes=ModelSizes(
@@ -171,8 +182,21 @@ class ExpertPool:
         tokens = batch * frames * ((height + 1) // 2) * ((width + 1) // 2)
         return Work(
             activation_bytes=nbytes + self._patches.workspace_bytes(dit, expert),
-            block_seconds=block_seconds(dit.config, tokens, flops),
+            block_seconds=self._pace * block_seconds(dit.config, tokens, flops),
         )
+
+    def _learn_pace(self) -> None:
+        """Corrects the estimate of the computation by what the last passes took.
+
+        Nothing else knows what attention, 8-bit products and compiled stages save on this device.
+        """
+        taken = [seconds for watch in self._watches if (seconds := watch.seconds) is not None]
+        self._watches.clear()
+        if not taken or self._engine is None:
+            return
+        plan = self._engine.plan
+        if plan.compute_seconds == plan.seconds > 0:
+            self._pace *= min(taken) / plan.seconds
 
     def _measured(self) -> _Rates:
         return _Rates(
@@ -212,7 +236,7 @@ def still_good(plan: Plan, new: Plan) -> bool:
     slack = 0 if new.request.wishes.blocks_to_swap is not None else SETTLED_PART
     gain = plan.streamed - new.streamed + len(new.kept) - len(plan.kept)
     return (
-        plan.request.work == new.request.work
+        plan.request.work.activation_bytes == new.request.work.activation_bytes
         and plan.peak_bytes <= new.request.limit_bytes + plan.request.sizes.block_bytes
         and gain <= slack * new.request.sizes.blocks
     )

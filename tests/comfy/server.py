@@ -23,6 +23,10 @@ PACK_ENTRIES = (
 )
 """What a running pack consists of; entries that do not exist are passed over."""
 
+GPU_ENVIRONMENT = {"WANDUET_MEMORY": "comfyui", "NVIDIA_TF32_OVERRIDE": "0"}
+"""For tests on a GPU: the engine, whose results are compared with ComfyUI's manager, only where it
+is asked for, and no products of 10 bits where fp32 is asked for."""
+
 START_SECONDS = 180
 STOP_SECONDS = 20
 
@@ -119,8 +123,8 @@ class ComfyServer(ComfyClient):
 
     def _command(self) -> list[str]:
         host, port = self.address.split(":")
-        # What is asserted is meant for a CPU; on a GPU the rounding of kernels differs.
-        device = [] if os.environ.get("WANDUET_TEST_GPU") else ["--cpu"]
+        # Core's loader would take 16 bits on a GPU, and the tests compare with it in fp32.
+        device = ["--fp32-unet"] if on_gpu() else ["--cpu"]
         return [
             *(sys.executable, str(LAUNCHER), str(self.comfyui / "main.py")),
             *(*device, "--listen", host, "--port", port),
@@ -142,6 +146,11 @@ class ComfyServer(ComfyClient):
         raise ServerError(f"ComfyUI did not answer within {START_SECONDS} s.\n{self.log()}")
 
 
+def on_gpu() -> bool:
+    """Whether ComfyUI runs on a GPU in these tests, which is for people who have one."""
+    return bool(os.environ.get("WANDUET_TEST_GPU"))
+
+
 def prepare(base: Path, models: Path, helpers: Sequence[str]) -> None:
     """Fills a server's folder: models, the pack, and extensions of this folder by file name."""
     shutil.copytree(models, base / "models")
@@ -159,6 +168,7 @@ def server_environment() -> dict[str, str]:
     packages = os.environ.get("WANDUET_COMFYUI_PACKAGES", "")
     paths = [path for path in (packages, os.environ.get("PYTHONPATH", "")) if path]
     return {
+        **(GPU_ENVIRONMENT if on_gpu() else {}),
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from .devices import cpu_only
 from .graphs import (
     T2V,
     Prompt,
@@ -34,6 +35,7 @@ def one_step(attention: str) -> Prompt:
     }
 
 
+@cpu_only
 def test_what_auto_means_is_shown(comfy_server: ComfyServer):
     result = comfy_server.run(one_step("auto"))
     assert result.status == "success", result.error
@@ -41,6 +43,7 @@ def test_what_auto_means_is_shown(comfy_server: ComfyServer):
     assert text.splitlines()[-1] == "attention: sdpa"
 
 
+@cpu_only
 @pytest.mark.parametrize("attention", ["flash_attn_3", "kitchen_int8"])
 def test_a_kernel_that_cannot_run_here_is_refused_by_the_loader(comfy_server, attention):
     result = comfy_server.run(one_step(attention))

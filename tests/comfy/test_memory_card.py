@@ -30,7 +30,7 @@ def card(
     """A server with a card of nothing yet."""
     base = tmp_path_factory.mktemp("card")
     prepare(base, toy_models, HELPERS)
-    with ComfyServer(comfyui, base) as server:
+    with ComfyServer(comfyui, base, arguments=("--cpu",)) as server:
         yield server
 
 

@@ -23,7 +23,7 @@ from .graphs import (
     random_text,
     vae,
 )
-from .server import ComfyServer
+from .server import ComfyServer, on_gpu
 from .stock import LORA, T2V_HIGH, difference, empty_latent, ksampler, run_to_tensors, shifted
 
 pytestmark = pytest.mark.comfy
@@ -134,7 +134,8 @@ def test_loras(comfy_server: ComfyServer, name: str, precision: str, swap: int):
     links = {"model_high": (previous, 0), "model_low": None, "steps": 2, **LINKS}
     prompt |= moe_sampler(**links)
     engine, plain = both_ways(comfy_server, prompt, {"blocks_to_swap": swap})
-    assert torch.equal(engine, plain)
+    # Newer cores add LoRAs in 16 bit on a GPU, we in fp32.
+    assert difference(engine, plain) <= (0.05 if on_gpu() else 0)
     prompt |= moe_sampler(**{**links, "model_high": ("model", 0)})
     bare = run_to_tensors(comfy_server, prompt, {"sampler": ("sampler", 0)})["sampler"]
     assert difference(bare, plain) > 0.01

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .graphs import T2V, Prompt, experts, memory, model, moe_sampler, node, random_text, save
-from .server import ComfyServer
+from .server import ComfyServer, on_gpu
 from .stock import LORA, difference, empty_latent, ksampler, latent
 
 pytestmark = pytest.mark.comfy
@@ -218,14 +218,16 @@ def test_a_model_with_loras_is_not_saved_without_them(comfy_server: ComfyServer)
 
 def test_two_workflows_alternate(comfy_server: ComfyServer):
     comfy_server.free()
-    expected = {
-        kind: run(comfy_server, kind(95, blocks_to_swap=1), "alone") for kind in (pair, single)
+    prompts = {
+        (kind, seed): kind(seed, blocks_to_swap=1) for kind in (pair, single) for seed in (95, 96)
     }
-    for _ in range(3):
+    expected = {key: run(comfy_server, prompt, "in_turn") for key, prompt in prompts.items()}
+    # Newer cores remember all results while there is RAM.
+    comfy_server.free()
+    for seed in (95, 96):
         for kind in (pair, single):
-            got = run(comfy_server, kind(95, blocks_to_swap=1), "alternating")
-            assert torch.equal(got, expected[kind])
-            run(comfy_server, kind(96, blocks_to_swap=1), "alternating")
+            got = run(comfy_server, prompts[kind, seed], f"alternating_{seed}")
+            assert torch.equal(got, expected[kind, seed])
 
 
 def test_fifty_prompts_in_a_row(comfy_server: ComfyServer):
@@ -238,7 +240,8 @@ def test_fifty_prompts_in_a_row(comfy_server: ComfyServer):
         rss.append(private_bytes(comfy_server))
     comfy_server.free()
     assert watched(comfy_server, "row_held")["threads"] == []
-    assert median(rss[40:]) - median(rss[15:25]) < 8 * MIB
+    # A GPU's driver takes and gives back dozens of MiB all the time.
+    assert median(rss[40:]) - median(rss[15:25]) < (64 if on_gpu() else 8) * MIB
 
 
 def private_bytes(server: ComfyServer) -> int:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from .devices import cpu_only, gpu_only
 from .graphs import T2V, Prompt, experts, memory, model, moe_sampler, node, random_text, save
 from .server import REPOSITORY, ComfyServer, prepare
 from .stock import LORA, empty_latent, latent
@@ -31,7 +32,7 @@ def card(
     """A server with an emulated card of nothing yet."""
     base = tmp_path_factory.mktemp("precision")
     prepare(base, toy_models, HELPERS)
-    with ComfyServer(comfyui, base) as server:
+    with ComfyServer(comfyui, base, arguments=("--cpu",)) as server:
         yield server
 
 
@@ -76,6 +77,7 @@ def test_the_choices(comfy_server: ComfyServer):
         assert precision[1]["options"] == options
 
 
+@cpu_only
 @pytest.mark.parametrize("asked", ["fp8", "int8"])
 def test_8_bit_products_on_a_cpu_are_refused_before_anything_is_loaded(
     comfy_server: Any, asked: str
@@ -91,6 +93,17 @@ def test_8_bit_products_on_a_cpu_are_refused_before_anything_is_loaded(
     assert comfy_server.log().count("Loaded ") == loads
 
 
+@gpu_only
+@pytest.mark.parametrize("asked", ["fp8", "int8"])
+@pytest.mark.parametrize("name", [T2V[0], FP8])
+def test_8_bit_products_on_a_gpu(comfy_server: ComfyServer, name: str, asked: str):
+    exact, in_place = (sampled(comfy_server, model(name, precision=p)) for p in ("fp32", asked))
+    assert error(in_place, exact) < 0.1
+    streamed = {**memory(blocks_to_swap=2), **model(name, precision=asked, memory=("memory", 0))}
+    assert torch.equal(sampled(comfy_server, streamed), in_place)
+
+
+@cpu_only
 @pytest.mark.parametrize("name", [T2V[0], FP8])
 def test_auto_on_a_cpu_is_fp32_and_is_shown(comfy_server: ComfyServer, name: str):
     explicit = sampled(comfy_server, model(name))

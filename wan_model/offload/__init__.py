@@ -13,7 +13,7 @@ for as long as they run. Two experts are two models of one engine.
 from .device import CudaDevice, Device, PlainDevice, open_device
 from .engine import OffloadEngine, OnArrival, Runner
 from .host import FileRegion, HostModel
-from .measure import block_seconds, measure_copy, measure_matmul, measure_read
+from .measure import Stopwatch, block_seconds, measure_copy, measure_matmul, measure_read
 from .plan import Machine, ModelSizes, Plan, PlanRequest, Wishes, Work, lowered, make_plan
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Plan",
     "PlanRequest",
     "Runner",
+    "Stopwatch",
     "Wishes",
     "Work",
     "block_seconds",

@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 
@@ -11,6 +12,9 @@ from .host import LANES, HostSlab
 
 SAMPLE_BYTES = 64 << 20
 REPEATS = 4
+
+WAKING_SECONDS = 0.05
+"""In which a GPU that was idle raises its clock."""
 
 EFFICIENCY = 0.6
 """Part of a large matrix product's rate that a whole block reaches, attention included."""
@@ -27,6 +31,33 @@ def block_seconds(config: DiTConfig, tokens: int, flops_per_second: float) -> fl
     linear = 2 * tokens * (6 * config.dim**2 + 2 * config.dim * config.ffn_dim)
     attention = 4 * tokens * (tokens + config.text_len) * config.dim
     return (linear + attention) / (EFFICIENCY * flops_per_second)
+
+
+class Stopwatch:
+    """Times what a device computes from now until `stop`, without waiting for it."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._device = torch.device(device)
+        self._start, self._end = self._now(), None
+
+    def stop(self) -> None:
+        """Ends what is timed."""
+        self._end = self._now()
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None as long as the device has not finished it."""
+        if isinstance(self._start, float):
+            return None if self._end is None else self._end - self._start
+        finished = self._end is not None and self._end.query()
+        return self._start.elapsed_time(self._end) / 1000 if finished else None
+
+    def _now(self) -> Any:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
 
 
 def measure_copy(device: Device) -> float:
@@ -60,8 +91,12 @@ def measure_matmul(device: torch.device | str, dtype: torch.dtype = torch.bfloat
     """Returns floating-point operations per second of a large matrix product."""
     size = 4096 if torch.device(device).type == "cuda" else 512
     a = torch.ones(size, size, dtype=dtype, device=device)
-    (a @ a).sum().item()
-    start = time.perf_counter()
+    awake = time.perf_counter() + WAKING_SECONDS
+    while True:
+        (a @ a).sum().item()
+        start = time.perf_counter()
+        if start > awake:
+            break
     b = a
     for _ in range(REPEATS):
         b = a @ b

@@ -12,8 +12,9 @@ from wan_model.attention.flash_attn_3_fp8 import BACKEND, FP8_MAX, hadamard, to_
 from wan_model.attention.measure import checked, exact, rms_error, sample
 
 KINDS = ("plain", "means", "outliers", "small", "large")
-BOUND = {"plain": 5.8e-2, "means": 3e-3, "outliers": 4.5e-2, "small": 5.8e-2, "large": 5.8e-2}
-"""Rms errors on a GPU; simulated, at most: 5.3e-2, 2.0e-3, 4.0e-2, 5.3e-2, 5.3e-2."""
+BOUND = {"plain": 5.8e-2, "means": 3e-3, "outliers": 5.2e-2, "small": 5.8e-2, "large": 5.8e-2}
+"""Rms errors on a GPU. Simulated, at most: 5.3e-2, 2.0e-3, 4.0e-2, 5.3e-2, 5.3e-2; an H200 has
+4.8e-2 for outliers among 32760 tokens."""
 
 
 def data(kind: str, length: int = 1030, device: str = "cpu"):

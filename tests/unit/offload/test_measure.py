@@ -1,12 +1,21 @@
 """Estimates that plans are made with."""
 
+import time
+
 import pytest
 import torch
 
 from tests.unit.dit.toy import make_dit
 from tests.unit.offload.fakes import LazyDevice
 from wan_model.config import DiTConfig
-from wan_model.offload import HostModel, block_seconds, measure_copy, measure_matmul, measure_read
+from wan_model.offload import (
+    HostModel,
+    Stopwatch,
+    block_seconds,
+    measure_copy,
+    measure_matmul,
+    measure_read,
+)
 
 A14B = DiTConfig(
     dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, in_channels=16, out_channels=16
@@ -27,3 +36,27 @@ def test_rates_are_measured():
     assert device.pinned_bytes == 0
     assert measure_read(HostModel(model, model.blocks).slabs[0]) > 1e5
     assert measure_matmul(torch.device("cpu")) > 1e6
+
+
+def test_a_stopwatch_times_what_lies_between():
+    start = time.perf_counter()
+    watch = Stopwatch("cpu")
+    assert watch.seconds is None
+    sum(range(100_000))
+    watch.stop()
+    assert watch.seconds is not None
+    assert 0 < watch.seconds <= time.perf_counter() - start
+
+
+@pytest.mark.gpu
+def test_a_stopwatch_waits_for_nothing():
+    a = torch.ones(4096, 4096, device="cuda")
+    torch.cuda.synchronize()
+    watch = Stopwatch("cuda")
+    for _ in range(50):
+        torch.mm(a, a)
+    watch.stop()
+    assert watch.seconds is None
+    torch.cuda.synchronize()
+    assert watch.seconds is not None
+    assert watch.seconds > 1e-3
