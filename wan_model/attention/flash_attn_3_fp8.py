@@ -17,74 +17,139 @@ instead of 2.9e-3 where k and v have means far from zero.
 Shape legend: B batch, L tokens, H heads, D head width.
 """
 
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
 import torch
 from torch import Tensor
 
 from .backend import AttentionFn, Backend, Constraints, Platform
 from .flash_attn_3 import DISTRIBUTIONS, INSTALL, MODULES, result_of
 
+log = logging.getLogger(__name__)
+
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
 FP8_ERROR = 5.3e-2
 """On data with little structure."""
 
-RUN_TOKENS = 4096
-"""What is between bf16 and fp8 is made for so many at a time: 42 MB each, for 40 heads of 128."""
+RUN_TOKENS = 2048
+"""PyTorch prepares so many at a time: 42 MB in fp32, for 40 heads of 128."""
+
+
+TOLERANCE = 1e-2
+"""Most rms difference in a trial: a few numbers in between two of e4m3 go the other way."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """The passes over q, k and v; `fp8_kernels` says what each returns."""
+
+    statistics: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+    quantise: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+    def to_fp8(
+        self, x: Tensor, *, centred: bool, rotation: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns (x - mean) @ rotation in e4m3, by what to multiply that, and the mean.
+
+        Args:
+            x: bf16 (B, L, H, D).
+            centred: whether the mean over the tokens is taken off.
+            rotation: (D, D) of 1 and -1; none if there is none.
+
+        Returns:
+            e4m3 (B, L, H, D); fp32 (B, H), powers of two; fp32 (B, 1, H, D).
+        """
+        x = x.contiguous()
+        mean, low, high = self.statistics(x)
+        if not centred:
+            mean = torch.zeros_like(mean)
+        largest = torch.maximum(high - mean, mean - low)
+        # A bound is as good as the greatest number itself: e4m3 is equally fine over 15 octaves.
+        bound = largest.amax(dim=-1) if rotation is None else largest.sum(dim=-1)
+        scale = torch.exp2(torch.ceil(torch.log2(bound / FP8_MAX)))
+        scale = torch.where(bound > 0, scale, 1.0)
+        x8 = self.quantise(x, mean, scale.reciprocal(), rotation)
+        return x8, scale.squeeze(1), mean
+
+
+def statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `fp8_kernels.statistics`, in PyTorch."""
+    parts = [
+        torch.stack((run.sum(1, keepdim=True), *run.aminmax(dim=1, keepdim=True)))
+        for run in map(Tensor.float, x.split(RUN_TOKENS, dim=1))
+    ]
+    sums, low, high = torch.cat(parts, dim=2)
+    mean = sums.sum(1, keepdim=True) / x.shape[1]
+    return mean, low.amin(1, keepdim=True), high.amax(1, keepdim=True)
+
+
+def quantise(x: Tensor, mean: Tensor, factor: Tensor, rotation: Tensor | None) -> Tensor:
+    """As `fp8_kernels.quantise`, in PyTorch."""
+    out = torch.empty_like(x, dtype=FP8)
+    for part, target in zip(x.split(RUN_TOKENS, 1), out.split(RUN_TOKENS, 1), strict=True):
+        values = part - mean
+        if rotation is not None:
+            values = (values.to(x.dtype) @ rotation).float()
+        target.copy_(values.mul_(factor.unsqueeze(-1)))
+    return out
+
+
+PLAIN = Preparation(statistics, quantise)
+
+
+def fastest_preparation(device: torch.device) -> Preparation:
+    """Returns that of Triton if it works on a device and agrees with PyTorch's in a trial."""
+    if device.type != "cuda":
+        return PLAIN
+    try:
+        kernels = import_module(".fp8_kernels", __package__)
+        fast = Preparation(kernels.statistics, kernels.quantise)
+        difference = trial_difference(fast, device)
+    except Exception:
+        # Triton can be missing, or its C compiler, or Python's headers: each fails in its own way.
+        log.debug("q, k and v are prepared without Triton", exc_info=True)
+        return PLAIN
+    if difference < TOLERANCE:
+        return fast
+    log.warning("q, k and v are prepared without Triton, which is off by %.2g here", difference)
+    return PLAIN
+
+
+def trial_difference(preparation: Preparation, device: torch.device) -> float:
+    """Returns how far what it makes of a few tokens is from what PyTorch does, relative (rms)."""
+    x = torch.arange(2 * 300 * 2 * 128, device=device).mul(0.7).sin().add(0.5)
+    x = x.view(2, 300, 2, 128).bfloat16()
+    made: list[list[Tensor]] = [[], []]
+    for results, one in zip(made, (preparation, PLAIN), strict=True):
+        for rotation in (None, hadamard(128, x)):
+            x8, scale, mean = one.to_fp8(x, centred=True, rotation=rotation)
+            results.append(x8.float() * scale[:, None, :, None] + mean)
+    got, expected = map(torch.cat, made)
+    return float((got - expected).norm() / expected.norm())
 
 
 def load(platform: Platform) -> AttentionFn:
     """Returns its function, which has our layout."""
     flash_attn_func = platform.member("flash_attn_func", *MODULES)
+    prepare = fastest_preparation(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
     def attend(q: Tensor, k: Tensor, v: Tensor, /) -> Tensor:
         width = q.shape[-1]
         rotation = hadamard(width, q)
-        k_mean, v_mean = (x.mean(dim=1, keepdim=True, dtype=torch.float32) for x in (k, v))
-        q8, q_scale = to_fp8(q, rotation=rotation)
-        k8, k_scale = to_fp8(k, k_mean, rotation)
-        v8, v_scale = to_fp8(v, v_mean)
+        q8, q_scale, _ = prepare.to_fp8(q, centred=False, rotation=rotation)
+        k8, k_scale, _ = prepare.to_fp8(k, centred=True, rotation=rotation)
+        v8, v_scale, v_mean = prepare.to_fp8(v, centred=True, rotation=None)
         # The rotation has made q and k longer by sqrt(D) each.
         scales = {"q_descale": q_scale / width, "k_descale": k_scale, "v_descale": v_scale}
         out = result_of(flash_attn_func(q8, k8, v8, **scales))
-        return out.add_(v_mean - token_mean(v8) * v_scale[:, None, :, None])
+        left = prepare.statistics(v8)[0] * v_scale[:, None, :, None]
+        return out.add_(v_mean - left)
 
     return attend
-
-
-def to_fp8(
-    x: Tensor, mean: Tensor | None = None, rotation: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Returns (x - mean) @ rotation in e4m3, and by what to multiply that.
-
-    Args:
-        x: bf16 (B, L, H, D).
-        mean: fp32 (B, 1, H, D), rounded to bf16 first; zero if there is none.
-        rotation: (D, D) of 1 and -1; none if there is none.
-
-    Returns:
-        e4m3 (B, L, H, D), and fp32 (B, H): powers of two, so that bf16 holds them exactly.
-    """
-    low, high = torch.aminmax(x, dim=1, keepdim=True)
-    mean = torch.zeros_like(low) if mean is None else mean.to(x.dtype)
-    largest = torch.maximum(high - mean, mean - low).float()
-    # A bound is as good as the greatest number itself: e4m3 is equally fine over 15 octaves.
-    bound = largest.amax(dim=-1) if rotation is None else largest.sum(dim=-1)
-    scale = torch.exp2(torch.ceil(torch.log2(bound / FP8_MAX)))
-    scale = torch.where(bound > 0, scale, 1.0)
-    factor = scale.reciprocal().to(x.dtype).unsqueeze(-1)
-    offset = -factor * (mean if rotation is None else mean @ rotation)
-    quantised = torch.empty_like(x, dtype=FP8)
-    for part, target in zip(x.split(RUN_TOKENS, 1), quantised.split(RUN_TOKENS, 1), strict=True):
-        rotated = part if rotation is None else part @ rotation
-        target.copy_(torch.addcmul(offset, rotated, factor))
-    return quantised, scale.squeeze(1)
-
-
-def token_mean(x8: Tensor) -> Tensor:
-    """Returns the mean over the tokens of e4m3 (B, L, H, D) as fp32 (B, 1, H, D)."""
-    runs = (run.bfloat16() for run in x8.split(RUN_TOKENS, dim=1))
-    sums = [run.sum(dim=1, keepdim=True, dtype=torch.float32) for run in runs]
-    return torch.cat(sums, dim=1).sum(dim=1, keepdim=True) / x8.shape[1]
 
 
 def hadamard(size: int, like: Tensor) -> Tensor:

@@ -1,0 +1,99 @@
+"""Triton kernels that prepare q, k and v for attention in fp8: two passes where PyTorch takes many.
+
+Shape legend: B batch, L tokens, H heads, D head width, a power of two. All tensors are contiguous.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+STATISTICS_TOKENS = 256
+QUANTISE_TOKENS = 128
+"""Of one program."""
+
+
+def statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns mean, least and greatest of x (B, L, H, D) over the tokens, fp32 (B, 1, H, D)."""
+    batch, length, heads, width = x.shape
+    blocks = triton.cdiv(length, STATISTICS_TOKENS)
+    shape = (batch, blocks, heads, width)
+    sums, low, high = (torch.empty(shape, dtype=torch.float32, device=x.device) for _ in range(3))
+    _statistics[(blocks, heads, batch)](
+        x, sums, low, high, length, heads, width=width, block=STATISTICS_TOKENS
+    )
+    return sums.sum(1, keepdim=True) / length, low.amin(1, keepdim=True), high.amax(1, keepdim=True)
+
+
+def quantise(x: Tensor, mean: Tensor, factor: Tensor, rotation: Tensor | None) -> Tensor:
+    """Returns factor * (x - mean) @ rotation in e4m3.
+
+    Args:
+        x: bf16 (B, L, H, D).
+        mean: fp32 (B, 1, H, D).
+        factor: fp32 (B, 1, H).
+        rotation: bf16 (D, D) of 1 and -1; none if there is none.
+
+    Returns:
+        e4m3 (B, L, H, D).
+    """
+    batch, length, heads, width = x.shape
+    out = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
+    _quantise[(triton.cdiv(length, QUANTISE_TOKENS), heads, batch)](
+        x,
+        out,
+        mean,
+        factor,
+        x if rotation is None else rotation,
+        length,
+        heads,
+        width=width,
+        block=QUANTISE_TOKENS,
+        rotated=rotation is not None,
+    )
+    return out
+
+
+@triton.jit
+def _places(length, heads, width: tl.constexpr, block: tl.constexpr):
+    """Returns where this program's tokens (block, width) are, and which of them exist."""
+    head, sample = tl.program_id(1), tl.program_id(2)
+    token = tl.program_id(0) * block + tl.arange(0, block)
+    row = (sample.to(tl.int64) * length + token) * heads + head
+    return row[:, None] * width + tl.arange(0, width)[None, :], (token < length)[:, None]
+
+
+@triton.jit
+def _statistics(x, sums, low, high, length, heads, width: tl.constexpr, block: tl.constexpr):
+    place, exists = _places(length, heads, width, block)
+    values = tl.load(x + place, exists, other=0.0).to(tl.float32)
+    row = (tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)) * heads + tl.program_id(1)
+    target = row * width + tl.arange(0, width)
+    tl.store(sums + target, tl.sum(values, 0))
+    tl.store(low + target, tl.min(tl.where(exists, values, float("inf")), 0))
+    tl.store(high + target, tl.max(tl.where(exists, values, float("-inf")), 0))
+
+
+@triton.jit
+def _quantise(
+    x,
+    out,
+    mean,
+    factor,
+    rotation,
+    length,
+    heads,
+    width: tl.constexpr,
+    block: tl.constexpr,
+    rotated: tl.constexpr,
+):
+    place, exists = _places(length, heads, width, block)
+    side = tl.arange(0, width)
+    head = tl.program_id(2) * heads + tl.program_id(1)
+    values = tl.load(x + place, exists, other=0.0).to(tl.float32)
+    values -= tl.load(mean + head * width + side)[None, :]
+    if rotated:
+        signs = tl.load(rotation + side[:, None] * width + side[None, :])
+        values = tl.dot(values.to(signs.dtype), signs)
+    values *= tl.load(factor + head)
+    tl.store(out + place, values.to(out.dtype.element_ty), exists)
