@@ -5,14 +5,14 @@
     python benchmarks/block_swap.py --folder /fast/disk --only 832x480x17 --in-memory
 
 Writes one A14B expert with random fp8 weights, once, and prints one JSON line per case, as soon as
-it is measured: seconds per forward pass and their ratio to resident weights, the first pass (which
-fetches everything), planned and measured peak of device memory, and host memory. Smaller cards are
-emulated by a tensor that takes the rest. "pair" passes from one expert to another in the middle.
+it is measured (report.py makes a table of them): seconds per forward pass and their ratio to
+resident weights, the first pass (which fetches everything), planned and measured peak of device
+memory, and host memory. Smaller cards are emulated by a tensor that takes the rest. "pair" passes
+from one expert to another in the middle.
 """
 
 import argparse
 import gc
-import json
 import sys
 import time
 import traceback
@@ -29,6 +29,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.lines import emit
 from wan_model.attention import resolve
 from wan_model.config import DiTConfig, Precision
 from wan_model.dit import WanDiT
@@ -101,10 +102,15 @@ class Video:
 
 
 def random_state(config: DiTConfig, device: str = "cuda") -> dict[str, Tensor]:
-    """Returns an expert's state dict on the host: matrices in scaled fp8, the rest in bf16."""
+    """Returns an expert's state dict on the host: matrices in scaled fp8, the rest in bf16.
+
+    Names and marks are those of Comfy-Org's fp8_scaled files, which ComfyUI's loader knows too.
+    """
     with torch.device("meta"):
         model = WanDiT(config, precision=PRECISION, attention=resolve("sdpa"))
-    generator, state = torch.Generator(device).manual_seed(0), {}
+    generator = torch.Generator(device).manual_seed(0)
+    # Two elements: ComfyUI is to multiply these weights in 16 bit, as with the published files.
+    state = {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
     for name, parameter in model.named_parameters():
         value = torch.randn(parameter.shape, generator=generator, device=device)
         owner, leaf = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
@@ -114,7 +120,7 @@ def random_state(config: DiTConfig, device: str = "cuda") -> dict[str, Tensor]:
             value *= 0.3 if leaf == "modulation" else (parameter.shape[1:].numel() or 400) ** -0.5
         if isinstance(owner, Linear) and leaf == "weight":
             scale = value.abs().amax() / torch.finfo(torch.float8_e4m3fn).max
-            state[f"{name}_scale"] = scale.cpu()
+            state[f"{name.removesuffix('weight')}scale_weight"] = scale.cpu()
             state[name] = (value / scale).to(torch.float8_e4m3fn).cpu()
         else:
             state[name] = value.bfloat16().cpu()
@@ -279,7 +285,7 @@ def outcome(bench: Bench, video: Video, case: str) -> dict[str, Any]:
         sys.stderr.write(
             f"{traceback.format_exc()}\n{torch.cuda.memory_summary(abbreviated=True)}\n"
         )
-        return what | {"error": str(error)}
+        return what | {"failed": str(error)}
 
 
 def wanted(size: str, case: str, only: Sequence[str] | None) -> bool:
@@ -299,16 +305,20 @@ def main() -> None:
     )
     options = parser.parse_args()
     bench = build(options.folder, in_memory=options.in_memory, attention=options.attention)
-    rates = {"copy_gb_s": bench.copy_rate / 1e9, "read_gb_s": bench.read_rate / 1e9}
-    print(json.dumps(rates), flush=True)
+    about = {
+        "attention": options.attention,
+        "in_memory": options.in_memory,
+        "copy_gb_s": round(bench.copy_rate / 1e9, 2),
+        "read_gb_s": round(bench.read_rate / 1e9, 2),
+    }
     videos: dict[str, Video] = {}
     for size, cases in CASES:
         for case in [c for c in cases if wanted(size, c, options.only)]:
             if size not in videos:
                 video = videos[size] = measure_resident(bench, size)
                 resident = {"size": size, "case": "resident", "seconds": round(video.seconds, 4)}
-                print(json.dumps(resident), flush=True)
-            print(json.dumps(outcome(bench, videos[size], case)), flush=True)
+                emit("block_swap", resident | about)
+            emit("block_swap", outcome(bench, videos[size], case) | about)
 
 
 if __name__ == "__main__":

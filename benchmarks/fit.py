@@ -29,23 +29,27 @@ def check_fit(
     Raises:
         MemoryLimitError: says what fits.
     """
-    with torch.device("meta"):
-        model = WanDiT(config, precision=Precision(), attention=resolve("sdpa"))
-    width = find(number_format).storage.itemsize
-    count = config.num_layers
-    block = sum(p.numel() for p in model.blocks[0].parameters()) * width
-    inside = sum(p.numel() for p in model.blocks.parameters())
-    outside = (sum(p.numel() for p in model.parameters()) - inside) * FP32_BYTES
-    weights = outside + count * block
+    count, width = config.num_layers, find(number_format).storage.itemsize
+    inside, outside = weight_bytes(config, number_format)
+    block, weights = inside // count, inside + outside
     if weights + activation_bytes <= free_bytes:
         return
     room = free_bytes - outside - activation_bytes * (PEER_ACTIVATIONS if peers else 1)
     fitting = min(count - 1, int(room // block))
     ways = [f"--layers {fitting} to measure {fitting} of {count} blocks"] if fitting > 0 else []
-    if width > 1 and weights - count * block // 2 + activation_bytes <= free_bytes:
+    if width > 1 and weights - inside // 2 + activation_bytes <= free_bytes:
         ways.append("--format fp8")
     raise MemoryLimitError(
         f"The model does not fit into the GPU's memory. Got {free_bytes / GIB:.1f} GiB, need "
         f"{weights / GIB:.1f} for weights and {activation_bytes / GIB:.1f} for the video. "
         f"Use {' or '.join(ways) or 'a smaller video'}."
     )
+
+
+def weight_bytes(config: DiTConfig, number_format: str) -> tuple[int, int]:
+    """Returns the bytes of the blocks' weights, all in this format, and of the others, in fp32."""
+    with torch.device("meta"):
+        model = WanDiT(config, precision=Precision(), attention=resolve("sdpa"))
+    inside = sum(parameter.numel() for parameter in model.blocks.parameters())
+    outside = sum(parameter.numel() for parameter in model.parameters()) - inside
+    return inside * find(number_format).storage.itemsize, outside * FP32_BYTES

@@ -13,16 +13,17 @@ slice. `toy 64x64x5 --device cpu` shows in seconds whether all is set up.
 
 Prints JSON lines; `>> benchmarks/results/forward.jsonl` keeps them for report.py. Per contestant
 and size: the seconds of the first pass, which compiles with --compile, median seconds of the others
-and peak memory above the weights. Then ratios to the peers, and with --error-frames the rms error
-relative to fp32 on a shorter video.
+and peak memory above the weights; of ours also the floor, see floors.py, and the ceilings that it
+follows from. Then ratios to the peers, and with --error-frames the rms error relative to fp32 on a
+shorter video.
 """
 
 import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import astuple, dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.ceilings import forward_rates
 from benchmarks.fit import check_fit
+from benchmarks.floors import forward_floor, forward_work
 from benchmarks.lines import emit
 from benchmarks.peers import PEERS, Built, Peer, build_dit, random_value
 from benchmarks.timing import Timing, device_called, measure, release
@@ -45,7 +48,7 @@ from wan_model.errors import BackendError, WanError
 from wan_model.quant import AS_STORED, Linear
 from wan_model.quant import names as format_names
 from wan_model.quant import resolve as resolve_format
-from wan_model.shapes import latent_size
+from wan_model.shapes import LatentSize, latent_size
 
 OURS = "wan-duet"
 A14B = DiTConfig(
@@ -78,20 +81,19 @@ class Task:
     error_frames: int
     peers: tuple[Peer, ...]
 
-    def latent(self, size: str) -> tuple[int, int, int]:
+    def latent(self, size: str) -> LatentSize:
         """Returns latent frames, height and width of WIDTHxHEIGHTxFRAMES."""
         width, height, frames = (int(part) for part in size.split("x"))
-        found = latent_size(width, height, frames, self.stride)
-        return found.frames, found.height, found.width
+        return latent_size(width, height, frames, self.stride)
 
     def estimate_bytes(self, size: str) -> int:
         """Returns what our planner reckons with beside the weights."""
-        return activation_bytes(self.config, self.precision, 1, *self.latent(size))
+        return activation_bytes(self.config, self.precision, 1, *astuple(self.latent(size)))
 
     def inputs(self, size: str) -> Inputs:
         """Returns random latent, timestep and text for one clip."""
         generator = torch.Generator(self.device).manual_seed(1)
-        shape = (1, self.config.out_channels, *self.latent(size))
+        shape = (1, self.config.out_channels, *astuple(self.latent(size)))
         latent = torch.randn(shape, generator=generator, device=self.device)
         text_shape = (1, 100, self.config.text_dim)
         text = torch.randn(text_shape, generator=generator, device=self.device)
@@ -134,6 +136,11 @@ def attention_of(name: str) -> AttentionFn:
         return resolve(name, memory=Path(folder) / "attention.json")
 
 
+def label_of(attention: AttentionFn) -> str:
+    """Returns the name of a backend."""
+    return attention.backend.name if isinstance(attention, Selected) else "sdpa"
+
+
 def build_ours(task: Task, attention: AttentionFn, compiled: bool) -> Built:
     """Returns our transformer, if it fits."""
     if task.device.type == "cuda":
@@ -144,12 +151,21 @@ def build_ours(task: Task, attention: AttentionFn, compiled: bool) -> Built:
     if compiled:
         runner = CompiledStages().around(run_in_order)
     model = random_dit(task.config, task.precision, task.number_format, attention, task.device)
-    label = attention.backend.name if isinstance(attention, Selected) else "sdpa"
 
     def predict(latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
         return model.velocity(latent, timestep, text, None, runner)
 
-    return Built(OURS, label, predict)
+    return Built(OURS, label_of(attention), predict)
+
+
+def expectations(task: Task, attention: AttentionFn, size: str) -> dict[str, float]:
+    """Returns our memory estimate and our floor; prints the ceilings that it follows from."""
+    tokens = task.latent(size).tokens
+    rates = forward_rates(task.config, tokens, attention, task.device)
+    emit("ceilings", {"model": task.model, "size": size, "attention": label_of(attention), **rates})
+    work = forward_work(task.config, tokens, task.number_format)
+    estimate = {"estimate_gib": round(task.estimate_bytes(size) / 2**30, 3)}
+    return estimate | forward_floor(work, task.number_format, rates)
 
 
 @dataclass
@@ -160,6 +176,8 @@ class Contestant:
     build: Callable[[], Built]
     own: dict[str, Any] = field(default_factory=dict)
     """Options that only it has."""
+    expected: Callable[[str], dict[str, float]] = field(default=lambda _: {})
+    """What else is known of its pass at a size; asked for after the pass was measured."""
     timings: dict[str, Timing] = field(default_factory=dict)
     short: Tensor | None = None
     """What it predicts for the short video."""
@@ -176,10 +194,8 @@ class Contestant:
             if size in self.timings:
                 timing = self.timings[size].merged(timing)
             self.timings[size] = timing
-            line = {**about, "size": size, **timing.columns()}
-            if self.name == OURS:
-                line["estimate_gib"] = round(task.estimate_bytes(size) / 2**30, 3)
-            emit("forward", line)
+            columns = {**timing.columns(), **self.expected(size)}
+            emit("forward", {**about, "size": size, **columns})
         if task.error_frames and self.short is None:
             self.short = built.run(*task.inputs(f"832x480x{task.error_frames}")).cpu()
 
@@ -265,9 +281,11 @@ def run(options: argparse.Namespace) -> None:
         error_frames=options.error_frames,
         peers=tuple(options.beside),
     )
-    build = partial(build_ours, task, attention_of(options.attention), options.compile)
+    attention = attention_of(options.attention)
+    build = partial(build_ours, task, attention, options.compile)
     own = {"residual": options.residual, "compiled": options.compile}
-    ours = Contestant(OURS, build, own)
+    # Cached: with --rounds the ceilings are measured once.
+    ours = Contestant(OURS, build, own, cache(partial(expectations, task, attention)))
     peers = [
         Contestant(peer, partial(build_dit, peer, task.config, task.number_format, task.device))
         for peer in task.peers

@@ -2,14 +2,13 @@
 
     python benchmarks/linear.py --rows 32760 75600
 
-Prints one JSON line per format, kernel, shape and number of tokens: median milliseconds of a
-whole product (activations are quantised inside), TFLOP/s, and the rms error relative to fp32 for
-activations with outlier channels. "chunk" is the number of rows given to one call; the blocks
-work on runs of 8192 tokens.
+Prints one JSON line per format, kernel, shape and number of tokens (`| python benchmarks/report.py
+--show -` makes a table of them): median milliseconds of a whole product (activations are quantised
+inside), TFLOP/s, and the rms error relative to fp32 for activations with outlier channels. "chunk"
+is the number of rows given to one call; the blocks work on runs of 8192 tokens.
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.lines import emit
 from wan_model.quant import Linear, WeightPlan
 from wan_model.quant.plan import NUMBER_FORMATS
 
@@ -120,8 +120,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     options = parser.parse_args()
     for line in lines(options, torch.device("cuda", torch.cuda.current_device())):
-        sys.stdout.write(json.dumps(line) + "\n")
-        sys.stdout.flush()
+        emit("linear", line)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
+from .layouts import LAYOUTS
 from .lines import ABOUT_RUN, Line
-from .tables import LAYOUTS, Row, contestant, groups, ratio
+from .tables import Group, Layout, Row, contestant, groups, ratio
 
 MARKERS = re.compile(r"<!-- (table:(?P<name>\S+)|(?P<end>/table)) -->")
 PART_OF_ANOTHER = ("_ratio", "_error")
@@ -27,10 +28,10 @@ def table(lines: Iterable[Line], name: str) -> str:
 
     A table without a layout shows all that its lines hold.
     """
-    if name in LAYOUTS:
-        rows = [row for group in groups(lines, name) for row in group.rows]
-        titles = [column.title for column in LAYOUTS[name].columns]
-        cells = [(row, [column.text(row) for column in LAYOUTS[name].columns]) for row in rows]
+    if layout := LAYOUTS.get(name):
+        rows = [row for group in groups(lines, name, layout) for row in group.rows]
+        titles = [column.title for column in layout.columns]
+        cells = [(row, [column.text(row) for column in layout.columns]) for row in rows]
     else:
         found = [line for line in lines if line["table"] == name]
         keys = dict.fromkeys(
@@ -75,16 +76,21 @@ def headline(lines: Sequence[Line]) -> str:
     parts += [f"wan-duet {lines[-1]['commit']}"] if lines[-1]["commit"] else []
     parts += [f"{name} {version}" for name, version in lines[-1]["versions"].items()]
     for name, layout in LAYOUTS.items():
-        for group in groups(here, name):
-            if group.ours is None:
-                continue
-            part = f"{layout.title(group.ours)} {group.ours.number('seconds', '.2f')} s"
-            ratios = [(ratio(row, "seconds"), contestant(row)) for row in group.rows[1:]]
-            told = ", ".join(f"{value:.2f} of {who}" for value, who in ratios if value)
-            part += f" ({told})" if told else ""
-            peak = group.ours.number("peak_gib", ".1f")
-            parts.append(part + (f", peak {peak} GiB" if peak else ""))
+        parts += filter(None, (_told(group, layout) for group in groups(here, name, layout)))
     return " | ".join(parts)
+
+
+def _told(group: Group, layout: Layout) -> str:
+    """Returns our number that tells most, its ratios to the peers' and our peak, in words."""
+    key, form = layout.told or ("", "")
+    if group.ours is None or group.ours.line.get(key) is None:
+        return ""
+    part = f"{layout.title(group.ours)} {form.format(group.ours.line[key])}"
+    ratios = [(ratio(row, key), contestant(row)) for row in group.rows[1:]]
+    told = ", ".join(f"{value:.2f} of {who}" for value, who in ratios if value)
+    part += f" ({told})" if told else ""
+    peak = group.ours.number("peak_gib", ".1f")
+    return part + (f", peak {peak} GiB" if peak else "")
 
 
 def rewrite(text: str, new: Mapping[str, str]) -> str:
@@ -123,8 +129,13 @@ def places(text: str) -> set[str]:
 
 
 def _rows(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
+    lines = [titles, ["---"] * len(titles), *([_cell(text) for text in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Returns text that does not end a cell or a row."""
+    return " ".join(text.split()).replace("|", "/")
 
 
 def _plain(value: object) -> str:

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .layouts import LAYOUTS
 from .lines import Line
-from .tables import LAYOUTS, Group, Row, contestant, groups
+from .tables import Group, Row, contestant, groups
 
 OUR_COLOUR = "#2a6fb0"
 PEER_COLOURS = ("#b8b8b8", "#8a8a8a", "#646464")
@@ -22,14 +23,20 @@ def plot(lines: Sequence[Line], folder: Path) -> list[Path]:
     from matplotlib.figure import Figure
 
     written = []
-    for name in LAYOUTS:
-        compared = [group for group in groups(lines, name) if len(group.rows) > 1]
+    for name, layout in LAYOUTS.items():
+        if layout.told is None or layout.told[0] != QUANTITIES[0][0]:
+            continue
+        compared = [
+            group
+            for group in groups(lines, name, layout)
+            if len(group.rows) > 1 and any(row.line.get("seconds") for row in group.rows)
+        ]
         if not compared:
             continue
         bars = sum(len(group.rows) + 1 for group in compared)
         figure = Figure(figsize=(11, 1.2 + BAR_INCHES * bars), layout="constrained")
         for axes, (key, title) in zip(figure.subplots(1, 2, sharey=True), QUANTITIES, strict=True):
-            _draw(axes, compared, key, LAYOUTS[name].title)
+            _draw(axes, compared, key, layout.title)
             axes.set_title(title, loc="left", fontsize=10)
         folder.mkdir(parents=True, exist_ok=True)
         written.append(folder / f"{name}.png")

@@ -4,12 +4,13 @@
     python benchmarks/quality.py --kinds ti2v --limit 8 --save clips
     python benchmarks/quality.py --weights fp8 --precision bf16 --against models
 
-Prints Markdown: how many of the 56 scoring prompts come out right, made with the official solver,
-shift, boundary and guidance; whether a given first frame is kept; what the detector reads in true
-clips that went through the VAE, the best that could be; and how well the VAEs reconstruct clips
-that training has not seen ("novel": combinations that training never shows). `--models` takes
-other files of the same names; `--weights` another number format of weights and products;
-`--against` compares the clips with those of a second folder in fp32.
+Prints JSON lines (`| python benchmarks/report.py --show -` makes tables of them): how many of the
+56 scoring prompts come out right, made with the official solver, shift, boundary and guidance;
+whether a given first frame is kept; what the detector reads in true clips that went through the
+VAE, the best that could be; and how well the VAEs reconstruct clips that training has not seen
+("novel": combinations that training never shows). `--models` takes other files of the same names;
+`--weights` another number format of weights and products; `--against` compares the clips with those
+of a second folder in fp32.
 """
 
 import argparse
@@ -18,11 +19,13 @@ import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.lines import emit
 from tools.tiny_generate import load_tiny, load_tiny_vae
 from tools.tiny_score import Score, psnr, rates
 from tools.tiny_score.quality import (
@@ -33,7 +36,7 @@ from tools.tiny_score.quality import (
 )
 from tools.train_tiny.scenes import Prompt, score_prompts
 from tools.train_tiny.scenes.sheet import contact_sheet
-from wan_model.config import Kind
+from wan_model.config import OFFICIAL, Kind
 from wan_model.quant import AS_STORED
 from wan_model.quant import names as format_names
 
@@ -50,26 +53,21 @@ TASKS: dict[str, tuple[Kind, bool]] = {
 VAES: dict[str, Kind] = {"Wan2.1": "t2v", "Wan2.2": "ti2v"}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-CLIP_HEAD = (
-    "videos|clips|colour|shape|motion|count|all right|first frame, dB: mean|min|to fp32, dB|"
-    "s per clip"
-)
-VAE_HEAD = "VAE|split|clips|PSNR, dB: mean|min|s per clip"
-
 
 def main() -> None:
     """Command line."""
     options = _parse()
     dtype = PRECISIONS[options.precision]
-    formats = f"{options.precision}, weights {options.weights}"
-    print(f"{options.device}, {formats}, {torch.get_num_threads()} threads")
-    _head(CLIP_HEAD)
+    about = {"models": options.models.resolve().name, "device": options.device}
+    about |= {"precision": options.precision, "threads": torch.get_num_threads()}
     for task in options.kinds:
         runs = _generate(task, options.models, dtype, options.weights, options)
         exact: list[Generated] = []
         if options.against:
             exact = _generate(task, options.against, torch.float32, AS_STORED, options)
-        _row(task, *_clip_cells(runs, exact))
+        steps = options.steps or OFFICIAL[TASKS[task][0]].steps
+        made = {"videos": task, "steps": steps, "weights": options.weights, **about}
+        emit("quality", made | _clip_columns(runs, exact))
         if options.save:
             _save(runs, options.save / task)
     vaes = {
@@ -79,16 +77,15 @@ def main() -> None:
     }
     for name, vae in vaes.items():
         true = score_through_vae(vae, _spread(score_prompts(), options.limit))
-        _row(f"true clips, {name} VAE", *_clip_cells([true], []))
+        emit("quality", {"videos": f"true clips, {name} VAE", **about, **_clip_columns([true], [])})
         if options.save:
             _save([true], options.save / f"true-{name}")
-    if vaes:
-        _head(VAE_HEAD)
     for (name, vae), split in product(vaes.items(), ("val", "novel")):
         start = time.perf_counter()
         values = reconstruction_db(vae, split, options.vae_clips)
         seconds = (time.perf_counter() - start) / len(values)
-        _row(name, split, str(len(values)), *_mean_and_min(values), f"{seconds:.2f}")
+        line = {"vae": name, "split": split, "clips": len(values), **about}
+        emit("quality_vae", line | _mean_and_min("psnr_db", values) | {"seconds": seconds})
 
 
 def _parse() -> argparse.Namespace:
@@ -128,40 +125,31 @@ def _spread(prompts: Sequence[Prompt], limit: int) -> list[Prompt]:
     return [prompts[number * len(prompts) // limit] for number in range(limit)]
 
 
-def _clip_cells(runs: Sequence[Generated], exact: Sequence[Generated]) -> tuple[str, ...]:
-    """Returns a row of the table of clips, added up over all seeds."""
+def _clip_columns(runs: Sequence[Generated], exact: Sequence[Generated]) -> dict[str, Any]:
+    """Returns what is known of clips, added up over all seeds."""
     scores = [score for run in runs for score in run.scores]
     found = rates(scores)
-    shares = (found.colour, found.shape, found.motion, found.count, found.all)
+    shares = {name: getattr(found, name) for name in ("colour", "shape", "motion", "count")}
     to_exact = [
         psnr(video, reference)
         for run, other in zip(runs, exact, strict=False)
         for video, reference in zip(run.videos, other.videos, strict=True)
     ]
-    return (
-        str(len(scores)),
-        *(f"{100 * share:.1f} %" for share in shares),
-        *_mean_and_min([value for run in runs for value in run.first_frame_db]),
-        _mean_and_min(to_exact)[0],
-        f"{sum(run.seconds for run in runs) / len(scores):.2f}",
-    )
+    return {
+        "clips": len(scores),
+        **shares,
+        "all_right": found.all,
+        **_mean_and_min("first_frame_db", [value for run in runs for value in run.first_frame_db]),
+        **_mean_and_min("to_fp32_db", to_exact),
+        "seconds": sum(run.seconds for run in runs) / len(scores),
+    }
 
 
-def _mean_and_min(values: Sequence[float]) -> tuple[str, str]:
+def _mean_and_min(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Returns two columns, none without values."""
     if not values:
-        return "", ""
-    return f"{sum(values) / len(values):.1f}", f"{min(values):.1f}"
-
-
-def _head(cells: str) -> None:
-    names = cells.split("|")
-    print()
-    _row(*names)
-    _row(*["---"] + ["---:"] * (len(names) - 1))
-
-
-def _row(*cells: str) -> None:
-    print("| " + " | ".join(cells) + " |", flush=True)
+        return {}
+    return {name: sum(values) / len(values), f"{name}_min": min(values)}
 
 
 def _save(runs: Sequence[Generated], stem: Path) -> None:

@@ -3,6 +3,7 @@
     python benchmarks/report.py             # benchmarks/results/*.jsonl -> RESULTS.md, plots/
     python benchmarks/report.py --line      # one line to paste into an issue
     python benchmarks/forward.py a14b 832x480x81 --layers 10 | python benchmarks/report.py --line -
+    python benchmarks/attention.py | python benchmarks/report.py --show -       # only print tables
 
 A table stands between `<!-- table:NAME -->` and `<!-- /table -->`; what is around it stays. Of what
 was measured several times on a machine the last run is shown. Plots need matplotlib.
@@ -65,13 +66,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("files", nargs="*", help="JSON lines, - for stdin; all of results/ if none")
     parser.add_argument("--line", action="store_true", help="only print one line for an issue")
+    parser.add_argument("--show", action="store_true", help="only print the tables")
     parser.add_argument("--results", type=Path, default=FOLDER / "RESULTS.md")
     parser.add_argument("--plots", type=Path, default=FOLDER / "plots", help="folder")
     options = parser.parse_args()
     files = options.files or sorted(map(str, FOLDER.glob("results/*.jsonl")))
     try:
         lines = collect(files)
-        told = headline(lines) if options.line else report(lines, options.results, options.plots)
+        if options.line:
+            told = headline(lines)
+        elif options.show:
+            told = "\n".join(tables(lines).values())
+        else:
+            told = report(lines, options.results, options.plots)
     except (LineError, ReportError, OSError) as error:
         sys.exit(f"{Path(__file__).name}: {error}")
     sys.stdout.write(f"{told}\n")

@@ -1,14 +1,18 @@
 """A whole prompt through a real ComfyUI with block swap: seconds, card memory, process RAM.
 
-    COMFYUI_PATH=... python benchmarks/server.py --folder /fast/disk      # not run at this size yet
-    COMFYUI_PATH=... python benchmarks/server.py --folder build/toy --toy # tries the script, on CPU
+    COMFYUI_PATH=... python benchmarks/server.py --folder /fast/disk --beside core
+    COMFYUI_PATH=... python benchmarks/server.py --folder build/toy --beside core --toy  # on a CPU
 
 Two experts with random fp8 weights (13.3 GiB each, written to the folder once), 4 steps (2 + 2),
-cfg 1, euler. Smaller cards are emulated by memory that this process holds. Every card gets a server
-of its own, which runs three prompts: the first with the files dropped from the system's cache, a
-second like it, and one of twice the steps, by which it is known what a step takes. Prints one JSON
-line per prompt. "beyond_s" are the seconds beyond its steps, "anon_gib" the process' memory that is
-not backed by files (pinned memory included).
+cfg 1, euler. Smaller cards are emulated by memory that this process holds. On every card ours, and
+then core's own loaders and samplers with the same files, get a server of their own, which runs
+three prompts: the first with the files dropped from the system's cache, a second like it, and one
+of twice the steps, by which it is known what a step takes. Core widens the weights before products;
+ours multiplies them as they are where the GPU can, unless `--precision bf16` is given.
+
+Prints JSON lines (report.py makes tables of them): one per prompt, "server", and one per card,
+"server_beyond", with the seconds that prompts take beyond their steps. Private RAM is what is not
+backed by files, pinned memory included; "none yet" is the server before its first prompt.
 """
 
 import argparse
@@ -18,15 +22,12 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -34,27 +35,43 @@ from websocket import WebSocketException
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.comfy.graphs import Prompt, experts, memory, moe_sampler, random_text, save
+from benchmarks.lines import Line, emit
+from benchmarks.watch import (
+    Watch,
+    card_free_bytes,
+    card_of,
+    disk_rate,
+    drop_from_cache,
+    has_card,
+    watching,
+)
+from tests.comfy.client import PromptRejected
+from tests.comfy.graphs import (
+    Prompt,
+    experts,
+    memory,
+    moe_sampler,
+    node,
+    random_text,
+    save,
+    stock_model,
+)
 from tests.comfy.server import REPOSITORY, ComfyServer, ServerError, install_pack
-from tests.comfy.stock import empty_latent
+from tests.comfy.stock import empty_latent, ksampler_advanced, shifted
 
-GIB = 2**30
-Line = dict[str, Any]
+OURS, CORE = "wan-duet", "core"
 
 STEPS = 4
 PROMPTS = {"first, cold": STEPS, "second": STEPS, "twice the steps": 2 * STEPS}
 SHIFT = 5.0
 """With it, half of the steps belong to either expert, be they 4 or 8."""
 
-READ_BYTES = 8 << 20
-READ_SAMPLE_BYTES = 4 * GIB
-LANES = 4
-WATCH_SECONDS = 0.1
 PROMPT_SECONDS = 200
 LOG_CHARACTERS = 8000
 
 NAMES = ("high_noise_14B_random.safetensors", "low_noise_14B_random.safetensors")
-TOYS = ("toy_t2v_high_noise.safetensors", "toy_t2v_low_noise.safetensors")
+TEXT_DIM = 4096
+"""The only one that core's Wan model knows."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +79,49 @@ class Workload:
     """What is sampled."""
 
     files: tuple[Path, Path]
-    width: int
-    height: int
-    frames: int
-    text_dim: int
+    size: str
+    """WIDTHxHEIGHTxFRAMES."""
 
-    def prompt(self, seed: int, steps: int, wishes: dict[str, Any]) -> Prompt:
-        """Returns the workflow."""
-        names = (self.files[0].name, self.files[1].name)
+    def around(self, sampler: Prompt) -> Prompt:
+        """Returns a workflow: text and an empty latent for a sampler, whose result is saved."""
+        width, height, frames = (int(part) for part in self.size.split("x"))
         return {
-            **experts(names, precision="auto", attention="auto", memory=("memory", 0)),
+            **random_text(TEXT_DIM),
+            **empty_latent(width, height, frames),
+            **sampler,
+            **save("out", latent=("sampler", 0)),
+        }
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Who runs the prompts."""
+
+    name: str
+    sampler: Callable[[int, int], Prompt]
+    """From seed and number of steps to loaders and samplers."""
+    own: Line = field(default_factory=dict)
+    """Options that only it has."""
+
+
+def ours(files: Sequence[Path], wishes: Line, compiled: bool, **loading: str) -> Contestant:
+    """Returns our loader on the weights engine, and our sampler."""
+
+    def sampler(seed: int, steps: int) -> Prompt:
+        names = (files[0].name, files[1].name)
+        kinds = ("high", "low")
+        compilers = {
+            kind: node("WanDuetCompile", model=("experts", index), mode="default")
+            for index, kind in enumerate(kinds if compiled else ())
+        }
+        source = [(kind, 0) if compiled else ("experts", i) for i, kind in enumerate(kinds)]
+        return {
+            **experts(names, **loading, memory=("memory", 0)),
             **memory(**wishes),
-            **random_text(self.text_dim),
-            **empty_latent(self.width, self.height, self.frames),
+            **compilers,
             **moe_sampler(
+                model_high=source[0],
+                model_low=source[1],
                 positive=("positive", 0),
                 negative=("negative", 0),
                 latent_image=("latent", 0),
@@ -83,8 +129,33 @@ class Workload:
                 steps=steps,
                 shift=SHIFT,
             ),
-            **save("out", latent=("sampler", 0)),
         }
+
+    return Contestant(OURS, sampler, {**loading, "compiled": compiled})
+
+
+def core(files: Sequence[Path]) -> Contestant:
+    """Returns what people have without us: two of core's loaders and samplers, half the steps each.
+
+    Its "simple" schedule has other sigmas than ours, but as many.
+    """
+
+    def sampler(seed: int, steps: int) -> Prompt:
+        about = {"noise_seed": seed, "steps": steps}
+        first = {"end_at_step": steps // 2, "return_with_leftover_noise": "enable"}
+        second = {"start_at_step": steps // 2, "add_noise": "disable"}
+        return {
+            **stock_model(files[0].name, "high_file"),
+            **stock_model(files[1].name, "low_file"),
+            **shifted(("high_file", 0), "high", SHIFT),
+            **shifted(("low_file", 0), "low", SHIFT),
+            **ksampler_advanced(("high", 0), "first", **about, **first),
+            **ksampler_advanced(
+                ("low", 0), "sampler", latent_image=("first", 0), **about, **second
+            ),
+        }
+
+    return Contestant(CORE, sampler)
 
 
 class Server(ComfyServer):
@@ -96,59 +167,20 @@ class Server(ComfyServer):
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def version(self) -> str:
+        """Of ComfyUI."""
+        return self.get("/system_stats")["system"]["comfyui_version"]
+
     def _command(self) -> list[str]:
         command = super()._command()
         return [part for part in command if part != "--cpu"] if has_card() else command
 
 
-@dataclass
-class Watch:
-    """The most memory that the card and a process have taken since the last look, in bytes."""
-
-    pid: int
-    free_bytes: int
-    """Of the card, before the process began."""
-    peaks: dict[str, int] = field(default_factory=dict)
-    ended: threading.Event = field(default_factory=threading.Event)
-
-    def loop(self) -> None:
-        """Looks until it is ended."""
-        while not self.ended.wait(WATCH_SECONDS):
-            self.look()
-
-    def look(self) -> None:
-        """Remembers what is more than before."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        sizes = {line.split()[0]: line.split()[1] for line in status.splitlines() if "Rss" in line}
-        now = {
-            "vram": self.free_bytes - card_free_bytes(),
-            "anon": (int(sizes["RssAnon:"]) + int(sizes["RssShmem:"])) << 10,
-            "file": int(sizes["RssFile:"]) << 10,
-        }
-        self.peaks = {key: max(value, self.peaks.get(key, 0)) for key, value in now.items()}
-
-    def take(self) -> dict[str, float]:
-        """Returns the peaks in GiB, and begins anew."""
-        self.look()
-        peaks, self.peaks = self.peaks, {}
-        return {f"{key}_gib": round(value / GIB, 2) for key, value in peaks.items()}
-
-
-def has_card() -> bool:
-    """Whether there is a GPU."""
-    return torch.cuda.is_available()
-
-
-def card_free_bytes() -> int:
-    """Returns the GPU memory that no process has, 0 without a GPU."""
-    return torch.cuda.mem_get_info()[0] if has_card() else 0
-
-
 def a14b(folder: Path, size: str) -> Workload:
     """Writes two experts, unless they are there from an earlier run."""
-    from block_swap import A14B, random_state
+    from benchmarks.block_swap import A14B, random_state
 
-    width, height, frames = (int(part) for part in size.split("x"))
     first, second = (folder / name for name in NAMES)
     if not first.exists():
         save_file(random_state(A14B), first)
@@ -156,83 +188,33 @@ def a14b(folder: Path, size: str) -> Workload:
         shutil.copyfile(first, second)
     gc.collect()
     torch.cuda.empty_cache()
-    return Workload((first, second), width, height, frames, text_dim=4096)
+    return Workload((first, second), size)
 
 
 def toy(folder: Path) -> Workload:
     """Writes toy checkpoints."""
-    from tests.toy.make_checkpoints import make_checkpoints
+    from tests.toy.make_checkpoints import make_dit, scale_to_fp8
 
-    make_checkpoints(folder / "toy")
-    models = folder / "toy" / "diffusion_models"
-    return Workload((models / TOYS[0], models / TOYS[1]), 64, 48, 5, text_dim=64)
-
-
-def drop_from_cache(files: Sequence[Path]) -> None:
-    """Has the system forget what it knows of files."""
-    for path in files:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def disk_rate(path: Path) -> float:
-    """Returns bytes per second of a file that is read by several threads at once."""
-    drop_from_cache([path])
-    nbytes = min(path.stat().st_size, READ_SAMPLE_BYTES)
-
-    def read(lane: int) -> None:
-        target = bytearray(READ_BYTES)
-        with path.open("rb", buffering=0) as file:
-            for start in range(lane * READ_BYTES, nbytes, LANES * READ_BYTES):
-                file.seek(start)
-                file.readinto(target)
-
-    started = time.perf_counter()
-    with ThreadPoolExecutor(LANES) as pool:
-        list(pool.map(read, range(LANES)))
-    return nbytes / (time.perf_counter() - started)
+    first, second = (folder / f"toy_{name}" for name in NAMES)
+    for path in (first, second):
+        save_file(scale_to_fp8(make_dit("t2v", path.stem, text_dim=TEXT_DIM), "scaled_fp8"), path)
+    return Workload((first, second), "64x48x5")
 
 
 @contextmanager
-def watching(watch: Watch) -> Iterator[Watch]:
-    """Has a thread look all the time."""
-    thread = threading.Thread(target=watch.loop)
-    thread.start()
-    try:
-        yield watch
-    finally:
-        watch.ended.set()
-        thread.join()
-
-
-@contextmanager
-def card_of(gib: float) -> Iterator[None]:
-    """Leaves so much of the card free; 0 leaves everything."""
-    nbytes = max(0, card_free_bytes() - int(gib * GIB)) if gib else 0
-    ballast = [
-        torch.empty(min(GIB, nbytes - start), dtype=torch.uint8, device="cuda")
-        for start in range(0, nbytes, GIB)
-    ]
-    try:
-        yield
-    finally:
-        ballast.clear()
-        if has_card():
-            torch.cuda.empty_cache()
-
-
-@contextmanager
-def server(workload: Workload) -> Iterator[Server]:
-    """Runs a ComfyUI that has the pack and the experts."""
+def server(workload: Workload, *, with_pack: bool) -> Iterator[Server]:
+    """Runs a ComfyUI that has the experts."""
     with tempfile.TemporaryDirectory() as name:
         base, frontend = Path(name), Path(name, "frontend")
         models = base / "models" / "diffusion_models"
         models.mkdir(parents=True)
         for file in workload.files:
             (models / file.name).symlink_to(file.resolve())
-        install_pack(base / "custom_nodes")
-        shutil.copy2(REPOSITORY / "tests" / "comfy" / "helper_nodes.py", base / "custom_nodes")
+        nodes = base / "custom_nodes"
+        nodes.mkdir()
+        if with_pack:
+            install_pack(nodes)
+        shutil.copy2(REPOSITORY / "tests" / "comfy" / "helper_nodes.py", nodes)
         # ComfyUI insists on a graph editor.
         frontend.mkdir()
         (frontend / "index.html").write_text("<html></html>")
@@ -246,22 +228,32 @@ def server(workload: Workload) -> Iterator[Server]:
                 sys.stderr.write(running.log()[-LOG_CHARACTERS:])
 
 
-def measure(workload: Workload, card_gib: float, wishes: dict[str, Any]) -> Iterator[Line]:
-    """Runs the three prompts on one card; yields what is known of each, the steps' last."""
-    seconds = []
-    with card_of(card_gib):
-        free_bytes = card_free_bytes()
-        with server(workload) as running, watching(Watch(running.pid, free_bytes)) as watch:
-            yield {"card_gib": card_gib, "prompt": "none yet", **watch.take()}
-            drop_from_cache(workload.files)
-            for number, (name, steps) in enumerate(PROMPTS.items()):
-                started = time.perf_counter()
-                result = running.run(workload.prompt(number, steps, wishes), PROMPT_SECONDS)
-                seconds.append(time.perf_counter() - started)
-                line = {"card_gib": card_gib, "prompt": name, "status": result.status}
-                line |= {"seconds": round(seconds[-1], 2), **watch.take()}
-                yield line | {"shown": result.texts("sampler")[-1:], "error": result.error}
-    yield {"card_gib": card_gib, **beyond(seconds)}
+def measure(workload: Workload, one: Contestant, about: Line, seconds: list[float]) -> None:
+    """Runs the prompts in a server of their own, prints a line for each, adds their seconds.
+
+    Raises:
+        ServerError: if a prompt failed.
+    """
+    free_bytes = card_free_bytes()
+    with (
+        server(workload, with_pack=one.name == OURS) as running,
+        watching(Watch(running.pid, free_bytes)) as watch,
+    ):
+        if one.name == CORE:
+            about["label"] = f"ComfyUI {running.version}"
+        emit("server", {**about, "prompt": "none yet", **watch.take()})
+        drop_from_cache(workload.files)
+        for number, (name, steps) in enumerate(PROMPTS.items()):
+            started = time.perf_counter()
+            prompt = workload.around(one.sampler(number, steps))
+            result = running.run(prompt, PROMPT_SECONDS)
+            elapsed = time.perf_counter() - started
+            if result.status != "success":
+                reason = (result.error or {}).get("exception_message", result.status)
+                raise ServerError(str(reason))
+            seconds.append(elapsed)
+            line = {**about, "prompt": name, "steps": steps, "seconds": round(elapsed, 2)}
+            emit("server", {**line, **watch.take(), "shown": result.texts("sampler")[-1:]})
 
 
 def beyond(seconds: Sequence[float]) -> dict[str, float]:
@@ -269,32 +261,52 @@ def beyond(seconds: Sequence[float]) -> dict[str, float]:
     first, second, longer = seconds
     step = (longer - second) / STEPS
     return {
-        "step_s": round(step, 3),
-        "first_beyond_s": round(first - STEPS * step, 2),
-        "second_beyond_s": round(second - STEPS * step, 2),
+        "step_seconds": round(step, 3),
+        "first_beyond_seconds": round(first - STEPS * step, 2),
+        "second_beyond_seconds": round(second - STEPS * step, 2),
     }
+
+
+def run_card(workload: Workload, playing: Sequence[Contestant], about: Line, disk: Line) -> None:
+    """Measures all contestants on one card; one that fails does not stop the others."""
+    with card_of(about["card_gib"]):
+        for one in playing:
+            own, seconds = {"contestant": one.name, **one.own, **about}, []
+            try:
+                measure(workload, one, own, seconds)
+            except (OSError, ServerError, PromptRejected, WebSocketException) as error:
+                traceback.print_exc()
+                name = [*PROMPTS, "end"][len(seconds)]
+                emit("server", {**own, "prompt": name, "failed": str(error).partition("\n")[0]})
+            else:
+                emit("server_beyond", {**own, **beyond(seconds), **disk})
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--folder", type=Path, required=True, help="for 26.6 GiB, which are kept")
     parser.add_argument("--size", default="832x480x81", help="WIDTHxHEIGHTxFRAMES")
     parser.add_argument("--cards", nargs="*", type=float, default=[24, 8], help="GiB; 0: as it is")
     parser.add_argument("--wishes", type=json.loads, default={}, help="inputs of 'Wan memory'")
+    parser.add_argument("--precision", default="auto", help="input of our loader")
+    parser.add_argument("--attention", default="auto", help="input of our loader")
+    parser.add_argument("--compile", action="store_true", help="ours, with 'Wan compile'")
+    parser.add_argument("--beside", choices=[CORE], help="whom to measure after ours")
     parser.add_argument("--toy", action="store_true", help="toy files, on one card as it is")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     workload = toy(options.folder) if options.toy else a14b(options.folder, options.size)
+    loading = {"precision": options.precision, "attention": options.attention}
+    playing = [ours(workload.files, options.wishes, options.compile, **loading)]
+    if options.beside == CORE:
+        playing.append(core(workload.files))
     rate, nbytes = disk_rate(workload.files[0]), sum(f.stat().st_size for f in workload.files)
-    disk = {"disk_gb_s": round(rate / 1e9, 2), "disk_s": round(nbytes / rate, 2)}
-    print(json.dumps(disk), flush=True)
+    disk = {"disk_gb_s": round(rate / 1e9, 2), "disk_seconds": round(nbytes / rate, 2)}
+    about = {"size": workload.size, "wishes": json.dumps(options.wishes)}
     for card_gib in [0.0] if options.toy else options.cards:
-        try:
-            for line in measure(workload, card_gib, options.wishes):
-                print(json.dumps(line), flush=True)
-        except (OSError, ServerError, WebSocketException):
-            traceback.print_exc()
+        run_card(workload, playing, {**about, "card_gib": card_gib}, disk)
 
 
 if __name__ == "__main__":

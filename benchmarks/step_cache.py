@@ -3,7 +3,8 @@
     python benchmarks/step_cache.py                           # 3 min, 2 cores
     python benchmarks/step_cache.py --methods easycache --thresholds 0.02 0.05 0.1 --limit 8
 
-Prints Markdown, a row per method and threshold: forward passes that are left (conditional and
+Prints a JSON line per method and threshold (`| python benchmarks/report.py --show -` makes a table
+of them): forward passes that are left (conditional and
 unconditional ones count alike), PSNR of the final latent and of the video to the run without a
 cache (same noise; the peak is the range of the latent without a cache), and how many prompts come
 out right. Official solver, steps, shift, boundary and guidance. A toy says how methods compare, not
@@ -21,6 +22,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.lines import emit
 from tools.tiny_generate import TinyWan, clip_noise, decode, load_tiny
 from tools.tiny_score import Score, psnr, rates, score
 from tools.train_tiny.scenes import Prompt, score_prompts
@@ -87,39 +89,35 @@ def latent_psnr(latent: Tensor, reference: Tensor) -> float:
     return float(20 * (reference.max() - reference.min()).log10() - 10 * error.log10())
 
 
-def row(*cells: str) -> None:
-    """Prints a row of the table at once."""
-    sys.stdout.write("| " + " | ".join(cells) + " |\n")
-    sys.stdout.flush()
-
-
 def compare(wan: TinyWan, prompts: Sequence[Prompt], caches: Sequence[StepCacheSettings]) -> None:
-    """Prints the table."""
-    row("cache", "threshold", "passes", "latent, dB: mean", "min", "video, dB", "all right")
-    row(*["---"] + ["---:"] * 6)
+    """Prints a line without a cache, and one for each cache."""
     plain = [generate(wan, prompt, None) for prompt in prompts]
     videos = decode(wan.vae, torch.cat([run.latent for run in plain]))
-    row("none", "", "100 %", "", "", "", _right(videos, prompts))
+    about = {"prompts": len(prompts), "cache": "none", "passes": 1.0}
+    emit("step_cache", {**about, "all_right": _right(videos, prompts)})
     for cache in caches:
         runs = [generate(wan, prompt, cache) for prompt in prompts]
         found = decode(wan.vae, torch.cat([run.latent for run in runs]))
         decibels = [latent_psnr(a.latent, b.latent) for a, b in zip(runs, plain, strict=True)]
         video = [psnr(a, b) for a, b in zip(found, videos, strict=True)]
         left = sum(run.passes for run in runs) / sum(run.passes for run in plain)
-        row(
-            cache.method,
-            f"{cache.threshold:g}" if cache.threshold else "own",
-            f"{100 * left:.0f} %",
-            f"{sum(decibels) / len(decibels):.1f}",
-            f"{min(decibels):.1f}",
-            f"{sum(video) / len(video):.1f}",
-            _right(found, prompts),
-        )
+        line = {
+            "prompts": len(prompts),
+            "cache": cache.method,
+            "threshold": cache.threshold or "own",
+            "passes": round(left, 4),
+            "latent_db": round(sum(decibels) / len(decibels), 2),
+            "latent_db_min": round(min(decibels), 2),
+            "video_db": round(sum(video) / len(video), 2),
+            "all_right": _right(found, prompts),
+        }
+        emit("step_cache", line)
 
 
-def _right(videos: Tensor, prompts: Sequence[Prompt]) -> str:
+def _right(videos: Tensor, prompts: Sequence[Prompt]) -> float:
+    """Returns the share of clips in which everything is right."""
     scores: list[Score] = [score(v, p) for v, p in zip(videos, prompts, strict=True)]
-    return f"{100 * rates(scores).all:.0f} %"
+    return round(rates(scores).all, 4)
 
 
 def main() -> None:

@@ -1,4 +1,7 @@
-"""Measurements as rows of tables: what belongs together, what replaces what, ratios to peers."""
+"""Measurements as rows of tables: what belongs together, what replaces what, ratios to peers.
+
+Lines that name no contestant are ours.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -7,7 +10,14 @@ from typing import Any
 from .lines import Line
 
 OURS = "wan-duet"
-NAMES = {"a14b": "A14B", "5b": "5B", "toy": "toy", "comfyui": "ComfyUI", OURS: "WanDuet"}
+NAMES = {
+    "a14b": "A14B",
+    "5b": "5B",
+    "toy": "toy",
+    "comfyui": "ComfyUI",
+    "core": "ComfyUI",
+    OURS: "WanDuet",
+}
 """Of models and contestants, as people write them."""
 
 
@@ -48,11 +58,13 @@ class Layout:
 
     subject: tuple[str, ...]
     """Keys that say what is measured: contestants that share them are compared."""
-    settings: tuple[str, ...]
-    """Keys of ours that make another subject of it, such as being compiled."""
     columns: tuple[Column, ...]
     title: Callable[[Row], str]
     """Names the subject of a row in a few words."""
+    settings: tuple[str, ...] = ()
+    """Keys of ours that make another subject of it, such as being compiled."""
+    told: tuple[str, str] | None = ("seconds", "{:.2f} s")
+    """Key of the number that tells most of a row, and how it is written. None: nothing does."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,7 @@ class Group:
     def ours(self) -> Row | None:
         """Our row, if we took part."""
         first = self.rows[0]
-        return first if first.line["contestant"] == OURS else None
+        return first if first.line is first.ours else None
 
 
 def ratio(row: Row, key: str) -> float | None:
@@ -75,81 +87,13 @@ def ratio(row: Row, key: str) -> float | None:
     return row.ours[key] / row.line[key]
 
 
-def _number(title: str, key: str, form: str) -> Column:
-    return Column(title, lambda row: row.number(key, form))
-
-
 def contestant(row: Row) -> str:
     """Returns who was measured, with the version if it is not us."""
-    label = str(row.line.get("label", row.line["contestant"]))
+    label = str(row.line.get("label", _contestant(row.line)))
     return NAMES.get(label, label)
 
 
-def _model(row: Row) -> str:
-    layers = row.line.get("layers")
-    part = f", {layers} of {row.line['of_layers']} blocks" if layers else ""
-    return row.name("model") + part
-
-
-def _settings(row: Row) -> str:
-    parts = [str(row.line.get("attention", "")).removeprefix("attention_")]
-    if row.line.get("compiled"):
-        parts.append("compiled")
-    if row.line.get("residual") == "bf16":
-        parts.append("bf16 residual")
-    return ", ".join(part for part in parts if part)
-
-
-def _seconds(row: Row) -> str:
-    return str(row.line.get("failed", "")).partition(". ")[0] or row.number("seconds", ".2f")
-
-
-RATIOS = (
-    Column("ours / its: time", lambda row: row.ratio("seconds")),
-    Column("memory", lambda row: row.ratio("peak_gib")),
-)
-
-LAYOUTS: Mapping[str, Layout] = {
-    "forward": Layout(
-        subject=("model", "layers", "format", "size"),
-        settings=("residual", "compiled", "attention"),
-        columns=(
-            Column("model", _model),
-            Column("size", lambda row: row.name("size")),
-            Column("format", lambda row: row.name("format")),
-            Column("by", contestant),
-            Column("attention", _settings),
-            Column("seconds", _seconds),
-            _number("first pass, s", "first_seconds", ".1f"),
-            _number("peak GiB", "peak_gib", ".2f"),
-            _number("estimate GiB", "estimate_gib", ".2f"),
-            Column("rms error", lambda row: row.number("rms_error", ".1e").replace("e-0", "e-")),
-            *RATIOS,
-        ),
-        title=lambda row: (
-            f"{_model(row)} {row.name('size')} {row.name('format')} ({_settings(row)})"
-        ),
-    ),
-    "vae": Layout(
-        subject=("vae", "operation", "size", "dtype"),
-        settings=(),
-        columns=(
-            Column("VAE", lambda row: row.name("vae")),
-            Column("operation", lambda row: row.name("operation")),
-            Column("size", lambda row: row.name("size")),
-            Column("by", contestant),
-            Column("seconds", _seconds),
-            _number("peak GiB", "peak_gib", ".2f"),
-            _number("estimate GiB", "estimate_gib", ".2f"),
-            _number("PSNR to fp32, dB", "psnr_to_fp32_db", ".1f"),
-            *RATIOS,
-        ),
-        title=lambda row: f"VAE {row.name('vae')} {row.name('operation')} {row.name('size')}",
-    ),
-}
-
-
-def groups(lines: Iterable[Line], table: str) -> list[Group]:
+def groups(lines: Iterable[Line], table: str, layout: Layout) -> list[Group]:
     """Returns what was measured for a table with a layout, machine by machine.
 
     Of one subject with the same settings on one machine the last run counts, and within a run the
@@ -157,9 +101,9 @@ def groups(lines: Iterable[Line], table: str) -> list[Group]:
 
     Args:
         lines: measurements in the order in which they were made.
-        table: a key of `LAYOUTS`.
+        table: the lines' name of it.
+        layout: what belongs together in it.
     """
-    layout = LAYOUTS[table]
     lines = list(lines)
     errors = {_who(line): line["rms_error"] for line in lines if line["table"] == f"{table}_error"}
     by_run: dict[tuple[Any, ...], dict[str, Line]] = {}
@@ -170,13 +114,17 @@ def groups(lines: Iterable[Line], table: str) -> list[Group]:
         known = errors.get(_who(line))
         line = line if known is None else {**line, "rms_error": known}
         contestants = by_run.setdefault((line["machine"]["name"], line["run"], subject), {})
-        contestants[line["contestant"]] = line
+        contestants[_contestant(line)] = line
     latest: dict[tuple[Any, ...], dict[str, Line]] = {}
     for (machine, _, subject), contestants in by_run.items():
         ours = contestants.get(OURS, {})
         key = (machine, subject, tuple(ours.get(name) for name in layout.settings))
         latest[key] = contestants
     return [_group(contestants) for contestants in latest.values()]
+
+
+def _contestant(line: Line) -> str:
+    return line.get("contestant", OURS)
 
 
 def _who(line: Line) -> tuple[Any, ...]:
@@ -186,5 +134,5 @@ def _who(line: Line) -> tuple[Any, ...]:
 
 def _group(contestants: Mapping[str, Line]) -> Group:
     ours = contestants.get(OURS)
-    order = sorted(contestants.values(), key=lambda line: line["contestant"] != OURS)
+    order = sorted(contestants.values(), key=lambda line: line is not ours)
     return Group(tuple(Row(line, ours) for line in order))

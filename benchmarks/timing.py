@@ -62,13 +62,13 @@ class Timing:
 
 def measure(call: Callable[[], Tensor], repeats: int, device: torch.device) -> Timing:
     """Runs `call` once, then `repeats` times with the clock."""
-    first_seconds = _seconds(call, device)
+    first_seconds = elapsed(call, device)
     on_gpu = device.type == "cuda"
     before = torch.cuda.memory_allocated(device) if on_gpu else 0
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     with clock_samples() as clock:
-        seconds = tuple(_seconds(call, device) for _ in range(repeats))
+        seconds = tuple(elapsed(call, device) for _ in range(repeats))
     peak_bytes = torch.cuda.max_memory_allocated(device) - before if on_gpu else None
     return Timing(first_seconds, seconds, peak_bytes, clock())
 
@@ -135,7 +135,8 @@ def _medians(rows: list[list[float]]) -> dict[str, float]:
     return dict(zip(("sm_mhz", "watts", "celsius"), medians, strict=False))
 
 
-def _seconds(call: Callable[[], Tensor], device: torch.device) -> float:
+def elapsed(call: Callable[[], object], device: torch.device) -> float:
+    """Returns the seconds of one call with all that it has the device do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     begin = time.perf_counter()

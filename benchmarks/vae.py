@@ -2,11 +2,12 @@
 
     python benchmarks/vae.py wan2.1 832x480x81 1280x720x81 --beside comfyui
 
-Prints JSON lines: for each operation of ours seconds, peak bytes above the weights and the estimate
-that tiling is chosen from, for decode also the PSNR of bf16 against fp32 on a short video; then the
-decodes of the peers, which have the same weights and inputs, and ratios to them. Decoded videos
-end as fp32 in host memory, ours and theirs. See forward.py for how to set up the peers and for
-what --rounds and the clock in each line are good for.
+Prints JSON lines: for each operation of ours seconds, peak bytes above the weights, the estimate
+that tiling is chosen from and the floor, see floors.py, with the ceiling that it follows from; for
+decode also the PSNR of bf16 against fp32 on a short video; then the decodes of the peers, which
+have the same weights and inputs, and ratios to them. Decoded videos end as fp32 in host memory,
+ours and theirs. See forward.py for how to set up the peers and for what --rounds and the clock in
+each line are good for.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.floors import vae_floor
 from benchmarks.lines import emit
 from benchmarks.peers import PEERS, Peer, build_vae, fill
 from benchmarks.timing import Timing, device_called, measure, release
@@ -31,6 +33,7 @@ from wan_model.errors import BackendError, WanError
 from wan_model.shapes import latent_size
 from wan_model.vae import WanVae, estimate_peak_bytes
 from wan_model.vae import build_vae as build_ours
+from wan_model.vae.memory import Operation
 
 OURS = "wan-duet"
 CONFIGS = {
@@ -66,6 +69,13 @@ class Task:
         shape = (1, self.config.z_dim, found.frames, found.height, found.width)
         return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
+    def expected(self, operation: Operation, size: str) -> dict[str, float]:
+        """Returns our memory estimate and our floor."""
+        pixels = self.pixels(size)
+        estimate = estimate_peak_bytes(self.config, operation, *pixels[1:], self.dtype)
+        floor = vae_floor(self.config, operation, pixels, self.dtype, self.device)
+        return {"estimate_gib": round(estimate / 2**30, 3), **floor}
+
     def about(self, who: str, operation: str, size: str) -> dict[str, str]:
         """Returns what is printed in every line."""
         dtype = str(self.dtype).removeprefix("torch.")
@@ -80,13 +90,7 @@ class Task:
         before = self.timings.get((who, operation, size))
         timing = before.merged(timing) if before else timing
         self.timings[who, operation, size] = timing
-        about = {"vae": self.vae, "operation": operation, "size": size}
-        return {
-            "contestant": who,
-            **about,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            **timing.columns(),
-        }
+        return {**self.about(who, operation, size), **timing.columns()}
 
 
 def random_vae(config: VaeConfig, device: torch.device) -> WanVae:
@@ -98,12 +102,12 @@ def random_vae(config: VaeConfig, device: torch.device) -> WanVae:
     return vae
 
 
-def psnr(got: Tensor, exact: Tensor) -> float:
-    """Returns the PSNR in dB, relative to the greatest absolute value."""
+def psnr(got: Tensor, exact: Tensor) -> float | None:
+    """Returns the PSNR in dB, relative to the greatest absolute value; None without an error."""
     bound = got.abs().max().item()
     exact = exact.clamp(-bound, bound)  # as diffusers does; no difference to others
     mse = (got.float() - exact).square().mean() / exact.abs().max() ** 2
-    return round(-10 * math.log10(mse.item()), 1)
+    return round(-10 * math.log10(mse.item()), 1) if mse else None
 
 
 def short_latent(config: VaeConfig) -> Tensor:
@@ -121,12 +125,10 @@ def our_turn(task: Task, exact: Tensor) -> None:
         line = task.timed(
             OURS, "decode", size, partial(vae.decode, latent, normalized=False, out=video)
         )
-        estimate = estimate_peak_bytes(task.config, "decode", height, width, task.dtype)
-        line["estimate_gib"] = round(estimate / 2**30, 3)
+        line |= task.expected("decode", size)
         emit("vae", {**line, "psnr_to_fp32_db": psnr(decoded, exact)})
         line = task.timed(OURS, "encode", size, partial(vae.encode, video.clamp_(-1, 1)))
-        estimate = estimate_peak_bytes(task.config, "encode", height, width, task.dtype)
-        emit("vae", {**line, "estimate_gib": round(estimate / 2**30, 3)})
+        emit("vae", line | task.expected("encode", size))
 
 
 def peer_turn(task: Task, peer: Peer, exact: Tensor) -> bool:

@@ -14,15 +14,18 @@ from .conftest import REPOSITORY
 Lines = list[dict[str, Any]]
 
 
-def run(script: str, comfyui: Path, *arguments: str) -> Lines:
-    """Runs a script, with ComfyUI's own packages unless diffusers takes part.
+def run(script: str, comfyui: Path, *arguments: object) -> Lines:
+    """Runs a script, with ComfyUI's own packages where it is beside us and diffusers is not.
 
-    Their torchvision may be of another build than torch, which diffusers does not survive.
+    Their torchvision may be of another build than torch, which diffusers and transformers do not
+    survive.
     """
     packages = os.environ.get("WANDUET_COMFYUI_PACKAGES", "")
-    command = [sys.executable, f"benchmarks/{script}", *arguments, "--device", "cpu"]
+    command = [sys.executable, f"benchmarks/{script}", *map(str, arguments)]
+    if script in ("forward.py", "vae.py"):
+        command += ["--device", "cpu"]
     environment = {**os.environ, "COMFYUI_PATH": str(comfyui), "OMP_NUM_THREADS": "1"}
-    if packages and "diffusers" not in arguments:
+    if packages and "comfyui" in arguments and "diffusers" not in arguments:
         environment["PYTHONPATH"] = packages
     done = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
@@ -45,6 +48,11 @@ def test_forward_beside_comfyui(comfyui: Path):
     turns = [(line["contestant"], line["repeats"]) for line in lines if line["table"] == "forward"]
     assert turns == [("wan-duet", 1), ("comfyui", 1), ("wan-duet", 2), ("comfyui", 2)]
     assert of(lines, "forward", "label")["comfyui"].startswith("ComfyUI 0.")
+    floors = of(lines, "forward", "floor_seconds")
+    attending = of(lines, "forward", "floor_attention_seconds")["wan-duet"]
+    assert 0 < attending < floors["wan-duet"]
+    assert floors["comfyui"] is None
+    assert [line["size"] for line in lines if line["table"] == "ceilings"] == ["64x64x5"]
     # The same weights in both: they differ by rounding only.
     errors = of(lines, "forward_error", "rms_error")
     assert 0 < errors["wan-duet"] < errors["comfyui"] < 1e-2
@@ -60,7 +68,8 @@ def test_forward_beside_fp8_products(comfyui: Path):
 
     errors = of(lines, "forward_error", "rms_error")
     assert 1e-2 < errors["wan-duet"] < errors["comfyui"] < 1e-1
-    assert {(line["layers"], line["of_layers"]) for line in lines} == {(1, 2)}
+    slices = [line for line in lines if line["table"] != "ceilings"]
+    assert {(line["layers"], line["of_layers"]) for line in slices} == {(1, 2)}
 
 
 @pytest.mark.comfy
@@ -72,6 +81,7 @@ def test_vae_beside_comfyui(comfyui: Path):
     psnr = of(decodes, "vae", "psnr_to_fp32_db")
     assert list(psnr) == ["wan-duet", "comfyui"]
     assert min(psnr.values()) > 40
+    assert of(decodes, "vae", "floor_seconds")["wan-duet"] > 0
     assert list(of(lines, "vae_ratio", "ratio")) == ["comfyui"]
 
 
@@ -84,3 +94,61 @@ def test_a_peer_that_is_missing_does_not_stop_another(tmp_path: Path):
     assert list(of(lines, "forward_ratio", "ratio")) == ["diffusers"]
     errors = of(lines, "forward_error", "rms_error")
     assert 0 < errors["wan-duet"] < errors["diffusers"] < 1e-2
+
+
+@pytest.mark.comfy
+@pytest.mark.slow
+def test_server_beside_core(comfyui: Path, tmp_path: Path):
+    lines = run("server.py", comfyui, "--folder", tmp_path, "--toy", "--beside", "core")
+
+    prompts = [line for line in lines if line["table"] == "server"]
+    names = ["none yet", "first, cold", "second", "twice the steps"]
+    assert [line["prompt"] for line in prompts] == 2 * names
+    assert [line["contestant"] for line in prompts] == 4 * ["wan-duet"] + 4 * ["core"]
+    assert [line.get("failed") for line in prompts] == 8 * [None]
+    assert prompts[-1]["label"].startswith("ComfyUI 0.")
+    assert "High 4 | Low 4" in prompts[3]["shown"][0]
+    assert all(line["private_ram_gib"] > 0 for line in prompts)
+    assert list(of(lines, "server_beyond", "step_seconds")) == ["wan-duet", "core"]
+
+
+def test_step_cache(tmp_path: Path):
+    lines = run("step_cache.py", tmp_path, "--limit", "1", "--methods", "cfg")
+
+    assert [line["cache"] for line in lines] == ["none", "cfg"]
+    assert lines[1]["passes"] < lines[0]["passes"] == 1
+    assert lines[1]["latent_db"] > 30
+
+
+def test_attention_says_what_is_missing(tmp_path: Path):
+    lines = run("attention.py", tmp_path, "--only", "sage", "--sizes", "480p81")
+
+    assert [line["backend"] for line in lines] == ["sage", "auto"]
+    if not lines[0]["machine"]["memory_gib"]:
+        assert lines[0]["note"] == "needs an NVIDIA GPU"
+    assert lines[1]["note"].startswith("chooses ")
+
+
+CORE = """
+import json
+from pathlib import Path
+from benchmarks.server import core
+
+print(json.dumps(core([Path("high.safetensors"), Path("low.safetensors")]).sampler(3, 8)))
+"""
+
+
+def test_core_hands_over_half_way():
+    done = subprocess.run(
+        [sys.executable, "-c", CORE], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+
+    nodes = {name: node["inputs"] for name, node in json.loads(done.stdout).items()}
+
+    first, second = nodes["first"], nodes["sampler"]
+    assert (first["start_at_step"], first["end_at_step"], second["start_at_step"]) == (0, 4, 4)
+    assert (first["add_noise"], second["add_noise"]) == ("enable", "disable")
+    assert (first["return_with_leftover_noise"], second["latent_image"]) == ("enable", ["first", 0])
+    assert (first["noise_seed"], first["steps"], second["steps"]) == (3, 8, 8)
+    assert nodes[nodes[first["model"][0]]["model"][0]]["unet_name"] == "high.safetensors"
+    assert nodes[nodes[second["model"][0]]["model"][0]]["unet_name"] == "low.safetensors"

@@ -1,5 +1,6 @@
 import pytest
 
+from benchmarks.layouts import FORWARD
 from benchmarks.markdown import ReportError, headline, rewrite, table, tables
 from benchmarks.tables import groups
 
@@ -61,7 +62,7 @@ def test_the_last_run_counts_for_each_setting():
         forward("comfyui", 4.1, run="2"),
     ]
 
-    found = groups(lines, "forward")
+    found = groups(lines, "forward", FORWARD)
 
     assert [[row.line["seconds"] for row in group.rows] for group in found] == [[2.8, 4.1], [2.0]]
 
@@ -82,11 +83,11 @@ def test_an_error_belongs_to_its_contestant_at_all_sizes():
 
 def test_a_table_without_layout_shows_what_its_lines_hold():
     lines = [
-        line("linear", format="fp8", ms=1.23456, fits=True),
-        line("linear", format="int8", note="x"),
+        line("other", format="fp8", ms=1.23456, fits=True),
+        line("other", format="int8", note="x"),
     ]
 
-    assert cells(table(lines, "linear")) == [
+    assert cells(table(lines, "other")) == [
         {"format": "fp8", "ms": "1.235", "fits": "yes", "note": ""},
         {"format": "int8", "ms": "", "fits": "", "note": "x"},
     ]
@@ -145,3 +146,11 @@ def test_headline_for_an_issue():
         "RTX 4090 24 GiB | wan-duet 83b72d0 | python 3.12.0 | torch 2.11.0+cu130 | "
         "A14B 832x480x81 bf16 (sdpa) 5.10 s (0.85 of ComfyUI 0.3.75), peak 2.3 GiB"
     )
+
+
+def test_floor_is_beside_the_time():
+    lines = [forward("comfyui", 4.0), forward("wan-duet", 3.0, floor_seconds=2.25)]
+
+    ours, theirs = cells(table(lines, "forward"))
+
+    assert (ours["floor, s"], theirs["floor, s"]) == ("2.25", "")

@@ -1,0 +1,39 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from wan_model.loading import load_dit
+
+from .conftest import REPOSITORY
+
+WRITE = """
+import sys
+from safetensors.torch import save_file
+from benchmarks.block_swap import random_state
+from wan_model.config import DiTConfig
+
+sizes = {"dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 2, "text_dim": 64}
+save_file(random_state(DiTConfig(**sizes, in_channels=16, out_channels=16), "cpu"), sys.argv[1])
+"""
+
+
+def test_the_random_expert_is_what_people_download(tmp_path: Path):
+    """Ours and ComfyUI's loaders know its scales, so that both compute the same."""
+    path = tmp_path / "high_noise_14B_random.safetensors"
+    # In a process of its own: scripts put the repository on sys.path.
+    subprocess.run([sys.executable, "-c", WRITE, str(path)], cwd=REPOSITORY, check=True)
+
+    with safe_open(path, "pt") as file:
+        weights = [k for k in file.keys() if file.get_tensor(k).dtype == torch.float8_e4m3fn]  # noqa: SIM118
+        scales = {k.removesuffix("scale_weight") for k in file.keys() if "scale_weight" in k}  # noqa: SIM118
+        assert file.get_tensor("scaled_fp8").shape == (2,)
+    layer = load_dit(path).get_submodule("blocks.1.ffn.0")
+
+    assert {k.removesuffix("weight") for k in weights if k != "scaled_fp8"} == scales
+    assert layer.weight.dtype == torch.float8_e4m3fn
+    spread = layer.format.dense(layer, torch.float32).std().item()
+    assert spread == pytest.approx(128**-0.5, rel=0.1)

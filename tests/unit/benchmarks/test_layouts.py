@@ -1,0 +1,118 @@
+"""Every benchmark's lines become a table and, where one number tells most, a line for an issue."""
+
+from typing import Any
+
+import pytest
+
+from benchmarks.layouts import LAYOUTS
+from benchmarks.markdown import headline, table, tables
+
+from .measured import line
+from .test_tables import cells
+
+PROMPT = {"size": "832x480x81", "card_gib": 24.0, "prompt": "second", "wishes": "{}"}
+PLAN = "High 2 | Low 2\nall 40 blocks streamed, peak 7.4 of 8.0 GiB"
+CORE = {"contestant": "core", "label": "ComfyUI 0.3.75"}
+
+LINES: dict[str, dict[str, Any]] = {
+    "ceilings": {"model": "a14b", "size": "832x480x81", "bf16_tflops": 741.2, "copy_gb_s": 3009.0},
+    "linear": {"format": "fp8", "in": 5120, "out": 13824, "rows": 75600, "ms": 9.1, "tflops": 1176},
+    "attention": {
+        "backend": "flash_attn_3",
+        "version": "0.0.3",
+        "size": "480p81",
+        "ms": 31.14,
+        "tflops": 706.6,
+        "rms_error": 0.0023,
+    },
+    "block_swap": {
+        "size": "1280x720x81",
+        "case": "8 GiB pair",
+        "seconds": 13.48,
+        "ratio": 0.998,
+        "planned_peak_gib": 6.95,
+        "peak_gib": 6.92,
+        "equal": True,
+    },
+    "server": {**PROMPT, "seconds": 12.0, "private_ram_gib": 2.0, "shown": [PLAN]},
+    "server_beyond": {**PROMPT, "step_seconds": 2.0, "second_beyond_seconds": 0.43},
+    "step_cache": {"cache": "auto", "threshold": "own", "prompts": 14, "passes": 0.72},
+    "quality": {"videos": "t2v", "clips": 56, "colour": 0.982, "all_right": 0.835},
+    "quality_vae": {"vae": "Wan2.1", "split": "novel", "clips": 32, "psnr_db": 33.21},
+}
+SHOWN = {
+    "ceilings": {
+        "model": "A14B",
+        "bf16 products, TFLOP/s": "741",
+        "fp8": "",
+        "copies, GB/s": "3009",
+    },
+    "linear": {"weight": "5120 to 13824", "tokens": "75600", "ms": "9.10", "TFLOP/s": "1176"},
+    "attention": {"backend": "flash_attn_3 0.0.3", "TFLOP/s": "707", "rms error": "2.3e-3"},
+    "block_swap": {
+        "planned / measured peak, GiB": "6.95 / 6.92",
+        "of resident": "0.998",
+        "note": "",
+    },
+    "server": {"card GiB": "24", "by": "WanDuet", "plan": PLAN.splitlines()[1]},
+    "server_beyond": {"a step, s": "2.00", "second prompt beyond its steps, s": "0.43"},
+    "step_cache": {"threshold": "own", "passes": "72 %", "video, dB": ""},
+    "quality": {"colour": "98.2 %", "all right": "83.5 %", "to fp32, dB": ""},
+    "quality_vae": {"VAE": "Wan2.1", "PSNR, dB: mean": "33.2"},
+}
+TOLD = {
+    "linear": "fp8 5120 to 13824, 75600 tokens 9.10 ms",
+    "attention": "flash_attn_3 480p81 31.1 ms",
+    "block_swap": "block swap 1280x720x81 8 GiB pair 0.998 of resident, peak 6.9 GiB",
+    "server": "server 832x480x81 24 GiB card, prompt second 12.00 s",
+    "server_beyond": "server 832x480x81 24 GiB card, second prompt beyond its steps 0.43 s",
+    "step_cache": "step cache auto own 72% of the passes",
+    "quality": "t2v, 56 clips, all right 83.5%",
+    "quality_vae": "Wan2.1 VAE, novel clips 33.2 dB",
+}
+
+
+def test_every_layout_is_tried():
+    assert LAYOUTS.keys() - {"forward", "vae"} == LINES.keys() == SHOWN.keys()
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_line_becomes_a_row_and_the_last_run_counts(name: str):
+    other = {key: 1 for key, value in LINES[name].items() if isinstance(value, float)}
+    lines = [line(name, run="1", **{**LINES[name], **other, "card_gib": 24.0})]
+    lines += [line(name, run="2", **{**LINES[name], "card_gib": 24.0})]
+
+    rows = cells(table(lines, name))
+
+    assert SHOWN[name].items() <= rows[-1].items()
+    assert len(rows) == 1
+    assert headline(lines).split(" | ")[4:] == ([TOLD[name]] if name in TOLD else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("server", "seconds"), ("server_beyond", "step_seconds")]
+)
+def test_core_runs_beside_ours(name: str, key: str):
+    theirs = line(name, **{**LINES[name], **CORE, key: 16.0, "shown": []})
+
+    ours, core = cells(table([theirs, line(name, **LINES[name])], name))
+
+    assert (ours["by"], core["by"]) == ("WanDuet", "ComfyUI 0.3.75")
+    assert {"server": "0.75", "server_beyond": "0.12"}[name] in core.values()
+
+
+def test_what_failed_is_a_row():
+    lines = [line("server", **PROMPT, failed="CUDA out of memory. Tried | to\nallocate")]
+    lines += [line("block_swap", size="832x480x81", case="6 GiB", failed="No | memory\nis left")]
+
+    shown = tables(lines)
+
+    assert cells(shown["server"])[0]["seconds"] == "CUDA out of memory"
+    assert cells(shown["block_swap"])[0]["note"] == "No / memory is left"
+    assert len(headline(lines).split(" | ")) == 4
+
+
+def test_results_that_differ_are_said():
+    lines = [line("block_swap", **{**LINES["block_swap"], "equal": False})]
+
+    assert cells(table(lines, "block_swap"))[0]["note"] == "other bits than resident"
