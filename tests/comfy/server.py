@@ -123,8 +123,8 @@ class ComfyServer(ComfyClient):
 
     def _command(self) -> list[str]:
         host, port = self.address.split(":")
-        # Core's loader would take 16 bits on a GPU, and the tests compare with it in fp32.
-        device = ["--fp32-unet"] if on_gpu() else ["--cpu"]
+        # Core's loaders would take 16 bits on a GPU, and the tests compare with them in fp32.
+        device = ["--fp32-unet", "--fp32-vae"] if on_gpu() else ["--cpu"]
         return [
             *(sys.executable, str(LAUNCHER), str(self.comfyui / "main.py")),
             *(*device, "--listen", host, "--port", port),

@@ -39,8 +39,9 @@ RUN_TOKENS = 2048
 """PyTorch prepares so many at a time: 42 MB in fp32, for 40 heads of 128."""
 
 
-TOLERANCE = 1e-2
-"""Most rms difference in a trial: a few numbers in between two of e4m3 go the other way."""
+TOLERANCE = 4e-2
+"""Most rms difference in a trial. PyTorch rounds what is rotated to bf16 first, so that a few
+numbers go to the other neighbour in e4m3: 1.6e-2 on an H200."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-STATISTICS_TOKENS = 256
+STATISTICS_TOKENS = 512
 QUANTISE_TOKENS = 128
 """Of one program."""
+
+TILE_TOKENS = 32
+"""What a program holds of them at a time while it adds them up."""
+
+WARPS = 8
 
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -20,7 +25,15 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     shape = (batch, blocks, heads, width)
     sums, low, high = (torch.empty(shape, dtype=torch.float32, device=x.device) for _ in range(3))
     _statistics[(blocks, heads, batch)](
-        x, sums, low, high, length, heads, width=width, block=STATISTICS_TOKENS
+        x,
+        sums,
+        low,
+        high,
+        length,
+        heads,
+        width=width,
+        block=STATISTICS_TOKENS,
+        tile=TILE_TOKENS,
     )
     return sums.sum(1, keepdim=True) / length, low.amin(1, keepdim=True), high.amax(1, keepdim=True)
 
@@ -50,28 +63,46 @@ def quantise(x: Tensor, mean: Tensor, factor: Tensor, rotation: Tensor | None) -
         width=width,
         block=QUANTISE_TOKENS,
         rotated=rotation is not None,
+        num_warps=WARPS,
     )
     return out
 
 
 @triton.jit
-def _places(length, heads, width: tl.constexpr, block: tl.constexpr):
-    """Returns where this program's tokens (block, width) are, and which of them exist."""
+def _places(first, length, heads, width: tl.constexpr, tile: tl.constexpr):
+    """Returns where `tile` tokens of this program's head are, and which of them exist."""
     head, sample = tl.program_id(1), tl.program_id(2)
-    token = tl.program_id(0) * block + tl.arange(0, block)
+    token = first + tl.arange(0, tile)
     row = (sample.to(tl.int64) * length + token) * heads + head
     return row[:, None] * width + tl.arange(0, width)[None, :], (token < length)[:, None]
 
 
 @triton.jit
-def _statistics(x, sums, low, high, length, heads, width: tl.constexpr, block: tl.constexpr):
-    place, exists = _places(length, heads, width, block)
-    values = tl.load(x + place, exists, other=0.0).to(tl.float32)
+def _statistics(
+    x,
+    sums,
+    low,
+    high,
+    length,
+    heads,
+    width: tl.constexpr,
+    block: tl.constexpr,
+    tile: tl.constexpr,
+):
+    total = tl.zeros((tile, width), tl.float32)
+    least = tl.full((tile, width), float("inf"), tl.float32)
+    most = tl.full((tile, width), float("-inf"), tl.float32)
+    for start in range(0, block, tile):
+        place, exists = _places(tl.program_id(0) * block + start, length, heads, width, tile)
+        values = tl.load(x + place, exists, other=0.0).to(tl.float32)
+        total += values
+        least = tl.minimum(least, tl.where(exists, values, float("inf")))
+        most = tl.maximum(most, tl.where(exists, values, float("-inf")))
     row = (tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)) * heads + tl.program_id(1)
     target = row * width + tl.arange(0, width)
-    tl.store(sums + target, tl.sum(values, 0))
-    tl.store(low + target, tl.min(tl.where(exists, values, float("inf")), 0))
-    tl.store(high + target, tl.max(tl.where(exists, values, float("-inf")), 0))
+    tl.store(sums + target, tl.sum(total, 0))
+    tl.store(low + target, tl.min(least, 0))
+    tl.store(high + target, tl.max(most, 0))
 
 
 @triton.jit
@@ -87,7 +118,8 @@ def _quantise(
     block: tl.constexpr,
     rotated: tl.constexpr,
 ):
-    place, exists = _places(length, heads, width, block)
+    first = tl.program_id(0) * block
+    place, exists = _places(first, length, heads, width, block)
     side = tl.arange(0, width)
     head = tl.program_id(2) * heads + tl.program_id(1)
     values = tl.load(x + place, exists, other=0.0).to(tl.float32)
