@@ -138,6 +138,11 @@ class WanDuetVAE(comfy.sd.VAE):
         )
         self.model_size()
 
+    def get_sd(self) -> dict[str, Tensor]:
+        """Returns the official state dict, as files hold it: weights here lie in another order."""
+        weights = self.first_stage_model.vae.state_dict()
+        return {name: weight.contiguous() for name, weight in weights.items()}
+
     def decode_tiled_3d(
         self,
         samples: Tensor,

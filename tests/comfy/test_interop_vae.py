@@ -39,6 +39,17 @@ def run(server: ComfyServer, prompt: Prompt) -> dict[str, dict[str, Tensor]]:
     return {name: load_file(server.output / f"{name}.safetensors") for name in names}
 
 
+def test_a_saved_vae_is_the_official_file_again(comfy_server: ComfyServer):
+    prompt = {**VAES, "save": node("VAESave", vae=("ours", 0), filename_prefix="vae/ours")}
+    result = comfy_server.run(prompt)
+    assert result.status == "success", result.error
+    (path,) = comfy_server.output.glob("vae/ours*.safetensors")
+    saved = load_file(path)
+    original = load_file(comfy_server.base / "models" / "vae" / VAE_21)
+    assert saved.keys() == original.keys()
+    assert all(torch.equal(saved[name], weight) for name, weight in original.items())
+
+
 def test_encode_and_decode(comfy_server: ComfyServer, video: Prompt):
     prompt = {**VAES, **video}
     for who in ("ours", "stock"):

@@ -43,5 +43,6 @@ def load_vae(
         vae = build_preview_vae(config) if preview else build_vae(config)
     check_tensors(vae, checkpoint, info)
     fill(vae, checkpoint, torch.device(device), lambda *_: weight_dtype)
+    vae.arrange_weights()
     log.info("Loaded %s from %s as %s", info.label, info.path.name, weight_dtype)
     return vae.eval()

@@ -1,43 +1,66 @@
-"""What one pass over a video remembers of the frames it has already seen."""
+"""What one pass over a video remembers of the frames it has already seen.
+
+A causal convolution over time needs the current frame and the two before it. Two are kept for each
+convolution. To convolve, all three are laid side by side in the channels of one tensor, a window,
+so that the convolution over time and space becomes an ordinary one over space, with three times
+the channels. A window lives no longer than its convolution. Before the video come frames of zeros.
+"""
+
+from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .pointwise import PLAIN, Past, Pointwise
 
 
 class FeatureCache:
-    """The last input frames of every causal convolution, for one pass over one video.
+    """Past frames of all convolutions, and the means to make more, for one pass over one video.
 
-    A video goes through the network in chunks: its first frame alone, then one latent frame at a
-    time. Each convolution in time needs the frames just before its chunk; they live here and not
-    in the modules, so that passes in different threads do not disturb each other.
+    They live here and not in the modules, so that passes in different threads do not disturb each
+    other.
+
+    Shape legend: B batch, H height, W width, C channels.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pointwise: Pointwise = PLAIN) -> None:
         self.first = True
         """Whether the current chunk is the video's first frame."""
-        self._past: dict[nn.Module, Tensor] = {}
+        self.pointwise = pointwise
+        self._past: dict[nn.Module, Past] = {}
+        self._made: dict[nn.Module, Tensor] = {}
 
-    def prepend(self, conv: nn.Module, x: Tensor, frames: int = 2) -> Tensor:
-        """Returns `x` behind the `frames` frames that came before it, and remembers its last ones.
+    def append(self, conv: nn.Module, frame: Tensor) -> Tensor:
+        """Returns the window (B, H, W, 3C) of `conv` that ends with a frame (B, H, W, C)."""
+        before, last = self._before(conv, frame)
+        self._past[conv] = last, frame
+        return torch.cat([before, last, frame], dim=-1)
 
-        Frames before the video are zero. In front of a lone frame they are left out, since
-        `Conv3d` then leaves out the kernel taps that would meet them.
+    def append_normed(
+        self, conv: nn.Module, norm: nn.Module, x: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """Returns the window (B, H, W, 3C) of `conv` that ends with silu(norm(x + bias)).
 
         Args:
-            conv: the convolution the result is for.
-            x: (B, C, T, H, W).
-            frames: frames that `conv` needs of the past.
-
-        Returns:
-            (B, C, frames + T, H, W), or `x` itself for the first frame of a video.
+            conv: the convolution that the frame is for.
+            norm: an RMSNorm.
+            x: (B, H, W, C); with a bias its values are lost.
+            bias: (C,), left out by the convolution that made `x`.
         """
-        past = self._past.get(conv)
+        past = self._before(conv, x)
+        window, frame = self.pointwise.norm_silu(x, bias, norm, past)
+        self._past[conv] = past[1], frame
+        return window
+
+    def once(self, module: nn.Module, make: Callable[[], Tensor]) -> Tensor:
+        """Returns what `make` returns, called for `module` once in a pass."""
+        if module not in self._made:
+            self._made[module] = make()
+        return self._made[module]
+
+    def _before(self, conv: nn.Module, frame: Tensor) -> Past:
+        """Returns the two frames before `frame`; the cache lets go of them."""
+        past = self._past.pop(conv, None)
         if past is None:
-            padded = F.pad(x, (0, 0, 0, 0, frames, 0))
-            # A copy, because a view would keep all of `padded` alive until the next chunk.
-            self._past[conv] = padded[:, :, -frames:].clone()
-            return x if x.shape[2] == 1 else padded
-        padded = torch.cat([past, x], dim=2)
-        past.copy_(padded[:, :, -frames:])
-        return padded
+            past = torch.zeros_like(frame), torch.zeros_like(frame)
+        return past

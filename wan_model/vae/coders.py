@@ -3,10 +3,13 @@
 Shape legend: B batch, C channels, T frames, H height, W width.
 """
 
+from collections.abc import Iterable
+
+import torch
 from torch import Tensor, nn
 
 from .cache import FeatureCache
-from .layers import Head, Middle, conv3x3x3
+from .layers import Frames, Head, Middle, conv3x3x3, through
 
 
 class Encoder(nn.Module):
@@ -22,11 +25,11 @@ class Encoder(nn.Module):
         self.head = Head(4 * dim, out_channels)
 
     def forward(self, x: Tensor, cache: FeatureCache) -> Tensor:
-        """Returns (B, out_channels, 1, H/8, W/8) for x (B, in_channels, 1 or 4, H, W)."""
-        x = self.conv1(cache.prepend(self.conv1, x))
-        for stage in self.downsamples:
-            x = stage(x, cache)
-        return self.head(self.middle(x, cache), cache)
+        """Returns (B, out_channels, T', H/8, W/8) for x (B, in_channels, T, H, W).
+
+        T is 1 at the start of a video, then a multiple of 4, and T' is 1 for up to 4.
+        """
+        return stream((self.conv1, *self.downsamples, self.middle, self.head), x, cache)
 
 
 class Decoder(nn.Module):
@@ -42,9 +45,15 @@ class Decoder(nn.Module):
         self.head = Head(dim, out_channels)
 
     def forward(self, z: Tensor, cache: FeatureCache) -> Tensor:
-        """Returns (B, out_channels, 1 or 4, 8H, 8W) for z (B, in_channels, 1, H, W)."""
-        x = self.conv1(cache.prepend(self.conv1, z))
-        x = self.middle(x, cache)
-        for stage in self.upsamples:
-            x = stage(x, cache)
-        return self.head(x, cache)
+        """Returns (B, out_channels, T', 8H, 8W) for z (B, in_channels, T, H, W).
+
+        T is 1 at the start of a video, which makes T' 1; after that T' is 4 T.
+        """
+        return stream((self.conv1, self.middle, *self.upsamples, self.head), z, cache)
+
+
+def stream(stages: Iterable[nn.Module], x: Tensor, cache: FeatureCache) -> Tensor:
+    """Returns (B, C', T', H', W') for x (B, C, T, H, W), sent through stages frame by frame."""
+    frames: Frames = iter(x.permute(2, 0, 3, 4, 1))
+    results = through(stages, frames, cache)
+    return torch.stack([frame.permute(0, 3, 1, 2) for frame in results], dim=2)

@@ -1,7 +1,16 @@
 """Layers that both VAEs are made of. Parameter names are those of the official checkpoints.
 
-Shape legend: B batch, C channels, T frames, H height, W width (of the current resolution).
+A video streams through them frame by frame: each takes an iterator of frames and returns one, so
+that asking the last layer for a frame pulls just as many through the others as it needs. A frame
+goes all the way before the next one starts, and little is alive beside the windows (`cache`).
+
+Shape legend: B batch, H height, W width (of the current resolution), C channels. A frame is
+(B, H, W, C), contiguous: channels lie innermost, as the matrix units of GPUs want them.
 """
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -9,60 +18,56 @@ from torch import Tensor, nn
 
 from .cache import FeatureCache
 
-MKLDNN = torch.backends.mkldnn.is_available()
+Frames = Iterator[Tensor]
+
+PHASES = ((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1))
+"""For even and odd rows of an upsampled picture: the two rows of the small one that the kernel's
+three taps meet. Even row 2i meets small rows i - 1, i and i; odd row 2i + 1 meets i, i and i + 1.
+"""
 
 
-def cudnn_conv3d_is_avoided(torch_version: str, cudnn_version: int | None) -> bool:
-    """Returns whether torch does half-precision 3-D convolutions without cuDNN.
+class CausalConv3d(nn.Conv3d):
+    """Convolution over three frames and over no or 3 x 3 pixels, with zeros around a frame."""
 
-    Torch 2.9 and 2.10 do so with cuDNN 9.10.2 up to 9.15, and take many times the memory.
-    """
-    major, minor = (int(part) for part in torch_version.split(".")[:2])
-    affected_torch = (2, 9) <= (major, minor) <= (2, 10)
-    return affected_torch and cudnn_version is not None and 91002 <= cudnn_version < 91500
+    bias: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_px: int) -> None:
+        super().__init__(in_channels, out_channels, (3, kernel_px, kernel_px))
+
+    def forward(self, frames: Frames, cache: FeatureCache) -> Frames:
+        """Returns frames (B, H, W, out_channels) for as many (B, H, W, in_channels)."""
+        return map(partial(self._frame, cache=cache), frames)
+
+    def over(self, window: Tensor) -> Tensor:
+        """Returns the frame (B, H, W, out_channels) of a window (B, H, W, 3C), without the bias."""
+        # Channels lie as in a window; a view, where weights are arranged for it.
+        weight = self.weight.permute(0, 3, 4, 2, 1).flatten(3).permute(0, 3, 1, 2)
+        return convolve(window, weight, padding=weight.shape[-1] // 2)
+
+    def _frame(self, x: Tensor, cache: FeatureCache) -> Tensor:
+        return cache.pointwise.add(self.over(cache.append(self, x)), self.bias, None)
 
 
-class Conv3d(nn.Conv3d):
-    """3-D convolution that pads height and width with zeros; frames in front come from the cache.
+def conv3x3x3(in_channels: int, out_channels: int) -> CausalConv3d:
+    """Returns the causal convolution over 3 frames and 3 x 3 pixels."""
+    return CausalConv3d(in_channels, out_channels, 3)
 
-    An input with fewer frames than the kernel is the start of a video: the kernel's older taps
-    would only meet zeros and are left out.
-    """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: tuple[int, int, int],
-        stride: tuple[int, int, int] = (1, 1, 1),
-    ) -> None:
-        self.zeros = (0, kernel_size[1] // 2, kernel_size[2] // 2)
-        super().__init__(in_channels, out_channels, kernel_size, stride, self.zeros)
-        self.calls_cudnn = cudnn_conv3d_is_avoided(
-            torch.__version__, torch.backends.cudnn.version()
-        )
+def convolve(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
+    """Returns the 2-D convolution of frames x (B, H, W, C), without bias."""
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, None, stride, padding)
+    return y.permute(0, 2, 3, 1).contiguous()
+
+
+class Conv1x1x1(nn.Conv3d):
+    """Convolution of each pixel on its own: a matrix product."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Returns (B, out_channels, T', H', W') for (B, in_channels, T, H, W)."""
-        weight = self.weight[:, :, -input.shape[2] :]
-        settings = (self.zeros, self.stride, self.dilation, self.groups)
-        if input.dtype == torch.float32 and input.device.type == "cpu" and MKLDNN:
-            # F.conv3d takes a loop over frames, 9 times slower, for one small video.
-            return torch.mkldnn_convolution(input, weight, self.bias, *settings)
-        if self.calls_cudnn and input.is_cuda and input.dtype != torch.float32:
-            y = torch.cudnn_convolution(input, weight, *settings, False, False, True)
-            return y if self.bias is None else y.add_(self.bias.view(-1, 1, 1, 1))
-        return F.conv3d(input, weight, self.bias, self.stride, self.zeros)
-
-
-def conv3x3x3(in_channels: int, out_channels: int) -> Conv3d:
-    """Returns the causal convolution over 3 frames and 3 x 3 pixels."""
-    return Conv3d(in_channels, out_channels, (3, 3, 3))
-
-
-def conv1x1x1(in_channels: int, out_channels: int) -> Conv3d:
-    """Returns the convolution of each pixel on its own."""
-    return Conv3d(in_channels, out_channels, (1, 1, 1))
+        """Returns (B, out_channels, ...) for (B, in_channels, ...)."""
+        return F.linear(input.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
 
 
 class RMSNorm(nn.Module):
@@ -92,17 +97,22 @@ class ResidualBlock(nn.Module):
             }
         )
         keeps_width = in_channels == out_channels
-        self.shortcut = nn.Identity() if keeps_width else conv1x1x1(in_channels, out_channels)
+        self.shortcut = nn.Identity() if keeps_width else Conv1x1x1(in_channels, out_channels)
 
-    def forward(self, x: Tensor, cache: FeatureCache) -> Tensor:
-        """Returns (B, out_channels, T, H, W) for x (B, in_channels, T, H, W)."""
-        h = x
-        for norm, conv in (("0", "2"), ("3", "6")):
-            # One statement per step: each step's input is freed before the next allocates.
-            h = F.silu(self.residual[norm](h), inplace=True)
-            h = cache.prepend(self.residual[conv], h)
-            h = self.residual[conv](h)
-        return h.add_(self.shortcut(x))
+    def forward(self, frames: Frames, cache: FeatureCache) -> Frames:
+        """Returns frames (B, H, W, out_channels) for as many (B, H, W, in_channels)."""
+        # A map, unlike a generator, lets go of a frame when it hands out the next.
+        return map(partial(self._frame, cache=cache), frames)
+
+    def _frame(self, x: Tensor, cache: FeatureCache) -> Tensor:
+        norm_1, conv_1, norm_2, conv_2 = cast(
+            tuple[RMSNorm, CausalConv3d, RMSNorm, CausalConv3d], self.residual.values()
+        )
+        y = conv_1.over(cache.append_normed(conv_1, norm_1, x))
+        window = cache.append_normed(conv_2, norm_2, y, conv_1.bias)
+        del y  # makes room for the next
+        shortcut = self.shortcut(x.movedim(-1, 1)).movedim(1, -1)
+        return cache.pointwise.add(conv_2.over(window), conv_2.bias, shortcut)
 
 
 class Head(nn.ModuleDict):
@@ -111,11 +121,14 @@ class Head(nn.ModuleDict):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__({"0": RMSNorm(in_channels, 3), "2": conv3x3x3(in_channels, out_channels)})
 
-    def forward(self, x: Tensor, cache: FeatureCache) -> Tensor:
-        """Returns (B, out_channels, T, H, W) for x (B, in_channels, T, H, W)."""
-        x = F.silu(self["0"](x), inplace=True)
-        x = cache.prepend(self["2"], x)
-        return self["2"](x)
+    def forward(self, frames: Frames, cache: FeatureCache) -> Frames:
+        """Returns frames (B, H, W, out_channels) for as many (B, H, W, in_channels)."""
+        return map(partial(self._frame, cache=cache), frames)
+
+    def _frame(self, x: Tensor, cache: FeatureCache) -> Tensor:
+        norm, conv = cast(tuple[RMSNorm, CausalConv3d], self.values())
+        y = conv.over(cache.append_normed(conv, norm, x))
+        return cache.pointwise.add(y, conv.bias, None)
 
 
 class AttentionBlock(nn.Module):
@@ -127,13 +140,15 @@ class AttentionBlock(nn.Module):
         self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns the shape of x (B, C, T, H, W)."""
-        frames = to_frames(x)
-        qkv = self.to_qkv(self.norm(frames)).flatten(2).mT.unsqueeze(1)
-        h = F.scaled_dot_product_attention(*qkv.chunk(3, dim=-1))
-        h = self.proj(h.squeeze(1).mT.view_as(frames))
-        return x + from_frames(h, batch=x.shape[0])
+    def forward(self, frames: Frames, cache: FeatureCache) -> Frames:  # noqa: ARG002
+        """Returns frames like those it is given, (B, H, W, C)."""
+        return map(self._frame, frames)
+
+    def _frame(self, x: Tensor) -> Tensor:
+        pixels = self.norm(x.movedim(-1, 1)).movedim(1, -1).flatten(1, 2).unsqueeze(1)
+        q, k, v = _per_pixel(self.to_qkv, pixels).chunk(3, dim=-1)
+        h = _per_pixel(self.proj, F.scaled_dot_product_attention(q, k, v))
+        return x + h.view_as(x)
 
 
 class Middle(nn.ModuleList):
@@ -143,11 +158,9 @@ class Middle(nn.ModuleList):
         block, attention = ResidualBlock(channels, channels), AttentionBlock(channels)
         super().__init__([block, attention, ResidualBlock(channels, channels)])
 
-    def forward(self, x: Tensor, cache: FeatureCache) -> Tensor:
-        """Returns the shape of x (B, C, T, H, W)."""
-        x = self[0](x, cache)
-        x = self[1](x)
-        return self[2](x, cache)
+    def forward(self, frames: Frames, cache: FeatureCache) -> Frames:
+        """Returns frames like those it is given, (B, H, W, C)."""
+        return through(self, frames, cache)
 
 
 class Downsample(nn.Module):
@@ -156,40 +169,90 @@ class Downsample(nn.Module):
     def __init__(self, channels: int, *, time: bool) -> None:
         super().__init__()
         self.resample = nn.ModuleDict({"1": nn.Conv2d(channels, channels, 3, stride=2)})
-        self.time_conv = Conv3d(channels, channels, (3, 1, 1), (2, 1, 1)) if time else None
+        self.time_conv = CausalConv3d(channels, channels, 1) if time else None
 
-    def forward(self, x: Tensor, cache: FeatureCache) -> Tensor:
-        """Returns (B, C, T', H/2, W/2) for x (B, C, T, H, W); T' is T, or with `time` T/2."""
-        frames = F.pad(to_frames(x), (0, 1, 0, 1))
-        x = from_frames(self.resample["1"](frames), batch=x.shape[0])
-        if self.time_conv is None:
-            return x
-        padded = cache.prepend(self.time_conv, x, frames=1)
-        return x if cache.first else self.time_conv(padded)
+    def forward(self, frames: Frames, cache: FeatureCache) -> Frames:
+        """Returns frames (B, H/2, W/2, C) for (B, H, W, C); with `time` half as many."""
+        small = map(partial(self._in_space, cache=cache), frames)
+        return small if self.time_conv is None else self._in_time(self.time_conv, small, cache)
+
+    def _in_space(self, x: Tensor, cache: FeatureCache) -> Tensor:
+        conv = cast(nn.Conv2d, self.resample["1"])
+        y = convolve(F.pad(x, (0, 0, 0, 1, 0, 1)), conv.weight, stride=2)
+        return cache.pointwise.add(y, cast(Tensor, conv.bias), None)
+
+    def _in_time(self, conv: CausalConv3d, frames: Frames, cache: FeatureCache) -> Frames:
+        for index, frame in enumerate(frames):
+            window = cache.append(conv, frame)
+            if cache.first:
+                yield frame
+            elif index % 2:
+                yield cache.pointwise.add(conv.over(window), conv.bias, None)
 
 
 class Upsample(nn.Module):
-    """Doubles height and width, and with `time` every frame after the first."""
+    """Doubles height and width, and with `time` every frame after the first.
+
+    Pixels are doubled and convolved with 3 x 3 taps. Since taps then meet the same small pixel,
+    their weights are added up before: four convolutions with 2 x 2 taps of the small frame, one
+    for each pixel of a doubled one, with 4/9 of the operations and no doubled frame.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, *, time: bool) -> None:
         super().__init__()
         self.resample = nn.ModuleDict({"1": nn.Conv2d(in_channels, out_channels, 3, padding=1)})
-        self.time_conv = Conv3d(in_channels, 2 * in_channels, (3, 1, 1)) if time else None
+        self.time_conv = CausalConv3d(in_channels, 2 * in_channels, 1) if time else None
 
-    def forward(self, x: Tensor, cache: FeatureCache) -> Tensor:
-        """Returns (B, C_out, T', 2H, 2W) for x (B, C_in, T, H, W); T' is T, or with `time` 2T."""
-        if self.time_conv is not None and not cache.first:
-            x = cache.prepend(self.time_conv, x)
-            x = self.time_conv(x).unflatten(1, (2, -1)).movedim(1, 3).flatten(2, 3)
-        frames = F.interpolate(to_frames(x), scale_factor=2.0, mode="nearest-exact")
-        return from_frames(self.resample["1"](frames), batch=x.shape[0])
+    def forward(
+        self, frames: Frames, cache: FeatureCache, shortcut: Tensor | None = None
+    ) -> Frames:
+        """Returns frames (B, 2H, 2W, C_out) for (B, H, W, C_in); with `time` twice as many.
+
+        Args:
+            frames: (B, H, W, C_in) each.
+            cache: of the pass.
+            shortcut: added to each result, see `Pointwise.interleave`.
+        """
+        frames = self._in_time(frames, cache)
+        return map(partial(self._in_space, cache=cache, shortcut=shortcut), frames)
+
+    def _in_time(self, frames: Frames, cache: FeatureCache) -> Frames:
+        if self.time_conv is None or cache.first:
+            return frames
+        return (half for both in self.time_conv(frames, cache) for half in both.chunk(2, dim=-1))
+
+    def _in_space(self, x: Tensor, cache: FeatureCache, shortcut: Tensor | None) -> Tensor:
+        conv = cast(nn.Conv2d, self.resample["1"])
+        phases = cache.once(conv, lambda: upsampling_phases(conv.weight))
+        y = convolve(x, phases, padding=1)
+        return cache.pointwise.interleave(y, cast(Tensor, conv.bias), shortcut)
 
 
-def to_frames(x: Tensor) -> Tensor:
-    """Returns (B T, C, H, W) for x (B, C, T, H, W)."""
-    return x.movedim(2, 1).flatten(0, 1)
+def through(stages: Iterable[nn.Module], frames: Frames, cache: FeatureCache) -> Frames:
+    """Returns the frames that come out of stages, each of which is fed by the one before."""
+    for stage in stages:
+        frames = stage(frames, cache)
+    return frames
 
 
-def from_frames(frames: Tensor, batch: int) -> Tensor:
-    """Returns (B, C, T, H, W) for frames (B T, C, H, W)."""
-    return frames.unflatten(0, (batch, -1)).movedim(1, 2)
+def upsampling_phases(weight: Tensor) -> Tensor:
+    """Returns the kernel that does a 3 x 3 convolution of doubled pixels on the small picture.
+
+    Args:
+        weight: (O, C, 3, 3).
+
+    Returns:
+        (4 O, C, 2, 2), channels innermost in memory: `weight` for the upper left, upper right,
+        lower left and lower right pixel of each 2 x 2. With one row and column of padding around
+        the small picture (H, W), their results are at (i, j), (i, j + 1), (i + 1, j) and
+        (i + 1, j + 1) of (H + 1, W + 1). Sums of taps are rounded to the weight's dtype.
+    """
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    taps = torch.tensor(PHASES, dtype=dtype, device=weight.device)
+    phases = torch.einsum("pyh, qxw, ochw -> pqoyxc", taps, taps, weight.to(dtype))
+    return phases.flatten(0, 2).to(weight.dtype).permute(0, 3, 1, 2)
+
+
+def _per_pixel(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Returns (..., C_out) for x (..., C) and a convolution of single pixels."""
+    return F.linear(x, conv.weight.flatten(1), conv.bias)

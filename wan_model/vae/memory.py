@@ -1,28 +1,47 @@
-"""How much memory a VAE needs, and the tiles that make it fit."""
+"""How much memory a VAE needs, and the tiles that make it fit.
+
+Most of it are the frames that convolutions over time remember, see `cache`. It does not depend on
+the number of frames.
+"""
 
 from typing import Literal
 
 import torch
 
 from ..config import VaeConfig
+from .model import RGB
 from .tiling import Tiling
 
 Operation = Literal["encode", "decode"]
 
-ELEMENTS_PER_PIXEL = {
-    ("wan2.1", "encode"): 30.5,
-    ("wan2.1", "decode"): 43.0,
-    ("wan2.2", "encode"): 9.2,
-    ("wan2.2", "decode"): 15.0,
+PAST_WIDTHS = {
+    ("wan2.1", "encode"): (4, 7, 16, 40),
+    ("wan2.1", "decode"): (7, 12, 26, 44),
+    ("wan2.2", "encode"): (4, 7, 16, 40),
+    ("wan2.2", "decode"): (8, 14, 28, 44),
 }
-"""Peak of live elements per pixel and unit of width, caches and convolution workspace included.
+"""Input channels of all convolutions over time but the first, in units of the width, at the full
+resolution and at a half, a quarter and an eighth of it."""
 
-Measured on an H100 (torch 2.11, bf16 and fp32, 256 x 256 to 1280 x 720), plus 5 %. More than half
-of it is the causal cache, so it hardly depends on the number of frames.
-"""
+FRAME_WIDTHS = {
+    ("wan2.1", "encode"): 6.7,
+    ("wan2.1", "decode"): 6.9,
+    ("wan2.2", "encode"): 8.2,
+    ("wan2.2", "decode"): 12.5,
+}
+"""Channels of all frames that are alive at the peak, in units of the width, as if all had the full
+resolution: the input of a residual block, the result of its first convolution, the norm of that and
+the window of the second one; second frames of pairs that wait at lower resolutions, and pixels.
+Wan2.2 also keeps the input of a stage, and decodes twice the channels in the last one's first."""
 
-UNFUSED_NORM = 1.0 if hasattr(torch.ops.aten, "_fused_rms_norm") else 1.9
-"""Growth of the peak where torch (before 2.9) computes an RMS norm in steps, with fp32 copies."""
+PHASE_VALUES = {"wan2.1": 288, "wan2.2": 576}
+"""Values of `upsampling_phases` of a decoder's convolutions, in units of the squared width."""
+
+UNFUSED_NORM_WIDTHS = 0.0 if hasattr(torch.ops.aten, "_fused_rms_norm") else 9.0
+"""Channels of fp32 copies where torch (before 2.9) computes an RMS norm in steps, at 16 bit."""
+
+WORKSPACE_BYTES = 128 << 20
+"""Of cuDNN and cuBLAS, and what the allocator cannot use."""
 
 OVERLAP_PX = 64
 TILE_STEP_PX = 64
@@ -43,9 +62,16 @@ def estimate_peak_bytes(
         width: likewise.
         dtype: number format of the weights.
     """
-    dim = config.encoder_dim if operation == "encode" else config.decoder_dim
-    elements = ELEMENTS_PER_PIXEL[config.variant, operation] * dim * height * width
-    return int(elements * dtype.itemsize * UNFUSED_NORM)
+    encodes = operation == "encode"
+    dim = config.encoder_dim if encodes else config.decoder_dim
+    widths = PAST_WIDTHS[config.variant, operation]
+    # Values per pixel of the network, an eighth of whose resolution is that of the latent.
+    past = 2 * dim * sum(width / 4**level for level, width in enumerate(widths))
+    past += 2 * (RGB * config.patch_size**2 if encodes else config.z_dim / 64)
+    frames = dim * (FRAME_WIDTHS[config.variant, operation] + UNFUSED_NORM_WIDTHS)
+    values = (past + frames) * height * width / config.patch_size**2
+    values += 0 if encodes else PHASE_VALUES[config.variant] * dim**2
+    return int(values * dtype.itemsize) + WORKSPACE_BYTES
 
 
 def choose_tiling(

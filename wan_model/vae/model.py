@@ -5,6 +5,7 @@ Shape legend: B batch, T frames of video, H and W pixels, z latent channels; a l
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count, product
 
 import torch
@@ -17,11 +18,16 @@ from ..errors import SettingsError, ShapeError
 from . import wan21, wan22
 from .cache import FeatureCache
 from .coders import Decoder, Encoder
-from .layers import conv1x1x1
+from .kernel_choice import fastest_pointwise
+from .layers import Conv1x1x1
 from .tiling import Tiling, plan_tiles
+from .transfer import Outbox, send
 
 OnChunk = Callable[[int, int], None]
-"""Called with (chunks done, chunks in all) before each chunk; may raise to interrupt."""
+"""Called with (chunks done, chunks in all) before each chunk; may raise to interrupt.
+
+A GPU may then still be at work on the chunk before.
+"""
 
 RGB = 3
 
@@ -47,8 +53,8 @@ class WanVae(nn.Module):
         encoder_dim, decoder_dim = config.encoder_dim, config.decoder_dim
         down, up = variant.down_stages(encoder_dim), variant.up_stages(decoder_dim)
         self.encoder = Encoder(pixel_dim, encoder_dim, down, 2 * z_dim)
-        self.conv1 = conv1x1x1(2 * z_dim, 2 * z_dim)
-        self.conv2 = conv1x1x1(z_dim, z_dim)
+        self.conv1 = Conv1x1x1(2 * z_dim, 2 * z_dim)
+        self.conv2 = Conv1x1x1(z_dim, z_dim)
         self.decoder = Decoder(z_dim, decoder_dim, up, pixel_dim)
 
     @property
@@ -60,6 +66,17 @@ class WanVae(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are and the computation happens."""
         return self.conv2.weight.device
+
+    def arrange_weights(self) -> None:
+        """Lays weights out in the order of windows: (O, kh, kw, kt, C) in memory.
+
+        Names, shapes and results stay the same, but without it every convolution copies its
+        weight. To be called after weights have been put in place of those that `build_vae` made.
+        """
+        for parameter in self.parameters():
+            if parameter.ndim == 5:
+                taps = parameter.data.permute(0, 3, 4, 2, 1).contiguous()
+                parameter.data = taps.permute(0, 4, 3, 1, 2)
 
     @torch.no_grad()
     def encode(
@@ -90,10 +107,13 @@ class WanVae(nn.Module):
         latent = torch.zeros(shape, dtype=torch.float32, device=video.device)
         tiles = plan_tiles(size[1:], tiling, stride=stride, scale=1, device=self.device)
         tick = _ticker(on_chunk, batch * len(tiles) * size[0])
+        outbox = Outbox(latent.device)
         for item, tile in product(range(batch), tiles):
             part = tile.crop(video[item : item + 1], stride)
             for index, z in enumerate(self._encode_chunks(part, normalized, tick)):
-                tile.blend(z, latent[item : item + 1, :, index : index + 1], scale=1)
+                place = latent[item : item + 1, :, index : index + 1]
+                outbox.put(tile.weighted(z), partial(tile.blend, out=place, scale=1))
+        outbox.empty()
         return latent
 
     @torch.no_grad()
@@ -129,13 +149,16 @@ class WanVae(nn.Module):
         if tiling is not None:
             video.zero_()
         tick = _ticker(on_chunk, batch * len(tiles) * latent_frames)
+        outbox = Outbox(video.device)
         for item, tile in product(range(batch), tiles):
             part = tile.crop(latent[item : item + 1], 1)
             start = 0
             for pixels in self._decode_chunks(part, normalized, tick):
                 stop = start + pixels.shape[2]
-                tile.blend(pixels, video[item : item + 1, :, start:stop], scale=stride)
+                place = video[item : item + 1, :, start:stop]
+                outbox.put(tile.weighted(pixels), partial(tile.blend, out=place, scale=stride))
                 start = stop
+        outbox.empty()
         return video
 
     def decode_frames(
@@ -162,12 +185,12 @@ class WanVae(nn.Module):
         self, video: Tensor, normalized: bool, tick: Callable[[], None]
     ) -> Iterator[Tensor]:
         """Yields fp32 (B, z, 1, H', W') for the first frame and for each four after it."""
-        cache = FeatureCache()
+        cache = FeatureCache(fastest_pointwise(self.device, self.dtype))
         patch, z_dim = self.config.patch_size, self.config.z_dim
         mean, std = self._latent_statistics()
         for start in range(-3, video.shape[2], 4):
             tick()
-            frames = video[:, :, max(0, start) : start + 4].to(self.device, self.dtype)
+            frames = send(video[:, :, max(0, start) : start + 4], self.device, self.dtype)
             x = rearrange(frames, "b c t (h q) (w r) -> b (c r q) t h w", q=patch, r=patch)
             z = self.conv1(self.encoder(x, cache))[:, :z_dim].float()
             yield (z - mean) / std if normalized else z
@@ -178,12 +201,12 @@ class WanVae(nn.Module):
         self, latent: Tensor, normalized: bool, tick: Callable[[], None]
     ) -> Iterator[Tensor]:
         """Yields (B, 3, 1, H, W) for the first latent frame, (B, 3, 4, H, W) for each other."""
-        cache = FeatureCache()
+        cache = FeatureCache(fastest_pointwise(self.device, self.dtype))
         patch = self.config.patch_size
         mean, std = self._latent_statistics()
         for index in range(latent.shape[2]):
             tick()
-            z = latent[:, :, index : index + 1].to(self.device, torch.float32)
+            z = send(latent[:, :, index : index + 1], self.device, torch.float32)
             z = z * std + mean if normalized else z
             x = self.decoder(self.conv2(z.to(self.dtype)), cache)
             yield rearrange(x, "b (c r q) t h w -> b c t (h q) (w r)", q=patch, r=patch)
@@ -222,7 +245,9 @@ def build_vae(config: VaeConfig) -> WanVae:
     Raises:
         SettingsError: if the latent channels do not fit the variant.
     """
-    return WanVae(config).eval().requires_grad_(False)
+    vae = WanVae(config).eval().requires_grad_(False)
+    vae.arrange_weights()
+    return vae
 
 
 def _ticker(on_chunk: OnChunk | None, total: int) -> Callable[[], None]:

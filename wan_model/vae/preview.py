@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from ..config import VaeConfig
 from ..errors import SettingsError
 from . import wan21, wan22
-from .layers import to_frames
 from .memory import Operation
 from .model import RGB, WanVae
 
@@ -276,6 +275,11 @@ def build_preview_vae(config: PreviewVaeConfig) -> PreviewVae:
 def conv3x3(in_dim: int, out_dim: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:
     """Returns the convolution over 3 x 3 pixels of single frames."""
     return nn.Conv2d(in_dim, out_dim, 3, stride, padding=1, bias=bias)
+
+
+def to_frames(x: Tensor) -> Tensor:
+    """Returns (B T, C, H, W) for x (B, C, T, H, W)."""
+    return x.movedim(2, 1).flatten(0, 1)
 
 
 def enlarged(x: Tensor) -> Tensor:

@@ -54,12 +54,16 @@ class Tile:
             columns.start * scale : columns.stop * scale,
         ]
 
-    def blend(self, result: Tensor, out: Tensor, scale: int) -> None:
-        """Puts the tile's `result` in its place in `out`, any device and dtype, zero before."""
+    def weighted(self, result: Tensor) -> Tensor:
+        """Returns the tile's result as it is added to those of its neighbours."""
+        return result if self.weight is None else result * self.weight
+
+    def blend(self, weighted: Tensor, out: Tensor, scale: int) -> None:
+        """Puts a `weighted` result in its place in `out`, any device and dtype, zero before."""
         if self.weight is None:
-            out.copy_(result)
+            out.copy_(weighted)
         else:
-            self.crop(out, scale).add_((result * self.weight).to(out))
+            self.crop(out, scale).add_(weighted.to(out))
 
 
 def plan_tiles(

@@ -2,15 +2,19 @@
 
 They are residual, with shortcuts that have no weights, and work on patches of 2 x 2 pixels.
 
-Shape legend: B batch, C channels, T frames, H height, W width (of the current resolution).
+Shape legend: B batch, H height, W width (of the current resolution), C channels.
 """
 
-import torch.nn.functional as F
-from einops import rearrange, reduce
+from collections.abc import Sequence
+from functools import partial
+from itertools import chain
+
+import torch
+from einops import reduce
 from torch import Tensor, nn
 
 from .cache import FeatureCache
-from .layers import Downsample, ResidualBlock, Upsample
+from .layers import Downsample, Frames, ResidualBlock, Upsample, through
 
 LATENT_MEAN = (
     -0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557,
@@ -46,12 +50,17 @@ class DownStage(nn.Module):
         self.shrinks = down is not None
         self.shrinks_time = down is not None and down.time_conv is not None
 
-    def forward(self, x: Tensor, cache: FeatureCache) -> Tensor:
-        """Returns (B, out_channels, T', H', W') for x (B, in_channels, T, H, W)."""
-        shortcut = average_down(x, pairs=self.shrinks_time) if self.shrinks else x
-        for module in self.downsamples:
-            x = module(x, cache)
-        return x.add_(shortcut)
+    def forward(self, frames: Frames, cache: FeatureCache) -> Frames:
+        """Returns frames (B, H', W', out_channels) for (B, H, W, in_channels)."""
+        pairs = self.shrinks_time and not cache.first
+        groups = zip(frames, frames, strict=True) if pairs else zip(frames, strict=True)
+        return map(partial(self._group, cache=cache), groups)
+
+    def _group(self, group: tuple[Tensor, ...], cache: FeatureCache) -> Tensor:
+        """Returns the frame that comes of one or two."""
+        [y] = through(self.downsamples, iter(group), cache)
+        # Not in place: a convolution over time may remember `y`.
+        return y + (average_down(group, to_channels=y.shape[-1]) if self.shrinks else group[0])
 
 
 class UpStage(nn.Module):
@@ -67,48 +76,36 @@ class UpStage(nn.Module):
         self.upsamples = nn.ModuleList([*blocks, up] if up else blocks)
         self.grows = up is not None
 
-    def forward(self, x: Tensor, cache: FeatureCache) -> Tensor:
-        """Returns (B, out_channels, T', H', W') for x (B, in_channels, T, H, W)."""
-        h = x
-        for module in self.upsamples:
-            h = module(h, cache)
-        return add_repeated(h, x) if self.grows else h
+    def forward(self, frames: Frames, cache: FeatureCache) -> Frames:
+        """Returns frames (B, H', W', out_channels) for (B, H, W, in_channels)."""
+        if not self.grows:
+            return through(self.upsamples, frames, cache)
+        return chain.from_iterable(map(partial(self._frame, cache=cache), frames))
+
+    def _frame(self, x: Tensor, cache: FeatureCache) -> Frames:
+        """Returns the one or two frames that come of one."""
+        *blocks, up = self.upsamples
+        return up(through(blocks, iter([x]), cache), cache, shortcut=x)
 
 
-def average_down(x: Tensor, *, pairs: bool) -> Tensor:
-    """Averages 2 x 2 pixels and with `pairs` moves the two frames of a pair into channels.
+def average_down(frames: Sequence[Tensor], *, to_channels: int) -> Tensor:
+    """Averages 2 x 2 pixels, and moves the two frames of a pair into channels.
 
-    A lone first frame is the second of its pair; the first is zero. (AvgDown3D of the official
-    code, whose groups of channels always come out as these 2 x 2 pixels.)
+    A lone frame for which there are twice its channels is the second of its pair; the first is
+    zero. (AvgDown3D of the official code, whose groups of channels always come out as these 2 x 2
+    pixels.)
 
     Args:
-        x: (B, C, T, H, W).
-        pairs: whether time is halved.
+        frames: one or two, (B, H, W, C).
+        to_channels: C or 2C.
 
     Returns:
-        (B, C, T, H/2, W/2) or (B, 2C, T/2, H/2, W/2), T rounded up.
+        (B, H/2, W/2, to_channels).
     """
-    x = reduce(x, "b c t (h q) (w r) -> b c t h w", "mean", q=2, r=2)
-    if not pairs:
-        return x
-    x = F.pad(x, (0, 0, 0, 0, x.shape[2] % 2, 0))
-    return rearrange(x, "b c (t s) h w -> b (c s) t h w", s=2)
-
-
-def add_repeated(h: Tensor, x: Tensor) -> Tensor:
-    """Adds `x`, repeated over 2 x 2 pixels and over frames as far as `h` has more, to `h` in place.
-
-    Where `x` has twice the channels of `h`, the two of a pair go to the upper and the lower row.
-    The first frame of a video is not repeated. (DupUp3D of the official code.)
-
-    Args:
-        h: (B, C, T s, 2H, 2W) with s 1 or 2.
-        x: (B, C or 2C, T, H, W).
-    """
-    repeated = rearrange(x, "b (c q) t h w -> b c t 1 h q w 1", c=h.shape[1])
-    into = rearrange(h, "b c (t s) (h q) (w r) -> b c t s h q w r", t=x.shape[2], q=2, r=2)
-    into.add_(repeated)
-    return h
+    means = [reduce(x, "b (h q) (w r) c -> b h w c", "mean", q=2, r=2) for x in frames]
+    if len(means) * means[0].shape[-1] < to_channels:
+        means.insert(0, torch.zeros_like(means[0]))
+    return torch.stack(means, dim=-1).flatten(-2)
 
 
 def down_stages(dim: int) -> nn.ModuleList:

@@ -7,22 +7,17 @@ import torch
 
 from tests.parity.recipe import value
 from wan_model.vae import Tiling, WanVae
-from wan_model.vae.layers import Conv3d
+from wan_model.vae.kernel_choice import TOLERANCE, fastest_pointwise, trial_error
+from wan_model.vae.layers import RMSNorm
+from wan_model.vae.pointwise import PLAIN
+from wan_model.vae.transfer import Outbox, send
+
+CUDA = torch.device("cuda")
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="No CUDA device."),
 ]
-
-
-def test_cudnn_called_directly_gives_the_same_convolution() -> None:
-    conv = Conv3d(8, 16, (3, 3, 3)).to("cuda", torch.bfloat16).requires_grad_(False)
-    for frames in (1, 5):
-        x = value("x", (1, 8, frames, 12, 20)).to("cuda", torch.bfloat16)
-        conv.calls_cudnn = False
-        expected = conv(x)
-        conv.calls_cudnn = True
-        torch.testing.assert_close(conv(x), expected, atol=2e-2, rtol=2e-2)
 
 
 @pytest.mark.parametrize("tiling", [None, Tiling(64, 32)])
@@ -37,3 +32,47 @@ def test_weights_on_the_gpu_serve_tensors_on_the_host(vae: WanVae, tiling: Tilin
     assert encoded.device.type == "cpu"
     expected = vae.encode(expected, tiling=tiling)
     assert (encoded - expected).norm() < 5e-3 * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_triton_gives_right_numbers(dtype: torch.dtype) -> None:
+    kernels = pytest.importorskip("wan_model.vae.triton_kernels")
+    limit = 1e-5 if dtype == torch.float32 else TOLERANCE / 2
+    assert trial_error(kernels.TritonPointwise(), CUDA, dtype) < limit
+    assert isinstance(fastest_pointwise(CUDA, dtype), kernels.TritonPointwise)
+
+
+@pytest.mark.parametrize("channels", [3, 12, 96, 1024])
+def test_triton_takes_frames_of_any_width(channels: int) -> None:
+    """More pixels than a tile has rows, and the widths of the real VAEs and of the tiny ones."""
+    kernels = pytest.importorskip("wan_model.vae.triton_kernels")
+    x = value("x", (1, 45, 67, channels)).to(CUDA, torch.float16)
+    norm = RMSNorm(channels, 3).to(CUDA, torch.float16).requires_grad_(False)
+    bias = x[0, 0, 0].clone()
+    for plain, ours in zip(
+        *(
+            pointwise.norm_silu(x.clone(), bias, norm, (x.cos(), x.sin()))
+            for pointwise in (PLAIN, kernels.TritonPointwise())
+        ),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, plain, atol=4e-3, rtol=4e-3)
+    phases = value("y", (1, 46, 68, 4 * channels)).to(CUDA, torch.float16)
+    for shortcut in (None, x, x.repeat(1, 1, 1, 2)):
+        plain, ours = (
+            pointwise.interleave(phases.clone(), bias, shortcut)
+            for pointwise in (PLAIN, kernels.TritonPointwise())
+        )
+        torch.testing.assert_close(ours, plain, atol=4e-3, rtol=4e-3)
+
+
+def test_a_gpu_works_while_its_last_chunk_is_handed_out() -> None:
+    outbox, taken = Outbox(torch.device("cpu")), []
+    for number in range(3):
+        outbox.put(send(torch.full((2, 2), number), CUDA, torch.float32), taken.append)
+        assert len(taken) == number
+    outbox.empty()
+    assert [chunk.unique().tolist() for chunk in taken] == [[0.0], [1.0], [2.0]]
+    assert all(chunk.is_cpu for chunk in taken)
+    outbox.empty()
+    assert len(taken) == 3

@@ -37,7 +37,7 @@ def test_blended_crops_are_the_picture(size: tuple[int, int], tiling: Tiling, sc
     blended = torch.zeros_like(picture)
     for tile in plan_tiles(size, tiling, stride=8, scale=scale, device=CPU):
         assert max(len(tile.rows), len(tile.columns)) <= tiling.tile_px // 8
-        tile.blend(tile.crop(picture, scale), blended, scale)
+        tile.blend(tile.weighted(tile.crop(picture, scale)), blended, scale)
     torch.testing.assert_close(blended, picture, atol=1e-5, rtol=0)
 
 
