@@ -4,9 +4,8 @@ Two experts of one loader share an engine: its buffers, its budget and its threa
 """
 
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.model_management
 import torch
@@ -18,6 +17,7 @@ from ...wan_model.offload import (
     Machine,
     ModelSizes,
     OffloadEngine,
+    Pace,
     Plan,
     PlanRequest,
     Runner,
@@ -36,9 +36,6 @@ from .arrival import ArrivalPatches, Patches
 
 SETTLED_PART = 1 / 20
 """Of the blocks: what a new plan has to gain to be worth moving weights for."""
-
-TIMED_PASSES = 16
-"""The last ones of a run. The fastest counts: compiling and cold files are not its pace."""
 
 Shape = Sequence[int]
 """(B, C, T, H, W) of a latent."""
@@ -83,8 +80,8 @@ class ExpertPool:
         self._patches = ArrivalPatches(len(models))
         self._rates: _Rates | None = None
         self._margin_bytes = 0
-        self._watches: deque[Stopwatch] = deque(maxlen=TIMED_PASSES)
-        self._pace = 1.0
+        self._pace = Pace()
+        self._estimated_seconds = 0.0
         self._engine: OffloadEngine | None = None
         wishes.check(len(models[0].blocks))
 
@@ -104,12 +101,15 @@ class ExpertPool:
         Raises:
             MemoryLimitError: if the video does not fit.
         """
-        plan = make_plan(self._request(expert, shape))
+        pace = self._pace.factor
+        plan = make_plan(self._request(expert, shape, pace))
+        self._estimated_seconds = plan.compute_seconds / pace
         if self._engine is None:
             self._engine = OffloadEngine(self._hosts, plan, self._device, self._patches)
         elif not still_good(self._engine.plan, plan):
             self._engine.apply(plan)
-        text = self._engine.plan.describe(self.step_passes[expert])
+        now = replace(self._engine.plan, request=plan.request)
+        text = now.describe(self.step_passes[expert])
         host.show(host.running_node(), text, heading=self.heading)
         self._engine.prefetch(expert, after=0)
 
@@ -123,7 +123,8 @@ class ExpertPool:
         watch = Stopwatch(self._torch_device)
         out = self._engine.run(expert, forward, runner)
         watch.stop()
-        self._watches.append(watch)
+        if plan.compute_seconds == plan.seconds:
+            self._pace.add(watch, self._estimated_seconds)
         if self._engine.plan is not plan:
             # Memory ran out, so the video takes more than was thought.
             self._margin_bytes += plan.margin_bytes
@@ -149,11 +150,10 @@ class ExpertPool:
             self._engine.unload()
             self._engine.release_pinned()
 
-    def _request(self, expert: int, shape: Shape | None) -> PlanRequest:
+    def _request(self, expert: int, shape: Shape | None, pace: float) -> PlanRequest:
         # First, since kernels take memory of their own when they are used for the first time.
         if self._rates is None:
             self._rates = self._measured()
-        self._learn_pace()
         free = host.free_bytes(self._torch_device) - host.reserved_bytes(self._torch_device)
         return PlanRequest(
             sizes=ModelSizes(
@@ -168,7 +168,7 @@ class ExpertPool:
                 copy_rate=self._rates.copy_bytes,
                 read_rate=self._rates.read_bytes,
             ),
-            work=self._work(expert, shape, self._rates.flops),
+            work=self._work(expert, shape, self._rates.flops / pace),
             wishes=self._wishes,
         )
 
@@ -182,21 +182,8 @@ class ExpertPool:
         tokens = batch * frames * ((height + 1) // 2) * ((width + 1) // 2)
         return Work(
             activation_bytes=nbytes + self._patches.workspace_bytes(dit, expert),
-            block_seconds=self._pace * block_seconds(dit.config, tokens, flops),
+            block_seconds=block_seconds(dit.config, tokens, flops),
         )
-
-    def _learn_pace(self) -> None:
-        """Corrects the estimate of the computation by what the last passes took.
-
-        Nothing else knows what attention, 8-bit products and compiled stages save on this device.
-        """
-        taken = [seconds for watch in self._watches if (seconds := watch.seconds) is not None]
-        self._watches.clear()
-        if not taken or self._engine is None:
-            return
-        plan = self._engine.plan
-        if plan.compute_seconds == plan.seconds > 0:
-            self._pace *= min(taken) / plan.seconds
 
     def _measured(self) -> _Rates:
         return _Rates(

@@ -13,7 +13,14 @@ for as long as they run. Two experts are two models of one engine.
 from .device import CudaDevice, Device, PlainDevice, open_device
 from .engine import OffloadEngine, OnArrival, Runner
 from .host import FileRegion, HostModel
-from .measure import Stopwatch, block_seconds, measure_copy, measure_matmul, measure_read
+from .measure import (
+    Pace,
+    Stopwatch,
+    block_seconds,
+    measure_copy,
+    measure_matmul,
+    measure_read,
+)
 from .plan import Machine, ModelSizes, Plan, PlanRequest, Wishes, Work, lowered, make_plan
 
 __all__ = [
@@ -25,6 +32,7 @@ __all__ = [
     "ModelSizes",
     "OffloadEngine",
     "OnArrival",
+    "Pace",
     "PlainDevice",
     "Plan",
     "PlanRequest",

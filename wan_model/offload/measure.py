@@ -1,6 +1,7 @@
 """How fast this computer moves and multiplies: what plans are made with."""
 
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +13,9 @@ from .host import LANES, HostSlab
 
 SAMPLE_BYTES = 64 << 20
 REPEATS = 4
+
+TIMED_PASSES = 16
+"""How many are remembered."""
 
 WAKING_SECONDS = 0.05
 """In which a GPU that was idle raises its clock."""
@@ -58,6 +62,32 @@ class Stopwatch:
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self._device))
         return event
+
+
+class Pace:
+    """How long forward passes take, compared with what was estimated.
+
+    An estimate knows nothing of what attention kernels, 8-bit products and compiled stages save.
+    """
+
+    def __init__(self) -> None:
+        self._passes: deque[tuple[Stopwatch, float]] = deque(maxlen=TIMED_PASSES)
+
+    def add(self, watch: Stopwatch, estimate_seconds: float) -> None:
+        """Takes a pass, which need not be over."""
+        if estimate_seconds > 0:
+            self._passes.append((watch, estimate_seconds))
+
+    @property
+    def factor(self) -> float:
+        """What to multiply an estimate by; 1 until a second pass is over.
+
+        The fastest of the last passes counts: the first ones compile, and read files that are not
+        in memory yet.
+        """
+        finished = [(watch.seconds, estimate) for watch, estimate in self._passes]
+        factors = [seconds / estimate for seconds, estimate in finished if seconds is not None]
+        return min(factors) if len(factors) >= 2 else 1.0
 
 
 def measure_copy(device: Device) -> float:

@@ -1,6 +1,8 @@
 """Estimates that plans are made with."""
 
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tests.unit.offload.fakes import LazyDevice
 from wan_model.config import DiTConfig
 from wan_model.offload import (
     HostModel,
+    Pace,
     Stopwatch,
     block_seconds,
     measure_copy,
@@ -46,6 +49,24 @@ def test_a_stopwatch_times_what_lies_between():
     watch.stop()
     assert watch.seconds is not None
     assert 0 < watch.seconds <= time.perf_counter() - start
+
+
+def test_the_pace_is_that_of_the_fastest_pass_that_is_over():
+    def watch(seconds: float | None) -> Any:
+        return SimpleNamespace(seconds=seconds)
+
+    pace = Pace()
+    pace.add(watch(20.0), 4.0)
+    assert pace.factor == 1, "The first pass compiles."
+    pace.add(watch(None), 4.0)
+    assert pace.factor == 1
+    pace.add(watch(2.0), 4.0)
+    assert pace.factor == 0.5
+    pace.add(watch(9.0), 16.0)
+    assert pace.factor == 0.5
+    for _ in range(16):
+        pace.add(watch(3.0), 4.0)
+    assert pace.factor == 0.75, "What runs now counts."
 
 
 @pytest.mark.gpu
