@@ -24,7 +24,7 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor, nn
 
-from ...wan_model.attention import AttentionFn, FirstPasses, guarded
+from ...wan_model.attention import AttentionFn, FirstPasses, SparseSchedule, guarded
 from ...wan_model.dit import BlockInputs, BlockRunner, WanDiT
 from ...wan_model.loading import (
     CheckpointInfo,
@@ -41,6 +41,7 @@ from .host import cache_folder, compute_dtype, raise_if_interrupted
 from .patcher import WanPatcher
 from .pool import ExpertPool, Seat, Shape
 from .precision import EIGHT_BIT, weights_of
+from .sparse import for_this_pass
 
 CHECKPOINT = "wanduet_checkpoint"
 """Attachment of a patcher: the CheckpointInfo of the file it came from."""
@@ -237,13 +238,16 @@ class ComfyWanDiT(WanDiT):
         cond = x[:, channels:] if self.config.cond_channels else None
         options = transformer_options or {}
         runner: BlockRunner = PatchableBlocks(options)
+        attend = self.attend
+        if isinstance(attend, SparseSchedule):
+            attend, runner = for_this_pass(attend, options, runner)
         if COMPILED in options:
             runner = options[COMPILED].around(runner)
         forward = partial(self.velocity, x[:, :channels], timestep, context, cond)
         predict = partial(forward, runner)
         if self.seat is not None:
             predict = partial(self.seat.run, forward, runner)
-        velocity = run_guarded(self.attend, self.first_passes, options, predict)
+        velocity = run_guarded(attend, self.first_passes, options, predict)
         return velocity[:, :, :frames, :height, :width]
 
 

@@ -260,6 +260,65 @@ class BrokenAttention(io.ComfyNode):
         return io.NodeOutput(patched)
 
 
+class SparseAttention(io.ComfyNode):
+    """A MODEL with a stand-in for sparse attention, which is exact, or gives NaN.
+
+    Writes a line per forward pass: label, sigma, what each layer's tokens attended to each other
+    with. The guard is the one that a model of ours gets when it is built with such a schedule.
+    """
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestSparseAttention",
+            category="WanDuet tests",
+            inputs=[
+                io.Model.Input("model"),
+                io.String.Input("name"),
+                io.String.Input("label", default=""),
+                io.Boolean.Input("broken", default=False),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, name: str, label: str, broken: bool) -> io.NodeOutput:
+        dit = model.model.diffusion_model
+        pack = type(dit).__module__.removesuffix(".nodes._comfy.model")
+        attention = sys.modules[f"{pack}.wan_model.attention"]
+        registry = sys.modules[f"{pack}.wan_model.attention.registry"]
+        exact, layers = attention.resolve("sdpa"), []
+
+        def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if q.shape == k.shape:
+                layers.append("dense")
+            return exact(q, k, v)
+
+        def sparse(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            layers.append("sparse")
+            return torch.full_like(q, torch.nan) if broken else exact(q, k, v)
+
+        def record(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            layers.clear()
+            out = executor(x, *args, **kwargs)
+            sigma = args[4]["sigmas"][0].item()
+            write_line(name, {"label": label, "sigma": sigma, "layers": list(layers)})
+            return out
+
+        anywhere = attention.Constraints(
+            platforms={"other"}, dtypes={torch.float32}, low_precision=True
+        )
+        backend = attention.Backend("sparse", "Sparse", lambda _: sparse, anywhere)
+        selected = registry.Selected(backend, sparse, by_name=True)
+        schedule = attention.SparseSchedule(selected, dense, min_tokens=1024)
+        with torch.device("meta"):
+            built = type(dit)(dit.config, precision=dit.precision, attention=schedule)
+        patched = model.clone()
+        patched.add_object_patch("diffusion_model.attend", built.attend)
+        patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "sparse", record)
+        return io.NodeOutput(patched)
+
+
 def describe(value: Any) -> Any:
     """Returns nested containers with every other object named by type and identity."""
     if isinstance(value, Mapping):
@@ -274,7 +333,7 @@ class InstrumentExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         nodes = [RecordCalls, InterruptAtBlock, ModelState, ShortOfMemory]
-        return [*nodes, ForgetGraphs, StreamedBlock, BrokenAttention]
+        return [*nodes, ForgetGraphs, StreamedBlock, BrokenAttention, SparseAttention]
 
 
 async def comfy_entrypoint() -> InstrumentExtension:

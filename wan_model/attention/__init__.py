@@ -3,7 +3,7 @@
 from .auto import MAX_ERROR
 from .backend import AttentionFn, Backend, Constraints, Platform
 from .guarded import FirstPasses, Guarded, copies_of, guarded
-from .registry import BackendStatus, explain, names, resolve
+from .registry import BackendStatus, explain, names, resolve, resolve_sparse
 from .sol import SparseSchedule
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "guarded",
     "names",
     "resolve",
+    "resolve_sparse",
 ]

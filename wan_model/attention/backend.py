@@ -130,11 +130,17 @@ class Constraints:
         """Returns "got X, need Y" for a call that the kernel cannot compute, or None."""
         if not q.is_cuda and "other" not in self.platforms:
             return f"Got tensors on {q.device}, need them on the GPU"
-        if q.dtype not in self.dtypes:
-            return f"Got {q.dtype}, need {' or '.join(sorted(map(str, self.dtypes)))}"
+        if refusal := self.dtype_refusal(q.dtype):
+            return refusal
         if q.shape[-1] not in self.head_dims:
             return f"Got heads of width {q.shape[-1]}, need {shown(self.head_dims)}"
         return None
+
+    def dtype_refusal(self, dtype: torch.dtype) -> str | None:
+        """Returns "got X, need Y" for a dtype that the kernel does not take, or None."""
+        if dtype in self.dtypes:
+            return None
+        return f"Got {dtype}, need {' or '.join(sorted(map(str, self.dtypes)))}"
 
 
 def shown(head_dims: Container[int]) -> str:

@@ -5,6 +5,7 @@ Looking waits for the device, so only the first passes of a run are looked at.
 """
 
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from .backend import AttentionFn
 from .registry import Selected
 from .sdpa import sdpa
+from .sol import SparseSchedule
 
 
 class Guarded:
@@ -84,7 +86,12 @@ class FirstPasses:
 
 
 def guarded(attend: AttentionFn) -> AttentionFn:
-    """Returns a guarded function for one of low precision, others as they are."""
+    """Returns a guarded function for one of low precision, others as they are.
+
+    Of a sparse schedule, the sparse part is guarded.
+    """
+    if isinstance(attend, SparseSchedule):
+        return replace(attend, sparse=guarded(attend.sparse))
     if isinstance(attend, Selected) and attend.backend.constraints.low_precision:
         return Guarded(attend.backend.name, attend)
     return attend
@@ -94,4 +101,6 @@ def copies_of(attend: AttentionFn) -> float:
     """Returns how many tensors as large as q, in 16 bit, attention keeps beside q, k and v."""
     if isinstance(attend, Guarded):
         attend = attend._attend
+    if isinstance(attend, SparseSchedule):
+        return max(copies_of(attend.sparse), copies_of(attend.dense))
     return attend.backend.copies if isinstance(attend, Selected) else 0.0

@@ -4,7 +4,8 @@ A name asked for means that backend or an error; only "auto" chooses. Every back
 "auto" compares 16 bit backends only; 8 bit ones are taken by name. Whatever is taken, calls that
 are not meant for it go to sdpa: cross-attention for 8 bit ones (`Constraints.takes`).
 
-comfy-kitchen's sparse attention is not in the list: it depends on layer and step, see `sol`.
+comfy-kitchen's sparse attention is not in the list: it depends on layer and step, see `sol`;
+`resolve_sparse` finds it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor
 
 from ..errors import BackendError
-from . import flash_attn_2, flash_attn_3, flash_attn_3_fp8, kitchen, sage, sdpa
+from . import flash_attn_2, flash_attn_3, flash_attn_3_fp8, kitchen, sage, sdpa, sol
 from .auto import DEFAULT, MAX_ERROR, Choice, Measurement, choose, recall, remember
 from .backend import AttentionFn, Backend, Platform, UnavailableError
 from .measure import measure
+from .sol import SparseSchedule
 
 Measure = Callable[[Mapping[str, AttentionFn]], Sequence[Measurement]]
 
@@ -54,10 +56,7 @@ class Selected:
         if refusal := self.backend.constraints.refusal(q):
             if not self.by_name:
                 return sdpa.sdpa(q, k, v)
-            raise BackendError(
-                f"Attention backend {self.backend.name!r} cannot compute this. {refusal}. Choose "
-                "another precision, or 'auto' for attention."
-            )
+            raise BackendError(_cannot_compute(self.backend, refusal))
         return self.function(q, k, v)
 
 
@@ -100,6 +99,36 @@ def resolve(
         )
     if backend is sdpa.BACKEND:
         return sdpa.sdpa
+    return _selected(backend, platform, by_name)
+
+
+def resolve_sparse(
+    dtype: torch.dtype,
+    *,
+    memory: Path | None = None,
+    platform: Platform | None = None,
+    measure: Measure = measure,
+) -> SparseSchedule:
+    """Returns comfy-kitchen's sparse attention, dense with what "auto" chooses.
+
+    Args:
+        dtype: of what it will be given. The first call may be many steps away.
+        memory: as of `resolve`.
+        platform: as of `resolve`.
+        measure: as of `resolve`.
+
+    Raises:
+        BackendError: if it cannot run here or not in this dtype, with the reason.
+    """
+    platform = platform or Platform.current()
+    sparse = _selected(sol.BACKEND, platform, by_name=True)
+    if refusal := sol.BACKEND.constraints.dtype_refusal(dtype):
+        raise BackendError(_cannot_compute(sol.BACKEND, refusal))
+    dense = resolve("auto", memory=memory, platform=platform, measure=measure)
+    return SparseSchedule(sparse, dense)
+
+
+def _selected(backend: Backend, platform: Platform, by_name: bool) -> Selected:
     try:
         return Selected(backend, backend.function(platform), by_name)
     except UnavailableError as error:
@@ -178,6 +207,13 @@ def _status(backend: Backend, platform: Platform) -> str:
         return "available"
     misfit = backend.constraints.misfit(platform)
     return reason if misfit or not backend.install else f"{reason}: {backend.install}"
+
+
+def _cannot_compute(backend: Backend, refusal: str) -> str:
+    return (
+        f"Attention backend {backend.name!r} cannot compute this. {refusal}. Choose another "
+        "precision, or 'auto' for attention."
+    )
 
 
 def _unavailable(backend: Backend, error: UnavailableError, platform: Platform) -> str:

@@ -4,9 +4,10 @@ Each block of 64 queries attends to the blocks of keys that matter to it; the ot
 as one averaged term each. It pays above some 12,000 tokens. The first steps decide the layout of
 the video and the first layer sees noise, so both stay dense.
 
-An attention function knows neither its layer nor its step, hence this one has no name in the
-registry. Whoever runs the blocks knows both and gives each block the function of its layer:
-`replace(inputs, attend=schedule.at(layer, step, steps))`.
+An attention function knows neither its layer nor its step, hence this one is not among the
+registry's. It is a schedule, which is dense when it is called. Whoever runs the blocks knows layer
+and step, and gives each block its function: `replace(inputs, attend=schedule.at(layer, step,
+steps))`.
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from .sdpa import sdpa
 TAU = 1.0
 """Threshold in standard deviations of a block's scores, the package's default. Lower keeps more
 blocks: closer to dense attention, and slower."""
+
+MIN_TOKENS = 12_000
+"""Below, dense attention is usually faster, says the package."""
 
 
 def load(platform: Platform) -> AttentionFn:
@@ -43,9 +47,10 @@ BACKEND = Backend(
     "kitchen_sol",
     "comfy-kitchen sparse attention",
     load,
-    # Its queries and keys are the same tokens, which is what low precision is limited to as well.
+    # Inside it computes in 8 bit, and its queries and keys have to be the same tokens.
     Constraints(platforms=frozenset({"cuda", "rocm"}), head_dims=(128,), low_precision=True),
     nominal_error=float("inf"),  # depends on the video
+    copies=1.8,  # its own plan of memory at 480p81 and 720p81, in bytes, over those of q
     candidate=False,
     distributions=("comfy-kitchen",),
     install="pip install -U comfy-kitchen",
@@ -54,15 +59,29 @@ BACKEND = Backend(
 
 @dataclass(frozen=True)
 class SparseSchedule:
-    """Which layers and steps are sparse."""
+    """An `AttentionFn` that is dense, and the sparse one for the layers and steps that stand it."""
 
     sparse: AttentionFn
     dense: AttentionFn = sdpa
     dense_layers: int = 1
     dense_part: float = 0.2
     """Part of the steps, from the first on."""
+    min_tokens: int = MIN_TOKENS
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, /) -> Tensor:
+        """Returns dense attention: right for every layer and step."""
+        return self.dense(q, k, v)
+
+    def is_sparse(self, step: int, steps: int) -> bool:
+        """Whether any layer is sparse in a step, counted from 0."""
+        return step >= self.dense_part * steps
 
     def at(self, layer: int, step: int, steps: int) -> AttentionFn:
         """Returns the function for a layer in a step, both counted from 0."""
-        is_dense = layer < self.dense_layers or step < self.dense_part * steps
-        return self.dense if is_dense else self.sparse
+        is_sparse = layer >= self.dense_layers and self.is_sparse(step, steps)
+        return self.sparse_within_video if is_sparse else self.dense
+
+    def sparse_within_video(self, q: Tensor, k: Tensor, v: Tensor, /) -> Tensor:
+        """Returns sparse attention among many tokens, dense attention to text or among few."""
+        pays = q.shape[1] == k.shape[1] >= self.min_tokens
+        return (self.sparse if pays else self.dense)(q, k, v)

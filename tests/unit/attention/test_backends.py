@@ -53,17 +53,6 @@ def test_sparse_attention_has_our_layout():
     torch.testing.assert_close(out.double(), fakes.exact(*qkv()), rtol=1e-5, atol=1e-5)
 
 
-def test_sparse_after_the_first_layers_and_steps():
-    sparse, dense = fakes.tokens_first, fakes.exact
-    schedule = sol.SparseSchedule(sparse, dense)
-    got = [[schedule.at(layer, step, 10) is sparse for layer in range(3)] for step in range(4)]
-    assert got == [[False] * 3, [False] * 3, [False, True, True], [False, True, True]]
-    assert schedule.at(1, 0, 4) is dense
-    assert schedule.at(1, 1, 4) is sparse
-    wide = sol.SparseSchedule(sparse, dense, dense_layers=2, dense_part=0.0)
-    assert [wide.at(layer, 0, 4) is sparse for layer in range(3)] == [False, False, True]
-
-
 @pytest.mark.parametrize(
     ("capability", "entry", "options"),
     [
