@@ -38,7 +38,7 @@ from benchmarks.floors import forward_floor, forward_work
 from benchmarks.lines import emit
 from benchmarks.peers import PEERS, Built, Peer, build_dit, random_value
 from benchmarks.timing import Timing, device_called, measure, release
-from wan_model.attention import AttentionFn, names, resolve
+from wan_model.attention import AttentionFn, copies_of, names, resolve
 from wan_model.attention.registry import Selected
 from wan_model.config import DiTConfig, Precision
 from wan_model.dit import BlockRunner, WanDiT, run_in_order
@@ -86,9 +86,12 @@ class Task:
         width, height, frames = (int(part) for part in size.split("x"))
         return latent_size(width, height, frames, self.stride)
 
-    def estimate_bytes(self, size: str) -> int:
+    def estimate_bytes(self, size: str, attention: AttentionFn) -> int:
         """Returns what our planner reckons with beside the weights."""
-        return activation_bytes(self.config, self.precision, 1, *astuple(self.latent(size)))
+        latent = astuple(self.latent(size))
+        return activation_bytes(
+            self.config, self.precision, 1, *latent, attention_copies=copies_of(attention)
+        )
 
     def inputs(self, size: str) -> Inputs:
         """Returns random latent, timestep and text for one clip."""
@@ -145,7 +148,7 @@ def build_ours(task: Task, attention: AttentionFn, compiled: bool) -> Built:
     """Returns our transformer, if it fits."""
     if task.device.type == "cuda":
         free_bytes = torch.cuda.mem_get_info(task.device)[0]
-        largest = max(map(task.estimate_bytes, task.sizes))
+        largest = max(task.estimate_bytes(size, attention) for size in task.sizes)
         check_fit(task.config, task.number_format, largest, free_bytes, bool(task.peers))
     runner: BlockRunner = run_in_order
     if compiled:
@@ -164,7 +167,7 @@ def expectations(task: Task, attention: AttentionFn, size: str) -> dict[str, flo
     rates = forward_rates(task.config, tokens, attention, task.device)
     emit("ceilings", {"model": task.model, "size": size, "attention": label_of(attention), **rates})
     work = forward_work(task.config, tokens, task.number_format)
-    estimate = {"estimate_gib": round(task.estimate_bytes(size) / 2**30, 3)}
+    estimate = {"estimate_gib": round(task.estimate_bytes(size, attention) / 2**30, 3)}
     return estimate | forward_floor(work, task.number_format, rates)
 
 

@@ -11,7 +11,7 @@ from .tables import Group, Row, contestant, groups
 OUR_COLOUR = "#2a6fb0"
 PEER_COLOURS = ("#b8b8b8", "#8a8a8a", "#646464")
 BAR_INCHES = 0.28
-QUANTITIES = (("seconds", "seconds"), ("peak_gib", "peak GiB above the weights"))
+QUANTITIES = (("seconds", "seconds"), ("peak_gib", "peak GiB"))
 
 
 def plot(lines: Sequence[Line], folder: Path) -> list[Path]:
