@@ -70,6 +70,7 @@ def test_the_pace_is_that_of_the_fastest_pass_that_is_over():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="No CUDA device.")
 def test_a_stopwatch_waits_for_nothing():
     a = torch.ones(4096, 4096, device="cuda")
     torch.cuda.synchronize()
