@@ -7,7 +7,7 @@ norms took 24 of a step's 65 ms.
 import torch
 from torch import Tensor, nn
 
-from wan_model.vae import WanVae
+from wan_model.vae import FullVae
 from wan_model.vae.layers import RMSNorm
 
 EPSILON = 1e-24
@@ -43,7 +43,7 @@ def normalise(rows: Tensor, gamma: Tensor) -> Tensor:
 fused_normalise = torch.compile(normalise, dynamic=True)
 
 
-def fuse_norms(vae: WanVae) -> WanVae:
+def fuse_norms(vae: FullVae) -> FullVae:
     """Exchanges the norms of a VAE; names of weights stay."""
     parents = [(m, name) for m in vae.modules() for name, _ in m.named_children()]
     for parent, name in parents:

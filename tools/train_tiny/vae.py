@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wan_model.config import VaeConfig
 from wan_model.shapes import latent_frames
-from wan_model.vae import WanVae
+from wan_model.vae import FullVae
 from wan_model.vae.cache import FeatureCache
 
 from .config import Recipe, VaeRecipe
@@ -25,9 +25,9 @@ VAL_BATCH = 8
 SMALLEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE = -20.0, 10.0
 
 
-def build_vae(config: VaeConfig, device: torch.device, dtype: torch.dtype) -> WanVae:
+def build_vae(config: VaeConfig, device: torch.device, dtype: torch.dtype) -> FullVae:
     """Returns an untrained VAE. Channels lie last in memory, as the matrix units want them."""
-    vae = fuse_norms(WanVae(config))
+    vae = fuse_norms(FullVae(config))
     initialise(vae)
     vae.to(device, dtype)
     for parameter in vae.parameters():
@@ -38,7 +38,7 @@ def build_vae(config: VaeConfig, device: torch.device, dtype: torch.dtype) -> Wa
 
 
 @torch.no_grad()
-def initialise(vae: WanVae) -> None:
+def initialise(vae: FullVae) -> None:
     """Fills a VAE so that every convolution keeps the variance, and residual blocks do nothing."""
     for name, parameter in vae.named_parameters():
         if name.endswith(("bias", "residual.6.weight", "proj.weight")):
@@ -47,7 +47,7 @@ def initialise(vae: WanVae) -> None:
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
 
 
-def posterior(vae: WanVae, video: Tensor) -> tuple[Tensor, Tensor]:
+def posterior(vae: FullVae, video: Tensor) -> tuple[Tensor, Tensor]:
     """Returns mean and log variance (B, z, T', H', W') in the encoder's own numbers, fp32.
 
     `vae.encode` runs item by item and four frames at a time, without gradients. Here all items and
@@ -69,7 +69,7 @@ def posterior(vae: WanVae, video: Tensor) -> tuple[Tensor, Tensor]:
     return mean, log_variance.clamp(SMALLEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE)
 
 
-def reconstruct(vae: WanVae, latent: Tensor) -> Tensor:
+def reconstruct(vae: FullVae, latent: Tensor) -> Tensor:
     """Returns the video fp32 (B, 3, T, H, W) of a latent in the encoder's own numbers.
 
     As `vae.decode`, in one pass and with gradients.
@@ -85,20 +85,20 @@ def reconstruct(vae: WanVae, latent: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encode(vae: WanVae, video: Tensor) -> Tensor:
+def encode(vae: FullVae, video: Tensor) -> Tensor:
     """Returns the normalised latent fp32 of a batch, as the transformers see it."""
     mean, std = latent_statistics(vae, video.device)
     return (posterior(vae, video)[0] - mean) / std
 
 
-def latent_statistics(vae: WanVae, device: torch.device) -> tuple[Tensor, Tensor]:
+def latent_statistics(vae: FullVae, device: torch.device) -> tuple[Tensor, Tensor]:
     """Returns the model's fixed mean and standard deviation, fp32 (z, 1, 1, 1)."""
     mean, std = torch.tensor((vae.latent_mean, vae.latent_std), device=device)
     return mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
 
 
 @torch.no_grad()
-def normalise_latents(vae: WanVae, mean: Tensor, std: Tensor) -> None:
+def normalise_latents(vae: FullVae, mean: Tensor, std: Tensor) -> None:
     """Rescales the latent channels so that they get the moments that the model is known for.
 
     An affine map of each channel is folded into the last convolution of the encoder, and its
@@ -125,7 +125,7 @@ def normalise_latents(vae: WanVae, mean: Tensor, std: Tensor) -> None:
 
 
 @torch.no_grad()
-def latent_moments(vae: WanVae, videos: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
+def latent_moments(vae: FullVae, videos: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
     """Returns mean and standard deviation (z,) of each channel over batches of clips, fp32."""
     latents = [posterior(vae, video)[0].movedim(1, 0).flatten(1) for video in videos]
     values = torch.cat(latents, dim=1)

@@ -9,19 +9,14 @@ from functools import partial
 from itertools import count, product
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from .. import shapes
 from ..config import VaeConfig
 from ..errors import SettingsError, ShapeError
 from . import wan21, wan22
-from .cache import FeatureCache
-from .coders import Decoder, Encoder
-from .kernel_choice import fastest_pointwise
-from .layers import Conv1x1x1
 from .tiling import Tiling, plan_tiles
-from .transfer import Outbox, send
+from .transfer import Outbox
 
 OnChunk = Callable[[int, int], None]
 """Called with (chunks done, chunks in all) before each chunk; may raise to interrupt.
@@ -33,13 +28,17 @@ RGB = 3
 
 
 class WanVae(nn.Module):
-    """Wan2.1 or Wan2.2 VAE. Computes in the dtype and on the device of its weights.
+    """A VAE of Wan2.1 or Wan2.2, full or for previews, with the dtype and device of its weights.
 
     A video goes through as its first frame, then four frames at a time; one latent frame each.
-    Causal convolutions carry the past over exactly, so that streaming is not an approximation.
     """
 
     def __init__(self, config: VaeConfig) -> None:
+        """Makes no networks; they are the subclass's.
+
+        Raises:
+            SettingsError: if the latent channels do not fit the variant.
+        """
         super().__init__()
         self.config = config
         variant = wan22 if config.variant == "wan2.2" else wan21
@@ -49,34 +48,23 @@ class WanVae(nn.Module):
                 f"The number of latent channels does not fit the VAE. Got {config.z_dim}, need "
                 f"{len(self.latent_mean)} for {config.variant}. Check the file the sizes are from."
             )
-        pixel_dim, z_dim = RGB * config.patch_size**2, config.z_dim
-        encoder_dim, decoder_dim = config.encoder_dim, config.decoder_dim
-        down, up = variant.down_stages(encoder_dim), variant.up_stages(decoder_dim)
-        self.encoder = Encoder(pixel_dim, encoder_dim, down, 2 * z_dim)
-        self.conv1 = Conv1x1x1(2 * z_dim, 2 * z_dim)
-        self.conv2 = Conv1x1x1(z_dim, z_dim)
-        self.decoder = Decoder(z_dim, decoder_dim, up, pixel_dim)
 
     @property
     def dtype(self) -> torch.dtype:
         """Number format of the weights and of the computation."""
-        return self.conv2.weight.dtype
+        return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
         """Where the weights are and the computation happens."""
-        return self.conv2.weight.device
+        return next(self.parameters()).device
 
     def arrange_weights(self) -> None:
-        """Lays weights out in the order of windows: (O, kh, kw, kt, C) in memory.
+        """Lays weights out as its convolutions want them in memory.
 
-        Names, shapes and results stay the same, but without it every convolution copies its
-        weight. To be called after weights have been put in place of those that `build_vae` made.
+        Names, shapes and results stay the same. To be called after weights have been put in place
+        of those that the VAE was built with.
         """
-        for parameter in self.parameters():
-            if parameter.ndim == 5:
-                taps = parameter.data.permute(0, 3, 4, 2, 1).contiguous()
-                parameter.data = taps.permute(0, 4, 3, 1, 2)
 
     @torch.no_grad()
     def encode(
@@ -180,37 +168,17 @@ class WanVae(nn.Module):
         self._check_latent(latent)
         return self._decode_chunks(latent, normalized, _ticker(on_chunk, latent.shape[2]))
 
-    @torch.no_grad()
     def _encode_chunks(
         self, video: Tensor, normalized: bool, tick: Callable[[], None]
     ) -> Iterator[Tensor]:
         """Yields fp32 (B, z, 1, H', W') for the first frame and for each four after it."""
-        cache = FeatureCache(fastest_pointwise(self.device, self.dtype))
-        patch, z_dim = self.config.patch_size, self.config.z_dim
-        mean, std = self._latent_statistics()
-        for start in range(-3, video.shape[2], 4):
-            tick()
-            frames = send(video[:, :, max(0, start) : start + 4], self.device, self.dtype)
-            x = rearrange(frames, "b c t (h q) (w r) -> b (c r q) t h w", q=patch, r=patch)
-            z = self.conv1(self.encoder(x, cache))[:, :z_dim].float()
-            yield (z - mean) / std if normalized else z
-            cache.first = False
+        raise NotImplementedError
 
-    @torch.no_grad()
     def _decode_chunks(
         self, latent: Tensor, normalized: bool, tick: Callable[[], None]
     ) -> Iterator[Tensor]:
         """Yields (B, 3, 1, H, W) for the first latent frame, (B, 3, 4, H, W) for each other."""
-        cache = FeatureCache(fastest_pointwise(self.device, self.dtype))
-        patch = self.config.patch_size
-        mean, std = self._latent_statistics()
-        for index in range(latent.shape[2]):
-            tick()
-            z = send(latent[:, :, index : index + 1], self.device, torch.float32)
-            z = z * std + mean if normalized else z
-            x = self.decoder(self.conv2(z.to(self.dtype)), cache)
-            yield rearrange(x, "b (c r q) t h w -> b c t (h q) (w r)", q=patch, r=patch)
-            cache.first = False
+        raise NotImplementedError
 
     def _latent_statistics(self) -> tuple[Tensor, Tensor]:
         """Returns mean and standard deviation, fp32 (z, 1, 1, 1), whatever dtype the VAE has."""
@@ -237,17 +205,6 @@ class WanVae(nn.Module):
                 f"{tuple(latent.shape)}, need (batch, {z_dim}, frames, height, width). Use the "
                 "VAE of the model that made it: Wan2.1 for A14B (16 channels), Wan2.2 for 5B (48)."
             )
-
-
-def build_vae(config: VaeConfig) -> WanVae:
-    """Returns a VAE with the official state-dict keys; works under `torch.device("meta")`.
-
-    Raises:
-        SettingsError: if the latent channels do not fit the variant.
-    """
-    vae = WanVae(config).eval().requires_grad_(False)
-    vae.arrange_weights()
-    return vae
 
 
 def _ticker(on_chunk: OnChunk | None, total: int) -> Callable[[], None]:

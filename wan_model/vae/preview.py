@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from ..config import VaeConfig
 from ..errors import SettingsError
-from . import wan21, wan22
 from .memory import Operation
 from .model import RGB, WanVae
 
@@ -204,24 +203,11 @@ class PreviewVae(WanVae):
     config: PreviewVaeConfig
 
     def __init__(self, config: PreviewVaeConfig) -> None:
-        nn.Module.__init__(self)  # not WanVae's, which makes the full networks
-        self.config = config
-        variant = wan22 if config.variant == "wan2.2" else wan21
-        self.latent_mean, self.latent_std = variant.LATENT_MEAN, variant.LATENT_STD
+        super().__init__(config)
         z_dim, pixel_dim = config.z_dim, RGB * config.patch_size**2
         dim = config.encoder_dim
         self.encoder = PreviewEncoder(pixel_dim, dim, z_dim) if dim else None
         self.decoder = PreviewDecoder(z_dim, config.stage_dims, config.decoder_dim, pixel_dim)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Number format of the weights and of the computation."""
-        return next(self.parameters()).dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are and the computation happens."""
-        return next(self.parameters()).device
 
     @torch.no_grad()
     def _encode_chunks(

@@ -92,7 +92,7 @@ def test_the_estimate_is_what_is_alive(
 def test_kernels_of_one_pass_need_little_less(
     config: VaeConfig, operation: Operation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wan_model.vae.model.fastest_pointwise", lambda *_: OnePass())
+    monkeypatch.setattr("wan_model.vae.full.fastest_pointwise", lambda *_: OnePass())
     peak = peak_bytes(config, operation, 704, 1280, torch.bfloat16)
     estimate = estimate_peak_bytes(config, operation, 704, 1280, torch.bfloat16) - WORKSPACE_BYTES
     assert peak <= estimate < 1.06 * peak

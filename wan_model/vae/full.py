@@ -1,0 +1,90 @@
+"""The full Wan2.1 and Wan2.2 VAEs.
+
+Shape legend: B batch, T frames of video, H and W pixels, z latent channels.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ..config import VaeConfig
+from . import wan21, wan22
+from .cache import FeatureCache
+from .coders import Decoder, Encoder
+from .kernel_choice import fastest_pointwise
+from .layers import Conv1x1x1
+from .model import RGB, WanVae
+from .transfer import send
+
+
+class FullVae(WanVae):
+    """The networks of the official checkpoints.
+
+    Causal convolutions carry the past over exactly, so that streaming is not an approximation.
+    """
+
+    def __init__(self, config: VaeConfig) -> None:
+        super().__init__(config)
+        variant = wan22 if config.variant == "wan2.2" else wan21
+        pixel_dim, z_dim = RGB * config.patch_size**2, config.z_dim
+        encoder_dim, decoder_dim = config.encoder_dim, config.decoder_dim
+        down, up = variant.down_stages(encoder_dim), variant.up_stages(decoder_dim)
+        self.encoder = Encoder(pixel_dim, encoder_dim, down, 2 * z_dim)
+        self.conv1 = Conv1x1x1(2 * z_dim, 2 * z_dim)
+        self.conv2 = Conv1x1x1(z_dim, z_dim)
+        self.decoder = Decoder(z_dim, decoder_dim, up, pixel_dim)
+
+    def arrange_weights(self) -> None:
+        """Lays weights out in the order of windows: (O, kh, kw, kt, C) in memory.
+
+        Without it every convolution copies its weight.
+        """
+        for parameter in self.parameters():
+            if parameter.ndim == 5:
+                taps = parameter.data.permute(0, 3, 4, 2, 1).contiguous()
+                parameter.data = taps.permute(0, 4, 3, 1, 2)
+
+    @torch.no_grad()
+    def _encode_chunks(
+        self, video: Tensor, normalized: bool, tick: Callable[[], None]
+    ) -> Iterator[Tensor]:
+        """Yields fp32 (B, z, 1, H', W') for the first frame and for each four after it."""
+        cache = FeatureCache(fastest_pointwise(self.device, self.dtype))
+        patch, z_dim = self.config.patch_size, self.config.z_dim
+        mean, std = self._latent_statistics()
+        for start in range(-3, video.shape[2], 4):
+            tick()
+            frames = send(video[:, :, max(0, start) : start + 4], self.device, self.dtype)
+            x = rearrange(frames, "b c t (h q) (w r) -> b (c r q) t h w", q=patch, r=patch)
+            z = self.conv1(self.encoder(x, cache))[:, :z_dim].float()
+            yield (z - mean) / std if normalized else z
+            cache.first = False
+
+    @torch.no_grad()
+    def _decode_chunks(
+        self, latent: Tensor, normalized: bool, tick: Callable[[], None]
+    ) -> Iterator[Tensor]:
+        """Yields (B, 3, 1, H, W) for the first latent frame, (B, 3, 4, H, W) for each other."""
+        cache = FeatureCache(fastest_pointwise(self.device, self.dtype))
+        patch = self.config.patch_size
+        mean, std = self._latent_statistics()
+        for index in range(latent.shape[2]):
+            tick()
+            z = send(latent[:, :, index : index + 1], self.device, torch.float32)
+            z = z * std + mean if normalized else z
+            x = self.decoder(self.conv2(z.to(self.dtype)), cache)
+            yield rearrange(x, "b (c r q) t h w -> b c t (h q) (w r)", q=patch, r=patch)
+            cache.first = False
+
+
+def build_vae(config: VaeConfig) -> FullVae:
+    """Returns a VAE with the official state-dict keys; works under `torch.device("meta")`.
+
+    Raises:
+        SettingsError: if the latent channels do not fit the variant.
+    """
+    vae = FullVae(config).eval().requires_grad_(False)
+    vae.arrange_weights()
+    return vae
