@@ -23,8 +23,8 @@ class WanDuetMemory(io.ComfyNode):
             category=CATEGORY,
             description="Limits of VRAM and RAM for the engine that streams a model's weights. "
             "They are kept to exactly, or refused with the numbers. The plan is shown before "
-            "sampling. Its defaults give the fastest plan that fits, as no node does on Nvidia "
-            "GPUs; on others the engine is used only with this node.",
+            "sampling. Its defaults give the fastest plan that fits, and so does leaving the node "
+            "out on Nvidia GPUs; on others the engine is used only with it.",
             inputs=_inputs(),
             outputs=[io.Custom(MEMORY_TYPE).Output(display_name="memory")],
         )

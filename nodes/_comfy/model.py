@@ -4,7 +4,6 @@ The patcher, the model sampling, the conditionings and LoRAs are ComfyUI's own, 
 takes a MODEL takes ours. Parameter names are the official ones, as in core's own Wan model.
 """
 
-import os
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from .arrival import string_to_seed
 from .guard import run_guarded
 from .host import cache_folder, compute_dtype, raise_if_interrupted
 from .patcher import WanPatcher
+from .placement import has_engine_by_default
 from .pool import ExpertPool, Seat, Shape
 from .precision import EIGHT_BIT, weights_of
 from .sparse import for_this_pass
@@ -51,9 +51,6 @@ COMPILED = "wanduet.compiled"
 
 CONVERTED = "weights"
 """Folder in this pack's own for files of converted weights, which the engine streams from."""
-
-MEMORY_VARIABLE = "WANDUET_MEMORY"
-"""Environment variable: "comfyui" leaves weights to its memory manager where nobody says."""
 
 CONVERSION_BYTES = 1 << 30
 """What converting weights takes of the device: the largest one of A14B, twice in fp32."""
@@ -321,17 +318,6 @@ def load_models(
     for patcher, info in zip(patchers, infos, strict=True):
         patcher.set_attachments(CHECKPOINT, info)
     return patchers
-
-
-def has_engine_by_default(device: torch.device) -> bool:
-    """Returns whether the weights engine is used without being asked for.
-
-    It is on Nvidia GPUs, where it has been measured. Elsewhere it is right, but nobody has shown
-    that it is faster than ComfyUI's memory manager.
-    """
-    if os.environ.get(MEMORY_VARIABLE) == "comfyui":
-        return False
-    return device.type == "cuda" and torch.version.hip is None
 
 
 def _share_pool(

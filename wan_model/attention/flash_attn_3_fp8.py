@@ -17,18 +17,15 @@ instead of 2.9e-3 where k and v have means far from zero.
 Shape legend: B batch, L tokens, H heads, D head width.
 """
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 
 import torch
 from torch import Tensor
 
+from ..trial import faster_if_right
 from .backend import AttentionFn, Backend, Constraints, Platform
 from .flash_attn_3 import DISTRIBUTIONS, INSTALL, MODULES, result_of
-
-log = logging.getLogger(__name__)
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
@@ -106,18 +103,19 @@ def fastest_preparation(device: torch.device) -> Preparation:
     """Returns that of Triton if it works on a device and agrees with PyTorch's in a trial."""
     if device.type != "cuda":
         return PLAIN
-    try:
-        kernels = import_module(".fp8_kernels", __package__)
-        fast = Preparation(kernels.statistics, kernels.quantise)
-        difference = trial_difference(fast, device)
-    except Exception:
-        # Triton can be missing, or its C compiler, or Python's headers: each fails in its own way.
-        log.debug("q, k and v are prepared without Triton", exc_info=True)
-        return PLAIN
-    if difference < TOLERANCE:
-        return fast
-    log.warning("q, k and v are prepared without Triton, which is off by %.2g here", difference)
-    return PLAIN
+    return faster_if_right(
+        make=_triton,
+        plain=PLAIN,
+        error=lambda kernels: trial_difference(kernels, device),
+        tolerance=TOLERANCE,
+        what="Preparing q, k and v for fp8",
+    )
+
+
+def _triton() -> Preparation:
+    from . import fp8_kernels
+
+    return Preparation(fp8_kernels.statistics, fp8_kernels.quantise)
 
 
 def trial_difference(preparation: Preparation, device: torch.device) -> float:

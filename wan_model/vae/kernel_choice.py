@@ -1,15 +1,13 @@
 """Whether Triton's kernels can be trusted with a VAE's pointwise work on a device."""
 
-import logging
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from ..trial import faster_if_right
 from .layers import RMSNorm
 from .pointwise import PLAIN, Pointwise
-
-log = logging.getLogger(__name__)
 
 TRITON_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -26,19 +24,19 @@ def fastest_pointwise(device: torch.device, dtype: torch.dtype) -> Pointwise:
         return PLAIN
     if device.index is not None and device.index != torch.cuda.current_device():
         return PLAIN
-    try:
-        from .triton_kernels import TritonPointwise
+    return faster_if_right(
+        make=_triton,
+        plain=PLAIN,
+        error=lambda kernels: trial_error(kernels, device, dtype),
+        tolerance=TOLERANCE,
+        what="A VAE's pointwise work",
+    )
 
-        kernels = TritonPointwise()
-        error = trial_error(kernels, device, dtype)
-    except Exception:
-        # Triton can be missing, or its C compiler, or Python's headers: each fails in its own way.
-        log.debug("The VAE does without Triton", exc_info=True)
-        return PLAIN
-    if error < TOLERANCE:
-        return kernels
-    log.warning("The VAE does without Triton, which computes wrong numbers (error %.2g)", error)
-    return PLAIN
+
+def _triton() -> Pointwise:
+    from .triton_kernels import TritonPointwise
+
+    return TritonPointwise()
 
 
 @torch.no_grad()

