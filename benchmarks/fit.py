@@ -29,7 +29,7 @@ def check_fit(
     Raises:
         MemoryLimitError: says what fits.
     """
-    count, width = config.num_layers, find(number_format).storage.itemsize
+    count, bits = config.num_layers, find(number_format).storage.bits
     inside, outside = weight_bytes(config, number_format)
     block, weights = inside // count, inside + outside
     if weights + activation_bytes <= free_bytes:
@@ -37,7 +37,7 @@ def check_fit(
     room = free_bytes - outside - activation_bytes * (PEER_ACTIVATIONS if peers else 1)
     fitting = min(count - 1, int(room // block))
     ways = [f"--layers {fitting} to measure {fitting} of {count} blocks"] if fitting > 0 else []
-    if width > 1 and weights - inside // 2 + activation_bytes <= free_bytes:
+    if bits == 16 and weights - inside // 2 + activation_bytes <= free_bytes:
         ways.append("--format fp8")
     raise MemoryLimitError(
         f"The model does not fit into the GPU's memory. Got {free_bytes / GIB:.1f} GiB, need "
@@ -52,4 +52,4 @@ def weight_bytes(config: DiTConfig, number_format: str) -> tuple[int, int]:
         model = WanDiT(config, precision=Precision(), attention=resolve("sdpa"))
     inside = sum(parameter.numel() for parameter in model.blocks.parameters())
     outside = sum(parameter.numel() for parameter in model.parameters()) - inside
-    return inside * find(number_format).storage.itemsize, outside * FP32_BYTES
+    return int(inside * find(number_format).storage.bits / 8), outside * FP32_BYTES

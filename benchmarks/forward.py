@@ -45,7 +45,7 @@ from wan_model.dit import BlockRunner, WanDiT, run_in_order
 from wan_model.dit.compiled import CompiledStages
 from wan_model.dit.memory import activation_bytes
 from wan_model.errors import BackendError, WanError
-from wan_model.quant import AS_STORED, Linear
+from wan_model.quant import AS_STORED, Linear, StoredWeight
 from wan_model.quant import names as format_names
 from wan_model.quant import resolve as resolve_format
 from wan_model.shapes import LatentSize, latent_size
@@ -127,7 +127,7 @@ def random_dit(
         if plan and isinstance(owner, Linear) and owner.compute_dtype != torch.float32:
             value = value.bfloat16()
             if leaf == "weight":
-                plan.place(owner, value, None, device)
+                plan.place(owner, StoredWeight(value), device)
                 continue
         setattr(owner, leaf, torch.nn.Parameter(value, requires_grad=False))
     return model

@@ -20,7 +20,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.lines import emit
-from wan_model.quant import Linear, WeightPlan
+from wan_model.quant import Linear, StoredWeight, WeightPlan
 from wan_model.quant.plan import NUMBER_FORMATS
 
 SHAPES = ((5120, 5120), (5120, 13824), (13824, 5120))
@@ -94,7 +94,7 @@ def lines(options: argparse.Namespace, device: torch.device) -> Iterator[dict[st
             layer = Linear(
                 inputs, outputs, compute_dtype=plan.default_compute_dtype or torch.bfloat16
             )
-            plan.place(layer, weight, None, device)
+            plan.place(layer, StoredWeight(weight), device)
             layer.bias = torch.nn.Parameter(weight[:, 0].clone() * 0, requires_grad=False)
             error = rms_error(layer, weight)
             for rows in options.rows:

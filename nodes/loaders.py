@@ -12,20 +12,21 @@ from ..wan_model.loading.detect import guess_expert, require
 from ..wan_model.offload import Wishes
 from ._comfy import host, model, text_encoder, vae
 from ._comfy.attention import choose as choose_attention
-from ._comfy.precision import EIGHT_BIT
+from ._comfy.precision import SMALL_NUMBERS
 from ._comfy.precision import explain as explain_precision
 from ._report import check_choices, reports_errors
 
 CATEGORY = "Wan 2.2/load"
 PRECISIONS = ["auto", "bf16", "fp16", "fp32"]
 PRECISION_TOOLTIP = (
-    "What the transformer blocks multiply. auto: a file's 8-bit weights as they are where the GPU "
-    "is fast at that, otherwise bf16, or fp16 on older cards, fp32 on CPU; its choice is shown "
-    "here. bf16, fp16: closer to the model; 8-bit files still take 8 bits in memory. fp32: only to "
-    "compare results. fp8: 8-bit products, for RTX 40 and newer, H100. int8: the same for RTX 20 "
-    "and 30. For these two, weights of other formats are converted while they load; with a "
-    "'Wan memory' node they are kept in user/wanduet/weights, 14 GB for each expert of A14B. "
-    "Latents, residual stream, norms and modulation are always fp32."
+    "What the transformer blocks multiply. auto: a file's 8-bit or 4-bit weights as they are where "
+    "the GPU is fast at that, otherwise bf16, or fp16 on older cards, fp32 on CPU; its choice is "
+    "shown here. bf16, fp16: closer to the model; small weights stay small in memory. fp32: only "
+    "to compare results. fp8: 8-bit products, for RTX 40 and newer, H100. int8: the same for RTX "
+    "20 and 30. nvfp4: 4-bit products for RTX 50, smaller and visibly coarser. For these three, "
+    "weights of other formats are converted while they load; with a 'Wan memory' node they are "
+    "kept in user/wanduet/weights, 14 GB for each expert of A14B, 8 GB in nvfp4. Latents, residual "
+    "stream, norms and modulation are always fp32."
 )
 ATTENTIONS = [
     "auto",
@@ -104,7 +105,7 @@ class WanDuetModelLoader(io.ComfyNode):
                     "wan2.2_ti2v_5B_fp16.safetensors. For the two A14B experts use "
                     "'Load Wan experts'.",
                 ),
-                _precision_input([*PRECISIONS, *EIGHT_BIT], PRECISION_TOOLTIP),
+                _precision_input([*PRECISIONS, *SMALL_NUMBERS], PRECISION_TOOLTIP),
                 _attention_input(),
                 _memory_input(),
             ],
@@ -168,7 +169,7 @@ class WanDuetExpertLoader(io.ComfyNode):
                     "File of the low-noise expert of the same model, such as "
                     "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors.",
                 ),
-                _precision_input([*PRECISIONS, *EIGHT_BIT], PRECISION_TOOLTIP),
+                _precision_input([*PRECISIONS, *SMALL_NUMBERS], PRECISION_TOOLTIP),
                 _attention_input(),
                 _memory_input(),
             ],

@@ -10,6 +10,8 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
+from ...wan_model.quant import Linear
+
 PREFIX = "diffusion_model."
 COPIES = 3
 """fp32 weights that live while one is patched: itself, the product of a LoRA, their sum."""
@@ -50,7 +52,7 @@ class ArrivalPatches:
     def workspace_bytes(self, module: nn.Module, expert: int) -> int:
         """Returns the memory that patching the largest patched weight of a model takes."""
         keys = [key for patches in self._by_block[expert].values() for key in patches]
-        numels = [comfy.utils.get_attr(module, key.removeprefix(PREFIX)).numel() for key in keys]
+        numels = [numel(module, key.removeprefix(PREFIX)) for key in keys]
         return COPIES * torch.float32.itemsize * max(numels, default=0)
 
     def __call__(self, model: int, block: int | None, module: nn.Module) -> None:
@@ -59,6 +61,15 @@ class ArrivalPatches:
         for key, patches in self._by_block[model].get(block, {}).items():
             path, _, leaf = key.removeprefix(prefix).rpartition(".")
             patch(module.get_submodule(path), leaf, key, patches)
+
+
+def numel(module: nn.Module, name: str) -> int:
+    """Returns how many numbers a tensor has; a stored byte may hold two."""
+    path, _, leaf = name.rpartition(".")
+    layer = module.get_submodule(path)
+    if isinstance(layer, Linear) and leaf == "weight":
+        return layer.in_features * layer.out_features
+    return getattr(layer, leaf).numel()
 
 
 def block_of(key: str) -> int | None:

@@ -33,14 +33,15 @@ from ...wan_model.loading import (
     unchanged_regions,
 )
 from ...wan_model.offload import HostModel, Wishes
-from ...wan_model.quant import Linear, scale_weight, unscale_weight
+from ...wan_model.quant import Linear, StoredWeight
+from ...wan_model.quant.blocks import encode_e2m1
 from .arrival import string_to_seed
 from .guard import run_guarded
 from .host import cache_folder, compute_dtype, raise_if_interrupted
 from .patcher import WanPatcher
 from .placement import has_engine_by_default
 from .pool import ExpertPool, Seat, Shape
-from .precision import EIGHT_BIT, weights_of
+from .precision import SMALL_NUMBERS, weights_of
 from .sparse import for_this_pass
 
 CHECKPOINT = "wanduet_checkpoint"
@@ -63,6 +64,7 @@ class _OnDevice:
     weight: Tensor
     bias: Tensor | None
     weight_scale: Tensor | None
+    weight_scale_2: Tensor | None
     compute_dtype: torch.dtype
 
 
@@ -95,9 +97,9 @@ class ComfyLinear(Linear):
             )
         finally:
             self.weight_function = patches
-        scale = None if self.weight_scale is None else self.weight_scale.to(x.device)
-        patched = self._patched(weight)
-        out = self.format.matmul(_OnDevice(patched, bias, scale, self.compute_dtype), x)
+        stored = self._stored(self._patched(weight))
+        scales = stored.weight_scale, stored.weight_scale_2
+        out = self.format.matmul(_OnDevice(stored.weight, bias, *scales, self.compute_dtype), x)
         comfy.ops.uncast_bias_weight(self, weight, bias, stream)
         return out
 
@@ -118,7 +120,7 @@ class ComfyLinear(Linear):
         """Returns the true numbers of a stored weight, to be patched."""
         if self.weight_scale is None:
             return weight
-        return scale_weight(weight, self.weight_scale.to(weight.device))
+        return self.format.dense(self._stored(weight.to(self.weight.dtype)), torch.float32)
 
     def set_weight(
         self,
@@ -141,16 +143,25 @@ class ComfyLinear(Linear):
     def _rounded(self, weight: Tensor, seed: int) -> Tensor:
         """Returns a weight (O, I) in the layer's number format.
 
-        8-bit numbers are rounded up or down at random, so that changes smaller than a step are not
-        lost. ComfyUI does so for fp8, and cuts integers off.
+        Small numbers are rounded up or down at random, so that changes smaller than a step are not
+        lost. ComfyUI does so for fp8, and cuts integers off. Scales stay as they are.
         """
-        if self.weight_scale is not None:
-            weight = unscale_weight(weight, self.weight_scale.to(weight.device))
-        if self.weight.dtype != torch.int8:
+        weight = self.format.unscaled(weight, self._stored(self.weight.to(weight.device)))
+        if self.weight.dtype not in (torch.int8, torch.uint8):
             return comfy.float.stochastic_rounding(weight, self.weight.dtype, seed=seed)
         generator = torch.Generator(weight.device).manual_seed(seed)
         chance = torch.rand(weight.shape, generator=generator, device=weight.device)
+        if self.weight.dtype == torch.uint8:
+            return encode_e2m1(weight, chance)
         return (weight + chance).floor_().clamp_(-127, 127).to(torch.int8)
+
+    def _stored(self, weight: Tensor) -> StoredWeight:
+        """Returns a weight in the layer's number format with its scales, on the weight's device."""
+        scales = (
+            None if scale is None else scale.to(weight.device)
+            for scale in (self.weight_scale, self.weight_scale_2)
+        )
+        return StoredWeight(weight, *scales)
 
 
 @dataclass(frozen=True)
@@ -305,7 +316,7 @@ def load_models(
         linear_class=ComfyLinear,
     )
     paths = [info.path for info in infos]
-    if precision in EIGHT_BIT:
+    if precision in SMALL_NUMBERS:
         comfy.model_management.free_memory(CONVERSION_BYTES, device)
         if wishes is not None:
             folder = cache_folder() / CONVERTED

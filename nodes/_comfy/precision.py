@@ -7,15 +7,15 @@ from ...wan_model.loading import CheckpointInfo, choose_weights
 from ...wan_model.quant import AS_STORED, resolve
 from . import host
 
-EIGHT_BIT = ("fp8", "int8")
-"""Of the choices of a precision widget, those of which weights are converted to."""
+SMALL_NUMBERS = ("fp8", "int8", "nvfp4")
+"""Of the choices of a precision widget, those that weights are converted to."""
 
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
 def weights_of(precision: str) -> str:
     """Returns what `load_dit` is to make of the weights of a file."""
-    return precision if precision in ("auto", *EIGHT_BIT) else AS_STORED
+    return precision if precision in ("auto", *SMALL_NUMBERS) else AS_STORED
 
 
 def explain(precision: str, info: CheckpointInfo, device: torch.device) -> str:
@@ -29,7 +29,7 @@ def explain(precision: str, info: CheckpointInfo, device: torch.device) -> str:
     Raises:
         BackendError: if it cannot be done here; it lists every kernel with its reason.
     """
-    if precision in EIGHT_BIT:
+    if precision in SMALL_NUMBERS:
         return f"{precision} products: {_kernel(precision, device)}{_conversion(precision, info)}"
     dtype = NAMES[host.compute_dtype(precision)]
     if precision != "auto":
@@ -42,11 +42,11 @@ def explain(precision: str, info: CheckpointInfo, device: torch.device) -> str:
 def _kernel(precision: str, device: torch.device) -> str:
     if device.type == "cpu":
         raise BackendError(
-            f"The precision {precision} is not available here. Got a CPU, whose 8-bit products are "
+            f"The precision {precision} is not available here. Got a CPU, which multiplies them "
             "slower than others; need an Nvidia GPU. Choose 'auto'."
         )
     kernel = resolve(precision, device).kernel
-    assert kernel is not None, "formats of 8-bit products have kernels"
+    assert kernel is not None, "formats with products have kernels"
     return kernel.label
 
 

@@ -1,5 +1,6 @@
 """Our MODEL under stock nodes computes what core's own MODEL computes, on the same file."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -156,6 +157,20 @@ def test_lora_on_fp8_weights(comfy_server: ComfyServer, spelling: str):
     effect = (exact_lora - exact).norm()
     assert (fp8_lora - fp8 - (exact_lora - exact)).norm() < 0.3 * effect
     assert (fp8_lora - exact_lora).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize("name", ["nvfp4", "mxfp8"])
+def test_small_scales_of_blocks(comfy_server: ComfyServer, comfyui: Path, name: str):
+    """A file in ComfyUI's newer formats means the same to ours as to core's loader."""
+    if f'"{name}"' not in (comfyui / "comfy" / "quant_ops.py").read_text():
+        pytest.skip(f"This ComfyUI cannot read {name}.")
+    prompt, file = empty_latent(), f"toy4096_t2v_high_noise_{name}.safetensors"
+    for who, nodes in loaders(file).items():
+        prompt |= {**nodes, **ksampler((who, 0), f"{who}_latent")}
+    saved = run_to_tensors(
+        comfy_server, prompt, {who: (f"{who}_latent", 0) for who in loaders(file)}
+    )
+    assert difference(saved["ours"], saved["stock"]) <= ATOL
 
 
 def test_skip_layer_guidance(comfy_server: ComfyServer):

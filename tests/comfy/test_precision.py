@@ -1,4 +1,4 @@
-"""The precision that a loader is asked for: what it says, and 8-bit products with LoRAs."""
+"""The precision that a loader is asked for: what it says, and small weights with LoRAs."""
 
 import importlib
 import shutil
@@ -15,13 +15,16 @@ from torch import Tensor
 from .devices import cpu_only, gpu_only
 from .graphs import T2V, Prompt, experts, memory, model, moe_sampler, node, random_text, save
 from .server import REPOSITORY, ComfyServer, prepare
-from .stock import LORA, empty_latent, latent
+from .stock import LORA, T2V_HIGH, empty_latent, latent
 
 pytestmark = pytest.mark.comfy
 
 LINKS = {"positive": ("positive", 0), "negative": ("negative", 0), "latent_image": ("latent", 0)}
 INPUTS: Prompt = {**random_text(64, 20), **empty_latent()}
+WIDE_INPUTS: Prompt = {**random_text(4096, 20), **empty_latent()}
 FP8 = "toy_t2v_high_noise_scaled_fp8.safetensors"
+NVFP4 = "toy4096_t2v_high_noise_nvfp4.safetensors"
+MXFP8 = "toy4096_t2v_high_noise_mxfp8.safetensors"
 HELPERS = ("helper_nodes.py", "emulated_card.py", "precision_nodes.py")
 
 
@@ -45,7 +48,8 @@ def insert(server: ComfyServer, mib: int) -> None:
 
 def sampled(server: ComfyServer, loader: Prompt, *strengths: float) -> Tensor:
     """Samples two steps with ("model", 0), under LoRAs of some strengths."""
-    prompt, last = {**INPUTS, **loader}, ("model", 0)
+    wide = loader["model"]["inputs"]["model_name"].startswith("toy4096")
+    prompt, last = {**(WIDE_INPUTS if wide else INPUTS), **loader}, ("model", 0)
     for strength in strengths:
         lora = {"lora_name": LORA, "strength_model": strength}
         prompt[f"lora {strength}"] = node("LoraLoaderModelOnly", model=last, **lora)
@@ -71,15 +75,16 @@ def error(got: Tensor, exact: Tensor) -> float:
 def test_the_choices(comfy_server: ComfyServer):
     info: Any = comfy_server.object_info()
     wide = ["auto", "bf16", "fp16", "fp32"]
-    expected = {"Model": [*wide, "fp8", "int8"], "Expert": [*wide, "fp8", "int8"], "VAE": wide}
+    small = ["fp8", "int8", "nvfp4"]
+    expected = {"Model": [*wide, *small], "Expert": [*wide, *small], "VAE": wide}
     for loader, options in expected.items():
         precision = info[f"WanDuet{loader}Loader"]["input"]["required"]["precision"]
         assert precision[1]["options"] == options
 
 
 @cpu_only
-@pytest.mark.parametrize("asked", ["fp8", "int8"])
-def test_8_bit_products_on_a_cpu_are_refused_before_anything_is_loaded(
+@pytest.mark.parametrize("asked", ["fp8", "int8", "nvfp4"])
+def test_small_products_on_a_cpu_are_refused_before_anything_is_loaded(
     comfy_server: Any, asked: str
 ):
     loads = comfy_server.log().count("Loaded ")
@@ -143,6 +148,12 @@ CONVERTED = "; weights converted from fp16"
         ("fp8", "fp8 scaled", "fp8 products: torch._scaled_mm with row-wise scales"),
         ("fp8", "fp16", f"fp8 products: torch._scaled_mm with row-wise scales{CONVERTED}"),
         ("int8", "fp16", f"int8 products: comfy-kitchen int8_linear{CONVERTED}"),
+        (
+            "auto",
+            "nvfp4",
+            "bf16 products: the file holds nvfp4; comfy-kitchen scaled_mm_nvfp4: "
+            "needs compute capability 10.0, this GPU has 9.0",
+        ),
     ],
 )
 def test_what_is_said_on_a_gpu(
@@ -164,17 +175,27 @@ def test_a_gpu_without_fp8_refuses_it_with_every_reason(
 
 
 @pytest.mark.parametrize(
-    ("name", "asked"), [(T2V[0], "fp8"), (T2V[0], "int8"), (FP8, "fp8"), (FP8, "auto")]
+    ("name", "asked", "exact_name", "limits"),
+    [
+        (T2V[0], "fp8", T2V[0], (0.05, 0.2)),
+        (T2V[0], "int8", T2V[0], (0.05, 0.2)),
+        (FP8, "fp8", FP8, (0.05, 0.2)),
+        (FP8, "auto", FP8, (0.05, 0.2)),
+        (NVFP4, "auto", T2V_HIGH, (0.15, 0.7)),
+        (MXFP8, "auto", T2V_HIGH, (0.05, 0.2)),
+    ],
 )
-def test_loras_on_8_bit_weights(card: ComfyServer, name: str, asked: str):
+def test_loras_on_small_weights(
+    card: ComfyServer, name: str, asked: str, exact_name: str, limits: tuple[float, float]
+):
     """Merged by ComfyUI, added to streamed weights for each call, added by our engine: the same."""
     insert(card, 1024)
     bare = sampled(card, anyway(name, asked))
-    exact, exact_bare = (sampled(card, model(name), *s) for s in ((1.0, -0.4), ()))
-    assert error(bare, exact_bare) < 0.05
+    exact, exact_bare = (sampled(card, model(exact_name), *s) for s in ((1.0, -0.4), ()))
+    assert error(bare, exact_bare) < limits[0]
     merged = sampled(card, anyway(name, asked), 1.0, -0.4)
     assert error(exact, exact_bare) > 0.05
-    assert error(merged - bare, exact - exact_bare) < 0.2
+    assert error(merged - bare, exact - exact_bare) < limits[1]
     assert torch.equal(sampled(card, anyway(name, asked)), bare)
     insert(card, 1)  # only what ComfyUI cannot stream fits
     assert torch.equal(sampled(card, anyway(name, asked), 1.0, -0.4), merged)

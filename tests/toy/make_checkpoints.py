@@ -73,6 +73,10 @@ def make_checkpoints(models: Path) -> None:
     for spelling in ("scaled_fp8", "comfy_quant"):
         scaled = scale_to_fp8(high, spelling)
         save(models, "diffusion_models", f"toy_t2v_high_noise_{spelling}", scaled)
+    high = make_dit("t2v", "toy4096_t2v_high_noise", text_dim=STOCK_TEXT_DIM)
+    for name in ("nvfp4", "mxfp8"):
+        blocks = scale_in_blocks(high, name)
+        save(models, "diffusion_models", f"toy4096_t2v_high_noise_{name}", blocks)
     save(models, "loras", "toy_lora", make_lora("toy_lora"))
     save(models, "vae", "toy_wan_2.1_vae", make_vae("2.1", "toy_wan_2.1_vae"))
     save(models, "vae", "toy_wan2.2_vae", make_vae("2.2", "toy_wan2.2_vae"))
@@ -173,6 +177,27 @@ def scale_to_fp8(state: State, spelling: Literal["scaled_fp8", "comfy_quant"]) -
     if legacy:
         # Two elements mark a file whose matrices are multiplied in full precision.
         result["scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
+    return result
+
+
+def scale_in_blocks(state: State, name: Literal["nvfp4", "mxfp8"]) -> State:
+    """Returns a copy whose block weights have small scales, made by ComfyUI's kernel library."""
+    # It imports Triton, which asks only then whether to interpret its kernels.
+    import comfy_kitchen
+
+    result = dict(state)
+    for key, tensor in state.items():
+        if not (key.startswith("blocks.") and key.endswith(".weight") and tensor.ndim == 2):
+            continue
+        layer, weight = key.removesuffix(".weight"), tensor.float()
+        if name == "nvfp4":
+            scale = weight.abs().max() / (6 * 448)
+            result[key], scales = comfy_kitchen.quantize_nvfp4(weight, scale)
+            result[f"{layer}.weight_scale_2"] = scale
+        else:
+            result[key], scales = comfy_kitchen.quantize_mxfp8(weight)
+        result[f"{layer}.weight_scale"] = scales.view(torch.uint8)
+        result[f"{layer}.comfy_quant"] = json_tensor({"format": name})
     return result
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from wan_model.dit import WanDiT
-from wan_model.quant import Linear, LinearOperands, PlainFormat, scale_weight
+from wan_model.quant import Linear, PlainFormat, Stored, scale_weight
 
 FP8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FP8).max
@@ -22,9 +22,9 @@ class RoundedToFp8(PlainFormat):
 
     name = "fp8 in training"
 
-    def dense(self, layer: LinearOperands, dtype: torch.dtype) -> Tensor:
+    def dense(self, stored: Stored, dtype: torch.dtype) -> Tensor:
         """Returns the rounded weight in `dtype`."""
-        weight = layer.weight
+        weight = stored.weight
         with torch.no_grad():
             error = scale_weight(*to_fp8(weight)) - weight
         return (weight + error).to(dtype)

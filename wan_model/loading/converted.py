@@ -7,11 +7,10 @@ read. Its metadata says which version of which source it was made from.
 import hashlib
 import json
 import logging
-import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedWriter
@@ -23,11 +22,13 @@ from torch import Tensor
 
 from ..config import DiTConfig
 from ..errors import CheckpointError
-from ..quant import AS_STORED, convert_weight, find
+from ..quant import AS_STORED, Storage, convert, find, widening_of
 from .checkpoint import Checkpoint, open_checkpoint, tensor_reader
 from .detect import HEAD_DIM, CheckpointInfo, describe, require
-from .formats import NAMES, SCALE, TORCH_DTYPES, is_block_matrix, is_note, normal_scale
+from .formats import SCALE, TENSOR_SCALE, TORCH_DTYPES, block_format, dtype_of, is_block_matrix
 from .header import TensorEntry, read_header
+from .notes import NOTE, is_note, write_note
+from .stored import Reader, read_stored
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +41,8 @@ ABANDONED_SECONDS = 3600
 ALIGNMENT_BYTES = 64
 """Where the data starts in the file, for processors' vector instructions."""
 
-SPELLINGS = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+SPELLINGS = {torch.uint8: "U8", **{dtype: name for name, dtype in TORCH_DTYPES.items()}}
 """Number formats as a header spells them."""
-
-Reader = Callable[[TensorEntry], Tensor]
 
 
 @dataclass(frozen=True)
@@ -51,19 +50,45 @@ class _Conversion:
     """One checkpoint, and what it is to become."""
 
     checkpoint: Checkpoint
-    storage: torch.dtype
+    storage: Storage
     device: torch.device
     file: Path
     metadata: dict[str, str]
 
-    def sources(self) -> Iterator[tuple[str, TensorEntry]]:
-        """Yields what to read: no notes, and no scales that come with their block's weight."""
-        for name, entry in self.checkpoint.tensors.items():
-            with_weight = name.endswith(SCALE) and is_block_matrix(_weight_of(name))
-            if not is_note(name) and not with_weight:
-                yield name, entry
+    def tensors(self, read: Reader) -> Iterator[tuple[str, Tensor]]:
+        """Yields what goes into the file; one weight is in memory at a time."""
+        stored = self.checkpoint.tensors
+        for name, entry in stored.items():
+            layer = name.removesuffix(".weight")
+            if is_block_matrix(name):
+                yield from self._weight(read, layer)
+            elif block_format(stored, name):
+                dense = read_stored(read, self.checkpoint, name)
+                yield name, widening_of(dense).dense(dense, torch.bfloat16)
+            elif not is_note(name) and not self._comes_with_weight(name):
+                yield name, read(entry).to(self._kept_dtype(name))
 
-    def kept_dtype(self, name: str) -> torch.dtype:
+    def _weight(self, read: Reader, layer: str) -> Iterator[tuple[str, Tensor]]:
+        """Yields a block's weight with its scales, and the note that some formats need."""
+        weight = read_stored(read, self.checkpoint, f"{layer}.weight")
+        if not self.storage.holds(weight) and not weight.weight.is_meta:
+            weight = weight.to(self.device)
+        for leaf, tensor in convert(weight, self.storage).tensors():
+            yield f"{layer}.{leaf}", tensor
+        if self.storage.block > 1:
+            yield layer + NOTE, write_note(self.storage.name)
+
+    def _comes_with_weight(self, name: str) -> bool:
+        """Whether a tensor is the scale of a weight that is read together with its scales."""
+        for suffix in (SCALE, TENSOR_SCALE):
+            weight = name.removesuffix(suffix) + ".weight"
+            if name.endswith(suffix) and weight in self.checkpoint.tensors:
+                return is_block_matrix(weight) or bool(
+                    block_format(self.checkpoint.tensors, weight)
+                )
+        return False
+
+    def _kept_dtype(self, name: str) -> torch.dtype:
         """Returns what a tensor outside of the blocks' matrices is stored as.
 
         8-bit numbers without scale are widened, exactly: beside scaled weights they would look
@@ -72,7 +97,7 @@ class _Conversion:
         stored = TORCH_DTYPES[self.checkpoint.tensors[name].dtype]
         if stored == torch.float64:
             return torch.float32
-        scaled = _scale_of(name) in self.checkpoint.tensors
+        scaled = name.removesuffix(".weight") + SCALE in self.checkpoint.tensors
         return torch.bfloat16 if stored.itemsize == 1 and not scaled else stored
 
 
@@ -140,12 +165,25 @@ def converted_file(
     return file
 
 
-def _is_already(checkpoint: Checkpoint, storage: torch.dtype) -> bool:
+def _is_already(checkpoint: Checkpoint, storage: Storage) -> bool:
+    read = _without_data(checkpoint)
     matrices = (name for name in checkpoint.tensors if is_block_matrix(name))
-    return all(_is_kept(checkpoint, name, storage) for name in matrices)
+    return all(storage.holds(read_stored(read, checkpoint, name)) for name in matrices)
 
 
-def _file_name(checkpoint: Checkpoint, info: CheckpointInfo, storage: torch.dtype) -> str:
+def _without_data(checkpoint: Checkpoint) -> Reader:
+    """Returns a reader of tensors that have shapes and number formats only."""
+    dtypes = {
+        entry.name: dtype_of(checkpoint.tensors, n) for n, entry in checkpoint.tensors.items()
+    }
+
+    def read(entry: TensorEntry) -> Tensor:
+        return torch.empty(entry.shape, dtype=dtypes[entry.name], device="meta")
+
+    return read
+
+
+def _file_name(checkpoint: Checkpoint, info: CheckpointInfo, storage: Storage) -> str:
     """Returns one name per source and format, so that a newer version replaces an older one.
 
     It names the expert, since `detect` guesses that from file names.
@@ -154,18 +192,18 @@ def _file_name(checkpoint: Checkpoint, info: CheckpointInfo, storage: torch.dtyp
     digest = hashlib.sha256(str(checkpoint.path.resolve()).encode()).hexdigest()[:12]
     expert = f"{info.expert}_noise" if info.expert else ""
     base = path.name if checkpoint.folder else path.stem
-    parts = (base, expert, NAMES[SPELLINGS[storage]], digest, "safetensors")
+    parts = (base, expert, storage.name, digest, "safetensors")
     return ".".join(part for part in parts if part)
 
 
-def _identity(checkpoint: Checkpoint, storage: torch.dtype) -> dict[str, str]:
+def _identity(checkpoint: Checkpoint, storage: Storage) -> dict[str, str]:
     """Returns what a file made from this source has in its metadata."""
     files = sorted({entry.file for entry in checkpoint.tensors.values()})
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return {
         "format": "pt",
         "wanduet_source": json.dumps(stamps),
-        "wanduet_format": SPELLINGS[storage],
+        "wanduet_format": storage.name,
         "wanduet_version": VERSION,
     }
 
@@ -199,7 +237,7 @@ def _write(conversion: _Conversion) -> None:
     with _new_file(conversion.file) as stream, tensor_reader() as read:
         stream.write(_header(places, conversion.metadata))
         data_start = stream.tell()
-        for name, tensor in _tensors(conversion, read):
+        for name, tensor in conversion.tensors(read):
             stream.seek(data_start + places[name].start)
             stream.write(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     log.info("Wrote %s in %.0f s", conversion.file.name, time.monotonic() - started)
@@ -224,50 +262,14 @@ def _new_file(file: Path) -> Iterator[BufferedWriter]:
 
 def _layout(conversion: _Conversion) -> dict[str, _Place]:
     """Lays the tensors out, those with wide numbers first, so that all of them are aligned."""
-    outputs: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
-    storage = conversion.storage
-    for name, entry in conversion.sources():
-        if not is_block_matrix(name):
-            outputs[name] = (conversion.kept_dtype(name), entry.shape)
-            continue
-        outputs[name] = (storage, entry.shape)
-        if storage.itemsize == 1:
-            shape = (entry.shape[0], 1)
-            if _is_kept(conversion.checkpoint, name, storage):
-                kept = conversion.checkpoint.tensors.get(_scale_of(name))
-                shape = kept.shape if kept else ()
-            outputs[_scale_of(name)] = (torch.float32, shape)
+    outputs = dict(conversion.tensors(_without_data(conversion.checkpoint)))
     places: dict[str, _Place] = {}
     start = 0
-    for name, (dtype, shape) in sorted(outputs.items(), key=lambda item: -item[1][0].itemsize):
-        end = start + math.prod(shape) * dtype.itemsize
-        places[name] = _Place(dtype, shape, start, end)
+    for name, tensor in sorted(outputs.items(), key=lambda item: -item[1].itemsize):
+        end = start + tensor.nbytes
+        places[name] = _Place(tensor.dtype, tuple(tensor.shape), start, end)
         start = end
     return places
-
-
-def _tensors(conversion: _Conversion, read: Reader) -> Iterator[tuple[str, Tensor]]:
-    """Yields every tensor of the layout, converted; one weight is in memory at a time."""
-    storage, device = conversion.storage, conversion.device
-    for name, entry in conversion.sources():
-        tensor = read(entry)
-        if not is_block_matrix(name):
-            yield name, tensor.to(conversion.kept_dtype(name))
-            continue
-        scale = None
-        scale_entry = conversion.checkpoint.tensors.get(_scale_of(name))
-        if scale_entry is not None:
-            scale = read(scale_entry).float()
-        if not _is_kept(conversion.checkpoint, name, storage):
-            if scale is not None and scale_entry is not None:
-                scale = normal_scale(scale, entry.shape, scale_entry.name, entry.file.name)
-                scale = scale.to(device)
-            tensor, scale = convert_weight(tensor.to(device), scale, storage)
-        elif scale is None and storage.itemsize == 1:
-            scale = torch.ones(())
-        yield name, tensor
-        if scale is not None:
-            yield _scale_of(name), scale
 
 
 def _header(places: Mapping[str, _Place], metadata: dict[str, str]) -> bytes:
@@ -282,17 +284,3 @@ def _header(places: Mapping[str, _Place], metadata: dict[str, str]) -> bytes:
     text = json.dumps(fields).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT_BYTES)
     return len(text).to_bytes(8, "little") + text
-
-
-def _is_kept(checkpoint: Checkpoint, name: str, storage: torch.dtype) -> bool:
-    """Whether a block's weight has the wanted format already."""
-    as_wanted = TORCH_DTYPES[checkpoint.tensors[name].dtype] == storage
-    return as_wanted and (storage.itemsize == 1 or _scale_of(name) not in checkpoint.tensors)
-
-
-def _scale_of(weight: str) -> str:
-    return weight.removesuffix(".weight") + SCALE
-
-
-def _weight_of(scale: str) -> str:
-    return scale.removesuffix(SCALE) + ".weight"

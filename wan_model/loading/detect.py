@@ -1,6 +1,7 @@
 """What a checkpoint is, from names, shapes and number formats alone."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from ..config import DiTConfig, Kind, VaeConfig
 from ..errors import CheckpointError
 from ..vae.preview import Family, PreviewVaeConfig
 from .checkpoint import Checkpoint, open_checkpoint
-from .formats import SCALE, check_format, describe_format, is_note
+from .formats import SCALE, TENSOR_SCALE, check_format, describe_format, shape_of
 from .header import TensorEntry, shown
 from .keymap import Component, KeyStyle
+from .notes import is_note
 
 Expert = Literal["high", "low"]
 
@@ -125,7 +127,11 @@ def describe(checkpoint: Checkpoint) -> CheckpointInfo:
         xxl = (config.dim, config.num_layers) == (4096, 24)
         variant = "umT5-xxl" if xxl else f"dim {config.dim}, {config.num_layers} layers"
     tensors = checkpoint.tensors
-    weights = [e for name, e in tensors.items() if not is_note(name) and not name.endswith(SCALE)]
+    weights = [
+        math.prod(shape_of(tensors, name))
+        for name in tensors
+        if not is_note(name) and not name.endswith((SCALE, TENSOR_SCALE))
+    ]
     return CheckpointInfo(
         path=checkpoint.path,
         component=checkpoint.component,
@@ -135,7 +141,7 @@ def describe(checkpoint: Checkpoint) -> CheckpointInfo:
         expert=guess_expert(checkpoint.path) if kind in ("t2v", "i2v") else None,
         format=describe_format(tensors),
         bytes=sum(entry.bytes for entry in tensors.values()),
-        parameters=sum(entry.numel for entry in weights),
+        parameters=sum(weights),
         key_style=checkpoint.style,
     )
 
@@ -182,18 +188,18 @@ def guess_expert(path: Path) -> Expert | None:
 
 def _shape(checkpoint: Checkpoint, name: str, ndim: int) -> tuple[int, ...]:
     """Returns the shape of a tensor that sizes are read from."""
-    entry: TensorEntry | None = checkpoint.tensors.get(name)
-    if entry is None:
+    if name not in checkpoint.tensors:
         raise CheckpointError(
             f"{checkpoint.path.name} is incomplete. Got no tensor {name}, need a whole "
             "model. Download the file again."
         )
-    if len(entry.shape) != ndim or 0 in entry.shape:
+    shape = shape_of(checkpoint.tensors, name)
+    if len(shape) != ndim or 0 in shape:
         raise CheckpointError(
-            f"{checkpoint.path.name} has a tensor of a wrong shape. Got {list(entry.shape)} for "
+            f"{checkpoint.path.name} has a tensor of a wrong shape. Got {list(shape)} for "
             f"{name}, need {ndim} sizes above zero. Choose another version of the model."
         )
-    return entry.shape
+    return shape
 
 
 def _count_blocks(tensors: Mapping[str, TensorEntry], pattern: str) -> int:

@@ -2,7 +2,8 @@
 
 Every spelling means the same: weight = stored numbers * scale. The scale of layer X is called
 X.weight_scale (X.scale_weight is renamed by `keymap`): one number, one per row, or one per block
-of a row. Sources: ComfyUI (`convert_old_quants`, `quant_ops`), musubi-tuner, LightX2V.
+of a row. In nvfp4 and mxfp8 scales of blocks are small numbers themselves, see `quant.blocks`.
+Sources: ComfyUI (`convert_old_quants`, `quant_ops`), musubi-tuner, LightX2V.
 """
 
 import math
@@ -11,15 +12,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..errors import CheckpointError
 from .checkpoint import Checkpoint, first_names
-from .header import TensorEntry, parse_json, read_bytes, shown
+from .header import TensorEntry, shown
+from .notes import COMFY_FORMATS, is_note, read_notes
 
 SCALE = ".weight_scale"
-NOTES = ("comfy_quant", "input_scale", "scaled_fp8", "spiece_model")
-"""Tensors that are not weights: quantisation notes, activation scales, an embedded tokenizer."""
+TENSOR_SCALE = ".weight_scale_2"
 
 TORCH_DTYPES = {
     "F64": torch.float64,
@@ -32,6 +32,9 @@ TORCH_DTYPES = {
 }
 """What weights may be stored as."""
 
+BYTES = ("U8", "F8_E8M0")
+"""How bytes of two 4-bit numbers, and exponents, are spelled."""
+
 NAMES = {
     "F64": "fp64",
     "F32": "fp32",
@@ -41,14 +44,10 @@ NAMES = {
     "F8_E5M2": "fp8 e5m2",
     "I8": "int8",
 }
-QUANTISED = ("F8_E4M3", "F8_E5M2", "I8")
-
-COMFY_FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
-"""Values of "format" in comfy_quant notes that mean: numbers times weight_scale."""
+QUANTISED = ("F8_E4M3", "F8_E5M2", "I8", "U8")
 
 UNSUPPORTED_LEAVES = {
-    "weight_scale_2": "nvfp4",
-    "weight_global_scale": "nvfp4",
+    "weight_global_scale": "nvfp4 of LightX2V",
     "pre_quant_scale": "int4 (AWQ)",
     "qweight": "int4",
     "wscales": "int4 (SVDQuant)",
@@ -58,13 +57,8 @@ UNSUPPORTED_LEAVES = {
 }
 """Last parts of key names that only such files have."""
 
-SCALES_OF = {"F8_E8M0": "mxfp8", "U8": "mxfp8", "F8_E4M3": "nvfp4"}
-"""Formats whose scales are themselves small numbers."""
-
-
-def is_note(name: str) -> bool:
-    """Whether an official name is a quantisation note or other extra, not part of a model."""
-    return name.rpartition(".")[2] in NOTES
+SCALE_DTYPES = {"nvfp4": ("F8_E4M3", "U8"), "mxfp8": BYTES}
+"""Of scales per block."""
 
 
 def is_block_matrix(name: str) -> bool:
@@ -86,15 +80,12 @@ def check_format(checkpoint: Checkpoint) -> None:
         leaf = name.rpartition(".")[2]
         if leaf in UNSUPPORTED_LEAVES:
             raise _unsupported(checkpoint, UNSUPPORTED_LEAVES[leaf], name)
-        if leaf == "weight_scale" and entry.dtype in SCALES_OF:
-            raise _unsupported(checkpoint, SCALES_OF[entry.dtype], name)
-        if leaf == "comfy_quant":
-            _check_note(checkpoint, _parse_note(checkpoint, read_bytes(entry)), name)
-        elif not is_note(name) and (
-            entry.dtype not in TORCH_DTYPES or (entry.dtype == "I8" and leaf != "weight")
-        ):
+        if not is_note(name) and not _is_readable(tensors, name):
             raise _unsupported(checkpoint, f"{entry.dtype} numbers", name)
-    _check_metadata(checkpoint)
+    notes = read_notes(checkpoint)
+    for layer, (name, note) in notes.items():
+        _check_note(checkpoint, layer, note, name)
+    _check_noted(checkpoint, notes)
     _check_scales_present(checkpoint)
 
 
@@ -103,7 +94,8 @@ def describe_format(tensors: Mapping[str, TensorEntry]) -> str:
     formats = Counter[str]()
     for name, entry in _matrices(tensors).items():
         scaled = " scaled" if name.removesuffix(".weight") + SCALE in tensors else ""
-        formats[NAMES[entry.dtype] + scaled] += entry.numel
+        blocks = block_format(tensors, name)
+        formats[blocks or NAMES[entry.dtype] + scaled] += math.prod(shape_of(tensors, name))
     names = [name for name, _ in formats.most_common()]
     return names[0] if len(names) == 1 else f"mixed ({', '.join(names)})"
 
@@ -111,49 +103,40 @@ def describe_format(tensors: Mapping[str, TensorEntry]) -> str:
 def default_dtype(tensors: Mapping[str, TensorEntry]) -> torch.dtype:
     """Returns the dtype to compute in: that of most weights, bf16 if those are quantised."""
     sizes = Counter[str]()
-    for entry in _matrices(tensors).values():
-        sizes[entry.dtype] += entry.numel
+    for name, entry in _matrices(tensors).items():
+        sizes[entry.dtype] += math.prod(shape_of(tensors, name))
     most = sizes.most_common(1)[0][0]
     if most == "F64":
         return torch.float32
     return torch.bfloat16 if most in QUANTISED else TORCH_DTYPES[most]
 
 
-def normal_scale(scale: Tensor, weight_shape: tuple[int, ...], name: str, file: str) -> Tensor:
-    """Returns a scale as fp32 in a shape that `quant.scale_weight` takes.
+def block_format(tensors: Mapping[str, TensorEntry], name: str) -> str | None:
+    """Returns "nvfp4" or "mxfp8" if a weight has small scales per block, None if it has not."""
+    entry, layer = tensors[name], name.removesuffix(".weight")
+    scale = tensors.get(layer + SCALE)
+    if scale is None or layer == name or len(entry.shape) != 2:
+        return None
+    found = {"U8": "nvfp4", "F8_E4M3": "mxfp8"}.get(entry.dtype)
+    return found if found and scale.dtype in SCALE_DTYPES[found] else None
 
-    Args:
-        scale: as stored: one number, (O,), (O, 1), or (O, N, 1).
-        weight_shape: of the weight (O, I, ...).
-        name: key of the scale, for messages.
-        file: file name, for messages.
 
-    Returns:
-        shape (), (O, 1) or (O, N, 1).
+def shape_of(tensors: Mapping[str, TensorEntry], name: str) -> tuple[int, ...]:
+    """Returns the shape of a tensor in numbers, of which a byte may hold two."""
+    shape = tensors[name].shape
+    return (shape[0], 2 * shape[1]) if block_format(tensors, name) == "nvfp4" else shape
 
-    Raises:
-        CheckpointError: for a shape that does not fit the weight, or numbers that are not finite.
-    """
-    rows, columns = weight_shape[0], math.prod(weight_shape[1:])
-    values = scale.float()
-    broken = values[~values.isfinite()]
-    if broken.numel():
-        raise CheckpointError(
-            f"{file} holds broken scales. Got {broken[0].item()} in {shown(name)}, need finite "
-            "numbers. Download the file again, or choose another version of the model."
-        )
-    match values.shape:
-        case _ if values.numel() == 1:
-            return values.reshape(())
-        case (r,) | (r, 1) if r == rows:
-            return values.reshape(rows, 1)
-        case (r, blocks, 1) if r == rows and blocks and columns % blocks == 0:
-            return values
-    raise CheckpointError(
-        f"{file} holds a scale of a wrong shape. Got {list(scale.shape)} in {shown(name)}, need "
-        f"[1], [{rows}, 1] or [{rows}, blocks, 1] for a weight of shape {list(weight_shape)}. "
-        "Choose another version of the model."
-    )
+
+def dtype_of(tensors: Mapping[str, TensorEntry], name: str) -> torch.dtype | None:
+    """Returns what a tensor is in memory before anything is converted; None for what has no use."""
+    if is_note(name):
+        return None
+    if name.endswith(SCALE) and (weight := name.removesuffix(SCALE) + ".weight") in tensors:
+        blocks = block_format(tensors, weight)
+        if blocks is not None:
+            return torch.float8_e4m3fn if blocks == "nvfp4" else torch.uint8
+    stored = tensors[name].dtype
+    return torch.uint8 if stored == "U8" else TORCH_DTYPES.get(stored)
 
 
 def _matrices(tensors: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
@@ -170,36 +153,43 @@ def _matrices(tensors: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
     return {name: entry for name, entry in large.items() if "block" in name} or large
 
 
-def _parse_note(checkpoint: Checkpoint, text: bytes | str) -> dict[str, Any]:
-    try:
-        note = parse_json(text)
-    except ValueError:
-        note = None
-    if not isinstance(note, dict):
-        raise CheckpointError(
-            f"{checkpoint.path.name} has a damaged quantisation note. Got {shown(text)}, need a "
-            "JSON object. Download the file again."
-        )
-    return note
+def _is_readable(tensors: Mapping[str, TensorEntry], name: str) -> bool:
+    """Whether a tensor is stored as numbers that can be used where it stands."""
+    entry = tensors[name]
+    layer, _, leaf = name.rpartition(".")
+    if leaf == "weight_scale" and entry.dtype in (*BYTES, "F8_E4M3"):
+        weight = f"{layer}.weight"
+        return weight in tensors and block_format(tensors, weight) is not None
+    if leaf == "weight" and entry.dtype == "U8":
+        return block_format(tensors, name) == "nvfp4"
+    return entry.dtype in TORCH_DTYPES and (entry.dtype != "I8" or leaf == "weight")
 
 
-def _check_note(checkpoint: Checkpoint, note: dict[str, Any], name: str) -> None:
-    """Checks one layer's note, {"format": "float8_e4m3fn", ...}."""
+def _check_note(checkpoint: Checkpoint, layer: str, note: dict[str, Any], name: str) -> None:
+    """Refuses a note of a format that cannot be read, or that the layer's tensors do not have."""
     layout = note.get("format")
     if layout not in COMFY_FORMATS:
         raise _unsupported(checkpoint, shown(layout), name)
     if note.get("convrot"):
         raise _unsupported(checkpoint, "int8 convrot", name)
+    weight = f"{layer}.weight"
+    found = block_format(checkpoint.tensors, weight) if weight in checkpoint.tensors else None
+    if (layout if layout in SCALE_DTYPES else None) != found:
+        raise CheckpointError(
+            f"{checkpoint.path.name} contradicts itself. Got the note {layout} in {shown(name)}, "
+            f"need one that fits the layer's tensors{f', {found}' if found else ''}. Choose "
+            "another version of the model."
+        )
 
 
-def _check_metadata(checkpoint: Checkpoint) -> None:
-    """Checks the notes of all layers in the file's text metadata."""
-    text = checkpoint.metadata.get("_quantization_metadata")
-    if text is None:
-        return
-    layers = _parse_note(checkpoint, text).get("layers", {})
-    for name, note in layers.items() if isinstance(layers, dict) else ():
-        _check_note(checkpoint, note if isinstance(note, dict) else {"format": note}, name)
+def _check_noted(checkpoint: Checkpoint, notes: Mapping[str, object]) -> None:
+    """Refuses small scales that no note of ComfyUI describes: their order may be another one."""
+    for name in checkpoint.tensors:
+        found, layer = block_format(checkpoint.tensors, name), name.removesuffix(".weight")
+        if found and checkpoint.component != "dit":
+            raise _unsupported(checkpoint, f"{found} of a {checkpoint.component}", name)
+        if found and layer not in notes:
+            raise _unsupported(checkpoint, f"{found} without ComfyUI's notes", name)
 
 
 def _check_scales_present(checkpoint: Checkpoint) -> None:
@@ -212,6 +202,12 @@ def _check_scales_present(checkpoint: Checkpoint) -> None:
         if name.endswith(".weight") and name.removesuffix(".weight") + SCALE not in tensors
         if entry.dtype == "I8" or (scaled_file and entry.dtype in QUANTISED and entry.shape[1:])
     ]
+    unscaled += [
+        name
+        for name in tensors
+        if block_format(tensors, name) == "nvfp4"
+        and name.removesuffix(".weight") + TENSOR_SCALE not in tensors
+    ]
     if unscaled:
         raise CheckpointError(
             f"{checkpoint.path.name} lacks scales. Got {len(unscaled)} quantised weights without "
@@ -222,6 +218,6 @@ def _check_scales_present(checkpoint: Checkpoint) -> None:
 def _unsupported(checkpoint: Checkpoint, layout: str, name: str) -> CheckpointError:
     return CheckpointError(
         f"The number format of {checkpoint.path.name} is not supported yet. Got {layout} in "
-        f"{shown(name)}, need fp32, bf16, fp16, fp8 (plain or scaled) or int8 with scales. "
-        "Choose another version of the model."
+        f"{shown(name)}, need fp32, bf16, fp16, fp8 (plain or scaled), int8 with scales, nvfp4 or "
+        "mxfp8. Choose another version of the model."
     )

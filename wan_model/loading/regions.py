@@ -4,7 +4,7 @@ from os import PathLike
 
 from ..offload import FileRegion
 from .checkpoint import open_checkpoint
-from .formats import TORCH_DTYPES
+from .formats import dtype_of
 
 
 def file_regions(path: str | PathLike[str]) -> dict[str, FileRegion]:
@@ -13,8 +13,10 @@ def file_regions(path: str | PathLike[str]) -> dict[str, FileRegion]:
     Raises:
         CheckpointError: for anything that is not one whole, healthy part of Wan2.2.
     """
+    tensors = open_checkpoint(path).tensors
+    dtypes = {name: dtype_of(tensors, name) for name in tensors}
     return {
-        name: FileRegion(entry.file, entry.start, entry.bytes, TORCH_DTYPES[entry.dtype])
-        for name, entry in open_checkpoint(path).tensors.items()
-        if entry.dtype in TORCH_DTYPES
+        name: FileRegion(entry.file, entry.start, entry.bytes, dtype)
+        for name, entry in tensors.items()
+        if (dtype := dtypes[name]) is not None
     }

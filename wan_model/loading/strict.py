@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, MemoryLimitError
-from ..quant import Linear, ScaledFormat, WeightPlan, scale_weight
+from ..quant import Linear, StoredWeight, WeightPlan, put, widening_of
 from .checkpoint import Checkpoint, first_names, tensor_reader
 from .detect import CheckpointInfo
-from .formats import SCALE, is_block_matrix, is_note, normal_scale
-from .header import TensorEntry
+from .formats import SCALE, TENSOR_SCALE, block_format, is_block_matrix, shape_of
+from .notes import is_note
+from .stored import read_stored
 
 FULL_MEMORY = ("allocate memory", "not enough memory")
 """What torch's messages say on Linux and on Windows; it has no type of its own for the host."""
@@ -27,17 +28,18 @@ def check_tensors(model: nn.Module, checkpoint: Checkpoint, info: CheckpointInfo
         CheckpointError: counts what is missing, unexpected and of another shape, with names.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: e for name, e in checkpoint.tensors.items() if not is_note(name)}
+    tensors = checkpoint.tensors
+    found = {name: shape_of(tensors, name) for name in tensors if not is_note(name)}
     missing = [name for name in expected if name not in found]
     unexpected = [
-        entry.name
-        for name, entry in found.items()
-        if name not in expected and not _scales_matrix(name, expected)
+        tensors[name].name
+        for name in found
+        if name not in expected and not _scales_matrix(name, expected, checkpoint)
     ]
     reshaped = [
-        f"{name}: {list(found[name].shape)} instead of {list(shape)}"
+        f"{name}: {list(found[name])} instead of {list(shape)}"
         for name, shape in expected.items()
-        if name in found and found[name].shape != shape
+        if name in found and found[name] != shape
     ]
     if not (missing or unexpected or reshaped):
         return
@@ -57,8 +59,13 @@ def check_tensors(model: nn.Module, checkpoint: Checkpoint, info: CheckpointInfo
     )
 
 
-def _scales_matrix(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+def _scales_matrix(
+    name: str, shapes: Mapping[str, tuple[int, ...]], checkpoint: Checkpoint
+) -> bool:
     """Whether a tensor is the scale of a weight that has rows."""
+    if name.endswith(TENSOR_SCALE):
+        weight = name.removesuffix(TENSOR_SCALE) + ".weight"
+        return weight in shapes and block_format(checkpoint.tensors, weight) == "nvfp4"
     weight = name.removesuffix(SCALE) + ".weight"
     return name.endswith(SCALE) and len(shapes.get(weight, ())) > 1
 
@@ -83,24 +90,16 @@ def fill(
         for name in model.state_dict():
             path, _, leaf = name.rpartition(".")
             module = model.get_submodule(path)
-            tensor = read(checkpoint.tensors[name])
-            scale = _read_scale(read, checkpoint, path) if leaf == "weight" else None
-            if (
-                plan is not None
-                and isinstance(module, Linear)
-                and is_block_matrix(name)
-                and plan.takes(tensor.dtype)
-            ):
-                plan.place(module, tensor, scale, device)
-                continue
-            if scale is not None and isinstance(module, Linear):
-                module.format = ScaledFormat()
-                module.weight_scale = scale.to(device)
-                dtype = tensor.dtype
-            else:
-                tensor = tensor if scale is None else _unscaled(tensor, scale)
-                dtype = storage(name, module, tensor.dtype)
-            tensor = tensor.to(device).to(dtype)
+            stored = read_stored(read, checkpoint, name)
+            if isinstance(module, Linear) and leaf == "weight":
+                if plan is not None and is_block_matrix(name) and plan.takes(stored):
+                    plan.place(module, stored, device)
+                    continue
+                if stored.weight_scale is not None:
+                    put(stored.to(device), module)
+                    continue
+            tensor = _dense(stored)
+            tensor = tensor.to(device).to(storage(name, module, tensor.dtype))
             setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
 
 
@@ -121,16 +120,10 @@ def _memory_limit(checkpoint: Checkpoint) -> Iterator[None]:
         ) from error
 
 
-def _read_scale(
-    read: Callable[[TensorEntry], Tensor], checkpoint: Checkpoint, layer: str
-) -> Tensor | None:
-    entry = checkpoint.tensors.get(layer + SCALE)
-    if entry is None:
-        return None
-    shape = checkpoint.tensors[layer + ".weight"].shape
-    return normal_scale(read(entry), shape, entry.name, entry.file.name)
-
-
-def _unscaled(weight: Tensor, scale: Tensor) -> Tensor:
-    """Returns weight * scale in fp32, for a layer that has no place for a scale: a convolution."""
-    return scale_weight(weight.flatten(1), scale).view_as(weight)
+def _dense(stored: StoredWeight) -> Tensor:
+    """Returns a tensor without scales, for a layer that has no place for them: a convolution."""
+    weight = stored.weight
+    if stored.weight_scale is None:
+        return weight
+    flat = StoredWeight(weight.flatten(1), stored.weight_scale, stored.weight_scale_2)
+    return widening_of(flat).dense(flat, torch.float32).view_as(weight)

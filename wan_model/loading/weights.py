@@ -9,13 +9,18 @@ from torch import nn
 from ..errors import SettingsError
 from ..offload import FileRegion
 from ..quant import AS_STORED, WeightPlan, resolve
-from ..quant.kernels import FP8_KERNELS, INT8_KERNELS, Kernel
+from ..quant.kernels import FP8_KERNELS, INT8_KERNELS, MXFP8_KERNELS, NVFP4_KERNELS, Kernel
 from ..quant.plan import NUMBER_FORMATS
 from .detect import CheckpointInfo
-from .formats import SCALE, is_block_matrix
+from .formats import SCALE, TENSOR_SCALE, is_block_matrix
 
-AUTO_KERNELS: tuple[Kernel, ...] = (*FP8_KERNELS, INT8_KERNELS[0])
-"""With which `auto` multiplies 8-bit weights of a file as they are. Where none of them runs it
+AUTO_KERNELS: tuple[Kernel, ...] = (
+    *FP8_KERNELS,
+    INT8_KERNELS[0],
+    *NVFP4_KERNELS,
+    *MXFP8_KERNELS,
+)
+"""With which `auto` multiplies small weights of a file as they are. Where none of them runs it
 widens them before each product; an empty tuple makes that the rule. torch._int_mm is not among
 them: it writes sums of 32 bits, and scales them afterwards."""
 
@@ -93,7 +98,7 @@ def choose_compute_dtype(
             f"Weights and precision contradict each other. Got {plan.number_format.name} weights "
             f"to compute in {asked}, need the same for both. Leave one of them out."
         )
-    # 8-bit weights are far coarser than 16-bit arithmetic, so fp32 would only cost time.
+    # Small numbers are far coarser than 16-bit arithmetic, so fp32 would only cost time.
     return asked or own or (torch.bfloat16 if stored == torch.float32 else stored)
 
 
@@ -110,8 +115,14 @@ def unchanged_regions(model: nn.Module, regions: Mapping[str, FileRegion]) -> di
     return {
         name: region
         for name, region in regions.items()
-        if not _is_converted(model, name.removesuffix(SCALE).removesuffix(".weight"), regions)
+        if not _is_converted(model, _layer_of(name), regions)
     }
+
+
+def _layer_of(name: str) -> str:
+    for leaf in (SCALE, TENSOR_SCALE, ".weight"):
+        name = name.removesuffix(leaf)
+    return name
 
 
 def _is_converted(model: nn.Module, path: str, regions: Mapping[str, FileRegion]) -> bool:
@@ -119,5 +130,8 @@ def _is_converted(model: nn.Module, path: str, regions: Mapping[str, FileRegion]
     if weight is None or not is_block_matrix(f"{path}.weight"):
         return False
     layer = model.get_submodule(path)
-    has_scale = getattr(layer, "weight_scale", None) is not None
-    return layer.weight.dtype != weight.dtype or (path + SCALE in regions and not has_scale)
+    own, stored = getattr(layer, "weight_scale", None), regions.get(path + SCALE)
+    if layer.weight.dtype != weight.dtype or stored is None:
+        return layer.weight.dtype != weight.dtype
+    # fp8 numbers may have small scales of blocks in the file and large ones in the layer.
+    return own is None or (own.itemsize == 1) != (stored.dtype.itemsize == 1)

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from .linear import LinearOperands, ScaledFormat, scale_columns, scale_of
-from .rows import quantise_rows
-
-FP8 = torch.float8_e4m3fn
+from .rows import FP8, quantise_rows
 
 FAST_ACCUMULATION = True
 """Sums in the tensor cores' own registers. Without it Hopper loses the advantage over bf16."""

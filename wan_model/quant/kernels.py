@@ -1,33 +1,36 @@
-"""Kernels for products of 8-bit numbers: what each needs, and whether it works on a device."""
+"""Kernels for products of small numbers: what each needs, and whether it works on a device."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .fp8 import FP8, Fp8Format, UnitScaleFp8Format
+from .block_formats import MxFp8Products, NvFp4Products
+from .fp8 import Fp8Format, UnitScaleFp8Format
 from .int8 import Int8Format, KitchenInt8Format
-from .linear import ScaledFormat, WeightFormat
-from .rows import quantise_rows
+from .linear import Stored, WeightFormat
+from .storage import FP8_ROWS, INT8_ROWS, MXFP8, NVFP4, Storage
 
 TRIAL = 64
 """Side of the square weight that a kernel is tried with."""
 
-TOLERANCE = 0.1
-"""Most rms error of the trial: 8-bit activations cost 0.01 to 0.04, a wrong layout more than 1."""
+TOLERANCE = 0.2
+"""Most rms error of the trial: 8-bit activations cost 0.01 to 0.04, 4-bit ones 0.1, a wrong layout
+more than 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """One way to multiply 8-bit numbers, with its constraints."""
+    """One way to multiply small numbers, with its constraints."""
 
     label: str
     """What it is, for people."""
     make: Callable[[], WeightFormat]
     """Returns the format that calls it; fails if a package or function is missing."""
-    storage: torch.dtype
+    storage: Storage
     multiple: int
     """Both sides of a weight must be multiples of this."""
     min_capability: tuple[int, int]
@@ -46,13 +49,14 @@ class Kernel:
             return f"needs compute capability {needed}, this GPU has {found}"
         return self._failed_trial(device)
 
-    def misfit(self, weight: Tensor, scale: Tensor | None) -> str | None:
-        """Returns why it cannot take a weight (O, I) with this scale, or None if it can."""
-        if weight.dtype != self.storage or scale is None:
-            return f"needs {self.storage} numbers with a scale"
+    def misfit(self, stored: Stored) -> str | None:
+        """Returns why it cannot take a weight, or None if it can."""
+        scale = stored.weight_scale
+        if scale is None or not self.storage.holds(stored):
+            return f"needs {self.storage.name} numbers with a scale"
         if scale.ndim == 3:
             return "needs one scale per tensor or row"
-        if any(side % self.multiple for side in weight.shape):
+        if any(side % self.multiple for side in stored.weight.shape):
             return f"needs sides that are multiples of {self.multiple}"
         return None
 
@@ -63,48 +67,52 @@ class Kernel:
             got = self.make().matmul(operands, operands.x)
         except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
             return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        expected = ScaledFormat().matmul(operands, operands.x)
+        expected = self.storage.widening.matmul(operands, operands.x)
         error = (got - expected).norm() / expected.norm()
         return None if error < TOLERANCE else f"gives wrong numbers here (error {error:.2g})"
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Trial:
     """A small layer and its input."""
 
     x: Tensor
     weight: Tensor
     weight_scale: Tensor | None
+    weight_scale_2: Tensor | None
     bias: Tensor | None
     compute_dtype: torch.dtype = torch.bfloat16
 
     @classmethod
-    def make(cls, device: torch.device, storage: torch.dtype) -> "_Trial":
+    def make(cls, device: torch.device, storage: Storage) -> "_Trial":
         """Draws numbers from sines: the same on every machine, and no two rows alike."""
         values = torch.arange(2 * TRIAL * TRIAL, device=device).mul(0.7).sin().view(2, TRIAL, TRIAL)
-        weight, scale = quantise_rows(values[0], storage)
+        stored = storage.quantise(values[0])
         x = values[1].bfloat16()
-        return cls(x, weight, scale, bias=x[0])
+        scales = stored.weight_scale, stored.weight_scale_2
+        return cls(x, stored.weight, *scales, bias=x[0])
 
 
-def _kitchen_int8() -> WeightFormat:
+def _kitchen(*compiled: str) -> Any:
+    """Returns the module comfy_kitchen if it has compiled functions of these names here."""
     kitchen = import_module("comfy_kitchen")
-    fast = [
-        name
+    found = {
+        capability
         for name, status in kitchen.list_backends().items()
         if name != "eager" and status["available"] and not status["disabled"]
-        if "int8_linear" in status["capabilities"]
-    ]
-    if not fast:
-        raise ImportError("comfy-kitchen has no compiled int8_linear here")
-    return KitchenInt8Format(kitchen.int8_linear)
+        for capability in status["capabilities"]
+    }
+    for name in compiled:
+        if name not in found:
+            raise ImportError(f"comfy-kitchen has no compiled {name} here")
+    return kitchen
 
 
 FP8_KERNELS = (
     Kernel(
         label="torch._scaled_mm with row-wise scales",
         make=Fp8Format,
-        storage=FP8,
+        storage=FP8_ROWS,
         multiple=16,
         min_capability=(8, 9),
         on_cpu=True,
@@ -112,7 +120,7 @@ FP8_KERNELS = (
     Kernel(
         label="torch._scaled_mm, scaled afterwards",
         make=UnitScaleFp8Format,
-        storage=FP8,
+        storage=FP8_ROWS,
         multiple=16,
         min_capability=(8, 9),
         on_cpu=True,
@@ -123,8 +131,8 @@ FP8_KERNELS = (
 INT8_KERNELS = (
     Kernel(
         label="comfy-kitchen int8_linear",
-        make=_kitchen_int8,
-        storage=torch.int8,
+        make=lambda: KitchenInt8Format(_kitchen("int8_linear").int8_linear),
+        storage=INT8_ROWS,
         multiple=16,
         min_capability=(7, 5),
         on_cpu=False,
@@ -132,10 +140,32 @@ INT8_KERNELS = (
     Kernel(
         label="torch._int_mm",
         make=Int8Format,
-        storage=torch.int8,
+        storage=INT8_ROWS,
         multiple=8,
         min_capability=(7, 5),
         on_cpu=True,
     ),
 )
 """In order of preference."""
+
+NVFP4_KERNELS = (
+    Kernel(
+        label="comfy-kitchen scaled_mm_nvfp4",
+        make=lambda: NvFp4Products(_kitchen("quantize_nvfp4")),
+        storage=NVFP4,
+        multiple=16,
+        min_capability=(10, 0),
+        on_cpu=False,
+    ),
+)
+
+MXFP8_KERNELS = (
+    Kernel(
+        label="comfy-kitchen scaled_mm_mxfp8",
+        make=lambda: MxFp8Products(_kitchen("quantize_mxfp8")),
+        storage=MXFP8,
+        multiple=32,
+        min_capability=(10, 0),
+        on_cpu=False,
+    ),
+)

@@ -3,7 +3,7 @@
 The layer owns the tensors; a `WeightFormat` knows how to multiply with them. Formats carry no
 tensors, so the offload engine can replace `weight`, `weight_scale` and `bias` at any time.
 
-Shape legend: O output features, I input features, N blocks of a row.
+Shape legend: O output features, I input features.
 """
 
 from typing import Protocol
@@ -12,16 +12,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .rows import scale_weight
+from .rows import scale_weight, unscale_weight
 
 
-class LinearOperands(Protocol):
+class Stored(Protocol):
+    """A weight as it is stored."""
+
+    @property
+    def weight(self) -> Tensor:
+        """(O, I), or for nvfp4 bytes (O, I / 2)."""
+        ...
+
+    @property
+    def weight_scale(self) -> Tensor | None:
+        """fp32 per tensor, row, or block of a row; or small numbers in tiles, see `blocks`."""
+        ...
+
+    @property
+    def weight_scale_2(self) -> Tensor | None:
+        """fp32, for the whole tensor. Only nvfp4 has it."""
+        ...
+
+
+class LinearOperands(Stored, Protocol):
     """What a format multiplies with: a `Linear`, or copies of its tensors on another device."""
 
-    weight: Tensor
-    bias: Tensor | None
-    weight_scale: Tensor | None
-    compute_dtype: torch.dtype
+    @property
+    def bias(self) -> Tensor | None:
+        """(O,)."""
+        ...
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Of the product."""
+        ...
 
 
 class WeightFormat(Protocol):
@@ -30,8 +54,12 @@ class WeightFormat(Protocol):
     name: str
     """Short name for people: "bf16", "fp8 scaled"."""
 
-    def dense(self, layer: LinearOperands, dtype: torch.dtype) -> Tensor:
+    def dense(self, stored: Stored, dtype: torch.dtype) -> Tensor:
         """Returns the weight (O, I) as ordinary numbers of `dtype`."""
+        ...
+
+    def unscaled(self, weight: Tensor, stored: Stored) -> Tensor:
+        """Returns another weight (O, I) in units of the stored numbers, fp32, not rounded."""
         ...
 
     def matmul(self, layer: LinearOperands, x: Tensor) -> Tensor:
@@ -44,9 +72,13 @@ class PlainFormat:
 
     name = "plain"
 
-    def dense(self, layer: LinearOperands, dtype: torch.dtype) -> Tensor:
+    def dense(self, stored: Stored, dtype: torch.dtype) -> Tensor:
         """Returns the weight cast to `dtype`; no copy if it already is."""
-        return layer.weight.to(dtype)
+        return stored.weight.to(dtype)
+
+    def unscaled(self, weight: Tensor, stored: Stored) -> Tensor:  # noqa: ARG002
+        """Returns the weight as it is."""
+        return weight
 
     def matmul(self, layer: LinearOperands, x: Tensor) -> Tensor:
         """Multiplies in the layer's compute dtype."""
@@ -60,14 +92,18 @@ class ScaledFormat(PlainFormat):
 
     name = "scaled"
 
-    def dense(self, layer: LinearOperands, dtype: torch.dtype) -> Tensor:
+    def dense(self, stored: Stored, dtype: torch.dtype) -> Tensor:
         """Returns weight * scale, multiplied in fp32."""
-        scale = scale_of(layer)
-        if scale.ndim < 3 and (layer.weight.itemsize, dtype.itemsize) == (1, 2):
+        scale = scale_of(stored)
+        if scale.ndim < 3 and (stored.weight.itemsize, dtype.itemsize) == (1, 2):
             # 8-bit numbers are exact in 16 bits, so no fp32 copy is needed. A scale with axes is
             # multiplied in fp32; one without would be rounded to `dtype` first.
-            return layer.weight.to(dtype).mul_(scale.reshape(-1, 1))
-        return scale_weight(layer.weight, scale).to(dtype)
+            return stored.weight.to(dtype).mul_(scale.reshape(-1, 1))
+        return scale_weight(stored.weight, scale).to(dtype)
+
+    def unscaled(self, weight: Tensor, stored: Stored) -> Tensor:
+        """Returns weight / scale."""
+        return unscale_weight(weight, scale_of(stored))
 
     def matmul(self, layer: LinearOperands, x: Tensor) -> Tensor:
         """Multiplies with the stored numbers, then scales the result where that is the same.
@@ -95,11 +131,11 @@ def scale_columns(out: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     return out if bias is None else out.add_(bias.to(out.dtype))
 
 
-def scale_of(layer: LinearOperands) -> Tensor:
-    """Returns the scale of a layer whose format needs one."""
-    if layer.weight_scale is None:
-        raise RuntimeError("A scaled format needs a layer with weight_scale")
-    return layer.weight_scale
+def scale_of(stored: Stored) -> Tensor:
+    """Returns the scale of a weight whose format needs one."""
+    if stored.weight_scale is None:
+        raise RuntimeError("A scaled format needs a weight with weight_scale")
+    return stored.weight_scale
 
 
 class Linear(nn.Module):
@@ -111,6 +147,7 @@ class Linear(nn.Module):
     weight: Tensor
     bias: Tensor | None
     weight_scale: Tensor | None
+    weight_scale_2: Tensor | None
 
     def __init__(
         self,
@@ -127,6 +164,7 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False)
         self.register_buffer("weight_scale", None)
+        self.register_buffer("weight_scale_2", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (..., out_features) in `compute_dtype` for x (..., in_features)."""

@@ -7,13 +7,23 @@ device is taken; a layer that it cannot take is widened before its product inste
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import BackendError
-from .fp8 import FP8
-from .kernels import FP8_KERNELS, INT8_KERNELS, Kernel
-from .linear import Linear, PlainFormat, ScaledFormat, WeightFormat
-from .rows import convert_weight
+from .kernels import FP8_KERNELS, INT8_KERNELS, MXFP8_KERNELS, NVFP4_KERNELS, Kernel
+from .linear import Linear
+from .storage import (
+    BF16,
+    FP8_ROWS,
+    FP16,
+    INT8_ROWS,
+    MXFP8,
+    NVFP4,
+    Storage,
+    StoredWeight,
+    convert,
+    widening_of,
+)
 
 AS_STORED = "as stored"
 """Weights stay as the file has them; quantised ones are widened before their product."""
@@ -26,23 +36,38 @@ class NumberFormat:
     name: str
     label: str
     """What it is, for people."""
-    storage: torch.dtype
+    storage: Storage
     kernels: tuple[Kernel, ...] = ()
     """In order of preference; none: weights are widened to the compute dtype before a product."""
 
 
 NUMBER_FORMATS = (
-    NumberFormat(name="bf16", label="16 bit, range of fp32", storage=torch.bfloat16),
-    NumberFormat(name="fp16", label="16 bit, finer, smaller range", storage=torch.float16),
+    NumberFormat(name="bf16", label="16 bit, range of fp32", storage=BF16),
+    NumberFormat(name="fp16", label="16 bit, finer, smaller range", storage=FP16),
     NumberFormat(
-        name="fp8", label="8-bit float weights and products", storage=FP8, kernels=FP8_KERNELS
+        name="fp8", label="8-bit float weights and products", storage=FP8_ROWS, kernels=FP8_KERNELS
     ),
-    NumberFormat(name="fp8 storage", label="8-bit float weights, 16-bit products", storage=FP8),
+    NumberFormat(
+        name="fp8 storage", label="8-bit float weights, 16-bit products", storage=FP8_ROWS
+    ),
     NumberFormat(
         name="int8",
         label="8-bit integer weights and products",
-        storage=torch.int8,
+        storage=INT8_ROWS,
         kernels=INT8_KERNELS,
+    ),
+    NumberFormat(
+        name="nvfp4",
+        label="4-bit float weights and products",
+        storage=NVFP4,
+        kernels=NVFP4_KERNELS,
+    ),
+    NumberFormat(name="nvfp4 storage", label="4-bit float weights, 16-bit products", storage=NVFP4),
+    NumberFormat(
+        name="mxfp8",
+        label="8-bit float weights and products, scaled per block",
+        storage=MXFP8,
+        kernels=MXFP8_KERNELS,
     ),
 )
 
@@ -62,39 +87,34 @@ class WeightPlan:
     def default_compute_dtype(self) -> torch.dtype | None:
         """What to compute in if nobody says: the weights' own 16 bits. None: that of the file."""
         storage = self.number_format.storage
-        return storage if storage.itemsize == 2 else None
+        return None if storage.is_scaled else storage.dtype
 
-    def takes(self, stored: torch.dtype) -> bool:
-        """Whether a weight that is stored as this dtype is placed by this plan."""
-        return self.converts or stored == self.number_format.storage
+    def takes(self, stored: StoredWeight) -> bool:
+        """Whether a weight that is stored like this is placed by this plan."""
+        return self.converts or self.number_format.storage.holds(stored)
 
-    def place(
-        self, layer: Linear, weight: Tensor, scale: Tensor | None, device: torch.device
-    ) -> None:
+    def place(self, layer: Linear, stored: StoredWeight, device: torch.device) -> None:
         """Gives a layer its weight in this format.
 
         Args:
             layer: any of the blocks' linears.
-            weight: (O, I) as stored; not moved or copied if it needs no change.
-            scale: as `convert_weight` takes it.
+            stored: its weight; not moved or copied if it needs no change.
             device: where the weight goes.
         """
         storage = self.number_format.storage
-        if weight.dtype != storage:
-            weight = weight.to(self.device)
-        scale = None if scale is None else scale.to(weight.device)
-        weight, scale = convert_weight(weight, scale, storage)
-        layer.weight = nn.Parameter(weight.to(device), requires_grad=False)
-        layer.weight_scale = None if scale is None else scale.to(device)
-        layer.format = self.format_of(weight, scale)
+        placed = stored if storage.holds(stored) else stored.to(self.device)
+        placed = convert(placed, storage).to(device)
+        kernel = self.kernel
+        put(placed, layer)
+        if kernel is not None and kernel.misfit(placed) is None:
+            layer.format = kernel.make()
 
-    def format_of(self, weight: Tensor, scale: Tensor | None) -> WeightFormat:
-        """Returns what multiplies with a converted weight."""
-        if scale is None:
-            return PlainFormat()
-        if self.kernel is None or self.kernel.misfit(weight, scale):
-            return ScaledFormat()
-        return self.kernel.make()
+
+def put(stored: StoredWeight, layer: Linear) -> None:
+    """Gives a layer a weight, to be widened before products."""
+    layer.weight = nn.Parameter(stored.weight, requires_grad=False)
+    layer.weight_scale, layer.weight_scale_2 = stored.weight_scale, stored.weight_scale_2
+    layer.format = widening_of(stored)
 
 
 def names() -> list[str]:

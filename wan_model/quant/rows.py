@@ -9,7 +9,9 @@ Shape legend: M rows (any leading axes), I input features.
 import torch
 from torch import Tensor
 
-LARGEST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}
+FP8 = torch.float8_e4m3fn
+
+LARGEST = {FP8: 448.0, torch.int8: 127.0}
 """What the largest number of a row becomes: the largest of the format, symmetric for integers."""
 
 
@@ -33,35 +35,6 @@ def quantise_rows(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     # Rounded as it is written: an fp32 copy would double what activations cost to quantise.
     numbers = torch.empty(x.shape, dtype=dtype, device=x.device)
     return torch.div(x, scale, out=numbers), scale
-
-
-def convert_weight(
-    weight: Tensor, scale: Tensor | None, storage: torch.dtype
-) -> tuple[Tensor, Tensor | None]:
-    """Returns a weight in another number format.
-
-    Numbers that are of that format already are kept, with their scales: nothing is rounded twice.
-
-    Args:
-        weight: (O, I) as stored in any format.
-        scale: None, or fp32: one number, (O, 1), or (O, N, 1) per block of a row.
-        storage: a key of `LARGEST`, or an ordinary float dtype.
-
-    Returns:
-        numbers (O, I) and their scale; no scale for ordinary floats.
-    """
-    if storage in LARGEST:
-        if weight.dtype == storage:
-            one = torch.ones((), device=weight.device)
-            return weight, one if scale is None else scale
-        return quantise_rows(_dense(weight, scale), storage)
-    return _dense(weight, scale).to(storage), None
-
-
-def _dense(weight: Tensor, scale: Tensor | None) -> Tensor:
-    if scale is None:
-        return weight.float() if weight.dtype == torch.float64 or weight.itemsize == 1 else weight
-    return scale_weight(weight, scale)
 
 
 def scale_weight(weight: Tensor, scale: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import comfy_kitchen
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -113,6 +114,22 @@ def scaled(
                 shape, (rows, blocks, 1)
             )
         )
+    return state
+
+
+def in_blocks(state: State, name: str) -> State:
+    """Block weights in nvfp4 or mxfp8, made by ComfyUI's kernel library, with ComfyUI's notes."""
+    state = dict(state)
+    for layer in block_layers(state):
+        dense = state[f"{layer}.weight"].float()
+        if name == "nvfp4":
+            scale = dense.abs().amax() / (6 * 448)
+            numbers, scales = comfy_kitchen.quantize_nvfp4(dense, scale)
+            state[f"{layer}.weight_scale_2"] = scale
+        else:
+            numbers, scales = comfy_kitchen.quantize_mxfp8(dense)
+        state[f"{layer}.weight"], state[f"{layer}.weight_scale"] = numbers, scales
+        state[f"{layer}.comfy_quant"] = note({"format": name})
     return state
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from wan_model.quant import Linear, WeightPlan
+from wan_model.quant import Linear, StoredWeight, WeightPlan
 
 OUT, IN = 96, 256
 
@@ -31,7 +31,7 @@ def outlier_tokens(*shape: int) -> Tensor:
 def linear(weight: Tensor, plan: WeightPlan, compute_dtype: torch.dtype = torch.bfloat16) -> Linear:
     """Returns a layer with a weight in the plan's format, and a bias."""
     layer = Linear(weight.shape[1], weight.shape[0], compute_dtype=compute_dtype)
-    plan.place(layer, weight, None, torch.device("cpu"))
+    plan.place(layer, StoredWeight(weight), torch.device("cpu"))
     bias = random(weight.shape[0], seed=3).to(compute_dtype)
     layer.bias = nn.Parameter(bias, requires_grad=False)
     return layer

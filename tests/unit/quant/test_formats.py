@@ -1,12 +1,14 @@
-"""8-bit products: their error against fp32, and what they demand."""
+"""Products of small numbers: their error against fp32, and what they demand."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.unit.quant.kitchen import Kitchen
 from tests.unit.quant.layers import (
     IN,
     OUT,
@@ -20,12 +22,19 @@ from tests.unit.quant.layers import (
 from wan_model.quant import (
     Linear,
     ScaledFormat,
+    StoredWeight,
     find,
     scale_weight,
 )
+from wan_model.quant.block_formats import (
+    MxFp8Format,
+    MxFp8Products,
+    NvFp4Format,
+    NvFp4Products,
+)
 from wan_model.quant.fp8 import Fp8Format, UnitScaleFp8Format
 from wan_model.quant.int8 import Int8Format, KitchenInt8Format
-from wan_model.quant.kernels import FP8_KERNELS, INT8_KERNELS, Kernel
+from wan_model.quant.kernels import FP8_KERNELS, INT8_KERNELS, MXFP8_KERNELS, NVFP4_KERNELS, Kernel
 from wan_model.quant.plan import WeightPlan
 
 CPU = torch.device("cpu")
@@ -38,12 +47,17 @@ def plan(name: str, kernel: Kernel | None = None) -> WeightPlan:
 
 ROWWISE_FP8, UNIT_SCALE_FP8 = FP8_KERNELS
 TORCH_INT8 = INT8_KERNELS[1]
+NVFP4_PRODUCTS = replace(NVFP4_KERNELS[0], make=lambda: NvFp4Products(Kitchen()))
+MXFP8_PRODUCTS = replace(MXFP8_KERNELS[0], make=lambda: MxFp8Products(Kitchen()))
 PLANS = {
     "bf16": (plan("bf16"), 0.004, 0.006),
     "fp8 storage": (plan("fp8 storage"), 0.03, 0.05),
     "fp8": (plan("fp8", ROWWISE_FP8), 0.038, 0.06),
     "fp8, scaled afterwards": (plan("fp8", UNIT_SCALE_FP8), 0.038, 0.06),
     "int8": (plan("int8", TORCH_INT8), 0.022, 0.035),
+    "nvfp4 storage": (plan("nvfp4 storage"), 0.11, 0.15),
+    "nvfp4": (plan("nvfp4", NVFP4_PRODUCTS), 0.14, 0.18),
+    "mxfp8": (plan("mxfp8", MXFP8_PRODUCTS), 0.04, 0.065),
 }
 """Stated bounds on data with outliers: rms error of all, and of the worst token or feature."""
 
@@ -74,7 +88,7 @@ def test_the_input_is_not_changed() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 33])
-@pytest.mark.parametrize("name", ["fp8", "fp8, scaled afterwards", "int8"])
+@pytest.mark.parametrize("name", ["fp8", "fp8, scaled afterwards", "int8", "mxfp8"])
 def test_any_number_of_tokens_gives_the_same(name: str, rows: int) -> None:
     layer = linear(outlier_weight(), PLANS[name][0])
     x = outlier_tokens(64, IN)
@@ -97,14 +111,14 @@ def test_no_bias_and_a_scale_of_one_number(name: str) -> None:
     weight_plan, limit, _ = PLANS[name]
     limit *= 1.1  # a largest number per tensor is a worse fit
     dense = random(OUT, IN, seed=1)
-    storage = weight_plan.number_format.storage
+    storage = weight_plan.number_format.storage.dtype
     largest = {torch.int8: 127, torch.float8_e4m3fn: 448}[storage]
     scale = dense.abs().amax() / largest
     numbers = dense / scale
     layer = Linear(IN, OUT, compute_dtype=torch.bfloat16)
     layer.bias = None
     numbers = (numbers.round() if storage == torch.int8 else numbers).to(storage)
-    weight_plan.place(layer, numbers, scale, CPU)
+    weight_plan.place(layer, StoredWeight(numbers, scale), CPU)
     assert torch.equal(layer.weight.float(), numbers.float())
     assert layer.state_dict()["weight_scale"].shape == ()
     x = random(40, IN, seed=2)
@@ -119,7 +133,7 @@ def test_dense_is_numbers_times_scale(name: str) -> None:
         assert torch.equal(layer.format.dense(layer, dtype), exact.to(dtype))
 
 
-@pytest.mark.parametrize("name", ["fp8", "fp8, scaled afterwards", "int8"])
+@pytest.mark.parametrize("name", ["fp8", "fp8, scaled afterwards", "int8", "mxfp8"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_broken_token_breaks_only_itself_and_is_seen(name: str, bad: float) -> None:
     layer = linear(outlier_weight(), PLANS[name][0])
@@ -131,21 +145,29 @@ def test_a_broken_token_breaks_only_itself_and_is_seen(name: str, bad: float) ->
     assert finite[8:].all()
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_broken_token_is_seen_where_tokens_share_a_scale(bad: float) -> None:
+    layer = linear(outlier_weight(), PLANS["nvfp4"][0])
+    x = outlier_tokens(40, IN)
+    x[7, 3] = bad
+    assert not layer(x)[7].isfinite().all()
+
+
 def test_large_sums_do_not_overflow_fp16() -> None:
     weight, x = torch.full((OUT, IN), 1e-3), torch.full((40, IN), 6e4)
-    for name in ("fp8", "fp8, scaled afterwards", "int8"):
+    for name in ("fp8", "fp8, scaled afterwards", "int8", "nvfp4", "mxfp8"):
         got = linear(weight, PLANS[name][0], torch.float16)(x)
         torch.testing.assert_close(got.float(), F.linear(x, weight), rtol=1e-2, atol=2)
 
 
-@pytest.mark.parametrize("name", ["fp8", "int8"])
+@pytest.mark.parametrize("name", ["fp8", "int8", "nvfp4", "mxfp8"])
 def test_tensors_may_be_copies_made_for_one_call(name: str) -> None:
     layer = linear(outlier_weight(), PLANS[name][0])
     x, number_format = outlier_tokens(40, IN), layer.format
     expected = layer(x)
     copies = Linear(IN, OUT, compute_dtype=torch.bfloat16)
     copies.weight, copies.bias = layer.weight, layer.bias
-    copies.weight_scale = layer.weight_scale
+    copies.weight_scale, copies.weight_scale_2 = layer.weight_scale, layer.weight_scale_2
     layer.to("meta")
     assert torch.equal(number_format.matmul(copies, x), expected)
 
@@ -212,11 +234,22 @@ MISFITS = [
 @pytest.mark.parametrize("kernel", [ROWWISE_FP8, UNIT_SCALE_FP8, *INT8_KERNELS], ids=str)
 @pytest.mark.parametrize(("shape", "scale", "reason"), MISFITS)
 def test_constraints_are_data(kernel: Kernel, shape: tuple, scale: tuple, reason: str) -> None:
-    weight = torch.zeros(shape).to(kernel.storage)
+    dtype, one = kernel.storage.dtype, torch.ones(())
     scales = None if scale is None else torch.ones(scale)
-    assert reason in (kernel.misfit(weight, scales) or "")
-    assert kernel.misfit(torch.zeros(96, 256).to(kernel.storage), torch.ones(())) is None
-    assert "numbers with a scale" in (kernel.misfit(torch.zeros(96, 256), torch.ones(())) or "")
+    assert reason in (kernel.misfit(StoredWeight(torch.zeros(shape).to(dtype), scales)) or "")
+    assert kernel.misfit(StoredWeight(torch.zeros(96, 256).to(dtype), one)) is None
+    assert "numbers with a scale" in (kernel.misfit(StoredWeight(torch.zeros(96, 256), one)) or "")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "other"), [(NVFP4_PRODUCTS, MXFP8_PRODUCTS), (MXFP8_PRODUCTS, ROWWISE_FP8)], ids=str
+)
+def test_constraints_of_blocks(kernel: Kernel, other: Kernel) -> None:
+    quantise = kernel.storage.quantise
+    assert kernel.misfit(quantise(torch.zeros(96, 256))) is None
+    assert "multiples of" in (kernel.misfit(quantise(torch.zeros(88, 256))) or "")
+    assert "numbers with a scale" in (kernel.misfit(other.storage.quantise(random(96, 256))) or "")
+    assert "numbers with a scale" in (other.misfit(quantise(random(96, 256))) or "")
 
 
 @pytest.mark.parametrize("name", ["fp8", "int8"])
@@ -233,13 +266,14 @@ def test_a_layer_that_does_not_fit_is_widened(name: str, shape: tuple[int, int])
 def test_scales_per_block_are_widened() -> None:
     layer = Linear(IN, OUT, compute_dtype=torch.bfloat16)
     numbers = random(OUT, IN).to(torch.float8_e4m3fn)
-    plan("fp8", ROWWISE_FP8).place(layer, numbers, torch.ones(OUT, 4, 1), CPU)
+    plan("fp8", ROWWISE_FP8).place(layer, StoredWeight(numbers, torch.ones(OUT, 4, 1)), CPU)
     assert type(layer.format) is ScaledFormat
     assert layer.state_dict()["weight_scale"].shape == (OUT, 4, 1)
 
 
 def test_kernels_have_names_of_their_own() -> None:
     formats = [ScaledFormat(), Fp8Format(), UnitScaleFp8Format(), Int8Format()]
-    formats.append(KitchenInt8Format(Recorder()))
+    formats += [KitchenInt8Format(Recorder()), NvFp4Products(None), MxFp8Products(None)]
+    formats += [NvFp4Format(), MxFp8Format()]
     for one, other in itertools.combinations(formats, 2):
         assert one.name != other.name

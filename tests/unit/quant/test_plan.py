@@ -1,24 +1,33 @@
 """Number formats by name: which kernel is taken, and why one cannot be had."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from wan_model.errors import BackendError
-from wan_model.quant import AS_STORED, LinearOperands, ScaledFormat, find, names, resolve
+from wan_model.quant import (
+    AS_STORED,
+    LinearOperands,
+    PlainFormat,
+    WeightFormat,
+    find,
+    names,
+    resolve,
+)
 from wan_model.quant.fp8 import Fp8Format
 from wan_model.quant.int8 import Int8Format
-from wan_model.quant.kernels import FP8_KERNELS, INT8_KERNELS, Kernel
+from wan_model.quant.kernels import FP8_KERNELS, INT8_KERNELS, MXFP8_KERNELS, NVFP4_KERNELS, Kernel
 
 CPU, META = torch.device("cpu"), torch.device("meta")
-KERNELS = (*FP8_KERNELS, *INT8_KERNELS)
+KERNELS = (*FP8_KERNELS, *INT8_KERNELS, *NVFP4_KERNELS, *MXFP8_KERNELS)
+BLOCKS = ["nvfp4", "nvfp4 storage", "mxfp8"]
 
 
 def test_names() -> None:
-    assert names() == [AS_STORED, "auto", "bf16", "fp16", "fp8", "fp8 storage", "int8"]
+    assert names() == [AS_STORED, "auto", "bf16", "fp16", "fp8", "fp8 storage", "int8", *BLOCKS]
 
 
 @pytest.mark.parametrize(
@@ -29,12 +38,13 @@ def test_names() -> None:
         ("fp8", torch.float8_e4m3fn, None),
         ("fp8 storage", torch.float8_e4m3fn, None),
         ("int8", torch.int8, None),
+        ("nvfp4 storage", torch.uint8, None),
     ],
 )
 def test_what_a_name_means(name: str, storage: torch.dtype, computing: torch.dtype | None) -> None:
     plan = resolve(name, CPU)
     assert plan.number_format is find(name)
-    assert plan.number_format.storage == storage
+    assert plan.number_format.storage.dtype == storage
     assert plan.default_compute_dtype == computing
 
 
@@ -47,13 +57,13 @@ def test_the_first_kernel_that_works_is_taken() -> None:
     assert resolve("fp8 storage", CPU).kernel is None
 
 
-@pytest.mark.parametrize("name", ["nvfp4", "auto", AS_STORED, ""])
+@pytest.mark.parametrize("name", ["mxfp4", "auto", AS_STORED, ""])
 def test_unknown_names_are_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(BackendError, match=r"no such number format\. Got .*need one of .*int8"):
         resolve(name, CPU)
 
 
-@pytest.mark.parametrize("name", ["fp8", "int8"])
+@pytest.mark.parametrize("name", ["fp8", "int8", "nvfp4", "mxfp8"])
 def test_a_format_without_kernel_is_an_error_with_every_reason(name: str) -> None:
     with pytest.raises(BackendError) as caught:
         resolve(name, META)
@@ -62,34 +72,40 @@ def test_a_format_without_kernel_is_an_error_with_every_reason(name: str) -> Non
     assert "Choose 'auto'." in str(caught.value)
 
 
-class Wrong(ScaledFormat):
+@dataclass(frozen=True)
+class Wrong(PlainFormat):
+    """Mixes up features."""
+
+    right: WeightFormat
+
     def matmul(self, layer: LinearOperands, x: Tensor) -> Tensor:
-        return super().matmul(layer, x).flip(-1)
+        return self.right.matmul(layer, x).flip(-1)
 
 
-class Broken(ScaledFormat):
+class Broken(PlainFormat):
     def matmul(self, layer: LinearOperands, x: Tensor) -> Tensor:  # noqa: ARG002
         raise RuntimeError("no kernel image\nfor this device")
 
 
-def missing() -> ScaledFormat:
+def missing(_: WeightFormat) -> WeightFormat:
     raise ModuleNotFoundError("No module named 'comfy_kitchen'")
 
 
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (ScaledFormat, None),
+        (lambda right: right, None),
         (Wrong, "gives wrong numbers here (error 1"),
-        (Broken, "RuntimeError: no kernel image"),
+        (lambda _: Broken(), "RuntimeError: no kernel image"),
         (missing, "ModuleNotFoundError: No module named 'comfy_kitchen'"),
     ],
 )
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.label)
 def test_a_kernel_is_tried_before_it_is_believed(
-    kernel: Kernel, make: Callable[[], ScaledFormat], reason: str | None
+    kernel: Kernel, make: Callable[[WeightFormat], WeightFormat], reason: str | None
 ) -> None:
-    got = replace(kernel, make=make, on_cpu=True).unavailable_reason(CPU)
+    tried = replace(kernel, make=lambda: make(kernel.storage.widening), on_cpu=True)
+    got = tried.unavailable_reason(CPU)
     assert str(got).startswith(str(reason))
     assert "\n" not in str(got)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.unit.quant.layers import outlier_weight, random, row_errors
-from wan_model.quant import convert_weight, quantise_rows, scale_weight
+from wan_model.quant import quantise_rows, scale_weight
 
 FP8, INT8 = torch.float8_e4m3fn, torch.int8
 LIMITS = {FP8: 0.0361, INT8: 0.017}
@@ -63,53 +63,3 @@ def test_any_axes_and_strides() -> None:
     assert (numbers.shape, scale.shape) == ((5, 2, 64), (5, 2, 1))
     assert numbers.is_contiguous()
     assert row_errors(numbers * scale, x).max() < LIMITS[INT8]
-
-
-@pytest.mark.parametrize("storage", LIMITS, ids=str)
-@pytest.mark.parametrize(
-    "source", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str
-)
-def test_floats_are_converted_per_row(source: torch.dtype, storage: torch.dtype) -> None:
-    weight = outlier_weight().to(source)
-    numbers, scale = convert_weight(weight, None, storage)
-    assert scale is not None
-    assert numbers.dtype == storage
-    assert row_errors(scale_weight(numbers, scale), weight).max() < LIMITS[storage]
-
-
-@pytest.mark.parametrize("storage", LIMITS, ids=str)
-@pytest.mark.parametrize("shape", [(), (96, 1), (96, 4, 1)])
-def test_numbers_of_the_wanted_format_are_kept(storage: torch.dtype, shape: tuple) -> None:
-    weight, scale = (20 * random(96, 256)).to(storage), random(*shape).exp()
-    numbers, kept = convert_weight(weight, scale, storage)
-    assert numbers is weight
-    assert kept is scale
-
-
-def test_plain_fp8_gets_a_scale_of_one() -> None:
-    weight = random(8, 16).to(FP8)
-    numbers, scale = convert_weight(weight, None, FP8)
-    assert scale is not None
-    assert torch.equal(scale_weight(numbers, scale), weight.float())
-
-
-@pytest.mark.parametrize("shape", [(), (96, 1), (96, 4, 1)])
-@pytest.mark.parametrize("source", [FP8, torch.float8_e5m2, INT8], ids=str)
-@pytest.mark.parametrize("storage", [FP8, INT8, torch.bfloat16, torch.float16], ids=str)
-def test_scaled_weights_become_any_format(
-    source: torch.dtype, shape: tuple, storage: torch.dtype
-) -> None:
-    weight, scale = (20 * random(96, 256)).to(source), random(*shape).exp() / 50
-    exact = scale_weight(weight, scale)
-    numbers, new_scale = convert_weight(weight, scale, storage)
-    got = numbers.float() if new_scale is None else scale_weight(numbers, new_scale)
-    assert numbers.dtype == storage
-    assert row_errors(got, exact).max() < LIMITS.get(storage, torch.finfo(torch.bfloat16).eps)
-
-
-@pytest.mark.parametrize("source", [FP8, torch.float8_e5m2], ids=str)
-def test_plain_fp8_is_widened_exactly(source: torch.dtype) -> None:
-    weight = random(8, 16).to(source)
-    numbers, scale = convert_weight(weight, None, torch.bfloat16)
-    assert scale is None
-    assert torch.equal(numbers.float(), weight.float())

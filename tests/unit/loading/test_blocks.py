@@ -1,0 +1,197 @@
+"""Checkpoints with small scales per block, as ComfyUI's own kernel library makes them."""
+
+import json
+from pathlib import Path
+
+import comfy_kitchen
+import pytest
+import torch
+from torch import Tensor
+
+from tests.parity.recipe import value
+from tests.unit.loading.checkpoints import (
+    LAYER,
+    State,
+    block_layers,
+    dense,
+    dit_state,
+    in_blocks,
+    note,
+    save,
+    vae_state,
+)
+from tests.unit.loading.test_weights import velocity
+from tests.unit.offload.fakes import plan_for
+from wan_model import detect, load_dit, load_vae
+from wan_model.errors import CheckpointError
+from wan_model.loading import converted_file, file_regions, unchanged_regions
+from wan_model.offload import HostModel, OffloadEngine, open_device
+
+FORMATS = ["nvfp4", "mxfp8"]
+LIMITS = {"nvfp4": 0.11, "mxfp8": 0.032}
+
+
+def by_the_library(state: State, name: str, layer: str = LAYER) -> Tensor:
+    """A layer's weight, widened by ComfyUI's kernel library."""
+    numbers, scale = state[f"{layer}.weight"], state[f"{layer}.weight_scale"]
+    if name == "mxfp8":
+        return comfy_kitchen.dequantize_mxfp8(numbers, scale, torch.float32)
+    second = state[f"{layer}.weight_scale_2"]
+    return comfy_kitchen.dequantize_nvfp4(numbers, second, scale, torch.float32)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_numbers_are_those_of_comfyui(name: str, tmp_path: Path) -> None:
+    state = in_blocks(dit_state(), name)
+    file = save(tmp_path / "a.safetensors", state)
+    info, model = detect(file), load_dit(file)
+    assert (info.format, info.kind) == (name, "t2v")
+    assert info.parameters == sum(tensor.numel() for tensor in dit_state().values())
+    assert torch.equal(dense(model, LAYER), by_the_library(state, name))
+    assert model.precision.compute_dtype == torch.bfloat16
+    widened = dit_state() | {
+        f"{layer}.weight": by_the_library(state, name, layer) for layer in block_layers(dit_state())
+    }
+    same = velocity(load_dit(save(tmp_path / "b.safetensors", widened), dtype=torch.float32))
+    got = velocity(load_dit(file, dtype=torch.float32))
+    assert (got - same).norm() < 1e-5 * same.norm()
+    exact = velocity(load_dit(save(tmp_path / "c.safetensors", dit_state())))
+    assert 0 < (got - exact).norm() < LIMITS[name] * exact.norm()
+
+
+def as_bytes(state: State) -> State:
+    """Scales as older files have them."""
+    return {
+        key: tensor.view(torch.uint8) if key.endswith(".weight_scale") else tensor
+        for key, tensor in state.items()
+    }
+
+
+def prefixed(state: State) -> State:
+    return {f"model.diffusion_model.{key}": tensor for key, tensor in state.items()}
+
+
+@pytest.mark.parametrize("change", [as_bytes, prefixed])
+@pytest.mark.parametrize("name", FORMATS)
+def test_other_spellings(change: object, name: str, tmp_path: Path) -> None:
+    state = in_blocks(dit_state(), name)
+    model = load_dit(save(tmp_path / "a.safetensors", change(state)))
+    assert torch.equal(dense(model, LAYER), by_the_library(state, name))
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+@pytest.mark.parametrize("name", FORMATS)
+def test_notes_in_the_metadata(name: str, prefix: str, tmp_path: Path) -> None:
+    state = in_blocks(dit_state(), name)
+    layers = {prefix + layer: {"format": name} for layer in block_layers(dit_state())}
+    state = {prefix + k: tensor for k, tensor in state.items() if not k.endswith("comfy_quant")}
+    metadata = {"_quantization_metadata": json.dumps({"layers": layers})}
+    assert detect(save(tmp_path / "a.safetensors", state, metadata)).format == name
+
+
+def test_layers_outside_of_the_blocks(tmp_path: Path) -> None:
+    state, name = dit_state(), "text_embedding.2"
+    fp4 = in_blocks({f"blocks.{name}.weight": state[f"{name}.weight"]}, "nvfp4")
+    state |= {key.removeprefix("blocks."): tensor for key, tensor in fp4.items()}
+    file = save(tmp_path / "a.safetensors", state)
+    exact = by_the_library(state, "nvfp4", name)
+    assert torch.equal(dense(load_dit(file), name), exact)
+    converted = load_dit(converted_file(file, "fp8", tmp_path / "cache"))
+    assert torch.equal(dense(converted, name), exact.bfloat16().float())
+
+
+def without(state: State, leaf: str) -> State:
+    return {key: tensor for key, tensor in state.items() if key != f"{LAYER}.{leaf}"}
+
+
+NVFP4, MXFP8 = (in_blocks(dit_state(), name) for name in FORMATS)
+SCALES = NVFP4[f"{LAYER}.weight_scale"]
+BROKEN = {
+    "no note": (without(NVFP4, "comfy_quant"), "Got nvfp4 without ComfyUI's notes in blocks"),
+    "no exponents' note": (without(MXFP8, "comfy_quant"), "mxfp8 without ComfyUI's notes"),
+    "no second scale": (without(NVFP4, "weight_scale_2"), r"lacks scales. Got 1 quantised"),
+    "no scale": (without(NVFP4, "weight_scale"), "Got U8 numbers in blocks"),
+    "other note": (
+        NVFP4 | {f"{LAYER}.comfy_quant": note({"format": "mxfp8"})},
+        r"contradicts itself. Got the note mxfp8 in .*, nvfp4. Choose",
+    ),
+    "note without tensors": (
+        dit_state() | {f"{LAYER}.comfy_quant": note({"format": "nvfp4"})},
+        "contradicts itself. Got the note nvfp4",
+    ),
+    "no tiles": (
+        NVFP4 | {f"{LAYER}.weight_scale": SCALES.view(torch.uint8)[:, :5].contiguous()},
+        r"scale of a wrong shape. Got \[512, 5\] .*need \[512, 16\] for .* \[512, 256\]",
+    ),
+    "two tensors' scales": (
+        NVFP4 | {f"{LAYER}.weight_scale_2": torch.ones(2)},
+        r"scale of a wrong shape. Got \[2\]",
+    ),
+    "NaN": (
+        NVFP4 | {f"{LAYER}.weight_scale": torch.full_like(SCALES.float(), torch.nan).to(SCALES)},
+        "broken scales. Got nan in blocks",
+    ),
+    "NaN for all": (
+        NVFP4 | {f"{LAYER}.weight_scale_2": torch.tensor(torch.inf)},
+        "broken scales. Got inf in blocks",
+    ),
+    "NaN exponents": (
+        MXFP8 | {f"{LAYER}.weight_scale": torch.full((512, 8), 255, dtype=torch.uint8)},
+        "broken scales. Got nan in blocks",
+    ),
+    "too narrow": (
+        NVFP4 | {f"{LAYER}.weight": NVFP4[f"{LAYER}.weight"][:, :64].contiguous()},
+        r"blocks.1.ffn.0.weight: \[512, 128\] instead of \[512, 256\]",
+    ),
+    "orphan": (
+        dit_state() | {f"{LAYER}.weight_scale_2": torch.tensor(1.0)},
+        r"1 unexpected \(blocks.1.ffn.0.weight_scale_2",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_files_are_refused(case: str, tmp_path: Path) -> None:
+    state, message = BROKEN[case]
+    with pytest.raises(CheckpointError, match=message):
+        load_dit(save(tmp_path / "a.safetensors", state))
+
+
+def test_vaes_have_wide_weights(tmp_path: Path) -> None:
+    name = "decoder.conv1"
+    wide = {f"blocks.{name}.weight": value("w", (128, 256))}
+    state = vae_state("2.1") | {
+        key.removeprefix("blocks."): tensor for key, tensor in in_blocks(wide, "nvfp4").items()
+    }
+    with pytest.raises(CheckpointError, match="Got nvfp4 of a vae in decoder"):
+        load_vae(save(tmp_path / "a.safetensors", state))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_weights_stream_from_the_file(name: str, tmp_path: Path) -> None:
+    file = save(tmp_path / "a.safetensors", in_blocks(dit_state(), name))
+    resident, model = load_dit(file), load_dit(file)
+    regions = unchanged_regions(model, file_regions(file))
+    leaves = ["weight", "weight_scale"] + ["weight_scale_2"] * (name == "nvfp4")
+    state = model.state_dict()
+    for leaf in leaves:
+        tensor, region = state[f"{LAYER}.{leaf}"], regions[f"{LAYER}.{leaf}"]
+        assert (region.dtype, region.nbytes) == (tensor.dtype, tensor.nbytes)
+    host = HostModel(model, model.blocks, regions)
+    engine = OffloadEngine([host], plan_for(host, blocks_to_swap=2), open_device("cpu"))
+    latent, text = value("x", (1, 16, 1, 4, 4)), value("ctx", (1, 3, 64))
+    with torch.inference_mode():
+        inputs = (latent, torch.tensor([500.0]), text, None)
+        got = engine.run(0, lambda run: model.velocity(*inputs, run))
+    # Tensors that are aligned differently are added up in another order.
+    assert (got - velocity(resident)).norm() < 2e-3 * got.norm()
+    engine.unload()
+
+
+def test_a_converted_file_is_one_that_comfyui_reads(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.safetensors", dit_state())
+    file = converted_file(source, "nvfp4 storage", tmp_path / "cache")
+    assert detect(file).format == "nvfp4"
+    assert file.stat().st_size < 0.35 * source.stat().st_size
+    expected = dense(load_dit(save(tmp_path / "b.safetensors", NVFP4)), LAYER)
+    assert torch.equal(dense(load_dit(file), LAYER), expected)

@@ -1,0 +1,140 @@
+"""Numbers with small scales per block: the same bits as ComfyUI's kernel library makes."""
+
+import itertools
+import math
+
+import comfy_kitchen
+import pytest
+import torch
+
+from tests.unit.quant.layers import outlier_weight, random, rms_error
+from wan_model.quant import StoredWeight, unscale_weight
+from wan_model.quant.blocks import decode_e2m1, encode_e2m1, swizzle, swizzled_shape, unswizzle
+from wan_model.quant.storage import MXFP8, NVFP4, Storage
+
+BLOCKS = [NVFP4, MXFP8]
+E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+LIMITS = {"nvfp4": 0.11, "mxfp8": 0.03}
+"""Rms error of a weight."""
+
+
+def hard_weight(rows: int = 96, columns: int = 256) -> torch.Tensor:
+    """Rows of very different sizes, blocks of zeros, and a row of them."""
+    weight = outlier_weight(rows, columns)
+    weight[5, :32] = weight[9] = 0
+    return weight
+
+
+def test_all_pairs_of_4_bit_numbers_are_kept() -> None:
+    bytes_ = torch.arange(256, dtype=torch.uint8).view(1, -1)
+    values = decode_e2m1(bytes_, torch.float32)
+    signed = [*E2M1, *(-number for number in E2M1)]
+    assert values.view(-1, 2).tolist() == [[signed[b >> 4], signed[b & 15]] for b in range(256)]
+    assert torch.equal(encode_e2m1(values), bytes_)
+    assert torch.equal(decode_e2m1(bytes_, torch.bfloat16).float(), values)
+
+
+def test_4_bit_numbers_round_to_nearest_and_ties_to_even() -> None:
+    between = [(low + high) / 2 for low, high in itertools.pairwise(E2M1)]
+    even = [0.0, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0]
+    values = torch.tensor([[*between, 9.0]])
+    assert decode_e2m1(encode_e2m1(values), torch.float32).tolist() == [[*even, 6.0]]
+    for shift, picked in ((-1e-3, E2M1[:-1]), (1e-3, E2M1[1:])):
+        values = torch.tensor([[*(x + shift for x in between), 6.2]])
+        assert decode_e2m1(encode_e2m1(-values), torch.float32).abs().tolist() == [[*picked, 6.0]]
+
+
+def test_rounding_at_random_has_the_right_mean() -> None:
+    values = torch.linspace(-6, 6, 50).repeat(4000, 1)
+    chance = torch.rand(values.shape, generator=torch.Generator().manual_seed(1))
+    rounded = decode_e2m1(encode_e2m1(values, chance), torch.float32)
+    assert (rounded.mean(0) - values[0]).abs().max() < 0.06
+    assert set(rounded.abs().unique().tolist()) == set(E2M1)
+
+
+@pytest.mark.parametrize(("rows", "blocks"), [(128, 4), (256, 12), (96, 16), (130, 5), (1, 1)])
+def test_scales_lie_in_tiles(rows: int, blocks: int) -> None:
+    scales = torch.arange(rows * blocks).view(rows, blocks)
+    tiles = swizzle(scales)
+    assert tiles.shape == swizzled_shape(rows, blocks)
+    assert torch.equal(unswizzle(tiles, rows, blocks), scales)
+    flat, per_row = tiles.flatten(), math.ceil(blocks / 4)
+    for row in range(0, rows, 7):
+        for column in range(blocks):
+            tile = row // 128 * per_row + column // 4
+            within = row % 32 * 16 + row % 128 // 32 * 4 + column % 4
+            assert flat[512 * tile + within] == scales[row, column]
+
+
+@pytest.mark.parametrize("shape", [(96, 256), (128, 64), (160, 4160)])
+def test_nvfp4_is_what_comfy_kitchen_makes(shape: tuple[int, int]) -> None:
+    weight = hard_weight(*shape)
+    stored = NVFP4.quantise(weight)
+    tensor_scale = stored.weight_scale_2
+    assert stored.weight_scale is not None
+    assert tensor_scale is not None
+    numbers, scales = comfy_kitchen.quantize_nvfp4(weight, tensor_scale)
+    assert torch.equal(stored.weight, numbers)
+    # Where all numbers are zero ours has the smallest scale, so that a LoRA finds one to add to.
+    ours, theirs = stored.weight_scale.float(), scales.float()
+    assert torch.equal(ours[theirs > 0], theirs[theirs > 0])
+    assert ours[theirs == 0].max() == 2**-9
+    dense = comfy_kitchen.dequantize_nvfp4(numbers, tensor_scale, scales, torch.float32)
+    assert torch.equal(NVFP4.widening.dense(stored, torch.float32), dense)
+
+
+@pytest.mark.parametrize("shape", [(96, 256), (128, 64), (160, 4160)])
+def test_mxfp8_is_what_comfy_kitchen_makes(shape: tuple[int, int]) -> None:
+    weight = hard_weight(*shape)
+    stored = MXFP8.quantise(weight)
+    numbers, scales = comfy_kitchen.quantize_mxfp8(weight)
+    assert torch.equal(stored.weight.view(torch.uint8), numbers.view(torch.uint8))
+    assert stored.weight_scale is not None
+    assert torch.equal(stored.weight_scale, scales.view(torch.uint8))
+    dense = comfy_kitchen.dequantize_mxfp8(numbers, scales, torch.float32)
+    assert torch.equal(MXFP8.widening.dense(stored, torch.float32), dense)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("storage", BLOCKS, ids=lambda s: s.name)
+def test_error_and_dtypes(storage: Storage, dtype: torch.dtype) -> None:
+    weight = hard_weight()
+    stored = storage.quantise(weight)
+    exact = storage.widening.dense(stored, torch.float32)
+    got = storage.widening.dense(stored, dtype)
+    assert got.dtype == dtype
+    assert torch.equal(got, exact.to(dtype))
+    assert rms_error(exact, weight) < LIMITS[storage.name]
+    assert sum(tensor.nbytes for _, tensor in storage.quantise(weight.repeat(8, 1)).tensors()) == (
+        pytest.approx(weight.numel() * storage.bits, rel=1e-3)
+    )
+
+
+@pytest.mark.parametrize("storage", BLOCKS, ids=lambda s: s.name)
+def test_unscaled_is_the_inverse_of_dense(storage: Storage) -> None:
+    stored = storage.quantise(hard_weight())
+    dense = storage.widening.dense(stored, torch.float32)
+    numbers = storage.widening.unscaled(dense, stored)
+    if storage is NVFP4:
+        assert torch.equal(encode_e2m1(numbers) & 0x77, stored.weight & 0x77)
+    else:
+        assert torch.equal(numbers, stored.weight.float())
+    assert numbers.isfinite().all()
+    assert torch.equal(unscale_weight(dense, torch.tensor(2.0)), dense / 2)
+
+
+@pytest.mark.parametrize("storage", BLOCKS, ids=lambda s: s.name)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_broken_weights_stay_broken(storage: Storage, bad: float) -> None:
+    weight = random(32, 64)
+    weight[3, 5] = bad
+    dense = storage.widening.dense(storage.quantise(weight), torch.float32)
+    assert not dense[3].isfinite().all()
+
+
+def test_a_weight_keeps_its_tensors_on_their_way() -> None:
+    stored = NVFP4.quantise(random(32, 64))
+    moved = stored.to(torch.device("meta"))
+    assert [name for name, _ in moved.tensors()] == ["weight", "weight_scale", "weight_scale_2"]
+    assert all(tensor.is_meta for _, tensor in moved.tensors())
+    assert list(StoredWeight(stored.weight).tensors()) == [("weight", stored.weight)]

@@ -1,0 +1,128 @@
+"""Small numbers with a small scale per block of a row, as the tensor cores of Blackwell take them.
+
+nvfp4: two 4-bit floats (e2m1) in a byte, the first in its upper half; an 8-bit float (e4m3) scales
+16 of them, and one fp32 number the whole tensor. mxfp8: 8-bit floats (e4m3); a power of two, as the
+byte of its exponent, scales 32 of them. Scales lie in the order in which cuBLAS wants them.
+
+Sources: OCP Microscaling Formats 1.0 (e2m1, e8m0); cuBLAS documentation, "1D Block Scaling Factors
+Layout"; ComfyUI's files, `comfy_quant` notes "nvfp4" and "mxfp8".
+
+Shape legend: O rows, I columns, N blocks of a row.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .rows import FP8, LARGEST
+
+NVFP4_BLOCK = 16
+MXFP8_BLOCK = 32
+
+LARGEST_E2M1 = 6.0
+SMALLEST_E4M3 = 2.0**-9
+E2M1_PER_E4M3 = 64.0
+"""An e2m1 number is this many times the e4m3 number with the same sign, exponent and first bit."""
+
+EXPONENT_BIAS = 127
+"""Of e8m0, and of fp32."""
+
+NOT_FINITE = 255
+"""The exponent of what has infinity or NaN in it."""
+
+TILE_ROWS, TILE_COLUMNS = 128, 4
+"""Scales come in tiles of this many; missing ones at the edges are zero."""
+
+
+def swizzle(scales: Tensor) -> Tensor:
+    """Returns scales (O, N) in tiles, shape (O, N) rounded up to whole tiles.
+
+    A tile is 512 consecutive numbers: row r and column c of it are number 16 (r % 32) + 4 (r // 32)
+    + c.
+    """
+    rows, blocks = scales.shape
+    padded = F.pad(scales, (0, -blocks % TILE_COLUMNS, 0, -rows % TILE_ROWS))
+    tiles = padded.view(-1, 4, 32, padded.shape[1] // TILE_COLUMNS, TILE_COLUMNS)
+    return tiles.permute(0, 3, 2, 1, 4).reshape(padded.shape)
+
+
+def unswizzle(scales: Tensor, rows: int, blocks: int) -> Tensor:
+    """Returns the first (O, N) = (rows, blocks) scales of what `swizzle` gave, row by row."""
+    tiles = scales.view(-1, scales.shape[1] // TILE_COLUMNS, 32, 4, TILE_COLUMNS)
+    return tiles.permute(0, 3, 2, 1, 4).reshape(scales.shape)[:rows, :blocks]
+
+
+def swizzled_shape(rows: int, blocks: int) -> tuple[int, int]:
+    """Returns the shape of scales (O, N) = (rows, blocks) in tiles."""
+    return rows + -rows % TILE_ROWS, blocks + -blocks % TILE_COLUMNS
+
+
+def encode_e2m1(values: Tensor, chance: Tensor | float = 0.5) -> Tensor:
+    """Returns fp32 values (O, I) as bytes (O, I / 2) of two 4-bit floats; the largest is 6.
+
+    Args:
+        values: to round. NaN becomes 6.
+        chance: 0.5 to round to nearest, ties to even; or per value a random number of [0, 1), to
+            round up or down at random, with the value itself as the mean.
+    """
+    size = values.abs()
+    step = torch.ones_like(size).masked_fill_(size < 2, 0.5).masked_fill_(size >= 4, 2.0)
+    size.div_(step)
+    size = size.round_() if isinstance(chance, float) else size.add_(chance).floor_()
+    size.mul_(step).clamp_(max=LARGEST_E2M1)
+    codes = (size / E2M1_PER_E4M3).to(FP8).view(torch.uint8) >> 2 & 7
+    codes |= values.signbit().to(torch.uint8) << 3
+    return codes[:, ::2] << 4 | codes[:, 1::2]
+
+
+def decode_e2m1(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns bytes (O, I / 2) of two 4-bit floats as numbers (O, I) of a dtype, exactly."""
+    first = numbers & 0x80 | (numbers & 0x70) >> 2
+    second = (numbers & 0x08) << 4 | (numbers & 0x07) << 2
+    bits = torch.stack((first, second), -1).flatten(1)
+    return bits.view(FP8).to(dtype).mul_(E2M1_PER_E4M3)
+
+
+def nvfp4_scales(block_scales: Tensor, tensor_scale: Tensor, rows: int, columns: int) -> Tensor:
+    """Returns what the numbers of each block are multiplied with, fp32 (O, N, 1)."""
+    scales = unswizzle(block_scales, rows, columns // NVFP4_BLOCK).float()
+    return scales.mul_(tensor_scale).unsqueeze(-1)
+
+
+def mxfp8_scales(exponents: Tensor, rows: int, columns: int) -> Tensor:
+    """Returns what the numbers of each block are multiplied with, fp32 (O, N, 1).
+
+    The exponent 0 would be 2^-127; it marks blocks of zeros.
+    """
+    exponents = unswizzle(exponents, rows, columns // MXFP8_BLOCK)
+    return (exponents.to(torch.int32) << 23).view(torch.float32).unsqueeze(-1)
+
+
+def quantise_nvfp4(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns x (O, I) as bytes (O, I / 2), scales e4m3 in tiles, and the tensor's scale fp32.
+
+    The largest number of a block becomes the largest of e2m1, and the largest scale that of e4m3. A
+    tensor with infinity or NaN gets a scale that is not finite.
+    """
+    blocks = x.float().unflatten(1, (-1, NVFP4_BLOCK))
+    wanted = blocks.abs().amax(-1) / LARGEST_E2M1
+    tensor_scale = (wanted.amax() / LARGEST[FP8]).clamp_min(torch.finfo(torch.float32).tiny)
+    scales = (wanted / tensor_scale).clamp_(SMALLEST_E4M3, LARGEST[FP8]).to(FP8)
+    values = blocks / (scales.float() * tensor_scale).unsqueeze(-1)
+    tiles = swizzle(scales.view(torch.uint8)).view(FP8)
+    return encode_e2m1(values.flatten(1)), tiles, tensor_scale
+
+
+def quantise_mxfp8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns x (O, I) as e4m3 numbers, and the exponents of their scales in tiles, uint8.
+
+    A scale is the smallest power of two with which no number of its block is too large.
+    """
+    blocks = x.float().unflatten(1, (-1, MXFP8_BLOCK))
+    largest = blocks.abs().amax(-1, keepdim=True)
+    fraction, exponent = torch.frexp(largest / LARGEST[FP8])
+    exponent = (exponent - (fraction == 0.5).to(torch.int32)).clamp_(1 - EXPONENT_BIAS, 127)
+    numbers = torch.ldexp(blocks, -exponent).flatten(1).to(FP8)
+    exponents = (exponent + EXPONENT_BIAS).masked_fill_(largest == 0, 0)
+    exponents = exponents.masked_fill_(~largest.isfinite(), NOT_FINITE).to(torch.uint8)
+    return numbers, swizzle(exponents.squeeze(-1))
