@@ -53,8 +53,12 @@ COMPILED = "wanduet.compiled"
 CONVERTED = "weights"
 """Folder in this pack's own for files of converted weights, which the engine streams from."""
 
-CONVERSION_BYTES = 1 << 30
-"""What converting weights takes of the device: the largest one of A14B, twice in fp32."""
+ROUNDED_AT_ONCE = 1 << 22
+"""Numbers of a weight: what rounding needs for them beside the weight is small then."""
+
+CONVERSION_BYTES = 3 << 29
+"""What converting weights takes of the device: the largest one of A14B, five times in fp32 for
+nvfp4, twice for others."""
 
 
 @dataclass
@@ -150,10 +154,14 @@ class ComfyLinear(Linear):
         if self.weight.dtype not in (torch.int8, torch.uint8):
             return comfy.float.stochastic_rounding(weight, self.weight.dtype, seed=seed)
         generator = torch.Generator(weight.device).manual_seed(seed)
-        chance = torch.rand(weight.shape, generator=generator, device=weight.device)
-        if self.weight.dtype == torch.uint8:
-            return encode_e2m1(weight, chance)
-        return (weight + chance).floor_().clamp_(-127, 127).to(torch.int8)
+        runs: list[Tensor] = []
+        for run in weight.split(max(1, ROUNDED_AT_ONCE // weight.shape[1])):
+            chance = torch.rand(run.shape, generator=generator, device=run.device)
+            if self.weight.dtype == torch.uint8:
+                runs.append(encode_e2m1(run, chance))
+            else:
+                runs.append((run + chance).floor_().clamp_(-127, 127).to(torch.int8))
+        return torch.cat(runs)
 
     def _stored(self, weight: Tensor) -> StoredWeight:
         """Returns a weight in the layer's number format with its scales, on the weight's device."""
