@@ -35,8 +35,8 @@ def explain(precision: str, info: CheckpointInfo, device: torch.device) -> str:
     if precision != "auto":
         return f"{dtype} products"
     choice = choose_weights(info, device)
-    name = choice.plan.number_format.name if choice.plan else dtype
-    return f"{name} products: {choice.reason}"
+    names = " and ".join(plan.number_format.name for plan in choice.plans)
+    return f"{names or dtype} products: {choice.reason}"
 
 
 def _kernel(precision: str, device: torch.device) -> str:

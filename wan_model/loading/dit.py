@@ -66,14 +66,14 @@ def load_dit(
     checkpoint = open_checkpoint(path)
     info = describe(checkpoint)
     config = require(info, DiTConfig)
-    plan = plan_weights(weights, info, torch.device(compute_device or device))
-    compute_dtype = choose_compute_dtype(dtype, plan, default_dtype(checkpoint.tensors))
+    plans = plan_weights(weights, info, torch.device(compute_device or device))
+    compute_dtype = choose_compute_dtype(dtype, plans, default_dtype(checkpoint.tensors))
     precision = Precision(compute_dtype=compute_dtype, residual_dtype=residual_dtype)
     attend = resolve(attention) if isinstance(attention, str) else attention
     with torch.device("meta"):
         model = dit_class(config, precision=precision, attention=attend, linear=linear_class)
     check_tensors(model, checkpoint, info)
-    fill(model, checkpoint, torch.device(device), storage_dtype, plan)
+    fill(model, checkpoint, torch.device(device), storage_dtype, plans)
     formats = Counter(m.format.name for m in model.blocks.modules() if isinstance(m, Linear))
     weights = ", ".join(f"{count} {name}" for name, count in formats.items())
     text = "Loaded %s from %s, computing in %s; weights: %s"

@@ -75,11 +75,11 @@ def fill(
     checkpoint: Checkpoint,
     device: torch.device,
     storage: StorageDtype,
-    plan: WeightPlan | None = None,
+    plans: tuple[WeightPlan, ...] = (),
 ) -> None:
     """Gives every parameter of an empty model its tensor, one by one.
 
-    A tensor that needs no change and stays on the CPU remains a view of the file. With a plan,
+    A tensor that needs no change and stays on the CPU remains a view of the file. With plans,
     the weights of the blocks' linear layers are what it says.
 
     Raises:
@@ -92,7 +92,8 @@ def fill(
             module = model.get_submodule(path)
             stored = read_stored(read, checkpoint, name)
             if isinstance(module, Linear) and leaf == "weight":
-                if plan is not None and is_block_matrix(name) and plan.takes(stored):
+                plan = next((plan for plan in plans if plan.takes(stored)), None)
+                if plan is not None and is_block_matrix(name):
                     plan.place(module, stored, device)
                     continue
                 if stored.weight_scale is not None:

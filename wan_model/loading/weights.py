@@ -25,8 +25,12 @@ widens them before each product; an empty tuple makes that the rule. torch._int_
 them: it writes sums of 32 bits, and scales them afterwards."""
 
 
-def plan_weights(name: str, info: CheckpointInfo, device: torch.device) -> WeightPlan | None:
-    """Returns how the blocks' weights are kept and multiplied; None: as they are stored.
+Plans = tuple[WeightPlan, ...]
+"""Of which the first one that takes a weight places it; none of them: it stays as it is stored."""
+
+
+def plan_weights(name: str, info: CheckpointInfo, device: torch.device) -> Plans:
+    """Returns how the blocks' weights are kept and multiplied.
 
     Args:
         name: one of `quant.names()`.
@@ -37,16 +41,16 @@ def plan_weights(name: str, info: CheckpointInfo, device: torch.device) -> Weigh
         BackendError: for an unknown name, or a format that cannot run on the device.
     """
     if name == "auto":
-        return choose_weights(info, device).plan
-    return None if name == AS_STORED else resolve(name, device)
+        return choose_weights(info, device).plans
+    return () if name == AS_STORED else (resolve(name, device),)
 
 
 @dataclass(frozen=True)
 class WeightChoice:
     """What `auto` does with the weights of a checkpoint, and why."""
 
-    plan: WeightPlan | None
-    """None: they stay as they are stored, and 8-bit ones are widened before a product."""
+    plans: Plans
+    """One for each format that is multiplied; other small weights are widened before a product."""
     reason: str
     """For people, without a full stop."""
 
@@ -59,39 +63,50 @@ def choose_weights(info: CheckpointInfo, device: torch.device) -> WeightChoice:
         device: where the model will run.
     """
     if device.type == "cpu":
-        return WeightChoice(None, "this runs on the CPU")
+        return WeightChoice((), "this runs on the CPU")
     stored = info.format.removeprefix("mixed (").removesuffix(")").split(", ")
     names = {name.removesuffix(" scaled") for name in stored}
-    why = f"the file holds {info.format}"
-    for number_format in NUMBER_FORMATS:
+    found = [f for f in NUMBER_FORMATS if f.name in names and set(f.kernels) & set(AUTO_KERNELS)]
+    if not found:
+        return WeightChoice((), f"the file holds {info.format}")
+    plans: list[WeightPlan] = []
+    reasons: list[str] = []
+    for number_format in found:
+        reason = ""
         for kernel in number_format.kernels:
-            if number_format.name not in names or kernel not in AUTO_KERNELS:
+            if kernel not in AUTO_KERNELS:
                 continue
             reason = kernel.unavailable_reason(device)
             if reason is None:
-                gpu = ".".join(map(str, torch.cuda.get_device_capability(device)))
-                plan = WeightPlan(number_format, device, kernel, converts=False)
-                why = f"the file holds {number_format.name}; this GPU ({gpu}) multiplies it"
-                return WeightChoice(plan, why)
-            why = f"the file holds {number_format.name}; {kernel.label}: {reason}"
-    return WeightChoice(None, why)
+                plans.append(WeightPlan(number_format, device, kernel, converts=False))
+                break
+            reason = f"{kernel.label}: {reason}"
+        reasons += [reason] if reason else []
+    if plans:
+        gpu = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        which = " and ".join(plan.number_format.name for plan in plans)
+        which = which if reasons else "them" if len(plans) > 1 else "it"
+        reasons = [f"this GPU ({gpu}) multiplies {which}", *reasons]
+    held = " and ".join(number_format.name for number_format in found)
+    return WeightChoice(tuple(plans), f"the file holds {held}; {'; '.join(reasons)}")
 
 
 def choose_compute_dtype(
-    asked: torch.dtype | None, plan: WeightPlan | None, stored: torch.dtype
+    asked: torch.dtype | None, plans: Plans, stored: torch.dtype
 ) -> torch.dtype:
     """Returns what the blocks compute in.
 
     Args:
         asked: by the caller, if at all.
-        plan: number format of the weights; None: as stored.
+        plans: number formats of the weights; none: as stored.
         stored: what suits the file's own weights.
 
     Raises:
         SettingsError: if 16-bit weights are asked for to compute in another dtype.
     """
-    if plan is None:
+    if not plans:
         return asked or stored
+    plan = plans[0]
     own = plan.default_compute_dtype
     if own is not None and asked not in (None, own):
         raise SettingsError(

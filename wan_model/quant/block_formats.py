@@ -6,32 +6,24 @@ through comfy-kitchen, which also quantises the activations.
 Shape legend: M tokens, O output features, I input features.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .blocks import LARGEST_E2M1, decode_e2m1, mxfp8_scales, nvfp4_scales
+from .blocks import E2M1_PER_E4M3, LARGEST_E2M1, e2m1_as_e4m3, mxfp8_scales, nvfp4_scales
 from .linear import LinearOperands, PlainFormat, Stored, scale_of
 from .rows import FP8, LARGEST
 
 
-class _BlockFormat(PlainFormat):
+class _BlockFormat(PlainFormat, ABC):
     """Numbers times one scale per block."""
 
-    def numbers(self, stored: Stored, dtype: torch.dtype) -> Tensor:
-        """Returns the stored numbers (O, I), which are exact in 16 bits."""
-        raise NotImplementedError
-
+    @abstractmethod
     def scales(self, stored: Stored) -> Tensor:
         """Returns what a block's numbers are multiplied with, fp32 (O, N, 1)."""
-        raise NotImplementedError
-
-    def dense(self, stored: Stored, dtype: torch.dtype) -> Tensor:
-        """Returns numbers * scales, multiplied in fp32."""
-        numbers, scales = self.numbers(stored, dtype), self.scales(stored)
-        return numbers.unflatten(1, (scales.shape[1], -1)).mul_(scales).flatten(1)
 
     def unscaled(self, weight: Tensor, stored: Stored) -> Tensor:
         """Returns weight / scales; zero where a block's scale is zero."""
@@ -45,9 +37,10 @@ class NvFp4Format(_BlockFormat):
 
     name = "nvfp4"
 
-    def numbers(self, stored: Stored, dtype: torch.dtype) -> Tensor:
-        """See `_BlockFormat`."""
-        return decode_e2m1(stored.weight, dtype)
+    def dense(self, stored: Stored, dtype: torch.dtype) -> Tensor:
+        """Returns numbers * scales, multiplied in fp32."""
+        scales = self.scales(stored).mul_(E2M1_PER_E4M3)
+        return times_per_block(e2m1_as_e4m3(stored.weight).to(dtype), scales)
 
     def scales(self, stored: Stored) -> Tensor:
         """See `_BlockFormat`."""
@@ -60,13 +53,18 @@ class MxFp8Format(_BlockFormat):
 
     name = "mxfp8"
 
-    def numbers(self, stored: Stored, dtype: torch.dtype) -> Tensor:
-        """See `_BlockFormat`."""
-        return stored.weight.to(dtype)
+    def dense(self, stored: Stored, dtype: torch.dtype) -> Tensor:
+        """Returns numbers * scales, multiplied in fp32."""
+        return times_per_block(stored.weight.to(dtype), self.scales(stored))
 
     def scales(self, stored: Stored) -> Tensor:
         """See `_BlockFormat`."""
         return mxfp8_scales(scale_of(stored), *stored.weight.shape)
+
+
+def times_per_block(numbers: Tensor, scales: Tensor) -> Tensor:
+    """Returns numbers (O, I), exact in any dtype, times scales (O, N, 1), in their place."""
+    return numbers.unflatten(1, (scales.shape[1], -1)).mul_(scales).flatten(1)
 
 
 def tensor_scale_of(stored: Stored) -> Tensor:

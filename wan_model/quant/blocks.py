@@ -75,16 +75,15 @@ def encode_e2m1(values: Tensor, chance: Tensor | float = 0.5) -> Tensor:
     return codes[:, ::2] << 4 | codes[:, 1::2]
 
 
-def decode_e2m1(numbers: Tensor, dtype: torch.dtype) -> Tensor:
-    """Returns bytes (O, I / 2) of two 4-bit floats as numbers (O, I) of a dtype, exactly."""
+def e2m1_as_e4m3(numbers: Tensor) -> Tensor:
+    """Returns bytes (O, I / 2) of two 4-bit floats as e4m3 numbers (O, I), 1 / 64 of them."""
     first = numbers & 0x80 | (numbers & 0x70) >> 2
     second = (numbers & 0x08) << 4 | (numbers & 0x07) << 2
-    bits = torch.stack((first, second), -1).flatten(1)
-    return bits.view(FP8).to(dtype).mul_(E2M1_PER_E4M3)
+    return torch.stack((first, second), -1).flatten(1).view(FP8)
 
 
 def nvfp4_scales(block_scales: Tensor, tensor_scale: Tensor, rows: int, columns: int) -> Tensor:
-    """Returns what the numbers of each block are multiplied with, fp32 (O, N, 1)."""
+    """Returns what the 4-bit floats of each block are multiplied with, fp32 (O, N, 1)."""
     scales = unswizzle(block_scales, rows, columns // NVFP4_BLOCK).float()
     return scales.mul_(tensor_scale).unsqueeze(-1)
 

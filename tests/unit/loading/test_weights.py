@@ -52,6 +52,11 @@ WIDE = "blocks.1.ffn.2"
 """The layer that the mixed source keeps wide."""
 del SOURCES["mixed"][f"{WIDE}.weight_scale"]
 SOURCES["mixed"][f"{WIDE}.weight"] = SOURCES["fp16"][f"{WIDE}.weight"]
+SOURCES["nvfp4 and fp8"] = SOURCES["nvfp4"] | {
+    key: tensor for key, tensor in SOURCES["fp8 scaled"].items() if key.startswith(f"{WIDE}.")
+}
+for leaf in ("comfy_quant", "weight_scale_2"):
+    del SOURCES["nvfp4 and fp8"][f"{WIDE}.{leaf}"]
 KERNELS = (*FP8_KERNELS, *INT8_KERNELS, *NVFP4_KERNELS, *MXFP8_KERNELS)
 TARGETS = {
     "bf16": (BF16, PlainFormat, 0.005),
@@ -154,28 +159,30 @@ OLD = "torch._scaled_mm, scaled afterwards: needs compute capability 8.9, this G
 
 
 @pytest.mark.parametrize(
-    ("source", "capability", "kitchen", "kernel", "reason"),
+    ("source", "capability", "kitchen", "kernels", "reason"),
     [
-        ("fp8 scaled", (9, 0), False, 0, "the file holds fp8; this GPU (9.0) multiplies it"),
-        ("fp8", (8, 9), False, 0, "the file holds fp8; this GPU (8.9) multiplies it"),
-        ("fp8 scaled", (8, 6), True, None, f"the file holds fp8; {OLD}"),
-        ("int8 scaled", (7, 5), True, 2, "the file holds int8; this GPU (7.5) multiplies it"),
-        ("int8 scaled", (9, 0), False, None, "comfy-kitchen int8_linear: ModuleNotFoundError"),
-        ("mixed", (9, 0), True, 0, "the file holds fp8; this GPU (9.0) multiplies it"),
-        ("nvfp4", (12, 0), True, 4, "the file holds nvfp4; this GPU (12.0) multiplies it"),
-        ("mxfp8", (10, 0), True, 5, "the file holds mxfp8; this GPU (10.0) multiplies it"),
-        ("nvfp4", (9, 0), True, None, "scaled_mm_nvfp4: needs compute capability 10.0, this"),
-        ("mxfp8", (9, 0), True, None, "scaled_mm_mxfp8: needs compute capability 10.0, this"),
-        ("fp8 e5m2", (9, 0), True, None, "the file holds fp8 e5m2"),
-        ("bf16", (9, 0), True, None, "the file holds bf16"),
-        ("fp32", (9, 0), True, None, "the file holds fp32"),
+        ("fp8 scaled", (9, 0), False, [0], "the file holds fp8; this GPU (9.0) multiplies it"),
+        ("fp8", (8, 9), False, [0], "the file holds fp8; this GPU (8.9) multiplies it"),
+        ("fp8 scaled", (8, 6), True, [], f"the file holds fp8; {OLD}"),
+        ("int8 scaled", (7, 5), True, [2], "the file holds int8; this GPU (7.5) multiplies it"),
+        ("int8 scaled", (9, 0), False, [], "comfy-kitchen int8_linear: ModuleNotFoundError"),
+        ("mixed", (9, 0), True, [0], "the file holds fp8; this GPU (9.0) multiplies it"),
+        ("nvfp4", (12, 0), True, [4], "the file holds nvfp4; this GPU (12.0) multiplies it"),
+        ("mxfp8", (10, 0), True, [5], "the file holds mxfp8; this GPU (10.0) multiplies it"),
+        ("nvfp4 and fp8", (12, 0), True, [0, 4], "fp8 and nvfp4; this GPU (12.0) multiplies them"),
+        ("nvfp4 and fp8", (9, 0), True, [0], "fp8 and nvfp4; this GPU (9.0) multiplies fp8; comfy"),
+        ("nvfp4", (9, 0), True, [], "scaled_mm_nvfp4: needs compute capability 10.0, this"),
+        ("mxfp8", (9, 0), True, [], "scaled_mm_mxfp8: needs compute capability 10.0, this"),
+        ("fp8 e5m2", (9, 0), True, [], "the file holds fp8 e5m2"),
+        ("bf16", (9, 0), True, [], "the file holds bf16"),
+        ("fp32", (9, 0), True, [], "the file holds fp32"),
     ],
 )
 def test_auto_multiplies_small_weights_where_that_is_fast(
     source: str,
     capability: tuple[int, int],
     kitchen: bool,
-    kernel: int | None,
+    kernels: list[int],
     reason: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -186,16 +193,17 @@ def test_auto_multiplies_small_weights_where_that_is_fast(
     monkeypatch.setattr(Kernel, "_failed_trial", lambda self, _: trial.get(self.storage))
     choice = choose_weights(detect(save(tmp_path / "a.safetensors", SOURCES[source])), CUDA)
     assert reason in choice.reason
-    assert (choice.plan and choice.plan.kernel) == (None if kernel is None else KERNELS[kernel])
+    taken = [KERNELS.index(plan.kernel) for plan in choice.plans if plan.kernel]
+    assert taken == kernels
 
 
 def test_auto_converts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def plan(*_: object) -> WeightPlan:
-        return WeightPlan(find("fp8"), torch.device("cpu"), FP8_KERNELS[0], converts=False)
+    def plans(*_: object) -> tuple[WeightPlan]:
+        return (WeightPlan(find("fp8"), torch.device("cpu"), FP8_KERNELS[0], converts=False),)
 
     file = save(tmp_path / "a.safetensors", SOURCES["mixed"])
     stored, exact = load_dit(file), velocity(load_dit(file, dtype=torch.float32))
-    monkeypatch.setattr("wan_model.loading.dit.plan_weights", plan)
+    monkeypatch.setattr("wan_model.loading.dit.plan_weights", plans)
     model = load_dit(file, weights="auto")
     formats = {LAYER: Fp8Format, WIDE: PlainFormat}
     for layer, wanted in formats.items():
