@@ -218,6 +218,6 @@ def _check_scales_present(checkpoint: Checkpoint) -> None:
 def _unsupported(checkpoint: Checkpoint, layout: str, name: str) -> CheckpointError:
     return CheckpointError(
         f"The number format of {checkpoint.path.name} is not supported yet. Got {layout} in "
-        f"{shown(name)}, need fp32, bf16, fp16, fp8 (plain or scaled), int8 with scales, nvfp4 or "
-        "mxfp8. Choose another version of the model."
+        f"{shown(name)}, need fp32, bf16, fp16, fp8 (plain or scaled), int8 with scales, or "
+        "ComfyUI's nvfp4 or mxfp8. Choose another version of the model."
     )

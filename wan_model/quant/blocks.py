@@ -19,6 +19,11 @@ from .rows import FP8, LARGEST
 NVFP4_BLOCK = 16
 MXFP8_BLOCK = 32
 
+NVFP4_CANDIDATES = (1.0, 0.9, 1.5)
+"""1.5 makes a block's largest number 4 and the next smaller one 3, finer than 6 and 4 (the idea of
+"Four Over Six", 2025); 0.9 cuts the largest off. Normal numbers: an rms error of 0.085 instead of
+0.095; 14 candidates reach 0.082."""
+
 LARGEST_E2M1 = 6.0
 SMALLEST_E4M3 = 2.0**-9
 E2M1_PER_E4M3 = 64.0
@@ -97,19 +102,46 @@ def mxfp8_scales(exponents: Tensor, rows: int, columns: int) -> Tensor:
     return (exponents.to(torch.int32) << 23).view(torch.float32).unsqueeze(-1)
 
 
-def quantise_nvfp4(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def quantise_nvfp4(
+    x: Tensor, candidates: tuple[float, ...] = NVFP4_CANDIDATES
+) -> tuple[Tensor, Tensor, Tensor]:
     """Returns x (O, I) as bytes (O, I / 2), scales e4m3 in tiles, and the tensor's scale fp32.
 
-    The largest number of a block becomes the largest of e2m1, and the largest scale that of e4m3. A
-    tensor with infinity or NaN gets a scale that is not finite.
+    Every block gets the scale, of a few, that leaves the least squared error. A tensor with
+    infinity or NaN gets a tensor's scale that is not finite.
+
+    Args:
+        x: of any float dtype.
+        candidates: scales to try, in units of the one that makes a block's largest number 6.
     """
     blocks = x.float().unflatten(1, (-1, NVFP4_BLOCK))
-    wanted = blocks.abs().amax(-1) / LARGEST_E2M1
-    tensor_scale = (wanted.amax() / LARGEST[FP8]).clamp_min(torch.finfo(torch.float32).tiny)
+    fitting = blocks.abs().amax(-1, keepdim=True) / LARGEST_E2M1
+    tensor_scale = fitting.amax() * max(candidates) / LARGEST[FP8]
+    tensor_scale = tensor_scale.clamp_min_(torch.finfo(torch.float32).tiny)
+    numbers, scales, errors = _nvfp4_blocks(blocks, fitting * candidates[0], tensor_scale)
+    for candidate in candidates[1:]:
+        tried = _nvfp4_blocks(blocks, fitting * candidate, tensor_scale)
+        better = tried[2] < errors
+        numbers = torch.where(better, tried[0], numbers)
+        scales = torch.where(better, tried[1], scales)
+        errors = torch.where(better, tried[2], errors)
+    return numbers.flatten(1), swizzle(scales.squeeze(-1)).view(FP8), tensor_scale
+
+
+def _nvfp4_blocks(
+    blocks: Tensor, wanted: Tensor, tensor_scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns blocks (O, N, 16) at wanted scales (O, N, 1).
+
+    Returns:
+        numbers uint8 (O, N, 8), e4m3 scales as uint8 (O, N, 1), squared errors (O, N, 1).
+    """
     scales = (wanted / tensor_scale).clamp_(SMALLEST_E4M3, LARGEST[FP8]).to(FP8)
-    values = blocks / (scales.float() * tensor_scale).unsqueeze(-1)
-    tiles = swizzle(scales.view(torch.uint8)).view(FP8)
-    return encode_e2m1(values.flatten(1)), tiles, tensor_scale
+    factor = scales.float() * tensor_scale
+    numbers = encode_e2m1((blocks / factor).flatten(1))
+    rounded = e2m1_as_e4m3(numbers).float().view(blocks.shape).mul_(factor * E2M1_PER_E4M3)
+    errors = rounded.sub_(blocks).square_().sum(-1, keepdim=True)
+    return numbers.view(*blocks.shape[:2], -1), scales.view(torch.uint8), errors
 
 
 def quantise_mxfp8(x: Tensor) -> tuple[Tensor, Tensor]:

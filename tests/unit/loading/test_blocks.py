@@ -6,6 +6,7 @@ from pathlib import Path
 import comfy_kitchen
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.parity.recipe import value
@@ -193,5 +194,10 @@ def test_a_converted_file_is_one_that_comfyui_reads(tmp_path: Path) -> None:
     file = converted_file(source, "nvfp4 storage", tmp_path / "cache")
     assert detect(file).format == "nvfp4"
     assert file.stat().st_size < 0.35 * source.stat().st_size
-    expected = dense(load_dit(save(tmp_path / "b.safetensors", NVFP4)), LAYER)
-    assert torch.equal(dense(load_dit(file), LAYER), expected)
+    state = load_file(file)
+    assert bytes(state[f"{LAYER}.comfy_quant"]) == b'{"format": "nvfp4"}'
+    got = dense(load_dit(file), LAYER)
+    assert torch.equal(got, by_the_library(state, "nvfp4"))
+    theirs, exact = dense(load_dit(save(tmp_path / "b.safetensors", NVFP4)), LAYER), dit_state()
+    errors = [(weight - exact[f"{LAYER}.weight"]).norm() for weight in (got, theirs)]
+    assert errors[0] < 0.93 * errors[1]

@@ -9,7 +9,15 @@ import torch
 
 from tests.unit.quant.layers import outlier_weight, random, rms_error
 from wan_model.quant import StoredWeight, unscale_weight
-from wan_model.quant.blocks import e2m1_as_e4m3, encode_e2m1, swizzle, swizzled_shape, unswizzle
+from wan_model.quant.blocks import (
+    NVFP4_CANDIDATES,
+    e2m1_as_e4m3,
+    encode_e2m1,
+    quantise_nvfp4,
+    swizzle,
+    swizzled_shape,
+    unswizzle,
+)
 from wan_model.quant.storage import MXFP8, NVFP4, Storage
 
 BLOCKS = [NVFP4, MXFP8]
@@ -69,24 +77,42 @@ def test_scales_lie_in_tiles(rows: int, blocks: int) -> None:
             assert flat[512 * tile + within] == scales[row, column]
 
 
-@pytest.mark.parametrize("shape", [(96, 256), (128, 64), (160, 4160)])
+SHAPES = pytest.mark.parametrize("shape", [(96, 256), (128, 64), (160, 4160)])
+
+
+@SHAPES
 def test_nvfp4_is_what_comfy_kitchen_makes(shape: tuple[int, int]) -> None:
     weight = hard_weight(*shape)
-    stored = NVFP4.quantise(weight)
-    tensor_scale = stored.weight_scale_2
-    assert stored.weight_scale is not None
-    assert tensor_scale is not None
-    numbers, scales = comfy_kitchen.quantize_nvfp4(weight, tensor_scale)
-    assert torch.equal(stored.weight, numbers)
+    numbers, tiles, tensor_scale = quantise_nvfp4(weight, candidates=(1.0,))
+    theirs, their_tiles = comfy_kitchen.quantize_nvfp4(weight, tensor_scale)
+    assert torch.equal(numbers, theirs)
     # Where all numbers are zero ours has the smallest scale, so that a LoRA finds one to add to.
-    ours, theirs = stored.weight_scale.float(), scales.float()
-    assert torch.equal(ours[theirs > 0], theirs[theirs > 0])
-    assert ours[theirs == 0].max() == 2**-9
-    dense = comfy_kitchen.dequantize_nvfp4(numbers, tensor_scale, scales, torch.float32)
+    ours, others = tiles.float(), their_tiles.float()
+    assert torch.equal(ours[others > 0], others[others > 0])
+    assert ours[others == 0].max() == 2**-9
+
+
+@SHAPES
+def test_nvfp4_is_what_comfy_kitchen_reads(shape: tuple[int, int]) -> None:
+    numbers, tiles, tensor_scale = quantise_nvfp4(hard_weight(*shape))
+    dense = comfy_kitchen.dequantize_nvfp4(numbers, tensor_scale, tiles, torch.float32)
+    stored = StoredWeight(numbers, tiles, tensor_scale)
     assert torch.equal(NVFP4.widening.dense(stored, torch.float32), dense)
 
 
-@pytest.mark.parametrize("shape", [(96, 256), (128, 64), (160, 4160)])
+def test_the_best_of_some_scales_is_kept() -> None:
+    weight = random(128, 512)
+    one, two, three = (
+        NVFP4.widening.dense(StoredWeight(*quantise_nvfp4(weight, candidates)), torch.float32)
+        for candidates in ((1.0,), (1.0, 1.5), NVFP4_CANDIDATES)
+    )
+    errors = [(dense - weight).view(-1, 16).square().sum(1) for dense in (two, three)]
+    assert (errors[1] <= errors[0] + 1e-6).all()
+    assert rms_error(three, weight) < 0.086 < rms_error(two, weight) < 0.088
+    assert rms_error(one, weight) > 0.094
+
+
+@SHAPES
 def test_mxfp8_is_what_comfy_kitchen_makes(shape: tuple[int, int]) -> None:
     weight = hard_weight(*shape)
     stored = MXFP8.quantise(weight)
