@@ -56,8 +56,8 @@ CONVERTED = "weights"
 ROUNDED_AT_ONCE = 1 << 22
 """Numbers of a weight: what rounding needs for them beside the weight is small then."""
 
-CONVERSION_BYTES = 3 << 29
-"""What converting weights takes of the device: the largest one of A14B, five times in fp32 for
+CONVERSION_BYTES = 1 << 31
+"""What converting weights takes of the device: the largest one of A14B, seven times in fp32 for
 nvfp4, twice for others."""
 
 
@@ -150,7 +150,8 @@ class ComfyLinear(Linear):
         Small numbers are rounded up or down at random, so that changes smaller than a step are not
         lost. ComfyUI does so for fp8, and cuts integers off. Scales stay as they are.
         """
-        weight = self.format.unscaled(weight, self._stored(self.weight.to(weight.device)))
+        like_stored = torch.empty_like(self.weight, device=weight.device)
+        weight = self.format.unscaled(weight, self._stored(like_stored))
         if self.weight.dtype not in (torch.int8, torch.uint8):
             return comfy.float.stochastic_rounding(weight, self.weight.dtype, seed=seed)
         generator = torch.Generator(weight.device).manual_seed(seed)

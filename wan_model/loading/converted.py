@@ -1,7 +1,7 @@
 """Converted weights kept in a file, so that they need not be converted again at the next start.
 
-The file is an ordinary scaled checkpoint with official names, which `load_dit` and other programs
-read. Its metadata says which version of which source it was made from.
+The file is an ordinary scaled checkpoint with official names, which `load_dit` reads. Its metadata
+says which version of which source it was made from.
 """
 
 import hashlib
@@ -25,7 +25,15 @@ from ..errors import CheckpointError
 from ..quant import AS_STORED, Storage, convert, find, widening_of
 from .checkpoint import Checkpoint, open_checkpoint, tensor_reader
 from .detect import HEAD_DIM, CheckpointInfo, describe, require
-from .formats import SCALE, TENSOR_SCALE, TORCH_DTYPES, block_format, dtype_of, is_block_matrix
+from .formats import (
+    SCALE,
+    TENSOR_SCALE,
+    TORCH_DTYPES,
+    block_format,
+    dtype_of,
+    is_block_matrix,
+    shape_of,
+)
 from .header import TensorEntry, read_header
 from .notes import NOTE, is_note, write_note
 from .stored import Reader, read_stored
@@ -64,7 +72,7 @@ class _Conversion:
                 yield from self._weight(read, layer)
             elif block_format(stored, name):
                 dense = read_stored(read, self.checkpoint, name)
-                yield name, widening_of(dense).dense(dense, torch.bfloat16)
+                yield name, widening_of(dense).dense(dense, torch.float32)
             elif not is_note(name) and not self._comes_with_weight(name):
                 yield name, read(entry).to(self._kept_dtype(name))
 
@@ -144,7 +152,9 @@ def converted_file(
     info = describe(checkpoint)
     config = require(info, DiTConfig)
     # Shapes do not tell the number of heads, so a file without config.json cannot have others.
-    if _is_already(checkpoint, storage) or config.head_dim != HEAD_DIM:
+    if config.head_dim != HEAD_DIM or not _can_be_converted(checkpoint, storage):
+        return source
+    if _is_already(checkpoint, storage):
         return source
     file = Path(folder) / _file_name(checkpoint, info, storage)
     metadata = _identity(checkpoint, storage)
@@ -163,6 +173,14 @@ def converted_file(
         )
         return source
     return file
+
+
+def _can_be_converted(checkpoint: Checkpoint, storage: Storage) -> bool:
+    """Whether all blocks' weights are matrices of fitting widths; `load_dit` refuses others."""
+    shapes = (shape_of(checkpoint.tensors, n) for n in checkpoint.tensors if is_block_matrix(n))
+    return all(
+        len(shape) == 2 and 0 not in shape and shape[1] % storage.block == 0 for shape in shapes
+    )
 
 
 def _is_already(checkpoint: Checkpoint, storage: Storage) -> bool:

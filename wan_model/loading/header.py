@@ -42,11 +42,6 @@ class TensorEntry:
     """Position of the first byte in the file."""
     bytes: int
 
-    @property
-    def numel(self) -> int:
-        """How many numbers the tensor holds."""
-        return math.prod(self.shape)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Header:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .checkpoint import Checkpoint
 from .header import parse_json, read_bytes, shown
-from .keymap import strip_prefix
+from .keymap import official_names, strip_prefix
 
 NOTE = ".comfy_quant"
 NOTES = ("comfy_quant", "input_scale", "scaled_fp8", "spiece_model")
@@ -49,8 +49,10 @@ def _notes(checkpoint: Checkpoint) -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield name.removesuffix(NOTE), name, _parse(checkpoint, read_bytes(entry))
     text = checkpoint.metadata.get("_quantization_metadata")
     layers = {} if text is None else _parse(checkpoint, text).get("layers", {})
+    keys = {strip_prefix(entry.name) for entry in checkpoint.tensors.values()}
+    official = official_names(checkpoint.component, checkpoint.style, keys)
     for name, note in layers.items() if isinstance(layers, dict) else ():
-        layer = strip_prefix(f"{name}.weight").removesuffix(".weight")
+        layer = official(strip_prefix(f"{name}.weight")).removesuffix(".weight")
         yield layer, name, note if isinstance(note, dict) else {"format": note}
 
 

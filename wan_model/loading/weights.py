@@ -146,7 +146,8 @@ def _is_converted(model: nn.Module, path: str, regions: Mapping[str, FileRegion]
         return False
     layer = model.get_submodule(path)
     own, stored = getattr(layer, "weight_scale", None), regions.get(path + SCALE)
-    if layer.weight.dtype != weight.dtype or stored is None:
-        return layer.weight.dtype != weight.dtype
-    # fp8 numbers may have small scales of blocks in the file and large ones in the layer.
-    return own is None or (own.itemsize == 1) != (stored.dtype.itemsize == 1)
+    if layer.weight.dtype != weight.dtype or (own is None and stored is not None):
+        return True
+    # fp8 numbers have small scales of blocks, or large ones, or none, which means one.
+    of_blocks = stored is not None and stored.dtype.itemsize == 1
+    return of_blocks != (own is not None and own.itemsize == 1)

@@ -7,8 +7,8 @@ Shape legend: M tokens, O output features, I input features.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,8 +78,10 @@ def tensor_scale_of(stored: Stored) -> Tensor:
 class NvFp4Products(NvFp4Format):
     """nvfp4 weights times nvfp4 activations."""
 
-    kitchen: Any
-    """The module comfy_kitchen."""
+    quantise: Callable[..., tuple[Tensor, Tensor]]
+    """comfy-kitchen's quantize_nvfp4."""
+    scaled_mm: Callable[..., Tensor]
+    """comfy-kitchen's scaled_mm_nvfp4."""
     name = "nvfp4 products"
 
     def matmul(self, layer: LinearOperands, x: Tensor) -> Tensor:
@@ -88,9 +90,9 @@ class NvFp4Products(NvFp4Format):
         largest = torch.linalg.vector_norm(tokens, float("inf"), dtype=torch.float32)
         tensor_scale = largest / (LARGEST_E2M1 * LARGEST[FP8])
         tensor_scale = tensor_scale.clamp_min_(torch.finfo(torch.float32).tiny)
-        numbers, scales = self.kitchen.quantize_nvfp4(tokens, tensor_scale, pad_16x=True)
+        numbers, scales = self.quantise(tokens, tensor_scale, pad_16x=True)
         dtype = _product_dtype(layer)
-        out = self.kitchen.scaled_mm_nvfp4(
+        out = self.scaled_mm(
             numbers,
             layer.weight,
             tensor_scale_a=tensor_scale,
@@ -107,16 +109,18 @@ class NvFp4Products(NvFp4Format):
 class MxFp8Products(MxFp8Format):
     """mxfp8 weights times mxfp8 activations."""
 
-    kitchen: Any
-    """The module comfy_kitchen."""
+    quantise: Callable[..., tuple[Tensor, Tensor]]
+    """comfy-kitchen's quantize_mxfp8."""
+    scaled_mm: Callable[..., Tensor]
+    """comfy-kitchen's scaled_mm_mxfp8."""
     name = "mxfp8 products"
 
     def matmul(self, layer: LinearOperands, x: Tensor) -> Tensor:
         """Returns the product in the compute dtype; fp32 by way of bf16."""
         tokens = x.flatten(0, -2).contiguous()
-        numbers, scales = self.kitchen.quantize_mxfp8(tokens, pad_32x=True)
+        numbers, scales = self.quantise(tokens, pad_32x=True)
         dtype = _product_dtype(layer)
-        out = self.kitchen.scaled_mm_mxfp8(
+        out = self.scaled_mm(
             numbers,
             layer.weight,
             block_scale_a=scales,

@@ -22,6 +22,17 @@ TOLERANCE = 0.2
 more than 1."""
 
 
+FAILURES = (
+    ImportError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    AssertionError,
+    RuntimeError,
+)
+"""What a kernel raises that is missing or does not run here."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
     """One way to multiply small numbers, with its constraints."""
@@ -65,7 +76,7 @@ class Kernel:
         try:
             operands = _Trial.make(device, self.storage)
             got = self.make().matmul(operands, operands.x)
-        except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        except FAILURES as error:
             return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         expected = self.storage.widening.matmul(operands, operands.x)
         error = (got - expected).norm() / expected.norm()
@@ -106,6 +117,16 @@ def _kitchen(*compiled: str) -> Any:
         if name not in found:
             raise ImportError(f"comfy-kitchen has no compiled {name} here")
     return kitchen
+
+
+def _kitchen_nvfp4() -> WeightFormat:
+    kitchen = _kitchen("quantize_nvfp4")
+    return NvFp4Products(kitchen.quantize_nvfp4, kitchen.scaled_mm_nvfp4)
+
+
+def _kitchen_mxfp8() -> WeightFormat:
+    kitchen = _kitchen("quantize_mxfp8")
+    return MxFp8Products(kitchen.quantize_mxfp8, kitchen.scaled_mm_mxfp8)
 
 
 FP8_KERNELS = (
@@ -151,7 +172,7 @@ INT8_KERNELS = (
 NVFP4_KERNELS = (
     Kernel(
         label="comfy-kitchen scaled_mm_nvfp4",
-        make=lambda: NvFp4Products(_kitchen("quantize_nvfp4")),
+        make=_kitchen_nvfp4,
         storage=NVFP4,
         multiple=16,
         min_capability=(10, 0),
@@ -162,7 +183,7 @@ NVFP4_KERNELS = (
 MXFP8_KERNELS = (
     Kernel(
         label="comfy-kitchen scaled_mm_mxfp8",
-        make=lambda: MxFp8Products(_kitchen("quantize_mxfp8")),
+        make=_kitchen_mxfp8,
         storage=MXFP8,
         multiple=32,
         min_capability=(10, 0),

@@ -91,7 +91,8 @@ class WeightPlan:
 
     def takes(self, stored: StoredWeight) -> bool:
         """Whether a weight that is stored like this is placed by this plan."""
-        return self.converts or self.number_format.storage.holds(stored)
+        storage = self.number_format.storage
+        return storage.holds(stored) or (self.converts and storage.fits(stored))
 
     def place(self, layer: Linear, stored: StoredWeight, device: torch.device) -> None:
         """Gives a layer its weight in this format.

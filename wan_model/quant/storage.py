@@ -55,6 +55,11 @@ class Storage:
         """Whether the numbers mean little without a scale."""
         return self.bits < 16
 
+    def fits(self, stored: Stored) -> bool:
+        """Whether the rows of a weight consist of whole blocks."""
+        columns = stored.weight.shape[-1] * (2 if stored.weight.dtype == torch.uint8 else 1)
+        return columns % self.block == 0
+
     def holds(self, stored: Stored) -> bool:
         """Whether a weight is of this kind already; fp8 numbers without a scale are."""
         if stored.weight_scale is None:

@@ -1,6 +1,8 @@
 """Checkpoints with small scales per block, as ComfyUI's own kernel library makes them."""
 
+import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import comfy_kitchen
@@ -10,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.parity.recipe import value
+from tests.parity.test_dit_diffusers import RENAMED
 from tests.unit.loading.checkpoints import (
     LAYER,
     State,
@@ -21,12 +24,14 @@ from tests.unit.loading.checkpoints import (
     save,
     vae_state,
 )
-from tests.unit.loading.test_weights import velocity
+from tests.unit.loading.test_weights import SOURCES, velocity
 from tests.unit.offload.fakes import plan_for
 from wan_model import detect, load_dit, load_vae
 from wan_model.errors import CheckpointError
 from wan_model.loading import converted_file, file_regions, unchanged_regions
 from wan_model.offload import HostModel, OffloadEngine, open_device
+from wan_model.quant import Linear, PlainFormat, StoredWeight, WeightPlan, find, put, resolve
+from wan_model.quant.block_formats import MxFp8Format
 
 FORMATS = ["nvfp4", "mxfp8"]
 LIMITS = {"nvfp4": 0.11, "mxfp8": 0.032}
@@ -74,18 +79,28 @@ def prefixed(state: State) -> State:
 
 @pytest.mark.parametrize("change", [as_bytes, prefixed])
 @pytest.mark.parametrize("name", FORMATS)
-def test_other_spellings(change: object, name: str, tmp_path: Path) -> None:
+def test_other_spellings(change: Callable[[State], State], name: str, tmp_path: Path) -> None:
     state = in_blocks(dit_state(), name)
     model = load_dit(save(tmp_path / "a.safetensors", change(state)))
     assert torch.equal(dense(model, LAYER), by_the_library(state, name))
 
 
-@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def with_prefix(name: str) -> str:
+    return f"model.diffusion_model.{name}"
+
+
+def of_diffusers(name: str) -> str:
+    for official, theirs in RENAMED:
+        name = f"{name}.".replace(official, theirs).removesuffix(".")
+    return name
+
+
+@pytest.mark.parametrize("rename", [str, with_prefix, of_diffusers])
 @pytest.mark.parametrize("name", FORMATS)
-def test_notes_in_the_metadata(name: str, prefix: str, tmp_path: Path) -> None:
+def test_notes_in_the_metadata(name: str, rename: Callable[[str], str], tmp_path: Path) -> None:
     state = in_blocks(dit_state(), name)
-    layers = {prefix + layer: {"format": name} for layer in block_layers(dit_state())}
-    state = {prefix + k: tensor for k, tensor in state.items() if not k.endswith("comfy_quant")}
+    layers = {rename(layer): {"format": name} for layer in block_layers(dit_state())}
+    state = {rename(k): tensor for k, tensor in state.items() if not k.endswith("comfy_quant")}
     metadata = {"_quantization_metadata": json.dumps({"layers": layers})}
     assert detect(save(tmp_path / "a.safetensors", state, metadata)).format == name
 
@@ -98,7 +113,7 @@ def test_layers_outside_of_the_blocks(tmp_path: Path) -> None:
     exact = by_the_library(state, "nvfp4", name)
     assert torch.equal(dense(load_dit(file), name), exact)
     converted = load_dit(converted_file(file, "fp8", tmp_path / "cache"))
-    assert torch.equal(dense(converted, name), exact.bfloat16().float())
+    assert torch.equal(dense(converted, name), exact)
 
 
 def without(state: State, leaf: str) -> State:
@@ -189,7 +204,47 @@ def test_weights_stream_from_the_file(name: str, tmp_path: Path) -> None:
     engine.unload()
 
 
-def test_a_converted_file_is_one_that_comfyui_reads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["fp8", "fp8 scaled", "fp16", "mxfp8"])
+def test_fp8_numbers_without_small_scales_are_not_read_as_mxfp8(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = WeightPlan(find("mxfp8"), torch.device("cpu"), None)
+    monkeypatch.setattr("wan_model.loading.dit.plan_weights", lambda *_: (plan,))
+    file = save(tmp_path / "a.safetensors", SOURCES[source])
+    model = load_dit(file, weights="mxfp8")
+    assert type(model.get_submodule(LAYER).format) is MxFp8Format
+    regions = unchanged_regions(model, file_regions(file))
+    assert (f"{LAYER}.weight" in regions) == (source == "mxfp8")
+
+
+ODD_SHAPES = [(512,), (), (0, 256), (512, 0), (2, 256, 1)]
+
+
+@pytest.mark.parametrize(
+    ("target", "shape"),
+    [*itertools.product(["nvfp4 storage", "fp8"], ODD_SHAPES), ("nvfp4 storage", (512, 250))],
+)
+def test_what_cannot_be_converted_is_left_to_the_loader(
+    target: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    state = dit_state() | {f"{LAYER}.weight": torch.zeros(shape)}
+    file = save(tmp_path / "a.safetensors", state)
+    assert converted_file(file, target, tmp_path / "cache") == file
+    with pytest.raises(CheckpointError, match=LAYER):
+        load_dit(file, weights=target)
+
+
+def test_rows_that_are_no_whole_blocks_stay_as_they_are() -> None:
+    layer = Linear(40, 32)
+    plan = resolve("nvfp4 storage", torch.device("cpu"))
+    stored = StoredWeight(torch.zeros(32, 40))
+    assert not plan.takes(stored)
+    assert plan.takes(StoredWeight(torch.zeros(32, 48)))
+    put(stored, layer)
+    assert type(layer.format) is PlainFormat
+
+
+def test_a_converted_layer_is_one_that_comfyui_reads(tmp_path: Path) -> None:
     source = save(tmp_path / "a.safetensors", dit_state())
     file = converted_file(source, "nvfp4 storage", tmp_path / "cache")
     assert detect(file).format == "nvfp4"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.unit.dit.toy import make_dit, make_inputs
-from tests.unit.quant.test_formats import MXFP8_PRODUCTS, NVFP4_PRODUCTS
+from tests.unit.quant.kitchen import MXFP8_PRODUCTS, NVFP4_PRODUCTS
 from wan_model.config import Precision
 from wan_model.dit import WanDiT
 from wan_model.quant import Linear, StoredWeight, WeightPlan, find, resolve

@@ -1,14 +1,13 @@
 """Products of small numbers: their error against fp32, and what they demand."""
 
 import itertools
-from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.unit.quant.kitchen import Kitchen
+from tests.unit.quant.kitchen import MXFP8_PRODUCTS, NVFP4_PRODUCTS
 from tests.unit.quant.layers import (
     IN,
     OUT,
@@ -28,13 +27,11 @@ from wan_model.quant import (
 )
 from wan_model.quant.block_formats import (
     MxFp8Format,
-    MxFp8Products,
     NvFp4Format,
-    NvFp4Products,
 )
 from wan_model.quant.fp8 import Fp8Format, UnitScaleFp8Format
 from wan_model.quant.int8 import Int8Format, KitchenInt8Format
-from wan_model.quant.kernels import FP8_KERNELS, INT8_KERNELS, MXFP8_KERNELS, NVFP4_KERNELS, Kernel
+from wan_model.quant.kernels import FP8_KERNELS, INT8_KERNELS, Kernel
 from wan_model.quant.plan import WeightPlan
 
 CPU = torch.device("cpu")
@@ -47,8 +44,6 @@ def plan(name: str, kernel: Kernel | None = None) -> WeightPlan:
 
 ROWWISE_FP8, UNIT_SCALE_FP8 = FP8_KERNELS
 TORCH_INT8 = INT8_KERNELS[1]
-NVFP4_PRODUCTS = replace(NVFP4_KERNELS[0], make=lambda: NvFp4Products(Kitchen()))
-MXFP8_PRODUCTS = replace(MXFP8_KERNELS[0], make=lambda: MxFp8Products(Kitchen()))
 PLANS = {
     "bf16": (plan("bf16"), 0.004, 0.006),
     "fp8 storage": (plan("fp8 storage"), 0.03, 0.05),
@@ -273,7 +268,7 @@ def test_scales_per_block_are_widened() -> None:
 
 def test_kernels_have_names_of_their_own() -> None:
     formats = [ScaledFormat(), Fp8Format(), UnitScaleFp8Format(), Int8Format()]
-    formats += [KitchenInt8Format(Recorder()), NvFp4Products(None), MxFp8Products(None)]
+    formats += [KitchenInt8Format(Recorder()), NVFP4_PRODUCTS.make(), MXFP8_PRODUCTS.make()]
     formats += [NvFp4Format(), MxFp8Format()]
     for one, other in itertools.combinations(formats, 2):
         assert one.name != other.name
