@@ -50,7 +50,7 @@ PLANS = {
     "fp8": (plan("fp8", ROWWISE_FP8), 0.038, 0.06),
     "fp8, scaled afterwards": (plan("fp8", UNIT_SCALE_FP8), 0.038, 0.06),
     "int8": (plan("int8", TORCH_INT8), 0.022, 0.035),
-    "nvfp4 storage": (plan("nvfp4 storage"), 0.11, 0.15),
+    "nvfp4 storage": (plan("nvfp4 storage"), 0.095, 0.14),
     "nvfp4": (plan("nvfp4", NVFP4_PRODUCTS), 0.14, 0.18),
     "mxfp8": (plan("mxfp8", MXFP8_PRODUCTS), 0.04, 0.065),
 }
