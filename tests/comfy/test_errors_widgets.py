@@ -162,7 +162,11 @@ def test_ranges(comfy_server: ComfyServer, node_id: str, widget: str, value: Any
         ("vae", "vae_name", "The file 'nonsense' was not found. Got no such file in models/vae, "),
         ("clip", "text_encoder_name", "Got no such file in models/text_encoders, need one"),
         ("vae", "precision", "Got 'nonsense', need one of: auto, bf16, fp16, fp32. Choose"),
-        ("model", "precision", "need one of: auto, bf16, fp16, fp32, fp8, int8. Choose one of"),
+        (
+            "model",
+            "precision",
+            "need one of: auto, bf16, fp16, fp32, fp8, int8, nvfp4. Choose one of",
+        ),
         ("model", "attention", "Got 'nonsense', need one of: auto, sdpa"),
         ("sampler", "sampler", "Got 'nonsense', need one of: unipc, dpm++, euler,"),
         ("sampler", "scheduler", "Got 'nonsense', need one of: wan, simple,"),

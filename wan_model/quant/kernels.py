@@ -43,7 +43,7 @@ class Kernel:
     """Returns the format that calls it; fails if a package or function is missing."""
     storage: Storage
     multiple: int
-    """Both sides of a weight must be multiples of this."""
+    """Both sides of a weight, as it is stored, must be multiples of this."""
     min_capability: tuple[int, int]
     """Of an Nvidia GPU, as (major, minor)."""
     on_cpu: bool
