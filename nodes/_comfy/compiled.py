@@ -10,7 +10,8 @@ from ...wan_model.dit.compiled import CompiledStages, Mode
 from ...wan_model.dit.compiler import check_compiler
 from ...wan_model.errors import PairingError
 from . import facts, host
-from .model import COMPILED, ComfyLinear, ComfyWanDiT
+from .linear import ComfyLinear
+from .model import COMPILED, ComfyWanDiT
 
 STREAMED = (
     "Blocks of which ComfyUI keeps weights in RAM run uncompiled. For all to be compiled, connect "

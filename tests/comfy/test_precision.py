@@ -181,7 +181,7 @@ def test_a_gpu_without_fp8_refuses_it_with_every_reason(
         (T2V[0], "int8", T2V[0], (0.05, 0.2)),
         (FP8, "fp8", FP8, (0.05, 0.2)),
         (FP8, "auto", FP8, (0.05, 0.2)),
-        (NVFP4, "auto", T2V_HIGH, (0.15, 0.7)),
+        (NVFP4, "auto", T2V_HIGH, (0.06, 0.5)),
         (MXFP8, "auto", T2V_HIGH, (0.05, 0.2)),
     ],
 )

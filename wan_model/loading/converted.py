@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedWriter
 from os import PathLike
 from pathlib import Path
@@ -79,7 +79,7 @@ class _Conversion:
     def _weight(self, read: Reader, layer: str) -> Iterator[tuple[str, Tensor]]:
         """Yields a block's weight with its scales, and the note that some formats need."""
         weight = read_stored(read, self.checkpoint, f"{layer}.weight")
-        if not self.storage.holds(weight) and not weight.weight.is_meta:
+        if not self.storage.holds(weight):
             weight = weight.to(self.device)
         for leaf, tensor in convert(weight, self.storage).tensors():
             yield f"{layer}.{leaf}", tensor
@@ -280,7 +280,8 @@ def _new_file(file: Path) -> Iterator[BufferedWriter]:
 
 def _layout(conversion: _Conversion) -> dict[str, _Place]:
     """Lays the tensors out, those with wide numbers first, so that all of them are aligned."""
-    outputs = dict(conversion.tensors(_without_data(conversion.checkpoint)))
+    dry_run = replace(conversion, device=torch.device("meta"))
+    outputs = dict(dry_run.tensors(_without_data(conversion.checkpoint)))
     places: dict[str, _Place] = {}
     start = 0
     for name, tensor in sorted(outputs.items(), key=lambda item: -item[1].itemsize):

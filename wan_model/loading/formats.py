@@ -211,7 +211,8 @@ def _check_scales_present(checkpoint: Checkpoint) -> None:
     if unscaled:
         raise CheckpointError(
             f"{checkpoint.path.name} lacks scales. Got {len(unscaled)} quantised weights without "
-            f"one ({first_names(unscaled)}), need a weight_scale for each. Download the file again."
+            f"one ({first_names(unscaled)}), need a weight_scale for each, in "
+            "nvfp4 a weight_scale_2 as well. Download the file again."
         )
 
 

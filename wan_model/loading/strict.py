@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, MemoryLimitError
-from ..quant import Linear, StoredWeight, WeightPlan, put, widening_of
+from ..quant import Linear, StoredWeight, put, widening_of
 from .checkpoint import Checkpoint, first_names, tensor_reader
 from .detect import CheckpointInfo
 from .formats import SCALE, TENSOR_SCALE, block_format, is_block_matrix, shape_of
 from .notes import is_note
 from .stored import read_stored
+from .weights import Plans
 
 FULL_MEMORY = ("allocate memory", "not enough memory")
 """What torch's messages say on Linux and on Windows; it has no type of its own for the host."""
@@ -75,12 +76,12 @@ def fill(
     checkpoint: Checkpoint,
     device: torch.device,
     storage: StorageDtype,
-    plans: tuple[WeightPlan, ...] = (),
+    plans: Plans = (),
 ) -> None:
     """Gives every parameter of an empty model its tensor, one by one.
 
-    A tensor that needs no change and stays on the CPU remains a view of the file. With plans,
-    the weights of the blocks' linear layers are what it says.
+    A tensor that needs no change and stays on the CPU remains a view of the file. Weights of
+    the blocks' linear layers are what the first of the plans that takes them says.
 
     Raises:
         CheckpointError: for broken scales, or if the file cannot be read after all.

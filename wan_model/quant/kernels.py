@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -14,13 +15,8 @@ from .int8 import Int8Format, KitchenInt8Format
 from .linear import Stored, WeightFormat
 from .storage import FP8_ROWS, INT8_ROWS, MXFP8, NVFP4, Storage
 
-TRIAL = 64
-"""Side of the square weight that a kernel is tried with."""
-
-TOLERANCE = 0.2
-"""Most rms error of the trial: 8-bit activations cost 0.01 to 0.04, 4-bit ones 0.1, a wrong layout
-more than 1."""
-
+TRIAL = 256
+"""Side of the square weight that a kernel is tried with: several tiles of scales each way."""
 
 FAILURES = (
     ImportError,
@@ -48,6 +44,9 @@ class Kernel:
     """Of an Nvidia GPU, as (major, minor)."""
     on_cpu: bool
     """Whether it exists on the CPU, if only as a slow reference."""
+    tolerance: float = 0.1
+    """Most rms error of the trial. 8-bit activations cost 0.01 to 0.04, wrong numbers more than
+    0.5."""
 
     def unavailable_reason(self, device: torch.device) -> str | None:
         """Returns why it cannot run on a device, or None if a trial gave right numbers there."""
@@ -80,7 +79,7 @@ class Kernel:
             return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         expected = self.storage.widening.matmul(operands, operands.x)
         error = (got - expected).norm() / expected.norm()
-        return None if error < TOLERANCE else f"gives wrong numbers here (error {error:.2g})"
+        return None if error < self.tolerance else f"gives wrong numbers here (error {error:.2g})"
 
 
 @dataclass(frozen=True)
@@ -96,16 +95,21 @@ class _Trial:
 
     @classmethod
     def make(cls, device: torch.device, storage: Storage) -> "_Trial":
-        """Draws numbers from sines: the same on every machine, and no two rows alike."""
-        values = torch.arange(2 * TRIAL * TRIAL, device=device).mul(0.7).sin().view(2, TRIAL, TRIAL)
+        """Draws numbers from sines: the same on every machine, and no two rows alike.
+
+        Runs of 16 differ in size, so that a scale in a wrong place shows.
+        """
+        index = torch.arange(2 * TRIAL * TRIAL, device=device)
+        sizes = torch.exp2(index // 16 * 5 % 7)
+        values = index.mul(0.7).sin().mul(sizes).view(2, TRIAL, TRIAL)
         stored = storage.quantise(values[0])
         x = values[1].bfloat16()
         scales = stored.weight_scale, stored.weight_scale_2
         return cls(x, stored.weight, *scales, bias=x[0])
 
 
-def _kitchen(*compiled: str) -> Any:
-    """Returns the module comfy_kitchen if it has compiled functions of these names here."""
+def _kitchen(compiled: str) -> Any:
+    """Returns the module comfy_kitchen if it has a compiled function of this name here."""
     kitchen = import_module("comfy_kitchen")
     found = {
         capability
@@ -113,20 +117,16 @@ def _kitchen(*compiled: str) -> Any:
         if name != "eager" and status["available"] and not status["disabled"]
         for capability in status["capabilities"]
     }
-    for name in compiled:
-        if name not in found:
-            raise ImportError(f"comfy-kitchen has no compiled {name} here")
+    if compiled not in found:
+        raise ImportError(f"comfy-kitchen has no compiled {compiled} here")
     return kitchen
 
 
-def _kitchen_nvfp4() -> WeightFormat:
-    kitchen = _kitchen("quantize_nvfp4")
-    return NvFp4Products(kitchen.quantize_nvfp4, kitchen.scaled_mm_nvfp4)
-
-
-def _kitchen_mxfp8() -> WeightFormat:
-    kitchen = _kitchen("quantize_mxfp8")
-    return MxFp8Products(kitchen.quantize_mxfp8, kitchen.scaled_mm_mxfp8)
+def _kitchen_products(
+    products: type[NvFp4Products] | type[MxFp8Products], name: str
+) -> WeightFormat:
+    kitchen = _kitchen(f"quantize_{name}")
+    return products(getattr(kitchen, f"quantize_{name}"), getattr(kitchen, f"scaled_mm_{name}"))
 
 
 FP8_KERNELS = (
@@ -172,18 +172,19 @@ INT8_KERNELS = (
 NVFP4_KERNELS = (
     Kernel(
         label="comfy-kitchen scaled_mm_nvfp4",
-        make=_kitchen_nvfp4,
+        make=partial(_kitchen_products, NvFp4Products, "nvfp4"),
         storage=NVFP4,
         multiple=16,
         min_capability=(10, 0),
         on_cpu=False,
+        tolerance=0.2,  # 4-bit activations cost 0.1
     ),
 )
 
 MXFP8_KERNELS = (
     Kernel(
         label="comfy-kitchen scaled_mm_mxfp8",
-        make=_kitchen_mxfp8,
+        make=partial(_kitchen_products, MxFp8Products, "mxfp8"),
         storage=MXFP8,
         multiple=32,
         min_capability=(10, 0),

@@ -77,7 +77,7 @@ def _plain(dtype: torch.dtype, weight: Tensor) -> StoredWeight:
     return StoredWeight(weight.to(dtype))
 
 
-FP32, BF16, FP16 = (
+BF16, FP16 = (
     Storage(
         name=name,
         dtype=dtype,
@@ -85,7 +85,7 @@ FP32, BF16, FP16 = (
         widening=PlainFormat(),
         quantise=partial(_plain, dtype),
     )
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16))
+    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16))
 )
 FP8_ROWS, INT8_ROWS = (
     Storage(name=name, dtype=dtype, bits=8, widening=ScaledFormat(), quantise=partial(_rows, dtype))

@@ -89,7 +89,7 @@ def test_any_format_becomes_any_other(source: str, target: str, tmp_path: Path) 
     if is_kept(source, target):
         assert torch.equal(after, before)
     exact = velocity(load_dit(file, dtype=torch.float32))
-    assert (velocity(model) - exact).norm() < (limit + 0.03) * exact.norm()
+    assert (velocity(model) - exact).norm() < (0.15 if limit > 0.1 else 0.05) * exact.norm()
 
 
 @pytest.mark.parametrize("target", TARGETS)

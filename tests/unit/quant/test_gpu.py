@@ -32,7 +32,8 @@ pytestmark = [
 ]
 
 CUDA, OUT, IN = torch.device("cuda"), 512, 1024
-LIMITS = {"nvfp4": 0.14}
+LIMITS = {"nvfp4": (0.14, 0.2)}
+"""Other than (0.042, 0.08): rms error of all, and of the worst feature."""
 FLOATS = [torch.bfloat16, torch.float16, torch.float32]
 KERNELS = [
     *((find("fp8"), kernel) for kernel in FP8_KERNELS),
@@ -64,9 +65,9 @@ def test_kernels_give_what_their_numbers_say(
     layer = on_gpu(number_format, kernel, compute_dtype)
     x = outlier_tokens(2, 200, IN).to(CUDA)
     errors = natural_errors(layer(x), x, layer, outlier_weight(OUT, IN).to(CUDA)).square()
-    limit = LIMITS.get(number_format.name, 0.042)
+    limit, worst_limit = LIMITS.get(number_format.name, (0.042, 0.08))
     assert errors.mean().sqrt() < limit
-    assert errors.mean(0).sqrt().max() < 2 * limit
+    assert errors.mean(0).sqrt().max() < worst_limit
     bias = torch.ones(OUT, device=CUDA, dtype=compute_dtype)
     layer.bias = torch.nn.Parameter(bias, requires_grad=False)
     dense = layer.format.dense(layer, torch.float32)
@@ -79,6 +80,11 @@ def test_kernels_give_what_their_numbers_say(
 def test_any_number_of_tokens(number_format: NumberFormat, kernel: Kernel, rows: int) -> None:
     layer = on_gpu(number_format, kernel, torch.bfloat16)
     x = outlier_tokens(rows, IN).to(CUDA, torch.bfloat16)
+    if number_format.name == "nvfp4":
+        # A token's numbers depend on the largest of all: alike in size only.
+        errors = natural_errors(layer(x), x, layer, outlier_weight(OUT, IN).to(CUDA)).square()
+        assert errors.mean().sqrt() < LIMITS["nvfp4"][0]
+        return
     torch.testing.assert_close(layer(x)[-1:], layer(x[-1:]), rtol=2e-2, atol=2e-2)
 
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.unit.quant.kitchen import MXFP8_PRODUCTS, NVFP4_PRODUCTS
 from wan_model.errors import BackendError
 from wan_model.quant import (
     AS_STORED,
@@ -108,6 +110,21 @@ def test_a_kernel_is_tried_before_it_is_believed(
     got = tried.unavailable_reason(CPU)
     assert str(got).startswith(str(reason))
     assert "\n" not in str(got)
+
+
+@pytest.mark.parametrize("kernel", [NVFP4_PRODUCTS, MXFP8_PRODUCTS], ids=lambda k: k.storage.name)
+@pytest.mark.parametrize("offset", [0, 4, 16, 512])
+def test_scales_in_a_wrong_place_are_noticed(kernel: Kernel, offset: int) -> None:
+    """Offsets are those of other columns, rows and tiles."""
+    products: Any = kernel.make()
+
+    def misplaced(*numbers: Tensor, block_scale_b: Tensor, **rest: Any) -> Tensor:
+        raw = block_scale_b.view(torch.uint8)
+        moved = raw.flatten().roll(offset).view_as(raw).view(block_scale_b.dtype)
+        return products.scaled_mm(*numbers, block_scale_b=moved, **rest)
+
+    wrong = replace(kernel, make=lambda: replace(products, scaled_mm=misplaced), on_cpu=True)
+    assert (wrong.unavailable_reason(CPU) is None) == (offset == 0)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.label)

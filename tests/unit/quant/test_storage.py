@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.unit.quant.layers import outlier_weight, random, row_errors
+from tests.unit.quant.layers import outlier_weight, random, rms_error, row_errors
 from wan_model.quant import ScaledFormat, StoredWeight, convert, scale_weight, widening_of
 from wan_model.quant.storage import BF16, FP8_ROWS, FP16, INT8_ROWS, MXFP8, NVFP4, Storage
 
@@ -66,26 +66,35 @@ def test_fp8_without_small_scales_is_no_mxfp8() -> None:
     assert not FP8_ROWS.holds(MXFP8.quantise(random(8, 32)))
 
 
-SOURCES = {
-    "fp8 scaled": lambda: StoredWeight((20 * random(96, 256)).to(FP8), torch.tensor(0.02)),
-    "fp8 e5m2 per row": lambda: StoredWeight(
-        (20 * random(96, 256)).to(torch.float8_e5m2), random(96, 1).exp() / 50
-    ),
-    "int8 per block": lambda: StoredWeight(
-        (20 * random(96, 256)).to(INT8), random(96, 4, 1).exp() / 50
-    ),
-    "nvfp4": lambda: NVFP4.quantise(random(96, 256)),
-    "mxfp8": lambda: MXFP8.quantise(random(96, 256)),
-}
+SCALED = [
+    (dtype, shape)
+    for dtype in (FP8, torch.float8_e5m2, INT8)
+    for shape in ((), (96, 1), (96, 4, 1))
+]
 
 
 @pytest.mark.parametrize("storage", ALL, ids=by_name)
-@pytest.mark.parametrize("source", SOURCES)
-def test_scaled_weights_become_any_kind(source: str, storage: Storage) -> None:
-    stored = SOURCES[source]()
+@pytest.mark.parametrize(("source", "shape"), SCALED, ids=str)
+def test_scaled_weights_become_any_kind(
+    source: torch.dtype, shape: tuple, storage: Storage
+) -> None:
+    stored = StoredWeight((20 * random(96, 256)).to(source), random(*shape).exp() / 50)
     exact, converted = dense(stored), convert(stored, storage)
     assert storage.holds(converted)
-    assert row_errors(dense(converted), exact).max() < 1.3 * ALL[storage]
+    # Numbers of e5m2 lie between those of mxfp8 more often than others do.
+    assert row_errors(dense(converted), exact).max() < ALL[storage] * (
+        1.15 if storage is MXFP8 else 1
+    )
+
+
+@pytest.mark.parametrize("storage", ALL, ids=by_name)
+@pytest.mark.parametrize("source", [NVFP4, MXFP8], ids=by_name)
+def test_weights_in_blocks_become_any_kind(source: Storage, storage: Storage) -> None:
+    stored = source.quantise(random(96, 256))
+    exact, converted = dense(stored), convert(stored, storage)
+    assert storage.holds(converted)
+    # 4-bit numbers are few: a row may hold mostly those that lie badly for others.
+    assert rms_error(dense(converted), exact) < ALL[storage]
 
 
 @pytest.mark.parametrize("source", [FP8, torch.float8_e5m2], ids=str)
