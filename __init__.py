@@ -6,7 +6,7 @@ WEB_DIRECTORY = "./js"
 async def comfy_entrypoint():
     """Returns the pack's nodes; called by ComfyUI when it loads custom nodes."""
     from .nodes import WanDuetExtension
-    from .nodes._comfy.shipped import offer_shipped_files
+    from .nodes._comfy.host.shipped import offer_shipped_files
     from .nodes.routes import register_routes
 
     offer_shipped_files()

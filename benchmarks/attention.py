@@ -22,7 +22,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.lines import emit
 from wan_model.attention import Platform, explain
 from wan_model.attention.backend import AttentionFn, Backend, UnavailableError
-from wan_model.attention.measure import HEAD_DIM, checked, exact, milliseconds, rms_error, sample
+from wan_model.attention.kernel_timing import (
+    HEAD_DIM,
+    checked,
+    exact,
+    milliseconds,
+    rms_error,
+    sample,
+)
 from wan_model.attention.registry import BACKENDS
 from wan_model.attention.sol import BACKEND as SPARSE
 

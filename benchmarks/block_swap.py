@@ -33,7 +33,7 @@ from benchmarks.lines import emit
 from wan_model.attention import resolve
 from wan_model.config import DiTConfig, Precision
 from wan_model.dit import WanDiT
-from wan_model.dit.memory import activation_bytes
+from wan_model.dit.activation_memory import activation_bytes
 from wan_model.errors import WanError
 from wan_model.loading import file_regions, load_dit
 from wan_model.offload import (

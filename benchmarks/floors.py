@@ -27,7 +27,7 @@ from wan_model.config import PATCH_VALUES, DiTConfig, VaeConfig
 from wan_model.quant import find
 from wan_model.shapes import latent_frames, video_frames
 from wan_model.vae import build_vae
-from wan_model.vae.memory import Operation
+from wan_model.vae.peak_memory import Operation
 
 MODULATION_VECTORS = 6
 

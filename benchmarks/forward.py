@@ -42,8 +42,8 @@ from wan_model.attention import AttentionFn, copies_of, names, resolve
 from wan_model.attention.registry import Selected
 from wan_model.config import DiTConfig, Precision
 from wan_model.dit import BlockRunner, WanDiT, run_in_order
-from wan_model.dit.compiled import CompiledStages
-from wan_model.dit.memory import activation_bytes
+from wan_model.dit.activation_memory import activation_bytes
+from wan_model.dit.compiled_stages import CompiledStages
 from wan_model.errors import BackendError, WanError
 from wan_model.quant import AS_STORED, Linear, StoredWeight
 from wan_model.quant import names as format_names

@@ -33,7 +33,7 @@ from wan_model.errors import BackendError, WanError
 from wan_model.shapes import latent_size
 from wan_model.vae import WanVae, estimate_peak_bytes
 from wan_model.vae import build_vae as build_ours
-from wan_model.vae.memory import Operation
+from wan_model.vae.peak_memory import Operation
 
 OURS = "wan-duet"
 CONFIGS = {

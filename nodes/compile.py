@@ -4,8 +4,8 @@ from typing import Any, get_args
 
 from comfy_api.latest import io
 
-from ..wan_model.dit.compiled import Mode
-from ._comfy.compiled import with_compiled_stages
+from ..wan_model.dit.compiled_stages import Mode
+from ._comfy.model.compiled_model import with_compiled_stages
 from ._report import check_choices, reports_errors
 from .step_cache import CATEGORY
 

@@ -6,8 +6,10 @@ from comfy_api.latest import io
 
 from ..wan_model.sampling import count_high_noise_steps
 from . import settings
-from ._comfy import facts, host, sampling
-from ._comfy.guider import Expert, MoEGuider
+from ._comfy.host import runtime
+from ._comfy.model import facts
+from ._comfy.sampling import samplers
+from ._comfy.sampling.guider import Expert, MoEGuider
 from ._report import check_choices, reports_errors
 
 CATEGORY = "Wan 2.2/custom sampling"
@@ -73,7 +75,7 @@ class WanDuetMoEGuider(io.ComfyNode):
         guider.set_conds(positive, negative)
         cfg = f"{chosen.cfg_high:g}" if low is None else f"{chosen.cfg_high:g} | {chosen.cfg_low:g}"
         switch = "" if low is None else f", boundary {chosen.boundary:g}"
-        host.show(cls.hidden.unique_id, f"{high.label}\ncfg {cfg}{switch}")
+        runtime.show(cls.hidden.unique_id, f"{high.label}\ncfg {cfg}{switch}")
         return io.NodeOutput(guider)
 
 
@@ -103,7 +105,7 @@ class WanDuetSigmas(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "sampler",
-                    options=sampling.sampler_names(),
+                    options=samplers.sampler_names(),
                     default="unipc",
                     optional=True,
                     tooltip="Sampler that will run the schedule: it decides which official list "
@@ -140,9 +142,9 @@ class WanDuetSigmas(io.ComfyNode):
         """Makes the list and counts the high-noise steps."""
         official = settings.T2V if model is None else facts.model_facts(model).official
         chosen = settings.resolve(official, steps=steps, shift=shift, boundary=boundary)
-        sigmas = sampling.make_schedule(sampler, scheduler, chosen.steps, chosen.shift, denoise)
+        sigmas = samplers.make_schedule(sampler, scheduler, chosen.steps, chosen.shift, denoise)
         switch_step = count_high_noise_steps(sigmas, chosen.boundary)
-        host.show(
+        runtime.show(
             cls.hidden.unique_id,
             f"High {switch_step} | Low {max(0, len(sigmas) - 1) - switch_step} "
             f"(shift {chosen.shift:g}, boundary {chosen.boundary:g})",
@@ -165,7 +167,7 @@ class WanDuetSamplerSelect(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "sampler",
-                    options=sampling.sampler_names(),
+                    options=samplers.sampler_names(),
                     default="unipc",
                     tooltip="unipc and dpm++ are the official solvers, with their whole timesteps; "
                     "euler is for 4-step LoRAs. The others are ComfyUI's own.",
@@ -183,7 +185,7 @@ class WanDuetSamplerSelect(io.ComfyNode):
     @reports_errors
     def execute(cls, sampler: str) -> io.NodeOutput:
         """Makes the sampler."""
-        return io.NodeOutput(sampling.make_sampler(sampler))
+        return io.NodeOutput(samplers.make_sampler(sampler))
 
 
 NODES: list[type[io.ComfyNode]] = [WanDuetMoEGuider, WanDuetSigmas, WanDuetSamplerSelect]

@@ -4,8 +4,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ._comfy import facts
-from ._comfy.vae import decode
+from ._comfy.model import facts
+from ._comfy.vae.comfy_vae import decode
 from ._report import check_choices, reports_errors
 
 

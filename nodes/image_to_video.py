@@ -25,7 +25,8 @@ from ..wan_model.shapes import (
     latent_size,
     ti2v_size_for_area,
 )
-from ._comfy import conditioning, host
+from ._comfy.host import runtime
+from ._comfy.vae import image_conditioning
 from ._report import reports_errors
 
 CROP, KEEP_ASPECT = "crop to size", "keep aspect (official)"
@@ -122,24 +123,26 @@ class WanDuetImageToVideo(io.ComfyNode):
             width, height = _size_for_picture(picture, width, height, official.size_multiple)
         size = latent_size(width, height, length, official.size_multiple // 2)
         seconds = f"{length / official.fps:.1f} s at {official.fps} fps"
-        host.show(
+        runtime.show(
             cls.hidden.unique_id,
             f"{width} x {height}, {length} frames ({seconds}), from {pictures.describe()}",
         )
         shape = (batch_size, channels, size.frames, size.height, size.width)
-        latent: dict[str, Any] = {"samples": torch.zeros(shape, device=host.intermediate_device())}
+        latent: dict[str, Any] = {
+            "samples": torch.zeros(shape, device=runtime.intermediate_device())
+        }
         if pictures.one() is None:
             return io.NodeOutput(positive, negative, latent)
         if channels == 48:
             start = pictures.map(lambda p: fit_lanczos(p, width, height)).start
             return io.NodeOutput(
-                positive, negative, conditioning.with_first_frames(latent, vae, start)
+                positive, negative, image_conditioning.with_first_frames(latent, vae, start)
             )
         fitted = _fitted_bicubic(pictures, width, height, keep_aspect)
         video = condition_video(length, fitted.start, fitted.end)
         first, last = (0 if p is None else len(p) for p in (fitted.start, fitted.end))
         mask = known_frames_mask(length, first, last, size.height, size.width)
-        both = conditioning.with_condition_video((positive, negative), vae, video, mask)
+        both = image_conditioning.with_condition_video((positive, negative), vae, video, mask)
         return io.NodeOutput(*both, latent)
 
 

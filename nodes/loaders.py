@@ -10,10 +10,13 @@ from ..wan_model.errors import PairingError
 from ..wan_model.loading import CheckpointInfo, detect
 from ..wan_model.loading.detect import guess_expert, require
 from ..wan_model.offload import Wishes
-from ._comfy import host, model, text_encoder, vae
-from ._comfy.attention import choose as choose_attention
-from ._comfy.precision import SMALL_NUMBERS
-from ._comfy.precision import explain as explain_precision
+from ._comfy.host import runtime
+from ._comfy.model import comfy_dit
+from ._comfy.model.attention_choice import choose as choose_attention
+from ._comfy.model.precision_choice import SMALL_NUMBERS
+from ._comfy.model.precision_choice import explain as explain_precision
+from ._comfy.text import umt5
+from ._comfy.vae import comfy_vae
 from ._report import check_choices, reports_errors
 
 CATEGORY = "Wan 2.2/load"
@@ -73,12 +76,12 @@ def _memory_input() -> Any:
 
 
 def _model_input(name: str, tooltip: str) -> io.Combo.Input:
-    return io.Combo.Input(name, options=host.model_names("diffusion_models"), tooltip=tooltip)
+    return io.Combo.Input(name, options=runtime.model_names("diffusion_models"), tooltip=tooltip)
 
 
 def _missing_file(folder: str, name: str | None) -> str | None:
     """Says that a file is not there; None if it is, or comes from another node."""
-    if name is None or name in host.model_names(folder):
+    if name is None or name in runtime.model_names(folder):
         return None
     return (
         f"The file {name!r} was not found. Got no such file in models/{folder}, need one that "
@@ -129,7 +132,7 @@ class WanDuetModelLoader(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, model_name: str | None = None, **_: Any) -> str:
         """Has a file that was written again be loaded again."""
-        return host.file_stamp("diffusion_models", model_name)
+        return runtime.file_stamp("diffusion_models", model_name)
 
     @classmethod
     @reports_errors
@@ -141,7 +144,7 @@ class WanDuetModelLoader(io.ComfyNode):
         memory: Wishes | None = None,
     ) -> io.NodeOutput:
         """Loads the file."""
-        info = detect(host.model_path("diffusion_models", model_name))
+        info = detect(runtime.model_path("diffusion_models", model_name))
         (patcher,) = _load([info], precision, attention, memory, cls.hidden.unique_id)
         return io.NodeOutput(patcher)
 
@@ -192,7 +195,7 @@ class WanDuetExpertLoader(io.ComfyNode):
         cls, high_noise_model: str | None = None, low_noise_model: str | None = None, **_: Any
     ) -> str:
         """Has a file that was written again be loaded again."""
-        return host.file_stamp("diffusion_models", high_noise_model, low_noise_model)
+        return runtime.file_stamp("diffusion_models", high_noise_model, low_noise_model)
 
     @classmethod
     @reports_errors
@@ -208,7 +211,7 @@ class WanDuetExpertLoader(io.ComfyNode):
         names = (high_noise_model, low_noise_model)
         if problem := _pair_problem(*names):
             raise PairingError(problem)
-        infos = [detect(host.model_path("diffusion_models", name)) for name in names]
+        infos = [detect(runtime.model_path("diffusion_models", name)) for name in names]
         _check_pair(*infos)
         high, low = _load(infos, precision, attention, memory, cls.hidden.unique_id)
         return io.NodeOutput(high, low)
@@ -222,11 +225,11 @@ def _load(
     node_id: str | None,
 ) -> list[Any]:
     """Loads the files of one model as MODELs, and shows what they are and how they compute."""
-    device = host.compute_device()
+    device = runtime.compute_device()
     products = dict.fromkeys(explain_precision(precision, info, device) for info in infos)
-    attend, chosen = choose_attention(attention, device, host.compute_dtype(precision))
-    patchers = model.load_models(infos, precision, attend, memory)
-    host.show(node_id, "\n".join([*(info.label for info in infos), *products, chosen]))
+    attend, chosen = choose_attention(attention, device, runtime.compute_dtype(precision))
+    patchers = comfy_dit.load_models(infos, precision, attend, memory)
+    runtime.show(node_id, "\n".join([*(info.label for info in infos), *products, chosen]))
     return patchers
 
 
@@ -239,7 +242,7 @@ def _pair_problem(high: str | None, low: str | None) -> str | None:
             f"Both experts are the same file. Got {high} twice, need the high-noise and the "
             "low-noise file. Choose the other one in one of the two."
         )
-    found = [guess_expert(host.model_path("diffusion_models", name)) for name in (high, low)]
+    found = [guess_expert(runtime.model_path("diffusion_models", name)) for name in (high, low)]
     if found == ["low", "high"]:
         return (
             f"The experts are swapped, to judge by their names. Got {high} as high_noise_model and "
@@ -286,7 +289,7 @@ class WanDuetVAELoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "vae_name",
-                    options=[*host.model_names("vae"), *cls._preview_names()],
+                    options=[*runtime.model_names("vae"), *cls._preview_names()],
                     tooltip="VAE file in models/vae: wan_2.1_vae.safetensors for A14B models, "
                     "wan2.2_vae.safetensors for TI2V-5B. For rough videos, here or in "
                     "models/vae_approx: taew2_1 or lighttaew2_1 for A14B, taew2_2 or lighttaew2_2 "
@@ -316,22 +319,22 @@ class WanDuetVAELoader(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, vae_name: str | None = None, **_: Any) -> str:
         """Has a file that was written again be loaded again."""
-        return host.file_stamp(cls._folder(vae_name), vae_name)
+        return runtime.file_stamp(cls._folder(vae_name), vae_name)
 
     @classmethod
     @reports_errors
     def execute(cls, vae_name: str, precision: str) -> io.NodeOutput:
         """Loads the file."""
-        path = host.model_path(cls._folder(vae_name), vae_name)
-        loaded = vae.load_comfy_vae(path, precision)
-        host.show(cls.hidden.unique_id, detect(path).label)
+        path = runtime.model_path(cls._folder(vae_name), vae_name)
+        loaded = comfy_vae.load_comfy_vae(path, precision)
+        runtime.show(cls.hidden.unique_id, detect(path).label)
         return io.NodeOutput(loaded)
 
     @classmethod
     def _preview_names(cls) -> list[str]:
         """Preview VAEs of Wan where ComfyUI keeps those of its live previews, and nowhere else."""
-        found = [name for name in host.model_names("vae_approx") if "taew" in name.lower()]
-        return [name for name in found if name not in host.model_names("vae")]
+        found = [name for name in runtime.model_names("vae_approx") if "taew" in name.lower()]
+        return [name for name in found if name not in runtime.model_names("vae")]
 
     @classmethod
     def _folder(cls, name: str | None) -> str:
@@ -353,7 +356,7 @@ class WanDuetTextEncoderLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "text_encoder_name",
-                    options=host.model_names("text_encoders"),
+                    options=runtime.model_names("text_encoders"),
                     tooltip="umT5 file in models/text_encoders: umt5_xxl_fp8_e4m3fn_scaled (6 GB), "
                     "or umt5_xxl_fp16 (11 GB), which follows prompts a little closer.",
                 ),
@@ -370,15 +373,15 @@ class WanDuetTextEncoderLoader(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, text_encoder_name: str | None = None) -> str:
         """Has a file that was written again be loaded again."""
-        return host.file_stamp("text_encoders", text_encoder_name)
+        return runtime.file_stamp("text_encoders", text_encoder_name)
 
     @classmethod
     @reports_errors
     def execute(cls, text_encoder_name: str) -> io.NodeOutput:
         """Loads the file."""
-        path = host.model_path("text_encoders", text_encoder_name)
-        clip = text_encoder.load_clip(path)
-        host.show(cls.hidden.unique_id, detect(path).label)
+        path = runtime.model_path("text_encoders", text_encoder_name)
+        clip = umt5.load_clip(path)
+        runtime.show(cls.hidden.unique_id, detect(path).label)
         return io.NodeOutput(clip)
 
 

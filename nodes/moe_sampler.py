@@ -6,9 +6,11 @@ from comfy_api.latest import io
 
 from ..wan_model.sampling import ExpertPlan, trim_steps
 from . import settings
-from ._comfy import facts, host, sampling
-from ._comfy.guider import Expert, MoEGuider
-from ._comfy.run import sample_latent
+from ._comfy.host import runtime
+from ._comfy.model import facts
+from ._comfy.sampling import samplers
+from ._comfy.sampling.guider import Expert, MoEGuider
+from ._comfy.sampling.run import sample_latent
 from ._report import check_choices, reports_errors
 
 
@@ -85,13 +87,13 @@ class WanDuetMoESampler(io.ComfyNode):
             cfg_high=cfg_high,
             cfg_low=cfg_low,
         )
-        sigmas = sampling.make_schedule(sampler, scheduler, chosen.steps, chosen.shift, denoise)
+        sigmas = samplers.make_schedule(sampler, scheduler, chosen.steps, chosen.shift, denoise)
         sigmas = trim_steps(
             sigmas, start_at_step, end_at_step, return_with_leftover_noise == "disable"
         )
         two = model_low is not None
         text = _plan_text(high, chosen, sigmas, sampler, scheduler, two)
-        host.show(cls.hidden.unique_id, text)
+        runtime.show(cls.hidden.unique_id, text)
         guider = MoEGuider(
             Expert(model_high, chosen.cfg_high),
             Expert(model_low, chosen.cfg_low) if two else None,
@@ -101,7 +103,7 @@ class WanDuetMoESampler(io.ComfyNode):
         guider.set_conds(positive, negative)
         result = sample_latent(
             guider,
-            sampling.make_sampler(sampler),
+            samplers.make_sampler(sampler),
             sigmas,
             latent_image,
             seed=seed,
@@ -152,7 +154,7 @@ def _solver_inputs() -> list[Any]:
         settings.cfg_input("low", "3 for T2V, 3.5 for I2V"),
         io.Combo.Input(
             "sampler",
-            options=sampling.sampler_names(),
+            options=samplers.sampler_names(),
             default="unipc",
             tooltip="unipc: the official solver. dpm++: the official alternative. euler: for "
             "4-step LoRAs. The others are ComfyUI's; its uni_pc and dpmpp_2m are not the official "

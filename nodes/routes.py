@@ -15,7 +15,8 @@ from aiohttp import web
 from ..wan_model.config import OFFICIAL
 from ..wan_model.errors import WanError
 from ..wan_model.loading import detect
-from ._comfy import http, sampling
+from ._comfy.host import http
+from ._comfy.sampling import samplers
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def sigmas(query: Query) -> dict[str, Any]:
     sampler, scheduler = query.get("sampler", ""), query.get("scheduler", "")
     steps, shift = int(query.get("steps", "")), float(query.get("shift", ""))
     denoise = float(query.get("denoise", ""))
-    if sampler not in sampling.sampler_names() or scheduler not in sampling.scheduler_names():
+    if sampler not in samplers.sampler_names() or scheduler not in samplers.scheduler_names():
         raise ValueError(f"Sampler {sampler!r} or scheduler {scheduler!r} is unknown.")
     if not 0 < shift < math.inf:
         raise ValueError(f"The shift cannot be used. Got {shift:g}, need a number above 0.")
@@ -85,7 +86,7 @@ def sigmas(query: Query) -> dict[str, Any]:
         raise ValueError(f"The denoise cannot be used. Got {denoise:g}, need 0 to 1.")
     if not (steps >= 1 and steps <= MAX_STEPS * (denoise or 1)):
         raise ValueError(f"The steps cannot be used. Got {steps}, need 1 to {MAX_STEPS} * denoise.")
-    return {"sigmas": sampling.make_schedule(sampler, scheduler, steps, shift, denoise).tolist()}
+    return {"sigmas": samplers.make_schedule(sampler, scheduler, steps, shift, denoise).tolist()}
 
 
 def _answering(answer: Callable[[Query], dict[str, Any]]) -> Callable[[web.Request], Any]:

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..wan_model.config import OFFICIAL, OfficialSettings
 from ..wan_model.errors import SettingsError
-from ._comfy import sampling
+from ._comfy.sampling import samplers
 
 T2V = OFFICIAL["t2v"]
 
@@ -121,7 +121,7 @@ def scheduler_input() -> io.Combo.Input:
     """Spacing of the noise levels."""
     return io.Combo.Input(
         "scheduler",
-        options=sampling.scheduler_names(),
+        options=samplers.scheduler_names(),
         default="wan",
         tooltip="Spacing of the noise levels. wan: the official list of the chosen sampler. The "
         "others are ComfyUI's schedulers with this shift; simple is nearly the official list of "

@@ -5,8 +5,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..wan_model.sampling import STEP_CACHE_METHODS, StepCacheSettings
-from ._comfy import facts
-from ._comfy.step_cache import with_step_cache
+from ._comfy.model import facts
+from ._comfy.sampling.step_cache_wrappers import with_step_cache
 from ._report import check_choices, reports_errors
 
 CATEGORY = "Wan 2.2/speed"

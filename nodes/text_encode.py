@@ -5,7 +5,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..wan_model.prompt import negative_or_official
-from ._comfy import host, text
+from ._comfy.host import runtime
+from ._comfy.text import embeddings
 from ._report import reports_errors
 
 
@@ -53,11 +54,11 @@ class WanDuetTextEncode(io.ComfyNode):
         """Encodes both prompts."""
         conditionings, warnings = [], []
         for prompt in (positive, negative_or_official(negative)):
-            embedding, warning = text.encode(clip, prompt)
+            embedding, warning = embeddings.encode(clip, prompt)
             conditionings.append([[embedding, {}]])
             warnings += [warning] if warning else []
         if warnings:
-            host.show(cls.hidden.unique_id, "\n".join(warnings))
+            runtime.show(cls.hidden.unique_id, "\n".join(warnings))
         return io.NodeOutput(*conditionings)
 
 

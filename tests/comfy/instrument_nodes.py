@@ -236,7 +236,7 @@ class BrokenAttention(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, name: str, first_broken: int) -> io.NodeOutput:
         dit = model.model.diffusion_model
-        pack = type(dit).__module__.removesuffix(".nodes._comfy.model")
+        pack = type(dit).__module__.removesuffix(".nodes._comfy.model.comfy_dit")
         attention = sys.modules[f"{pack}.wan_model.attention"]
         registry = sys.modules[f"{pack}.wan_model.attention.registry"]
         exact, calls = attention.resolve("sdpa"), 0
@@ -284,7 +284,7 @@ class SparseAttention(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, name: str, label: str, broken: bool) -> io.NodeOutput:
         dit = model.model.diffusion_model
-        pack = type(dit).__module__.removesuffix(".nodes._comfy.model")
+        pack = type(dit).__module__.removesuffix(".nodes._comfy.model.comfy_dit")
         attention = sys.modules[f"{pack}.wan_model.attention"]
         registry = sys.modules[f"{pack}.wan_model.attention.registry"]
         exact, layers = attention.resolve("sdpa"), []

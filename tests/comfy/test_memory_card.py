@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from wan_model.dit.memory import WORKSPACE_BYTES
+from wan_model.dit.activation_memory import WORKSPACE_BYTES
 
 from .graphs import T2V, Prompt, memory, model, moe_sampler, node, save
 from .server import ComfyServer, prepare

@@ -128,12 +128,12 @@ def precision(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         package = ModuleType(name)
         package.__path__ = [str(folder)]
         monkeypatch.setitem(sys.modules, name, package)
-    host: Any = ModuleType("pack.nodes._comfy.host")
+    host: Any = ModuleType("pack.nodes._comfy.host.runtime")
     host.compute_dtype = lambda asked: torch.float16 if asked == "fp16" else torch.bfloat16
     monkeypatch.setitem(sys.modules, host.__name__, host)
     kernel = importlib.import_module("pack.wan_model.quant.kernels").Kernel
     monkeypatch.setattr(kernel, "_failed_trial", lambda *_: None)
-    return importlib.import_module("pack.nodes._comfy.precision")
+    return importlib.import_module("pack.nodes._comfy.model.precision_choice")
 
 
 CONVERTED = "; weights converted from fp16"

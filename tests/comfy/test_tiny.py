@@ -82,7 +82,7 @@ class FolderPaths(ModuleType):
 @pytest.fixture
 def pack(tmp_path: Path) -> Path:
     """The part of a pack that concerns its files, with one model and one picture."""
-    code = Path("nodes", "_comfy", "shipped.py")
+    code = Path("nodes", "_comfy", "host", "shipped.py")
     pictures = Path("workflows", "input")
     for folder in (code.parent, pictures, "models/vae"):
         (tmp_path / "pack" / folder).mkdir(parents=True)
@@ -96,7 +96,7 @@ def start(pack: Path, monkeypatch: pytest.MonkeyPatch) -> FolderPaths:
     """Does what the pack does when ComfyUI loads it."""
     folder_paths = FolderPaths(pack.parent / "input")
     monkeypatch.setitem(sys.modules, "folder_paths", folder_paths)
-    module = runpy.run_path(str(pack / "nodes" / "_comfy" / "shipped.py"))
+    module = runpy.run_path(str(pack / "nodes" / "_comfy" / "host" / "shipped.py"))
     module["offer_shipped_files"]()
     return folder_paths
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from .source import Import, Source, pack_sources, sources
 
 LAYERS = (
-    {"config", "shapes", "errors", "conditioning", "prompt", "trial"},
+    {"config", "shapes", "errors", "conditioning", "prompt", "kernel_trial"},
     {"attention", "quant", "offload"},
     {"dit", "vae"},
     {"loading", "sampling"},

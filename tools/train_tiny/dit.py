@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from wan_model.attention import AttentionFn
 from wan_model.config import TEXT_LEN, TIMESTEPS, DiTConfig, Precision
 from wan_model.dit import WanDiT
-from wan_model.dit.model import TimeEmbedding
 from wan_model.dit.rope import Rotation
 from wan_model.dit.timesteps import TimestepRows, sinusoid
+from wan_model.dit.wan_dit import TimeEmbedding
 from wan_model.quant import Linear
 from wan_model.sampling import shift_sigma
 

@@ -39,14 +39,15 @@ class GraphedStep:
         self.runs += 1
         if self.runs <= WARM_UP_STEPS:
             return self._aside(batch)
-        if self.graph is None:
+        graph = self.graph
+        if graph is None:
             self.inputs = {name: tensor.clone() for name, tensor in batch.items()}
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            graph = self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
                 self.outputs = self.step(self.inputs)
         for name, tensor in batch.items():
             self.inputs[name].copy_(tensor)
-        self.graph.replay()
+        graph.replay()
         return self.outputs
 
     def _aside(self, batch: Batch) -> Batch:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..trial import faster_if_right
+from ..kernel_trial import faster_if_right
 from .backend import AttentionFn, Backend, Constraints, Platform
 from .flash_attn_3 import DISTRIBUTIONS, INSTALL, MODULES, result_of
 

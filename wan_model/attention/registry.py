@@ -19,7 +19,7 @@ from ..errors import BackendError
 from . import flash_attn_2, flash_attn_3, flash_attn_3_fp8, kitchen, sage, sdpa, sol
 from .auto import DEFAULT, MAX_ERROR, Choice, Measurement, choose, recall, remember
 from .backend import AttentionFn, Backend, Platform, UnavailableError
-from .measure import measure
+from .kernel_timing import measure
 from .sol import SparseSchedule
 
 Measure = Callable[[Mapping[str, AttentionFn]], Sequence[Measurement]]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..config import PATCH_VALUES, DiTConfig, Precision
 from ..quant import Linear
-from .attention import CrossAttention, SelfAttention
+from .attention_layers import CrossAttention, SelfAttention
 from .inputs import BlockInputs
 from .norms import LayerNorm, modulated_norm
 from .rope import Rotation

@@ -12,16 +12,9 @@ for as long as they run. Two experts are two models of one engine.
 
 from .device import CudaDevice, Device, PlainDevice, open_device
 from .engine import OffloadEngine, OnArrival, Runner
-from .host import FileRegion, HostModel
-from .measure import (
-    Pace,
-    Stopwatch,
-    block_seconds,
-    measure_copy,
-    measure_matmul,
-    measure_read,
-)
+from .host_model import FileRegion, HostModel
 from .plan import Machine, ModelSizes, Plan, PlanRequest, Wishes, Work, lowered, make_plan
+from .rates import Pace, Stopwatch, block_seconds, measure_copy, measure_matmul, measure_read
 
 __all__ = [
     "CudaDevice",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .device import Device, Mark
-from .host import HostSlab
+from .host_model import HostSlab
 from .slab import SlabLayout
 
 Key = tuple[int, int]

@@ -194,8 +194,8 @@ class CudaDevice:
 
 def open_device(device: torch.device | str) -> Device:
     """Returns the best that is known for a device."""
-    device = torch.device(device)
-    return CudaDevice(device) if device.type == "cuda" else PlainDevice(device)
+    found = torch.device(device)
+    return CudaDevice(found) if found.type == "cuda" else PlainDevice(found)
 
 
 class HostBuffer:

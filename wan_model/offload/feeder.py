@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import MemoryLimitError
 from .device import Device, HostBuffer, Mark
-from .host import LANES, WARMERS, HostSlab
+from .host_model import LANES, WARMERS, HostSlab
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from .buffers import Buffer, BufferPool, Key, new_buffer
 from .device import Device
 from .feeder import Feeder
-from .host import HostModel, HostSlab
+from .host_model import HostModel, HostSlab
 from .plan import Plan
 
 OUTSIDE = -1

@@ -15,8 +15,8 @@ from .cache import FeatureCache
 from .coders import Decoder, Encoder
 from .kernel_choice import fastest_pointwise
 from .layers import Conv1x1x1
-from .model import RGB, WanVae
 from .transfer import send
+from .wan_vae import RGB, WanVae
 
 
 class FullVae(WanVae):

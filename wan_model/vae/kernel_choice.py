@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..trial import faster_if_right
+from ..kernel_trial import faster_if_right
 from .layers import RMSNorm
 from .pointwise import PLAIN, Pointwise
 

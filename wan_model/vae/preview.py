@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..config import VaeConfig
 from ..errors import SettingsError
-from .memory import Operation
-from .model import RGB, WanVae
+from .peak_memory import Operation
+from .wan_vae import RGB, WanVae
 
 Family = Literal["TAEHV", "LightTAE"]
 

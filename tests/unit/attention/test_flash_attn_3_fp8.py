@@ -9,7 +9,7 @@ from tests.unit.attention import fakes
 from wan_model.attention import Platform, flash_attn_3_fp8
 from wan_model.attention.backend import UnavailableError
 from wan_model.attention.flash_attn_3_fp8 import BACKEND, FP8_MAX, PLAIN, hadamard
-from wan_model.attention.measure import checked, exact, rms_error, sample
+from wan_model.attention.kernel_timing import checked, exact, rms_error, sample
 
 KINDS = ("plain", "means", "outliers", "small", "large")
 BOUND = {"plain": 5.8e-2, "means": 3e-3, "outliers": 5.2e-2, "small": 5.8e-2, "large": 5.8e-2}

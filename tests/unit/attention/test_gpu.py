@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from wan_model.attention import MAX_ERROR, explain, measure, names, resolve
-from wan_model.attention.measure import checked, exact, rms_error, sample
+from wan_model.attention import MAX_ERROR, explain, names, resolve
+from wan_model.attention.kernel_timing import checked, exact, measure, rms_error, sample
 from wan_model.attention.registry import BACKENDS, Selected
 
 pytestmark = [
@@ -72,7 +72,7 @@ def test_auto_measures_and_remembers(tmp_path):
 
 def test_the_trial_runs_inside_a_meta_context():
     with torch.device("meta"):
-        (result,) = measure.measure({"sdpa": resolve("sdpa")})
+        (result,) = measure({"sdpa": resolve("sdpa")})
     assert result.problem is None
     assert result.milliseconds > 0
     assert 1e-3 < result.error < MAX_ERROR

@@ -15,7 +15,7 @@ from wan_model.attention import (
     guarded,
     resolve_sparse,
 )
-from wan_model.attention.measure import checked, exact, rms_error, sample
+from wan_model.attention.kernel_timing import checked, exact, rms_error, sample
 from wan_model.attention.registry import Selected
 from wan_model.attention.sdpa import sdpa
 from wan_model.attention.sol import BACKEND, TAU

@@ -14,7 +14,7 @@ from benchmarks.floors import Work, forward_floor, forward_work, vae_operations
 from wan_model.config import DiTConfig, Precision, VaeConfig
 from wan_model.dit import WanDiT
 from wan_model.vae import build_vae
-from wan_model.vae.memory import Operation
+from wan_model.vae.peak_memory import Operation
 
 TOY = DiTConfig(
     dim=128, ffn_dim=192, num_heads=2, num_layers=3, in_channels=36, out_channels=16, text_dim=64

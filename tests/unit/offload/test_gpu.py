@@ -15,7 +15,7 @@ from tests.unit.offload.fakes import plan_for
 from wan_model.attention import resolve
 from wan_model.config import DiTConfig, Precision
 from wan_model.dit import WanDiT
-from wan_model.dit.memory import activation_bytes
+from wan_model.dit.activation_memory import activation_bytes
 from wan_model.offload import CudaDevice, HostModel, OffloadEngine, Plan
 from wan_model.offload.plan import RING_BYTES, resident_blocks
 

@@ -156,8 +156,8 @@ def test_one_scale_for_all_is_not_rounded(kernel: Kernel | None) -> None:
     x = outlier_tokens(200, IN).to(CUDA)
     layer.weight_scale = torch.tensor(1.0, device=CUDA)
     plain = layer(x).double()
-    layer.weight_scale = torch.tensor(1.5035, device=CUDA)
+    scale = layer.weight_scale = torch.tensor(1.5035, device=CUDA)
     ratio = (layer(x).double() * plain).sum() / plain.square().sum()
-    assert abs(ratio - layer.weight_scale.double()) < 5e-4
-    exact = scale_weight(layer.weight, layer.weight_scale).bfloat16()
+    assert abs(ratio - scale.double()) < 5e-4
+    exact = scale_weight(layer.weight, scale).bfloat16()
     assert torch.equal(layer.format.dense(layer, torch.bfloat16), exact)

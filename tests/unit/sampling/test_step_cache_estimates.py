@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from wan_model.sampling.step_cache_estimates import EasyCacheEstimate, MagCacheEstimate
+from wan_model.sampling.step_cache.estimates import EasyCacheEstimate, MagCacheEstimate
 
 
 def at(value: float) -> torch.Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wan_model.sampling.step_cache_reuse import DeltaReuse, ResidualTrack, StepReuse
+from wan_model.sampling.step_cache.reuse import DeltaReuse, ResidualTrack, StepReuse
 
 
 def at(value: float) -> Tensor:

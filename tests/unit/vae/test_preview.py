@@ -10,7 +10,7 @@ from torch import Tensor
 from tests.parity.recipe import fill, value
 from wan_model.errors import SettingsError, ShapeError
 from wan_model.vae import Tiling, estimate_peak_bytes
-from wan_model.vae.memory import Operation
+from wan_model.vae.peak_memory import Operation
 from wan_model.vae.preview import (
     FrameMemory,
     Grow,

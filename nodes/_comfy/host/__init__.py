@@ -1,0 +1,1 @@
+"""ComfyUI as the host: devices, folders, server, shipped files."""

@@ -1,0 +1,40 @@
+"""What comes with the pack besides code: the tiny models, and the picture that templates load."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import folder_paths
+
+logger = logging.getLogger(__name__)
+
+PACK = Path(__file__).parents[3]
+MODELS = PACK / "models"
+PICTURES = PACK / "workflows" / "input"
+
+
+def offer_shipped_files() -> None:
+    """Makes the shipped files known to ComfyUI. To be called once, at start."""
+    _offer_models()
+    _offer_pictures(Path(folder_paths.get_input_directory()))
+
+
+def _offer_models() -> None:
+    """Adds the model folders after the person's own, which stay the default."""
+    for name in ("diffusion_models", "text_encoders", "vae"):
+        if (MODELS / name).is_dir():
+            folder_paths.add_model_folder_path(name, str(MODELS / name))
+
+
+def _offer_pictures(target: Path) -> None:
+    """Copies pictures into the input folder, the only one that LoadImage reads.
+
+    A file of the same name is left as it is.
+    """
+    for picture in sorted(PICTURES.glob("*.png")):
+        if (target / picture.name).exists():
+            continue
+        try:
+            shutil.copyfile(picture, target / picture.name)
+        except OSError as error:
+            logger.info("The templates' picture %s could not be copied: %s", picture.name, error)

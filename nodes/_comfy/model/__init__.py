@@ -1,0 +1,1 @@
+"""Our transformer as ComfyUI's MODEL: weights, patches, kernels, memory."""

@@ -1,0 +1,94 @@
+"""LoRAs on weights that arrive on the device, where ComfyUI would patch the whole model at once."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import comfy.float
+import comfy.lora
+import comfy.model_patcher
+import comfy.utils
+import torch
+from torch import Tensor, nn
+
+from ....wan_model.quant import Linear
+
+PREFIX = "diffusion_model."
+COPIES = 3
+"""fp32 weights that live while one is patched: itself, the product of a LoRA, their sum."""
+
+Patches = Mapping[str, list[Any]]
+"""ComfyUI's patches by key."""
+
+# Newer cores moved it.
+string_to_seed = getattr(comfy.utils, "string_to_seed", None) or comfy.model_patcher.string_to_seed
+
+
+class ArrivalPatches:
+    """The patches of every expert. Called by the engine, as its `OnArrival`."""
+
+    def __init__(self, experts: int) -> None:
+        self._identities: list[object] = [None] * experts
+        self._by_block: list[dict[int | None, dict[str, list[Any]]]] = [{} for _ in range(experts)]
+
+    def set(self, expert: int, identity: object, patches: Patches) -> bool:
+        """Takes the patches of an expert from now on.
+
+        Args:
+            expert: number of it.
+            identity: equal if the patches are.
+            patches: by key.
+
+        Returns:
+            whether they are others than before.
+        """
+        if identity == self._identities[expert]:
+            return False
+        self._identities[expert] = identity
+        blocks = self._by_block[expert] = {}
+        for key, patch in patches.items():
+            blocks.setdefault(block_of(key), {})[key] = patch
+        return True
+
+    def workspace_bytes(self, module: nn.Module, expert: int) -> int:
+        """Returns the memory that patching the largest patched weight of a model takes."""
+        keys = [key for patches in self._by_block[expert].values() for key in patches]
+        numels = [numel(module, key.removeprefix(PREFIX)) for key in keys]
+        return COPIES * torch.float32.itemsize * max(numels, default=0)
+
+    def __call__(self, model: int, block: int | None, module: nn.Module) -> None:
+        """Patches the weights in `module`: a block, or for None the whole model."""
+        prefix = PREFIX if block is None else f"{PREFIX}blocks.{block}."
+        for key, patches in self._by_block[model].get(block, {}).items():
+            path, _, leaf = key.removeprefix(prefix).rpartition(".")
+            patch(module.get_submodule(path), leaf, key, patches)
+
+
+def numel(module: nn.Module, name: str) -> int:
+    """Returns how many numbers a tensor has; a stored byte may hold two."""
+    path, _, leaf = name.rpartition(".")
+    layer = module.get_submodule(path)
+    if isinstance(layer, Linear) and leaf == "weight":
+        return layer.in_features * layer.out_features
+    return getattr(layer, leaf).numel()
+
+
+def block_of(key: str) -> int | None:
+    """Returns the number of the block that a key belongs to, None outside of the blocks."""
+    parts = key.removeprefix(PREFIX).split(".")
+    return int(parts[1]) if parts[0] == "blocks" else None
+
+
+def patch(layer: nn.Module, leaf: str, key: str, patches: list[Any]) -> None:
+    """Patches one tensor in place, in fp32, and rounds it like ComfyUI does."""
+    stored: Tensor = getattr(layer, leaf)
+    weight = stored.to(torch.float32, copy=True)
+    convert = getattr(layer, f"convert_{leaf}", None)
+    weight = weight if convert is None else convert(weight, inplace=True)
+    original = {key: [(stored, None)]}
+    weight = comfy.lora.calculate_weight(patches, weight, key, original_weights=original)
+    seed = string_to_seed(key)
+    store = getattr(layer, f"set_{leaf}", None)
+    if store is None:
+        stored.data.copy_(comfy.float.stochastic_rounding(weight, stored.dtype, seed=seed))
+    else:
+        store(weight, inplace_update=True, seed=seed)

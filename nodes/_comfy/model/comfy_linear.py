@@ -1,0 +1,130 @@
+"""Linear layers under ComfyUI: weights that it may stream, and LoRAs on weights of any format."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.float
+import comfy.lora
+import comfy.model_patcher
+import comfy.ops
+import torch
+from torch import Tensor
+
+from ....wan_model.quant import Linear, StoredWeight
+from ....wan_model.quant.blocks import encode_e2m1
+from .arrival import string_to_seed
+
+ROUNDED_AT_ONCE = 1 << 22
+"""Numbers of a weight: what rounding needs for them beside the weight is small then."""
+
+
+@dataclass
+class _OnDevice:
+    """Copies of a layer's tensors on the device that computes."""
+
+    weight: Tensor
+    bias: Tensor | None
+    weight_scale: Tensor | None
+    weight_scale_2: Tensor | None
+    compute_dtype: torch.dtype
+
+
+class ComfyLinear(Linear):
+    """A linear layer whose weights ComfyUI may leave on the host and patch with LoRAs.
+
+    The attribute and method names are those that ComfyUI's patcher looks for on a layer.
+    """
+
+    comfy_cast_weights = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.weight_function: list[Any] = []
+        self.bias_function: list[Any] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Computes with the layer's own tensors, or with copies made for this call."""
+        if not self.comfy_cast_weights:
+            return super().forward(x)
+        # ComfyUI adds LoRAs here to the numbers as they are stored, some versions without scales.
+        patches, self.weight_function = self.weight_function, []
+        try:
+            weight, bias, stream = comfy.ops.cast_bias_weight(
+                self,
+                dtype=self.weight.dtype,
+                device=x.device,
+                bias_dtype=None if self.bias is None else self.bias.dtype,
+                offloadable=True,
+            )
+        finally:
+            self.weight_function = patches
+        stored = self._stored(self._patched(weight))
+        scales = stored.weight_scale, stored.weight_scale_2
+        out = self.format.matmul(_OnDevice(stored.weight, bias, *scales, self.compute_dtype), x)
+        comfy.ops.uncast_bias_weight(self, weight, bias, stream)
+        return out
+
+    def _patched(self, weight: Tensor) -> Tensor:
+        """Returns a stored weight with the LoRAs that ComfyUI has not merged, as it merges them."""
+        if not self.weight_function:
+            return weight
+        dense, seed = self.convert_weight(weight.to(torch.float32, copy=True)), 0
+        for function in self.weight_function:
+            if isinstance(function, comfy.model_patcher.LowVramPatch):
+                key, seed = function.key, string_to_seed(function.key)
+                dense = comfy.lora.calculate_weight(function.patches[key], dense, key)
+            else:
+                dense = function(dense)
+        return self._rounded(dense, seed)
+
+    def convert_weight(self, weight: Tensor, **_: Any) -> Tensor:
+        """Returns the true numbers of a stored weight, to be patched."""
+        if self.weight_scale is None:
+            return weight
+        return self.format.dense(self._stored(weight.to(self.weight.dtype)), torch.float32)
+
+    def set_weight(
+        self,
+        weight: Tensor,
+        inplace_update: bool = False,
+        seed: int | None = None,
+        return_weight: bool = False,
+        **_: Any,
+    ) -> Tensor | None:
+        """Stores a patched weight (O, I) in the layer's number format."""
+        stored = self._rounded(weight, seed or 0)
+        if return_weight:
+            return stored
+        if inplace_update:
+            self.weight.data.copy_(stored)
+        else:
+            self.weight = torch.nn.Parameter(stored, requires_grad=False)
+        return None
+
+    def _rounded(self, weight: Tensor, seed: int) -> Tensor:
+        """Returns a weight (O, I) in the layer's number format.
+
+        Small numbers are rounded up or down at random, so that changes smaller than a step are not
+        lost. ComfyUI does so for fp8, and cuts integers off. Scales stay as they are.
+        """
+        like_stored = torch.empty_like(self.weight, device=weight.device)
+        weight = self.format.unscaled(weight, self._stored(like_stored))
+        if self.weight.dtype not in (torch.int8, torch.uint8):
+            return comfy.float.stochastic_rounding(weight, self.weight.dtype, seed=seed)
+        generator = torch.Generator(weight.device).manual_seed(seed)
+        runs: list[Tensor] = []
+        for run in weight.split(max(1, ROUNDED_AT_ONCE // weight.shape[1])):
+            chance = torch.rand(run.shape, generator=generator, device=run.device)
+            if self.weight.dtype == torch.uint8:
+                runs.append(encode_e2m1(run, chance))
+            else:
+                runs.append((run + chance).floor_().clamp_(-127, 127).to(torch.int8))
+        return torch.cat(runs)
+
+    def _stored(self, weight: Tensor) -> StoredWeight:
+        """Returns a weight in the layer's number format with its scales, on the weight's device."""
+        scales = (
+            None if scale is None else scale.to(weight.device)
+            for scale in (self.weight_scale, self.weight_scale_2)
+        )
+        return StoredWeight(weight, *scales)

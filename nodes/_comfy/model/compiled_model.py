@@ -1,0 +1,65 @@
+"""Compiled stages on a MODEL of ours: they travel in the options that reach its forward pass."""
+
+from functools import partial
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+from torch import nn
+
+from ....wan_model.dit.compiled_stages import CompiledStages, Mode
+from ....wan_model.dit.compiler_check import check_compiler
+from ....wan_model.errors import PairingError
+from ..host import runtime
+from . import facts
+from .comfy_dit import COMPILED, ComfyWanDiT
+from .comfy_linear import ComfyLinear
+
+STREAMED = (
+    "Blocks of which ComfyUI keeps weights in RAM run uncompiled. For all to be compiled, connect "
+    "'Wan memory' to the model's loader."
+)
+
+
+class SharedStages(CompiledStages):
+    """What they have compiled belongs to all copies of the options that they travel in."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SharedStages":
+        """Older versions of ComfyUI copy options with everything in them."""
+        return self
+
+
+def with_compiled_stages(model: ModelPatcher, mode: Mode, node_id: str | None) -> ModelPatcher:
+    """Returns a clone of a MODEL that is compiled when it runs, instead of one that is already.
+
+    Raises:
+        PairingError: if the MODEL is not of our loaders.
+        BackendError: if nothing can be compiled here.
+    """
+    label = facts.model_facts(model).label
+    if not isinstance(model.model.diffusion_model, ComfyWanDiT):
+        raise PairingError(
+            f"This MODEL cannot be compiled by 'Wan compile'. Got {label} of another loader, need "
+            "one of 'Load Wan model' or 'Load Wan experts'. Load it there, or use ComfyUI's own "
+            "'TorchCompileModel'."
+        )
+    check_compiler(model.load_device)
+    compiled = model.clone()
+    stages = SharedStages(mode, why_not=_streamed, report=partial(_show, node_id, label))
+    options = compiled.model_options
+    transformer_options = {**options.get("transformer_options", {}), COMPILED: stages}
+    compiled.model_options = {**options, "transformer_options": transformer_options}
+    return compiled
+
+
+def _streamed(block: nn.Module) -> str:
+    """Says what to do if ComfyUI brings some weights of a block for every call.
+
+    Their copies are made on streams of their own, and LoRAs are added by functions that differ
+    between blocks: each block would be compiled for itself, if at all.
+    """
+    casts = any(m.comfy_cast_weights for m in block.modules() if isinstance(m, ComfyLinear))
+    return STREAMED if casts else ""
+
+
+def _show(node_id: str | None, label: str, text: str) -> None:
+    runtime.show(node_id, f"{label}: {text}")

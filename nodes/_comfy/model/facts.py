@@ -1,0 +1,167 @@
+"""What a MODEL, VAE, CONDITIONING or LATENT is, ours or stock, and whether they fit together."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+
+from ....wan_model.config import OFFICIAL, Kind, OfficialSettings
+from ....wan_model.errors import PairingError
+from ....wan_model.shapes import video_frames
+from .comfy_dit import CHECKPOINT
+
+VAE_FILES = {16: "wan_2.1_vae.safetensors (A14B models)", 48: "wan2.2_vae.safetensors (TI2V-5B)"}
+TEXT_ENCODER_FILE = "umt5_xxl_fp8_e4m3fn_scaled.safetensors"
+MODEL_NAMES = {"t2v": "T2V-A14B", "i2v": "I2V-A14B", "ti2v": "TI2V-5B"}
+KINDS: dict[tuple[int, int], Kind] = {(16, 16): "t2v", (36, 16): "i2v", (48, 48): "ti2v"}
+"""By input channels of the model and channels of its latent."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the samplers need to know of a MODEL."""
+
+    kind: Kind
+    latent_channels: int
+    text_dim: int
+    label: str
+    """For people; the file's label if the model came from our loader."""
+
+    @property
+    def official(self) -> OfficialSettings:
+        """The official settings of the kind."""
+        return OFFICIAL[self.kind]
+
+
+def model_facts(patcher: ModelPatcher) -> ModelFacts:
+    """Reads the facts off a MODEL of any loader.
+
+    Raises:
+        PairingError: if it is no Wan2.2 T2V, I2V or TI2V model.
+    """
+    dit = getattr(patcher.model, "diffusion_model", None)
+    patch = getattr(getattr(dit, "patch_embedding", None), "weight", None)
+    text = getattr(dit, "text_embedding", None)
+    name = type(patcher.model).__name__
+    if patch is None or text is None:
+        raise _not_wan(name)
+    channels = (patch.shape[1], patcher.model.latent_format.latent_channels)
+    if channels not in KINDS:
+        raise _not_wan(f"{name} with {channels[0]} input and {channels[1]} latent channels")
+    kind = KINDS[channels]
+    info = patcher.get_attachment(CHECKPOINT)
+    label = MODEL_NAMES[kind] if info is None else info.label
+    return ModelFacts(kind, channels[1], text[0].in_features, label)
+
+
+def _not_wan(found: str) -> PairingError:
+    return PairingError(
+        f"This MODEL is not Wan2.2. Got {found}, need a T2V-A14B, I2V-A14B or TI2V-5B model. Load "
+        "one with 'Load Wan model' or 'Load Wan experts'."
+    )
+
+
+def check_experts(high: ModelFacts, low: ModelFacts) -> None:
+    """Refuses two experts of different kinds.
+
+    Raises:
+        PairingError: names both.
+    """
+    if "ti2v" in (high.kind, low.kind):
+        raise PairingError(
+            f"TI2V-5B has one model for all steps. Got {high.label} at model_high and {low.label} "
+            "at model_low, need it at model_high alone. Disconnect model_low, or load both experts "
+            "of T2V-A14B or I2V-A14B."
+        )
+    if high.kind != low.kind or high.text_dim != low.text_dim:
+        raise PairingError(
+            f"The two experts do not belong together. Got {high.label} at model_high and "
+            f"{low.label} at model_low, need the high-noise and the low-noise file of one model. "
+            "Choose both of T2V-A14B or both of I2V-A14B."
+        )
+
+
+def check_conditionings(model: ModelFacts, positive: Any, negative: Any) -> None:
+    """Refuses conditionings made for another model, before anything is computed.
+
+    Raises:
+        PairingError: names what is wrong and the file that is right.
+    """
+    for conditioning in (positive, negative):
+        for embedding, _ in conditioning:
+            if embedding is not None and embedding.shape[-1] != model.text_dim:
+                raise PairingError(
+                    "The text encoder does not fit the model. Got embeddings of width "
+                    f"{embedding.shape[-1]}, {model.label} needs {model.text_dim}. Load the "
+                    f"model's own encoder: {TEXT_ENCODER_FILE} for every released model."
+                )
+    pictured = any("concat_latent_image" in options for _, options in positive)
+    if pictured and model.kind != "i2v":
+        raise PairingError(
+            f"This model cannot start from a picture. Got {model.label} with a start or end image, "
+            "need I2V-A14B. Load the wan2.2_i2v_high_noise_14B and wan2.2_i2v_low_noise_14B files, "
+            "or disconnect the image."
+        )
+    if not pictured and model.kind == "i2v":
+        raise PairingError(
+            f"This model needs a picture. Got {model.label} without start or end image, need one. "
+            "Connect it at 'Wan image to video', or load the wan2.2_t2v_high_noise_14B and "
+            "wan2.2_t2v_low_noise_14B files for text to video."
+        )
+
+
+def check_latent(model: ModelFacts, samples: Any) -> None:
+    """Refuses a latent made for another model.
+
+    Raises:
+        PairingError: names the right VAE file.
+    """
+    channels = samples.shape[1]
+    if samples.ndim == 5 and channels == model.latent_channels:
+        return
+    if channels in VAE_FILES and samples.ndim == 5:
+        raise PairingError(
+            f"The latent is of another VAE. Got {channels} channels, {model.label} needs "
+            f"{model.latent_channels}. Load the VAE {VAE_FILES[model.latent_channels]}."
+        )
+    raise PairingError(
+        f"The latent is no Wan video. Got shape {tuple(samples.shape)}, need (B, "
+        f"{model.latent_channels}, T, H, W). Make it with 'Wan image to video'."
+    )
+
+
+def check_picture_length(positive: Any, negative: Any, samples: Any) -> None:
+    """Refuses a latent of another length than the video in the conditionings.
+
+    Raises:
+        PairingError: names both lengths.
+    """
+    for _, options in (*positive, *negative):
+        picture = options.get("concat_latent_image")
+        if picture is not None and picture.shape[2] != samples.shape[2]:
+            given, wanted = (video_frames(latent.shape[2]) for latent in (samples, picture))
+            raise PairingError(
+                f"The latent and the start or end image are of different lengths. Got a latent of "
+                f"{given} frames, need {wanted} as in the conditioning. Take both from the same "
+                "'Wan image to video'."
+            )
+
+
+def check_vae(vae: Any, samples: Any) -> None:
+    """Refuses to decode a latent of another VAE.
+
+    Raises:
+        PairingError: names the right VAE file.
+    """
+    channels = samples.shape[1]
+    if samples.ndim == 5 and channels == vae.latent_channels:
+        return
+    if samples.ndim == 5 and channels in VAE_FILES:
+        raise PairingError(
+            f"The VAE does not fit the latent. Got a VAE for {vae.latent_channels} channels, need "
+            f"one for {channels}. Load the VAE {VAE_FILES[channels]}."
+        )
+    raise PairingError(
+        f"The latent is no Wan video. Got shape {tuple(samples.shape)}, need (B, "
+        f"{vae.latent_channels}, T, H, W). Connect the latent of a Wan sampler."
+    )

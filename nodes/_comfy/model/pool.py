@@ -1,0 +1,229 @@
+"""The weights of one or two experts on one device: when a plan is made, and what it follows from.
+
+Two experts of one loader share an engine: its buffers, its budget and its threads.
+"""
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ....wan_model.dit import WanDiT
+from ....wan_model.offload import (
+    HostModel,
+    Machine,
+    ModelSizes,
+    OffloadEngine,
+    Pace,
+    Plan,
+    PlanRequest,
+    Runner,
+    Stopwatch,
+    Wishes,
+    Work,
+    block_seconds,
+    make_plan,
+    measure_copy,
+    measure_matmul,
+    measure_read,
+    open_device,
+)
+from ..host import runtime
+from .arrival import ArrivalPatches, Patches
+
+SETTLED_PART = 1 / 20
+"""Of the blocks: what a new plan has to gain to be worth moving weights for."""
+
+Shape = Sequence[int]
+"""(B, C, T, H, W) of a latent."""
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """What this computer does per second."""
+
+    copy_bytes: float
+    read_bytes: float
+    flops: float
+
+
+class ExpertPool:
+    """An engine, and the plan it needs for what is sampled next.
+
+    Attributes:
+        heading: what the running node says above the plan.
+        step_passes: by expert, forward passes in one step; None while that is not known.
+        passes: forward passes so far.
+    """
+
+    def __init__(self, models: Sequence[HostModel], device: torch.device, wishes: Wishes) -> None:
+        """Takes nothing of the device yet.
+
+        Args:
+            models: the experts, with equal numbers of blocks.
+            device: that computes.
+            wishes: what a person decided.
+
+        Raises:
+            SettingsError: if a wish cannot be met by these models.
+        """
+        self.heading = ""
+        self.step_passes: list[int | None] = [None] * len(models)
+        self.passes = 0
+        self._hosts = tuple(models)
+        self._torch_device = device
+        self._device = open_device(device)
+        self._wishes = wishes
+        self._patches = ArrivalPatches(len(models))
+        self._rates: _Rates | None = None
+        self._margin_bytes = 0
+        self._pace = Pace()
+        self._estimated_seconds = 0.0
+        self._engine: OffloadEngine | None = None
+        wishes.check(len(models[0].blocks))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights of all experts."""
+        return sum(model.nbytes for model in self._hosts)
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of the device's memory that are taken."""
+        return 0 if self._engine is None else self._engine.device_bytes
+
+    def prepare(self, expert: int, shape: Shape | None) -> None:
+        """Plans for a latent's shape, shows the plan, and begins to fetch an expert.
+
+        Raises:
+            MemoryLimitError: if the video does not fit.
+        """
+        pace = self._pace.factor
+        plan = make_plan(self._request(expert, shape, pace))
+        self._estimated_seconds = plan.compute_seconds / pace
+        if self._engine is None:
+            self._engine = OffloadEngine(self._hosts, plan, self._device, self._patches)
+        elif not still_good(self._engine.plan, plan):
+            self._engine.apply(plan)
+        now = replace(self._engine.plan, request=plan.request)
+        text = now.describe(self.step_passes[expert])
+        runtime.show(runtime.running_node(), text, heading=self.heading)
+        self._engine.prefetch(expert, after=0)
+
+    def run(self, expert: int, forward: Callable[[Runner], Tensor], runner: Runner) -> Tensor:
+        """Runs a forward pass of an expert; see `OffloadEngine.run`."""
+        if self._engine is None:
+            self.prepare(expert, None)
+        assert self._engine is not None
+        self.passes += 1
+        plan = self._engine.plan
+        watch = Stopwatch(self._torch_device)
+        out = self._engine.run(expert, forward, runner)
+        watch.stop()
+        if plan.compute_seconds == plan.seconds:
+            self._pace.add(watch, self._estimated_seconds)
+        if self._engine.plan is not plan:
+            # Memory ran out, so the video takes more than was thought.
+            self._margin_bytes += plan.margin_bytes
+        return out
+
+    def expect(self, expert: int, after: int) -> None:
+        """Announces the expert that runs after so many more forward passes."""
+        if self._engine is not None:
+            self._engine.prefetch(expert, after)
+
+    def set_patches(self, expert: int, identity: object, patches: Patches) -> None:
+        """Takes an expert's patches from now on; weights that have others are fetched anew."""
+        if self._patches.set(expert, identity, patches) and self._engine is not None:
+            self._engine.refresh(expert)
+
+    def shrink(self, nbytes: int) -> int:
+        """Gives back memory of the device; returns how much."""
+        return 0 if self._engine is None else self._engine.shrink(nbytes)
+
+    def release(self) -> None:
+        """Gives back all memory, of the device and pinned."""
+        if self._engine is not None:
+            self._engine.unload()
+            self._engine.release_pinned()
+
+    def _request(self, expert: int, shape: Shape | None, pace: float) -> PlanRequest:
+        # First, since kernels take memory of their own when they are used for the first time.
+        if self._rates is None:
+            self._rates = self._measured()
+        free = runtime.free_bytes(self._torch_device) - runtime.reserved_bytes(self._torch_device)
+        return PlanRequest(
+            sizes=ModelSizes(
+                blocks=len(self._hosts[0].blocks),
+                block_bytes=max(model.slab_bytes for model in self._hosts),
+                outside_bytes=max(model.outside.layout.nbytes for model in self._hosts),
+                experts=len(self._hosts),
+            ),
+            machine=Machine(
+                free_vram_bytes=free + self.device_bytes - self._margin_bytes,
+                free_ram_bytes=runtime.free_bytes(torch.device("cpu")),
+                copy_rate=self._rates.copy_bytes,
+                read_rate=self._rates.read_bytes,
+            ),
+            work=self._work(expert, shape, self._rates.flops / pace),
+            wishes=self._wishes,
+        )
+
+    def _work(self, expert: int, shape: Shape | None, flops: float) -> Work:
+        dit = self._dit(expert)
+        if shape is None:
+            nbytes = int(comfy.model_management.minimum_inference_memory())
+            return Work(activation_bytes=nbytes, block_seconds=0)
+        batch, _, frames, height, width = shape
+        nbytes = dit.activation_bytes(batch, frames, height, width)
+        tokens = batch * frames * ((height + 1) // 2) * ((width + 1) // 2)
+        return Work(
+            activation_bytes=nbytes + self._patches.workspace_bytes(dit, expert),
+            block_seconds=block_seconds(dit.config, tokens, flops),
+        )
+
+    def _measured(self) -> _Rates:
+        return _Rates(
+            copy_bytes=measure_copy(self._device),
+            read_bytes=measure_read(self._hosts[0].slabs[0]),
+            flops=measure_matmul(self._torch_device, self._dit(0).precision.compute_dtype),
+        )
+
+    def _dit(self, expert: int) -> WanDiT:
+        module = self._hosts[expert].module
+        assert isinstance(module, WanDiT)
+        return module
+
+
+@dataclass(frozen=True)
+class Seat:
+    """An expert's place in a pool. The pool refers to the transformer, so this must not own it."""
+
+    pool: weakref.ref[ExpertPool]
+    expert: int
+
+    def run(self, forward: Callable[[Runner], Tensor], runner: Runner) -> Tensor:
+        """Runs a forward pass."""
+        pool = self.pool()
+        assert pool is not None, "the MODEL that owns the weights is gone"
+        return pool.run(self.expert, forward, runner)
+
+
+def still_good(plan: Plan, new: Plan) -> bool:
+    """Whether a plan in use can stay: it about fits, and another would hardly be faster.
+
+    In the middle of a run, at the switch of experts, a few tensors more are on the device than
+    before it. They are no reason to stop and to move weights.
+    """
+    if plan.placement == new.placement:
+        return False
+    slack = 0 if new.request.wishes.blocks_to_swap is not None else SETTLED_PART
+    gain = plan.streamed - new.streamed + len(new.kept) - len(plan.kept)
+    return (
+        plan.request.work.activation_bytes == new.request.work.activation_bytes
+        and plan.peak_bytes <= new.request.limit_bytes + plan.request.sizes.block_bytes
+        and gain <= slack * new.request.sizes.blocks
+    )

@@ -1,0 +1,1 @@
+"""ComfyUI's samplers and guiders: schedules, experts, step caches."""

@@ -1,0 +1,300 @@
+"""One trajectory over two experts: a GUIDER that gives every model call to the right one.
+
+The sampler runs once, over all steps, and knows nothing of experts. Each call is routed by its
+sigma; at the switch the other model is brought to the device and the conditionings are prepared
+for it. Multistep solvers keep their history.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.model_patcher
+import comfy.sampler_helpers
+import comfy.samplers
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from torch import Tensor
+
+from ....wan_model.errors import NotFiniteError
+from ....wan_model.sampling import is_high_noise
+from ..model.patcher import WanPatcher, shares_memory
+from .samplers import TRUNCATE
+
+SAMPLER_HOOKS = ("sampler_post_cfg_function", "sampler_pre_cfg_function")
+"""Lists in model_options that a sampler may extend for its own run."""
+
+LATER = 1 << 20
+"""Forward passes from now: a number that is never reached."""
+
+
+@dataclass(frozen=True)
+class Expert:
+    """A model and its guidance scale."""
+
+    patcher: comfy.model_patcher.ModelPatcher
+    cfg: float
+
+    @property
+    def passes(self) -> int:
+        """Forward passes in one call: guidance needs a second one, without the prompt."""
+        return 1 if self.cfg == 1 else 2
+
+
+@dataclass
+class _Run:
+    """What conditionings are prepared from, for either expert, and who is on the device."""
+
+    noise: Tensor
+    latent_image: Tensor | None
+    device: Any
+    denoise_mask: Tensor | None
+    seed: int | None
+    sigmas: Tensor
+    extra: dict[str, Any]
+    """Arguments that newer cores add."""
+    active: Expert
+    second_is_ready: bool = False
+    checked: list[Expert] = field(default_factory=list)
+    """Experts whose predictions are known to be finite."""
+
+
+class MoEGuider(comfy.samplers.CFGGuider):
+    """Classifier-free guidance with one model per range of noise."""
+
+    def __init__(
+        self, high: Expert, low: Expert | None, boundary: float, heading: str = ""
+    ) -> None:
+        """Takes the experts.
+
+        Args:
+            high: expert for high noise, or the only model.
+            low: expert for low noise, or None.
+            boundary: noise level from which on the high-noise expert is used, 0 to 1.
+            heading: what the running node says above the plan of memory.
+        """
+        super().__init__(high.patcher)
+        self.heading = heading
+        self.levels: list[float] = []
+        """Sigmas that the sampler is to visit."""
+        self.passes: int | None = None
+        """Forward passes of the weights engine before the previous call of this run."""
+        self.high, self.low, self.boundary = high, low, boundary
+        self.first = high
+        self.second: comfy.samplers.CFGGuider | None = None
+        """Core's guider of the expert that is not first; a record of its prepared parts."""
+        self.run: _Run | None = None
+
+    def expert(self, sigma: float) -> Expert:
+        """Returns the expert of a noise level; equality with the boundary is high noise."""
+        if self.low is None or is_high_noise(sigma, self.boundary):
+            return self.high
+        return self.low
+
+    def sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Samples as core's guider does. Only experts that the sigmas call for are loaded."""
+        self.first = self.expert(float(sigmas[0])) if len(sigmas) else self.high
+        self.model_patcher, self.cfg = self.first.patcher, self.first.cfg
+        self.model_options = self.first.patcher.model_options
+        self.levels, self.passes = sigmas[:-1].tolist(), None
+        self._tell_pools(running=True)
+        try:
+            return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        finally:
+            self._release()
+            self._tell_pools(running=False)
+
+    def outer_sample(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Samples within what other nodes put around either expert's run, such as a step cache."""
+        if self.low is None:
+            return super().outer_sample(*args, **kwargs)
+        second = self._prepare(self.low if self.first is self.high else self.high)
+        self.second = second
+        wrappers = get_all_wrappers(
+            WrappersMP.OUTER_SAMPLE, second.model_options, is_model_options=True
+        )
+        return WrapperExecutor.new_class_executor(super().outer_sample, second, wrappers).execute(
+            *args, **kwargs
+        )
+
+    def inner_sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        device: Any,
+        sampler: Any,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None,
+        callback: Any,
+        disable_pbar: bool,
+        seed: int | None,
+        **extra: Any,
+    ) -> Tensor:
+        """Remembers what the second expert's conditionings need, then samples."""
+        known = latent_image
+        if latent_image is not None and latent_image.any():
+            known = self.inner_model.process_latent_in(latent_image)
+        self.run = _Run(noise, known, device, denoise_mask, seed, sigmas, extra, self.first)
+        rest = (denoise_mask, callback, disable_pbar, seed)
+        return super().inner_sample(noise, latent_image, device, sampler, sigmas, *rest, **extra)
+
+    def outer_predict_noise(
+        self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: int | None = None
+    ) -> Tensor:
+        """Returns the guided prediction of the expert that sigma `timestep` belongs to.
+
+        Raises:
+            NotFiniteError: after an expert's first step, if the video would become black.
+        """
+        assert self.run is not None
+        sigma = timestep.flatten()[0].item()
+        expert = self.expert(sigma)
+        self._announce(expert, sigma)
+        prediction = self._predict(expert, x, timestep, model_options or {}, seed)
+        if expert not in self.run.checked:
+            self.run.checked.append(expert)
+            self._check(expert, prediction)
+        return prediction
+
+    def _predict(
+        self,
+        expert: Expert,
+        x: Tensor,
+        timestep: Tensor,
+        options: dict[str, Any],
+        seed: int | None,
+    ) -> Tensor:
+        """Returns the guided prediction of an expert, which is brought to the device first."""
+        run, second = self.run, self.second
+        assert run is not None
+        if expert is self.first:
+            if run.active is not expert:
+                _bring(expert.patcher, run.noise, self.conds, self.model_options)
+                run.active = expert
+            return super().outer_predict_noise(x, timestep, options, seed)
+        assert second is not None
+        if run.active is not expert:
+            second.loaded_models = _bring(
+                expert.patcher, run.noise, second.conds, second.model_options
+            )
+            run.active = expert
+        if not run.second_is_ready:
+            _make_ready(second, run)
+            run.second_is_ready = True
+        options = _with_additions(second.model_options, options, self.first.patcher.model_options)
+        return second.outer_predict_noise(x, timestep, options, seed)
+
+    def _check(self, expert: Expert, prediction: Tensor) -> None:
+        """Refuses a prediction with NaN or infinity; looking waits for the device."""
+        if prediction.isfinite().all():
+            return
+        name = "high-noise model" if expert is self.high else "low-noise model"
+        raise NotFiniteError(
+            "The video would become black. Got NaN or infinity in the first step of the "
+            f"{name if self.low else 'model'}, need finite numbers. Choose bf16 or fp32 as the "
+            "loader's precision; if it has that already, try without LoRAs, then download the "
+            "model again."
+        )
+
+    def _announce(self, expert: Expert, sigma: float) -> None:
+        """Tells a weights engine that runs both experts when the other one's turn is."""
+        other = self.low if expert is self.high else self.high
+        if other is None or not shares_memory(expert.patcher, other.patcher):
+            return
+        pool = other.patcher.pool
+        # A step cache may have left the previous call without any.
+        passes = expert.passes if self.passes is None else max(1, pool.passes - self.passes)
+        self.passes = pool.passes
+        later = [level for level in self.levels if level < sigma]
+        # After the last step the next run begins, most likely one like this.
+        if self.expert(max(later, default=self.levels[0])) is other:
+            pool.expect(other.patcher.model.expert, passes)
+        elif any(self.expert(level) is other for level in later):
+            pool.expect(other.patcher.model.expert, LATER)
+
+    def _tell_pools(self, *, running: bool) -> None:
+        """Tells weights engines what to show above their plan, and how many passes make a step."""
+        for expert in (self.high, self.low):
+            if expert is not None and isinstance(expert.patcher, WanPatcher):
+                pool, number = expert.patcher.pool, expert.patcher.model.expert
+                pool.heading = self.heading if running else ""
+                pool.step_passes[number] = expert.passes if running else None
+
+    def _prepare(self, expert: Expert) -> comfy.samplers.CFGGuider:
+        """Does for the second expert what core's guider did for the first, up to loading it."""
+        guider = comfy.samplers.CFGGuider(expert.patcher)
+        guider.set_cfg(expert.cfg)
+        guider.conds = {k: [cond.copy() for cond in c] for k, c in self.original_conds.items()}
+        comfy.samplers.preprocess_conds_hooks(guider.conds)
+        options = comfy.model_patcher.create_model_options_clone(expert.patcher.model_options)
+        comfy.sampler_helpers.prepare_model_patcher(expert.patcher, guider.conds, options)
+        comfy.samplers.filter_registered_hooks_on_conds(guider.conds, options)
+        guider.model_options = options
+        return guider
+
+    def _release(self) -> None:
+        """Cleans up after the second expert, as core's guider does after the first."""
+        second, run = self.second, self.run
+        self.second = self.run = None
+        if second is None:
+            return
+        patcher = second.model_patcher
+        if run is not None and run.second_is_ready:
+            patcher.cleanup()
+            comfy.sampler_helpers.cleanup_models(second.conds, second.loaded_models)
+        comfy.samplers.cast_to_load_options(second.model_options, device=patcher.offload_device)
+        patcher.restore_hook_patches()
+
+
+def _bring(
+    patcher: comfy.model_patcher.ModelPatcher, noise: Tensor, conds: Any, model_options: Any
+) -> list[Any]:
+    """Loads an expert's weights; ComfyUI makes room by moving the other's away."""
+    loaded = comfy.sampler_helpers.prepare_sampling(patcher, noise.shape, conds, model_options)
+    return loaded[2]
+
+
+def _make_ready(second: comfy.samplers.CFGGuider, run: _Run) -> None:
+    """Prepares a loaded second expert and its conditionings for calls within the run."""
+    patcher, options = second.model_patcher, second.model_options
+    comfy.samplers.cast_to_load_options(options, device=run.device, dtype=patcher.model_dtype())
+    options.setdefault("transformer_options", {})["sample_sigmas"] = run.sigmas
+    second.inner_model = patcher.model
+    if hasattr(second.inner_model, "latent_shapes"):
+        second.inner_model.latent_shapes = run.extra.get("latent_shapes")
+    patcher.pre_run()
+    second.conds = comfy.samplers.process_conds(
+        second.inner_model,
+        run.noise,
+        second.conds,
+        run.device,
+        run.latent_image,
+        run.denoise_mask,
+        run.seed,
+        **run.extra,
+    )
+
+
+def _with_additions(
+    own: dict[str, Any], passed: dict[str, Any], base: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns options `own` with what the running sampler added to `base` to get `passed`."""
+    options = comfy.model_patcher.create_model_options_clone(own)
+    for name in SAMPLER_HOOKS:
+        added = [hook for hook in passed.get(name, []) if hook not in base.get(name, [])]
+        if added:
+            options[name] = [*options.get(name, []), *added]
+    if passed.get("disable_cfg1_optimization"):
+        options["disable_cfg1_optimization"] = True
+    kind = WrappersMP.DIFFUSION_MODEL
+    wrappers = passed.get("transformer_options", {}).get("wrappers", {}).get(kind, {})
+    if TRUNCATE in wrappers:
+        target = options.setdefault("transformer_options", {}).setdefault("wrappers", {})
+        target.setdefault(kind, {})[TRUNCATE] = wrappers[TRUNCATE]
+    return options

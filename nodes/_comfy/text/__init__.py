@@ -1,0 +1,1 @@
+"""umT5 as ComfyUI's CLIP, and embeddings of prompts."""

@@ -1,0 +1,101 @@
+"""Prompts to embeddings, with those of known prompts kept on disk."""
+
+import hashlib
+import logging
+from pathlib import Path
+
+import comfy.sd
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ....wan_model.config import TEXT_LEN
+from ....wan_model.errors import PairingError
+from ....wan_model.prompt import clean_prompt, cut_tokens
+from ..host.runtime import cache_folder
+from .umt5 import ENCODER
+
+logger = logging.getLogger(__name__)
+
+CACHE_BYTES = 256 << 20
+"""Embeddings kept on disk; a prompt takes at most 8 MiB, the longest unused go first."""
+
+
+def encode(clip: comfy.sd.CLIP, text: str) -> tuple[Tensor, str | None]:
+    """Encodes a prompt as the official code does, or takes it from the disk cache.
+
+    Args:
+        clip: a umT5 encoder, from our loader or core's.
+        text: as the user wrote it; parentheses and colons are text, not weights.
+
+    Returns:
+        Embedding fp32 (1, 512, dim), zero beyond the prompt, and a warning if the prompt was cut.
+
+    Raises:
+        PairingError: if the CLIP is not a umT5 encoder.
+    """
+    if getattr(clip.tokenizer, "clip_name", None) != "umt5xxl":
+        raise PairingError(
+            f"This CLIP is no umT5 encoder. Got {type(clip.tokenizer).__name__}, need umT5. "
+            "Connect 'Load Wan text encoder', or core's CLIPLoader with type 'wan'."
+        )
+    tokenizer = getattr(clip.tokenizer, clip.tokenizer.clip).tokenizer
+    tokens = tokenizer(clean_prompt(text))["input_ids"]
+    kept = cut_tokens(tokens)
+    warning = None
+    if len(kept) < len(tokens):
+        warning = (
+            f"The prompt was cut: it has {len(tokens)} tokens, Wan reads {TEXT_LEN}. "
+            "What comes last in it has no effect."
+        )
+        logger.warning(warning)
+    file = _cache_file(clip, kept)
+    embedding = None if file is None else _kept(file)
+    if embedding is None:
+        pairs = {"umt5xxl": [[(token, 1.0) for token in kept]]}
+        embedding = clip.encode_from_tokens(pairs).float().cpu()[:, : len(kept)]
+        if file is not None:
+            _store(file, embedding)
+    return F.pad(embedding, (0, 0, 0, TEXT_LEN - embedding.shape[1])), warning
+
+
+def _cache_file(clip: comfy.sd.CLIP, tokens: list[int]) -> Path | None:
+    """Returns where an embedding is kept; None for an encoder of unknown origin or with LoRAs."""
+    identity = clip.patcher.get_attachment(ENCODER)
+    if identity is None or clip.patcher.patches or clip.layer_idx is not None:
+        return None
+    precision = next(clip.cond_stage_model.parameters()).dtype
+    key = f"{identity} {precision} {clip.patcher.load_device.type} {tokens}"
+    name = hashlib.sha256(key.encode()).hexdigest()
+    return cache_folder() / "text_embeddings" / f"{name}.safetensors"
+
+
+def _kept(file: Path) -> Tensor | None:
+    """Returns an embedding from disk; None if it is not there or cannot be read."""
+    if not file.is_file():
+        return None
+    try:
+        embedding = load_file(file)["embedding"]
+        file.touch()
+    except (OSError, KeyError, SafetensorError) as error:
+        logger.warning("A text embedding kept on disk is made anew: %s", error)
+        return None
+    return embedding
+
+
+def _store(file: Path, embedding: Tensor) -> None:
+    """Writes an embedding whole or not at all, and makes room. A full disk is no error."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        save_file({"embedding": embedding.contiguous()}, part)
+        part.replace(file)
+        others = sorted(file.parent.glob("*.safetensors"), key=lambda f: -f.stat().st_mtime)
+        total = 0
+        for other in others:
+            total += other.stat().st_size
+            if total > CACHE_BYTES:
+                other.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("The text embedding was not kept on disk: %s", error)

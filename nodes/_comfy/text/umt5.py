@@ -1,0 +1,156 @@
+"""The umT5 text encoder, loaded through ComfyUI's own implementation."""
+
+import hashlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.sd
+import comfy.sd1_clip
+import comfy.text_encoders.t5
+import comfy.text_encoders.wan
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ....wan_model.errors import CheckpointError
+from ....wan_model.loading import TextEncoderConfig, detect
+from ....wan_model.loading.checkpoint import Checkpoint, first_names, open_checkpoint
+from ....wan_model.quant import scale_weight
+from ..host.runtime import embedding_folders
+
+ENCODER_FILES = "umt5_xxl_fp8_e4m3fn_scaled.safetensors or umt5_xxl_fp16.safetensors"
+PARTS = (
+    *(f"0.SelfAttention.{name}.weight" for name in ("q", "k", "v", "o", "relative_attention_bias")),
+    *(f"1.DenseReluDense.{name}.weight" for name in ("wi_0", "wi_1", "wo")),
+    "0.layer_norm.weight",
+    "1.layer_norm.weight",
+)
+"""Tensors of one encoder block."""
+
+ENCODER = "wanduet_text_encoder"
+"""Attachment of a CLIP's patcher: a fingerprint of the file it came from."""
+
+
+def load_clip(path: Path) -> comfy.sd.CLIP:
+    """Loads a umT5 encoder as a CLIP that stock nodes take.
+
+    Raises:
+        CheckpointError: if it is not a umT5 encoder, or one without its tokenizer.
+    """
+    info = detect(path)
+    if not isinstance(info.config, TextEncoderConfig):
+        raise CheckpointError(
+            f"{path.name} is the wrong kind of file. Got {info.label}, need a umT5 text encoder. "
+            f"Choose {ENCODER_FILES}."
+        )
+    _check_whole(open_checkpoint(path), info.config)
+    if info.config.dim == 4096:
+        clip = comfy.sd.load_clip(
+            ckpt_paths=[str(path)],
+            embedding_directory=embedding_folders(),
+            clip_type=comfy.sd.CLIPType.WAN,
+        )
+    else:
+        clip = _load_small_clip(path, info.config)
+    clip.patcher.set_attachments(ENCODER, fingerprint(path))
+    return clip
+
+
+def _load_small_clip(path: Path, sizes: TextEncoderConfig) -> comfy.sd.CLIP:
+    """Loads a umT5 of another size than xxl, which core's own loader does not recognise."""
+    tensors = dict(comfy.utils.load_torch_file(str(path)))
+    dtype = _dequantise(tensors)
+    block = "encoder.block.0.layer"
+    config = {
+        "d_ff": tensors[f"{block}.1.DenseReluDense.wi_0.weight"].shape[0],
+        "d_kv": tensors[f"{block}.0.SelfAttention.q.weight"].shape[0] // sizes.num_heads,
+        "d_model": sizes.dim,
+        "dense_act_fn": "gelu_pytorch_tanh",
+        "is_gated_act": True,
+        "model_type": "umt5",
+        "num_heads": sizes.num_heads,
+        "num_layers": sizes.num_layers,
+        "vocab_size": sizes.vocab_size,
+    }
+    target = SimpleNamespace(
+        params={},
+        clip=_clip_class(config),
+        tokenizer=comfy.text_encoders.wan.WanT5Tokenizer,
+    )
+    clip = comfy.sd.CLIP(
+        target,
+        embedding_directory=embedding_folders(),
+        tokenizer_data={"spiece_model": tensors["spiece_model"]},
+        parameters=sum(tensor.numel() for tensor in tensors.values()),
+        model_options={"dtype": dtype},
+    )
+    clip.load_sd(tensors)
+    return clip
+
+
+def _check_whole(checkpoint: Checkpoint, sizes: TextEncoderConfig) -> None:
+    """Refuses a file that core's loader would take and then fail on, or fill with noise."""
+    if checkpoint.style != "transformers":
+        raise CheckpointError(
+            f"{checkpoint.path.name} has the key names of the official code. Got those, need "
+            f"the names that ComfyUI reads. Choose {ENCODER_FILES}."
+        )
+    blocks = [f"encoder.block.{i}.layer.{part}" for i in range(sizes.num_layers) for part in PARTS]
+    needed = [*blocks, "encoder.final_layer_norm.weight", "spiece_model"]
+    missing = [name for name in needed if name not in checkpoint.tensors]
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint.path.name} is incomplete. Got no {first_names(missing)}, need a whole "
+            f"umT5 encoder with its tokenizer. Choose {ENCODER_FILES}, or download it again."
+        )
+
+
+def _clip_class(config: dict[str, Any]) -> type:
+    """Returns core's umT5 model class with other sizes."""
+
+    class Encoder(comfy.sd1_clip.SDClipModel):
+        def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None):
+            super().__init__(
+                device=device,
+                dtype=dtype,
+                textmodel_json_config=dict(config),
+                special_tokens={"end": 1, "pad": 0},
+                model_class=comfy.text_encoders.t5.T5,
+                enable_attention_masks=True,
+                zero_out_masked=True,
+                model_options=model_options or {},
+            )
+
+    class Model(comfy.sd1_clip.SD1ClipModel):
+        def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None):
+            super().__init__(
+                device=device,
+                dtype=dtype,
+                model_options=model_options or {},
+                name="umt5xxl",
+                clip_model=Encoder,
+            )
+
+    return Model
+
+
+def _dequantise(tensors: dict[str, Tensor]) -> torch.dtype:
+    """Turns scaled fp8 weights into bf16, in place; returns the dtype of the weights."""
+    for name in [name for name in tensors if name.endswith((".scale_weight", ".weight_scale"))]:
+        weight = name.rpartition(".")[0] + ".weight"
+        scale = tensors.pop(name).float()
+        tensors[weight] = scale_weight(tensors[weight], scale).to(torch.bfloat16)
+    return tensors["encoder.block.0.layer.0.SelfAttention.q.weight"].dtype
+
+
+def fingerprint(path: Path) -> str:
+    """Returns what identifies a file's content: its size, its start and samples from all of it."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(1 << 20))
+        for i in range(32):
+            file.seek(size * i // 32)
+            digest.update(file.read(1 << 14))
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""VAEs, and the images that condition a video."""

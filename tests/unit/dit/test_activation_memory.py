@@ -1,0 +1,219 @@
+"""Activation memory, counted byte by byte; at the size of real videos on meta tensors."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.unit.dit.toy import BF16, FP32, MemoryRecorder, make_dit
+from wan_model.attention import guarded
+from wan_model.attention.registry import BACKENDS, Selected
+from wan_model.config import DiTConfig, Precision
+from wan_model.dit import WanDiT, run_in_order
+from wan_model.dit.activation_memory import WORKSPACE_BYTES, activation_bytes
+from wan_model.quant import Linear, put
+from wan_model.quant.storage import BF16 as BF16_NUMBERS
+from wan_model.quant.storage import FP8_ROWS, INT8_ROWS, MXFP8, NVFP4, Storage
+
+GIB, MIB = 2**30, 2**20
+BF16_RESIDUAL = Precision(compute_dtype=torch.bfloat16, residual_dtype=torch.bfloat16)
+T2V_A14B = DiTConfig(
+    dim=5120, ffn_dim=13824, num_heads=40, num_layers=2, in_channels=16, out_channels=16
+)
+I2V_A14B = replace(T2V_A14B, in_channels=36)
+TI2V_5B = DiTConfig(
+    dim=3072, ffn_dim=14336, num_heads=24, num_layers=2, in_channels=48, out_channels=48
+)
+SIZE_720P81, SIZE_480P81, SIZE_480P17 = (21, 90, 160), (21, 60, 104), (5, 60, 104)
+SIZE_704P121, SIZE_704P17, SIZE_704P1 = (31, 44, 80), (5, 44, 80), (1, 44, 80)
+
+STORAGES = (BF16_NUMBERS, FP8_ROWS, INT8_ROWS, MXFP8, NVFP4)
+
+Size = tuple[int, int, int]
+
+
+@pytest.fixture
+def one_kernel_norm(monkeypatch) -> None:
+    """Has the RMS norm allocate its result only: a kernel on GPUs, four operations elsewhere."""
+
+    def rms_norm(x: Tensor, *_: object) -> Tensor:
+        return torch.empty_like(x)
+
+    monkeypatch.setattr("torch.nn.functional.rms_norm", rms_norm)
+
+
+@pytest.fixture
+def timestep_per_token(monkeypatch) -> None:
+    """Has every token look up one of two timesteps, as with a first picture."""
+
+    def two_timesteps(timestep: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+        """Stands in for the search for distinct values, which meta tensors do not have."""
+        index = torch.empty(len(timestep), tokens, dtype=torch.int64, device="meta")
+        return torch.empty(2, device="meta"), index
+
+    monkeypatch.setattr("wan_model.dit.wan_dit.distinct_timesteps", two_timesteps)
+
+
+def attend(q: Tensor, _k: Tensor, _v: Tensor) -> Tensor:
+    """Allocates what attention kernels of 16 bit do: the result and the normalisation."""
+    _normalisation = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    return torch.empty_like(q)
+
+
+def peak_bytes(
+    config: DiTConfig,
+    precision: Precision,
+    size: Size,
+    batch: int = 1,
+    stored: Storage | None = None,
+) -> int:
+    """Returns the most that is alive in a forward pass beside weights and inputs.
+
+    The blocks' weights are `stored` as given, by default in the dtype of the arithmetic.
+    """
+    with torch.device("meta"):
+        model = WanDiT(config, precision=precision, attention=attend)
+        model.to(torch.bfloat16)
+        model.blocks.to(precision.compute_dtype)
+        for layer in model.blocks.modules():
+            if stored is not None and isinstance(layer, Linear):
+                put(stored.quantise(layer.weight), layer)
+        latent = torch.empty(batch, config.out_channels, *size)
+        cond = torch.empty(batch, config.cond_channels, *size) if config.cond_channels else None
+        timestep, text = torch.empty(batch), torch.empty(batch, 512, 4096)
+    recorder = MemoryRecorder(device="meta")
+    with torch.no_grad(), recorder:
+        model.velocity(latent, timestep, text, cond, run_in_order)
+    return recorder.peak_bytes
+
+
+@pytest.mark.usefixtures("one_kernel_norm")
+@pytest.mark.parametrize(
+    ("config", "size", "measured_gib"),
+    [
+        (T2V_A14B, SIZE_480P81, 2.29),
+        (T2V_A14B, SIZE_720P81, 4.38),
+        (T2V_A14B, SIZE_480P17, 1.05),
+        (TI2V_5B, SIZE_704P121, 1.22),
+    ],
+    ids=["480p81", "720p81", "480p17", "5B 704p121"],
+)
+def test_counting_gives_what_was_measured_on_gpus(config, size, measured_gib):
+    # An H200, FlashAttention-3, one timestep; 720p81 compiled, which does not matter for a peak in
+    # attention; 480p17 an H100 and cuDNN. What changes the peak of a forward pass outdates these.
+    assert peak_bytes(config, BF16, size) / GIB == pytest.approx(measured_gib, abs=0.01)
+
+
+@pytest.mark.parametrize(("name", "measured_gib"), [("sage", 2.83), ("kitchen_int8", 2.37)])
+def test_copies_of_8_bit_attention_are_counted(name, measured_gib):
+    # An H200, compiled, where attention is the peak.
+    [backend] = [backend for backend in BACKENDS if backend.name == name]
+    attention = guarded(Selected(backend, attend, by_name=True))
+    with torch.device("meta"):
+        model = WanDiT(replace(T2V_A14B, num_layers=1), precision=BF16, attention=attention)
+    estimate = model.activation_bytes(1, *SIZE_480P81) - WORKSPACE_BYTES
+    assert estimate / GIB == pytest.approx(measured_gib, abs=0.01)
+
+
+PRECISIONS = pytest.mark.parametrize(
+    "precision", [FP32, BF16, BF16_RESIDUAL], ids=["fp32", "bf16", "small"]
+)
+BATCHES = pytest.mark.parametrize("batch", [1, 2])
+
+
+def check_estimate(config: DiTConfig, precision: Precision, size: Size, batch: int) -> None:
+    peak = peak_bytes(config, precision, size, batch)
+    estimate = activation_bytes(config, precision, batch, *size) - WORKSPACE_BYTES
+    # Less than the smallest part of the sum at the size where it decides.
+    assert estimate == pytest.approx(peak, abs=3 * MIB)
+
+
+@pytest.mark.usefixtures("one_kernel_norm")
+@PRECISIONS
+@BATCHES
+@pytest.mark.parametrize("config", [T2V_A14B, I2V_A14B], ids=["T2V", "I2V"])
+@pytest.mark.parametrize("size", [SIZE_720P81, SIZE_480P81, SIZE_480P17, (1, 60, 104)])
+def test_the_estimate_of_a14b_is_what_is_alive(config, precision, size, batch):
+    check_estimate(config, precision, size, batch)
+
+
+@pytest.mark.usefixtures("one_kernel_norm", "timestep_per_token")
+@PRECISIONS
+@BATCHES
+@pytest.mark.parametrize("size", [SIZE_704P121, SIZE_704P17, SIZE_704P1])
+def test_the_estimate_of_5b_with_a_picture_is_what_is_alive(precision, size, batch):
+    check_estimate(TI2V_5B, precision, size, batch)
+
+
+@pytest.mark.usefixtures("one_kernel_norm")
+def test_5b_without_a_picture_is_not_estimated_too_low():
+    over = activation_bytes(TI2V_5B, BF16, 1, *SIZE_704P121) - peak_bytes(
+        TI2V_5B, BF16, SIZE_704P121
+    )
+    assert 0 < over < 200 * MIB + WORKSPACE_BYTES
+
+
+@pytest.mark.parametrize("size", [SIZE_720P81, SIZE_480P81, SIZE_480P17])
+def test_a_norm_of_four_operations_fits_in_the_estimate_and_200_mib(size):
+    assert peak_bytes(I2V_A14B, BF16, size) < activation_bytes(I2V_A14B, BF16, 1, *size) + 200 * MIB
+
+
+@pytest.mark.usefixtures("one_kernel_norm")
+@pytest.mark.parametrize("size", [SIZE_720P81, SIZE_480P81, SIZE_480P17])
+def test_a_weight_widened_for_a_product_is_gone_at_the_peak(size):
+    as_used, *widened = (peak_bytes(I2V_A14B, BF16, size, stored=s) for s in STORAGES)
+    assert widened == [as_used] * len(widened)
+
+
+def test_720p81_needs_little_more_than_the_residual_and_q_k_v():
+    # Residual 1.44 GiB in fp32, q, k and v 0.72 each in bf16: 3.6 GiB, the rest are short runs.
+    assert 3.6 < peak_bytes(I2V_A14B, BF16, SIZE_720P81) / GIB < 4.9
+
+
+def test_a_bf16_residual_saves_half_of_the_residual():
+    full, half = (peak_bytes(I2V_A14B, p, SIZE_720P81) for p in (BF16, BF16_RESIDUAL))
+    assert full - half > 0.7 * GIB
+
+
+DIM, LAYERS, TOKENS, FFN = 192, 2, 512, 96
+
+
+def record(run: int, per_token: bool, precision: Precision, monkeypatch) -> MemoryRecorder:
+    """Runs a narrow model over many tokens, `run` at a time.
+
+    The sizes are such that a hidden state is larger than any weight and than the patches.
+    """
+    monkeypatch.setattr("wan_model.dit.tokens.RUN_TOKENS", run)
+    model = make_dit(dim=DIM, ffn_dim=FFN, num_layers=LAYERS, text_len=8, precision=precision)
+    generator = torch.Generator().manual_seed(0)
+    latent = torch.randn(1, 16, 4, 32, 16, generator=generator)
+    text = torch.randn(1, 8, 20, generator=generator)
+    timestep = torch.full((1, TOKENS) if per_token else (1,), 700.0)
+    if per_token:
+        timestep[:, : TOKENS // 4] = 0
+    recorder = MemoryRecorder()
+    with torch.no_grad(), recorder:
+        model(latent, timestep, text)
+    return recorder
+
+
+@pytest.mark.parametrize("per_token", [False, True], ids=["per sample", "per token"])
+@pytest.mark.parametrize("precision", [FP32, BF16], ids=["fp32", "bf16"])
+def test_only_residual_q_k_v_and_attention_span_all_tokens(per_token, precision, monkeypatch):
+    recorder = record(32, per_token, precision, monkeypatch)
+    spanning = [made for made in recorder.allocations if made.numel > TOKENS * DIM // 2]
+    # Nothing is wider than the hidden width, above all no (tokens, 6, dim) modulation.
+    assert {made.numel for made in spanning} == {TOKENS * DIM}
+    # The residual once; q, k, v and their attention per block.
+    assert len(spanning) == 1 + 4 * LAYERS, Counter(made.operation for made in spanning)
+
+
+@pytest.mark.parametrize("run", [16, 256])
+@pytest.mark.parametrize("per_token", [False, True], ids=["per sample", "per token"])
+def test_peak_is_five_hidden_states_and_a_run(per_token, run, monkeypatch):
+    # Residual, q, k, v and their attention; patches and angles take less than one more.
+    peak = record(run, per_token, FP32, monkeypatch).peak_bytes
+    hidden_state, of_a_run = TOKENS * DIM * 4, run * DIM * 4
+    assert 5 * hidden_state < peak < 5.9 * hidden_state + 16 * of_a_run

@@ -1,0 +1,196 @@
+"""Compiled stages: one graph each, whatever the size, block, expert or place of the weights."""
+
+import re
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+import torch
+from torch._dynamo.backends.debugging import aot_eager
+
+from tests.unit.dit.toy import BF16, FP32, first_frame_clean, make_dit, make_inputs
+from wan_model.attention import Guarded
+from wan_model.dit import run_in_order
+from wan_model.dit.compiled_stages import CompiledStages
+from wan_model.offload.host_model import HostModel
+from wan_model.quant import Linear, ScaledFormat
+
+STAGES = 3
+"""Of a block."""
+
+
+class CountingBackend:
+    """Counts the graphs it is given, and runs them as they are."""
+
+    def __init__(self):
+        self.graphs = 0
+
+    def __call__(self, graph, example_inputs):
+        self.graphs += 1
+        return aot_eager(graph, example_inputs)
+
+
+@pytest.fixture
+def backend(monkeypatch) -> Iterator[CountingBackend]:
+    torch._dynamo.reset()
+    monkeypatch.setattr("wan_model.dit.tokens.RUN_TOKENS", 16)
+    yield CountingBackend()
+    torch._dynamo.reset()
+
+
+def predict(model, inputs, runner, frames=None):
+    latent = inputs.latent[:, :, :frames]
+    return model.velocity(latent, inputs.timestep, inputs.text, None, runner)
+
+
+def check(model, inputs, runner, frames=None):
+    got = predict(model, inputs, runner, frames)
+    expected = predict(model, inputs, run_in_order, frames)
+    torch.testing.assert_close(got, expected, rtol=0, atol=3e-6)
+
+
+def store_as_fp8(model):
+    for layer in model.blocks.modules():
+        if isinstance(layer, Linear):
+            layer.weight_scale = layer.weight.abs().amax() / 448
+            layer.format = ScaledFormat()
+            stored = (layer.weight / layer.weight_scale).to(torch.float8_e4m3fn)
+            layer.weight = torch.nn.Parameter(stored, requires_grad=False)
+
+
+def visit_slabs(host, runner, blocks, x, inputs):
+    """Gives every block new memory for its weights, as streaming does."""
+    for block, slab in zip(blocks, host.slabs, strict=True):
+        with torch.inference_mode(False):
+            views = slab.views(torch.empty(slab.layout.nbytes, dtype=torch.uint8))
+            for view, piece in zip(views, slab._pieces, strict=True):
+                view.copy_(piece.tensor)
+        slab.bind(views)
+        x = runner([block], x, inputs)
+        slab.unbind()
+    return x
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("sizes", [(3, 2, 1), (1, 2, 3)])
+def test_blocks_experts_and_sizes_share_one_graph_per_stage(backend, mode, sizes):
+    # The smallest video is a single run, a whole tensor; the runs of the others are parts of one.
+    runner = CompiledStages(backend=backend).around(run_in_order)
+    with mode():
+        for model in (make_dit(), make_dit(num_layers=3)):
+            for frames in sizes:
+                check(model, make_inputs(model), runner, frames)
+    assert backend.graphs == STAGES
+
+
+@torch.inference_mode()
+def test_attention_that_falls_back_needs_no_new_graph(backend):
+    model, said = make_dit(), []
+    inputs = make_inputs(model)
+    runner = CompiledStages(backend=backend).around(run_in_order)
+    model.attend = Guarded("broken", lambda *qkv: torch.full_like(qkv[0], torch.nan))
+    got = model.attend.check(lambda: predict(model, inputs, runner), said.append)
+    torch.testing.assert_close(got, predict(model, inputs, run_in_order), rtol=0, atol=3e-6)
+    assert len(said) == 1
+    assert backend.graphs == STAGES
+
+
+@pytest.mark.parametrize("stored_as", ["fp32", "fp8"])
+def test_streamed_weights_need_no_graph_of_their_own(backend, stored_as):
+    model = make_dit()
+    if stored_as == "fp8":
+        store_as_fp8(model)
+    host = HostModel(model, model.blocks)
+    inputs = make_inputs(model)
+    runner = CompiledStages(backend=backend).around(run_in_order)
+    with torch.inference_mode():
+        check(model, inputs, runner)
+        check(model, inputs, partial(visit_slabs, host, runner))
+    assert backend.graphs == STAGES
+
+
+@torch.inference_mode()
+def test_frames_with_timesteps_of_their_own_are_looked_up_inside(backend):
+    model = make_dit("ti2v", BF16)
+    inputs = make_inputs(model)._replace(timestep=first_frame_clean(1))
+    runner = CompiledStages(backend=backend).around(run_in_order)
+    check(model, inputs, runner)
+    assert backend.graphs == STAGES
+
+
+@torch.inference_mode()
+def test_a_second_object_uses_the_graphs_of_the_first(backend):
+    said = []
+    for _ in range(2):
+        model = make_dit()
+        runner = CompiledStages(backend=backend, report=said.append).around(run_in_order)
+        check(model, make_inputs(model), runner)
+        check(model, make_inputs(model, seed=1), runner)
+    assert backend.graphs == STAGES
+    assert re.fullmatch(rf"Compiled {STAGES} graphs in \d+\.\d s\.", said[0])
+    assert said[1:] == ["Compiled before: nothing to wait for."]
+
+
+@torch.inference_mode()
+def test_every_size_of_model_and_batch_gets_its_graphs_and_is_reported(backend):
+    said = []
+    runner = CompiledStages(backend=backend, report=said.append).around(run_in_order)
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for dim, batch in ((48, 1), (96, 1), (96, 2), (48, 1)):
+            model = make_dit(dim=dim)
+            check(model, make_inputs(model, batch), runner)
+        assert torch._dynamo.config.recompile_limit == 1
+    assert backend.graphs == 3 * STAGES
+    assert len(said) == 3
+    assert all(line.startswith(f"Compiled {STAGES} graphs") for line in said)
+
+
+@pytest.mark.usefixtures("backend")
+@torch.inference_mode()
+def test_what_cannot_be_compiled_is_said_and_run_as_it_is():
+    tried = []
+
+    def broken(graph, _inputs):
+        tried.append(graph)
+        raise NotImplementedError("no such kernel")
+
+    said = []
+    model = make_dit()
+    runner = CompiledStages(backend=broken, report=said.append).around(run_in_order)
+    for _ in range(2):
+        check(model, make_inputs(model), runner)
+    (line,) = said
+    assert line.startswith("It runs uncompiled, thus slower: ")
+    assert "no such kernel" in line
+    assert len(tried) == 1
+
+
+@torch.inference_mode()
+def test_blocks_may_be_left_out(backend):
+    said = []
+    model = make_dit(num_layers=3)
+
+    def why_not(block):
+        return "" if block is model.blocks[2] else "Not this one."
+
+    stages = CompiledStages(backend=backend, why_not=why_not, report=said.append)
+    seen = []
+
+    def run(blocks, x, inputs):
+        for block in blocks:
+            x = block(x, inputs)
+            seen.append(backend.graphs)
+        return x
+
+    check(model, make_inputs(model), stages.around(run))
+    assert seen == [0, 0, STAGES]
+    (line,) = said
+    assert line.startswith("Not this one. Compiled 3 graphs in ")
+
+
+def test_nothing_is_compiled_while_gradients_are_recorded(backend):
+    model = make_dit(precision=FP32).requires_grad_(True)
+    inputs = make_inputs(model)
+    predict(model, inputs, CompiledStages(backend=backend).around(run_in_order)).sum().backward()
+    assert model.blocks[0].self_attn.q.weight.grad is not None
+    assert backend.graphs == 0

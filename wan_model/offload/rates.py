@@ -1,0 +1,134 @@
+"""How fast this computer moves and multiplies: what plans are made with."""
+
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+from ..config import DiTConfig
+from .device import Device, HostBuffer
+from .host_model import LANES, HostSlab
+
+SAMPLE_BYTES = 64 << 20
+REPEATS = 4
+
+TIMED_PASSES = 16
+"""How many are remembered."""
+
+WAKING_SECONDS = 0.05
+"""In which a GPU that was idle raises its clock."""
+
+EFFICIENCY = 0.6
+"""Part of a large matrix product's rate that a whole block reaches, attention included."""
+
+
+def block_seconds(config: DiTConfig, tokens: int, flops_per_second: float) -> float:
+    """Estimates the computation of one block.
+
+    Args:
+        config: sizes of the model.
+        tokens: of all samples of one forward pass, each of which attends to its own.
+        flops_per_second: see `measure_matmul`.
+    """
+    linear = 2 * tokens * (6 * config.dim**2 + 2 * config.dim * config.ffn_dim)
+    attention = 4 * tokens * (tokens + config.text_len) * config.dim
+    return (linear + attention) / (EFFICIENCY * flops_per_second)
+
+
+class Stopwatch:
+    """Times what a device computes from now until `stop`, without waiting for it."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._device = torch.device(device)
+        self._start, self._end = self._now(), None
+
+    def stop(self) -> None:
+        """Ends what is timed."""
+        self._end = self._now()
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None as long as the device has not finished it."""
+        if isinstance(self._start, float):
+            return None if self._end is None else self._end - self._start
+        finished = self._end is not None and self._end.query()
+        return self._start.elapsed_time(self._end) / 1000 if finished else None
+
+    def _now(self) -> Any:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+
+class Pace:
+    """How long forward passes take, compared with what was estimated.
+
+    An estimate knows nothing of what attention kernels, 8-bit products and compiled stages save.
+    """
+
+    def __init__(self) -> None:
+        self._passes: deque[tuple[Stopwatch, float]] = deque(maxlen=TIMED_PASSES)
+
+    def add(self, watch: Stopwatch, estimate_seconds: float) -> None:
+        """Takes a pass, which need not be over."""
+        if estimate_seconds > 0:
+            self._passes.append((watch, estimate_seconds))
+
+    @property
+    def factor(self) -> float:
+        """What to multiply an estimate by; 1 until a second pass is over.
+
+        The fastest of the last passes counts: the first ones compile, and read files that are not
+        in memory yet.
+        """
+        finished = [(watch.seconds, estimate) for watch, estimate in self._passes]
+        factors = [seconds / estimate for seconds, estimate in finished if seconds is not None]
+        return min(factors) if len(factors) >= 2 else 1.0
+
+
+def measure_copy(device: Device) -> float:
+    """Returns bytes per second from pinned memory to the device."""
+    buffer, target = HostBuffer(SAMPLE_BYTES, device), device.empty(SAMPLE_BYTES)
+    device.copy(target, buffer.memory, device.mark()).synchronize()
+    start = time.perf_counter()
+    done = [device.copy(target, buffer.memory, None) for _ in range(REPEATS)]
+    done[-1].synchronize()
+    seconds = time.perf_counter() - start
+    buffer.close()
+    return REPEATS * SAMPLE_BYTES / seconds
+
+
+def measure_read(slab: HostSlab) -> float:
+    """Returns bytes per second from the file cache, or from tensors, to memory of our own."""
+    nbytes = min(SAMPLE_BYTES, slab.layout.nbytes)
+    with torch.inference_mode(False):
+        target = torch.empty(nbytes, dtype=torch.uint8)
+    seconds = []
+    with ThreadPoolExecutor(LANES) as pool:
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            slab.read(target, 0, pool)
+            seconds.append(time.perf_counter() - start)
+    # The first may come from the disk.
+    return nbytes / min(seconds)
+
+
+def measure_matmul(device: torch.device | str, dtype: torch.dtype = torch.bfloat16) -> float:
+    """Returns floating-point operations per second of a large matrix product."""
+    size = 4096 if torch.device(device).type == "cuda" else 512
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    awake = time.perf_counter() + WAKING_SECONDS
+    while True:
+        (a @ a).sum().item()
+        start = time.perf_counter()
+        if start > awake:
+            break
+    b = a
+    for _ in range(REPEATS):
+        b = a @ b
+    b.sum().item()
+    return REPEATS * 2 * size**3 / (time.perf_counter() - start)
