@@ -29,7 +29,7 @@ def check_fit(
     Raises:
         MemoryLimitError: says what fits.
     """
-    count, bits = config.num_layers, find(number_format).storage.bits
+    count, bits = config.num_layers, find(number_format).format.bits
     inside, outside = weight_bytes(config, number_format)
     block, weights = inside // count, inside + outside
     if weights + activation_bytes <= free_bytes:
@@ -52,4 +52,4 @@ def weight_bytes(config: DiTConfig, number_format: str) -> tuple[int, int]:
         model = WanDiT(config, precision=Precision(), attention=resolve("sdpa"))
     inside = sum(parameter.numel() for parameter in model.blocks.parameters())
     outside = sum(parameter.numel() for parameter in model.parameters()) - inside
-    return int(inside * find(number_format).storage.bits / 8), outside * FP32_BYTES
+    return int(inside * find(number_format).format.bits / 8), outside * FP32_BYTES

@@ -45,9 +45,8 @@ from wan_model.dit import BlockRunner, WanDiT, run_in_order
 from wan_model.dit.activation_memory import activation_bytes
 from wan_model.dit.compiled_stages import CompiledStages
 from wan_model.errors import BackendError, WanError
-from wan_model.quant import AS_STORED, Linear, StoredWeight
+from wan_model.quant import AS_STORED, PLAIN, Linear, StoredWeight, policy_for
 from wan_model.quant import names as format_names
-from wan_model.quant import resolve as resolve_format
 from wan_model.shapes import LatentSize, latent_size
 
 OURS = "wan-duet"
@@ -119,15 +118,15 @@ def random_dit(
     """Returns a model on `device` whose weights are drawn one by one, seeded by their names."""
     with torch.device("meta"):
         model = WanDiT(config, precision=precision, attention=attention)
-    plan = None if number_format == AS_STORED else resolve_format(number_format, device)
+    policy = None if number_format == AS_STORED else policy_for(number_format, device)
     for name, parameter in list(model.named_parameters()):
         path, _, leaf = name.rpartition(".")
         owner = model.get_submodule(path)
         value = random_value(name, parameter.shape, device)
-        if plan and isinstance(owner, Linear) and owner.compute_dtype != torch.float32:
+        if policy and isinstance(owner, Linear) and owner.compute_dtype != torch.float32:
             value = value.bfloat16()
             if leaf == "weight":
-                plan.place(owner, StoredWeight(value), device)
+                policy.place(owner, StoredWeight(PLAIN[value.dtype], value), device)
                 continue
         setattr(owner, leaf, torch.nn.Parameter(value, requires_grad=False))
     return model

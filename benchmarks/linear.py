@@ -1,9 +1,9 @@
-"""Linear layers of the A14B model in every number format: time, rate, error.
+"""Linear layers of the A14B model in every weight format: time, rate, error.
 
     python benchmarks/linear.py --rows 32760 75600
 
 Prints one JSON line per format, kernel, shape and number of tokens (`| python benchmarks/report.py
---show -` makes a table of them): median milliseconds of a whole product (activations are quantised
+--show -` makes a table of them): median milliseconds of a whole matmul (activations are quantized
 inside), TFLOP/s, and the rms error relative to fp32 for activations with outlier channels. "chunk"
 is the number of rows given to one call; the blocks work on runs of 8192 tokens.
 """
@@ -12,6 +12,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,8 +21,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.lines import emit
-from wan_model.quant import Linear, StoredWeight, WeightPlan
-from wan_model.quant.plan import NUMBER_FORMATS
+from wan_model.quant import PLAIN, Linear, QuantPolicy, StoredWeight
+from wan_model.quant.policy import CHOICES
 
 SHAPES = ((5120, 5120), (5120, 13824), (13824, 5120))
 """Input and output features: attention, and both layers of the feed-forward."""
@@ -29,20 +30,18 @@ SHAPES = ((5120, 5120), (5120, 13824), (13824, 5120))
 ERROR_ROWS = 2048
 
 
-def plans(device: torch.device) -> Iterator[tuple[str, WeightPlan]]:
+def policies(device: torch.device) -> Iterator[tuple[str, QuantPolicy]]:
     """Yields every format with every kernel that works here; says on stderr why others do not."""
-    for number_format in NUMBER_FORMATS:
-        if not number_format.kernels:
-            yield number_format.name, WeightPlan(number_format, device, None)
-        for kernel in number_format.kernels:
+    for choice in CHOICES:
+        policy = QuantPolicy(device=device, target=choice.format)
+        if not choice.kernels:
+            yield choice.name, policy
+        for kernel in choice.kernels:
             reason = kernel.unavailable_reason(device)
             if reason is None:
-                yield (
-                    f"{number_format.name}, {kernel.label}",
-                    WeightPlan(number_format, device, kernel),
-                )
+                yield f"{choice.name}, {kernel.label}", replace(policy, kernels=(kernel,))
             else:
-                sys.stderr.write(f"{number_format.name}, {kernel.label}: {reason}\n")
+                sys.stderr.write(f"{choice.name}, {kernel.label}: {reason}\n")
 
 
 def random_weight(inputs: int, outputs: int, device: torch.device) -> Tensor:
@@ -78,7 +77,7 @@ def measure(layer: Linear, x: Tensor, chunk: int, repeats: int) -> float:
 
 
 def rms_error(layer: Linear, weight: Tensor) -> float:
-    """Returns the rms error of the product relative to fp32."""
+    """Returns the rms error of the result relative to fp32."""
     x = random_tokens(ERROR_ROWS, layer.in_features, weight.device, torch.float32)
     exact = x @ weight.float().T
     return ((layer(x) - exact).norm() / exact.norm()).item()
@@ -87,14 +86,13 @@ def rms_error(layer: Linear, weight: Tensor) -> float:
 def lines(options: argparse.Namespace, device: torch.device) -> Iterator[dict[str, object]]:
     """Yields the table, row by row."""
     given = getattr(torch, options.input)
-    available = list(plans(device))
+    available = list(policies(device))
     for inputs, outputs in SHAPES:
         weight = random_weight(inputs, outputs, device)
-        for name, plan in available:
-            layer = Linear(
-                inputs, outputs, compute_dtype=plan.default_compute_dtype or torch.bfloat16
-            )
-            plan.place(layer, StoredWeight(weight), device)
+        for name, policy in available:
+            dtype = policy.compute_dtype(None, torch.bfloat16)
+            layer = Linear(inputs, outputs, compute_dtype=dtype)
+            policy.place(layer, StoredWeight(PLAIN[weight.dtype], weight), device)
             layer.bias = torch.nn.Parameter(weight[:, 0].clone() * 0, requires_grad=False)
             error = rms_error(layer, weight)
             for rows in options.rows:

@@ -13,7 +13,7 @@ from ..wan_model.offload import Wishes
 from ._comfy.host import runtime
 from ._comfy.model import comfy_dit
 from ._comfy.model.attention_choice import choose as choose_attention
-from ._comfy.model.precision_choice import SMALL_NUMBERS
+from ._comfy.model.precision_choice import QUANTIZED
 from ._comfy.model.precision_choice import explain as explain_precision
 from ._comfy.text import umt5
 from ._comfy.vae import comfy_vae
@@ -25,8 +25,8 @@ PRECISION_TOOLTIP = (
     "What the transformer blocks multiply. auto: a file's 8-bit or 4-bit weights as they are where "
     "the GPU is fast at that, otherwise bf16, or fp16 on older cards, fp32 on CPU; its choice is "
     "shown here. bf16, fp16: closer to the model; small weights stay small in memory. fp32: only "
-    "to compare results. fp8: 8-bit products, for RTX 40 and newer, H100. int8: the same for RTX "
-    "20 and 30. nvfp4: 4-bit products for RTX 50, smaller and visibly coarser. For these three, "
+    "to compare results. fp8: 8-bit matmuls, for RTX 40 and newer, H100. int8: the same for RTX "
+    "20 and 30. nvfp4: 4-bit matmuls for RTX 50, smaller and visibly coarser. For these three, "
     "weights of other formats are converted while they load; with a 'Wan memory' node they are "
     "kept in user/wanduet/weights, 14 GB for each expert of A14B, 8 GB in nvfp4. Latents, residual "
     "stream, norms and modulation are always fp32."
@@ -108,7 +108,7 @@ class WanDuetModelLoader(io.ComfyNode):
                     "wan2.2_ti2v_5B_fp16.safetensors. For the two A14B experts use "
                     "'Load Wan experts'.",
                 ),
-                _precision_input([*PRECISIONS, *SMALL_NUMBERS], PRECISION_TOOLTIP),
+                _precision_input([*PRECISIONS, *QUANTIZED], PRECISION_TOOLTIP),
                 _attention_input(),
                 _memory_input(),
             ],
@@ -172,7 +172,7 @@ class WanDuetExpertLoader(io.ComfyNode):
                     "File of the low-noise expert of the same model, such as "
                     "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors.",
                 ),
-                _precision_input([*PRECISIONS, *SMALL_NUMBERS], PRECISION_TOOLTIP),
+                _precision_input([*PRECISIONS, *QUANTIZED], PRECISION_TOOLTIP),
                 _attention_input(),
                 _memory_input(),
             ],
@@ -226,10 +226,10 @@ def _load(
 ) -> list[Any]:
     """Loads the files of one model as MODELs, and shows what they are and how they compute."""
     device = runtime.compute_device()
-    products = dict.fromkeys(explain_precision(precision, info, device) for info in infos)
+    matmuls = dict.fromkeys(explain_precision(precision, info, device) for info in infos)
     attend, chosen = choose_attention(attention, device, runtime.compute_dtype(precision))
     patchers = comfy_dit.load_models(infos, precision, attend, memory)
-    runtime.show(node_id, "\n".join([*(info.label for info in infos), *products, chosen]))
+    runtime.show(node_id, "\n".join([*(info.label for info in infos), *matmuls, chosen]))
     return patchers
 
 

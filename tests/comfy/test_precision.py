@@ -117,7 +117,7 @@ def test_auto_on_a_cpu_is_fp32_and_is_shown(comfy_server: ComfyServer, name: str
     result = comfy_server.run({**prompt, **save("auto", latent=("sampler", 0))})
     assert result.status == "success", result.error
     (text,) = result.texts("model")
-    assert text.splitlines()[1] == "fp32 products: this runs on the CPU"
+    assert text.splitlines()[1] == "fp32 matmuls: this runs on the CPU"
     assert torch.equal(latent(comfy_server, "auto"), explicit)
 
 
@@ -131,7 +131,7 @@ def precision(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     host: Any = ModuleType("pack.nodes._comfy.host.runtime")
     host.compute_dtype = lambda asked: torch.float16 if asked == "fp16" else torch.bfloat16
     monkeypatch.setitem(sys.modules, host.__name__, host)
-    kernel = importlib.import_module("pack.wan_model.quant.kernels").Kernel
+    kernel = importlib.import_module("pack.wan_model.quant.kernels").MatmulKernel
     monkeypatch.setattr(kernel, "_failed_trial", lambda *_: None)
     return importlib.import_module("pack.nodes._comfy.model.precision_choice")
 
@@ -142,16 +142,16 @@ CONVERTED = "; weights converted from fp16"
 @pytest.mark.parametrize(
     ("asked", "stored", "line"),
     [
-        ("auto", "fp8 scaled", "fp8 products: the file holds fp8; this GPU (9.0) multiplies it"),
-        ("auto", "fp16", "bf16 products: the file holds fp16"),
-        ("fp16", "fp8 scaled", "fp16 products"),
-        ("fp8", "fp8 scaled", "fp8 products: torch._scaled_mm with row-wise scales"),
-        ("fp8", "fp16", f"fp8 products: torch._scaled_mm with row-wise scales{CONVERTED}"),
-        ("int8", "fp16", f"int8 products: comfy-kitchen int8_linear{CONVERTED}"),
+        ("auto", "fp8 scaled", "fp8 matmuls: the file holds fp8; this GPU (9.0) multiplies it"),
+        ("auto", "fp16", "bf16 matmuls: the file holds fp16"),
+        ("fp16", "fp8 scaled", "fp16 matmuls"),
+        ("fp8", "fp8 scaled", "fp8 matmuls: torch._scaled_mm with row-wise scales"),
+        ("fp8", "fp16", f"fp8 matmuls: torch._scaled_mm with row-wise scales{CONVERTED}"),
+        ("int8", "fp16", f"int8 matmuls: comfy-kitchen int8_linear{CONVERTED}"),
         (
             "auto",
             "nvfp4",
-            "bf16 products: the file holds nvfp4; comfy-kitchen scaled_mm_nvfp4: "
+            "bf16 matmuls: the file holds nvfp4; comfy-kitchen scaled_mm_nvfp4: "
             "needs compute capability 10.0, this GPU has 9.0",
         ),
     ],

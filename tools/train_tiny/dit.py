@@ -87,7 +87,7 @@ def build_dit(config: DiTConfig, device: torch.device, compute_dtype: torch.dtyp
     )
     initialise(dit)
     for layer in fp8_layers(dit).values():
-        layer.format = RoundedToFp8()
+        layer.matmul = RoundedToFp8()
     return dit.to(device).requires_grad_(True)
 
 

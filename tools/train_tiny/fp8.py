@@ -1,10 +1,13 @@
 """fp8 weights with one scale per row: how they are shipped, and training that knows of it."""
 
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wan_model.dit import WanDiT
-from wan_model.quant import Linear, PlainFormat, Stored, scale_weight
+from wan_model.quant import Linear, LinearOperands, scale_weight
 
 FP8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FP8).max
@@ -12,22 +15,29 @@ SMALLEST_SCALE = 1e-12
 
 
 def to_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns a weight (O, I) as fp8 numbers and their fp32 scales (O, 1)."""
+    """Returns a weight (O, I) as fp8 codes and their fp32 scales (O, 1)."""
     scale = weight.float().abs().amax(dim=1, keepdim=True).div(LARGEST).clamp(min=SMALLEST_SCALE)
     return (weight.float() / scale).to(FP8), scale
 
 
-class RoundedToFp8(PlainFormat):
-    """Multiplies with the weight that fp8 will leave of it; gradients pass as if unrounded."""
+@dataclass(frozen=True)
+class RoundedToFp8:
+    """A matmul with the weight that fp8 will leave; gradients pass as if it were not rounded."""
 
-    name = "fp8 in training"
+    name: str = "rounded to fp8"
 
-    def dense(self, stored: Stored, dtype: torch.dtype) -> Tensor:
-        """Returns the rounded weight in `dtype`."""
-        weight = stored.weight
-        with torch.no_grad():
-            error = scale_weight(*to_fp8(weight)) - weight
-        return (weight + error).to(dtype)
+    def __call__(self, layer: LinearOperands, x: Tensor) -> Tensor:
+        """See `quant.Matmul`."""
+        dtype = layer.compute_dtype
+        bias = None if layer.bias is None else layer.bias.to(dtype)
+        return F.linear(x.to(dtype), rounded(layer.weight).to(dtype), bias)
+
+
+def rounded(weight: Tensor) -> Tensor:
+    """Returns the weight (O, I) that fp8 will leave, in the weight's dtype."""
+    with torch.no_grad():
+        error = scale_weight(*to_fp8(weight)) - weight
+    return weight + error
 
 
 def fp8_layers(dit: WanDiT) -> dict[str, Linear]:

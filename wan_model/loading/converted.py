@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..config import DiTConfig
 from ..errors import CheckpointError
-from ..quant import AS_STORED, Storage, convert, find, widening_of
+from ..quant import AS_STORED, WeightFormat, convert, find, holds
 from .checkpoint import Checkpoint, open_checkpoint, tensor_reader
 from .detect import HEAD_DIM, CheckpointInfo, describe, require
 from .formats import (
@@ -58,7 +58,7 @@ class _Conversion:
     """One checkpoint, and what it is to become."""
 
     checkpoint: Checkpoint
-    storage: Storage
+    target: WeightFormat
     device: torch.device
     file: Path
     metadata: dict[str, str]
@@ -72,19 +72,19 @@ class _Conversion:
                 yield from self._weight(read, layer)
             elif block_format(stored, name):
                 dense = read_stored(read, self.checkpoint, name)
-                yield name, widening_of(dense).dense(dense, torch.float32)
+                yield name, dense.dequantize(torch.float32)
             elif not is_note(name) and not self._comes_with_weight(name):
                 yield name, read(entry).to(self._kept_dtype(name))
 
     def _weight(self, read: Reader, layer: str) -> Iterator[tuple[str, Tensor]]:
         """Yields a block's weight with its scales, and the note that some formats need."""
         weight = read_stored(read, self.checkpoint, f"{layer}.weight")
-        if not self.storage.holds(weight):
+        if not holds(weight.format, self.target):
             weight = weight.to(self.device)
-        for leaf, tensor in convert(weight, self.storage).tensors():
+        for leaf, tensor in convert(weight, self.target).tensors():
             yield f"{layer}.{leaf}", tensor
-        if self.storage.block > 1:
-            yield layer + NOTE, write_note(self.storage.name)
+        if self.target.block > 1:
+            yield layer + NOTE, write_note(self.target.name)
 
     def _comes_with_weight(self, name: str) -> bool:
         """Whether a tensor is the scale of a weight that is read together with its scales."""
@@ -147,20 +147,20 @@ def converted_file(
     source = Path(source)
     if weights == AS_STORED:
         return source
-    storage = find(weights).storage
+    target = find(weights).format
     checkpoint = open_checkpoint(source)
     info = describe(checkpoint)
     config = require(info, DiTConfig)
     # Shapes do not tell the number of heads, so a file without config.json cannot have others.
-    if config.head_dim != HEAD_DIM or not _can_be_converted(checkpoint, storage):
+    if config.head_dim != HEAD_DIM or not _can_be_converted(checkpoint, target):
         return source
-    if _is_already(checkpoint, storage):
+    if _is_already(checkpoint, target):
         return source
-    file = Path(folder) / _file_name(checkpoint, info, storage)
-    metadata = _identity(checkpoint, storage)
+    file = Path(folder) / _file_name(checkpoint, info, target)
+    metadata = _identity(checkpoint, target)
     if _holds(file, metadata):
         return file
-    conversion = _Conversion(checkpoint, storage, torch.device(device), file, metadata)
+    conversion = _Conversion(checkpoint, target, torch.device(device), file, metadata)
     try:
         _write(conversion)
     except OSError as error:
@@ -175,18 +175,18 @@ def converted_file(
     return file
 
 
-def _can_be_converted(checkpoint: Checkpoint, storage: Storage) -> bool:
+def _can_be_converted(checkpoint: Checkpoint, target: WeightFormat) -> bool:
     """Whether all blocks' weights are matrices of fitting widths; `load_dit` refuses others."""
     shapes = (shape_of(checkpoint.tensors, n) for n in checkpoint.tensors if is_block_matrix(n))
     return all(
-        len(shape) == 2 and 0 not in shape and shape[1] % storage.block == 0 for shape in shapes
+        len(shape) == 2 and 0 not in shape and shape[1] % target.block == 0 for shape in shapes
     )
 
 
-def _is_already(checkpoint: Checkpoint, storage: Storage) -> bool:
+def _is_already(checkpoint: Checkpoint, target: WeightFormat) -> bool:
     read = _without_data(checkpoint)
     matrices = (name for name in checkpoint.tensors if is_block_matrix(name))
-    return all(storage.holds(read_stored(read, checkpoint, name)) for name in matrices)
+    return all(holds(read_stored(read, checkpoint, name).format, target) for name in matrices)
 
 
 def _without_data(checkpoint: Checkpoint) -> Reader:
@@ -201,7 +201,7 @@ def _without_data(checkpoint: Checkpoint) -> Reader:
     return read
 
 
-def _file_name(checkpoint: Checkpoint, info: CheckpointInfo, storage: Storage) -> str:
+def _file_name(checkpoint: Checkpoint, info: CheckpointInfo, target: WeightFormat) -> str:
     """Returns one name per source and format, so that a newer version replaces an older one.
 
     It names the expert, since `detect` guesses that from file names.
@@ -210,18 +210,22 @@ def _file_name(checkpoint: Checkpoint, info: CheckpointInfo, storage: Storage) -
     digest = hashlib.sha256(str(checkpoint.path.resolve()).encode()).hexdigest()[:12]
     expert = f"{info.expert}_noise" if info.expert else ""
     base = path.name if checkpoint.folder else path.stem
-    parts = (base, expert, storage.name, digest, "safetensors")
+    parts = (base, expert, _short_name(target), digest, "safetensors")
     return ".".join(part for part in parts if part)
 
 
-def _identity(checkpoint: Checkpoint, storage: Storage) -> dict[str, str]:
+def _short_name(target: WeightFormat) -> str:
+    return target.name.removesuffix(" scaled")
+
+
+def _identity(checkpoint: Checkpoint, target: WeightFormat) -> dict[str, str]:
     """Returns what a file made from this source has in its metadata."""
     files = sorted({entry.file for entry in checkpoint.tensors.values()})
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return {
         "format": "pt",
         "wanduet_source": json.dumps(stamps),
-        "wanduet_format": storage.name,
+        "wanduet_format": _short_name(target),
         "wanduet_version": VERSION,
     }
 

@@ -17,7 +17,7 @@ from .checkpoint import open_checkpoint
 from .detect import describe, require
 from .formats import default_dtype
 from .strict import check_tensors, fill
-from .weights import choose_compute_dtype, plan_weights
+from .weights import choose_weights
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +46,10 @@ def load_dit(
         path: a .safetensors file, a shard or the index of a sharded one, or a folder with one.
         device: where the weights go.
         dtype: in which the blocks compute and their weights are kept, but fp16 and bf16 stay what
-            they are for the other. None: that of the file, bf16 if it is quantised.
+            they are for the other. None: that of the file, bf16 if it is quantized.
         residual_dtype: of the residual stream.
-        weights: number format of the blocks' weights, one of `quant.names()`. By default quantised
-            ones stay as they are and are dequantised when used; with "auto" 8-bit ones are
+        weights: format of the blocks' weights, one of `quant.names()`. By default quantized
+            ones stay as they are and are dequantized when used; with "auto" 8-bit ones are
             multiplied as they are where that is fast.
         compute_device: where the model will run, which decides what number formats there are, and
             where weights are converted. None: `device`.
@@ -66,15 +66,16 @@ def load_dit(
     checkpoint = open_checkpoint(path)
     info = describe(checkpoint)
     config = require(info, DiTConfig)
-    plans = plan_weights(weights, info, torch.device(compute_device or device))
-    compute_dtype = choose_compute_dtype(dtype, plans, default_dtype(checkpoint.tensors))
+    policy = choose_weights(info, torch.device(compute_device or device), weights)
+    compute_dtype = policy.compute_dtype(dtype, default_dtype(checkpoint.tensors))
     precision = Precision(compute_dtype=compute_dtype, residual_dtype=residual_dtype)
     attend = resolve(attention) if isinstance(attention, str) else attention
     with torch.device("meta"):
         model = dit_class(config, precision=precision, attention=attend, linear=linear_class)
     check_tensors(model, checkpoint, info)
-    fill(model, checkpoint, torch.device(device), storage_dtype, plans)
-    formats = Counter(m.format.name for m in model.blocks.modules() if isinstance(m, Linear))
+    fill(model, checkpoint, torch.device(device), storage_dtype, policy)
+    layers = [m for m in model.blocks.modules() if isinstance(m, Linear)]
+    formats = Counter(f"{layer.format.name} ({layer.matmul.name})" for layer in layers)
     weights = ", ".join(f"{count} {name}" for name, count in formats.items())
     text = "Loaded %s from %s, computing in %s; weights: %s"
     log.info(text, info.label, info.path.name, compute_dtype, weights)

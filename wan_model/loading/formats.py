@@ -1,4 +1,4 @@
-"""Number formats of checkpoints: which one a file has, and the scales of quantised weights.
+"""Number formats of checkpoints: which one a file has, and the scales of quantized weights.
 
 Every spelling means the same: weight = stored numbers * scale. The scale of layer X is called
 X.weight_scale (X.scale_weight is renamed by `keymap`): one number, one per row, or one per block
@@ -44,7 +44,7 @@ NAMES = {
     "F8_E5M2": "fp8 e5m2",
     "I8": "int8",
 }
-QUANTISED = ("F8_E4M3", "F8_E5M2", "I8", "U8")
+QUANTIZED = ("F8_E4M3", "F8_E5M2", "I8", "U8")
 
 UNSUPPORTED_LEAVES = {
     "weight_global_scale": "nvfp4 of LightX2V",
@@ -101,14 +101,14 @@ def describe_format(tensors: Mapping[str, TensorEntry]) -> str:
 
 
 def default_dtype(tensors: Mapping[str, TensorEntry]) -> torch.dtype:
-    """Returns the dtype to compute in: that of most weights, bf16 if those are quantised."""
+    """Returns the dtype to compute in: that of most weights, bf16 if those are quantized."""
     sizes = Counter[str]()
     for name, entry in _matrices(tensors).items():
         sizes[entry.dtype] += math.prod(shape_of(tensors, name))
     most = sizes.most_common(1)[0][0]
     if most == "F64":
         return torch.float32
-    return torch.bfloat16 if most in QUANTISED else TORCH_DTYPES[most]
+    return torch.bfloat16 if most in QUANTIZED else TORCH_DTYPES[most]
 
 
 def block_format(tensors: Mapping[str, TensorEntry], name: str) -> str | None:
@@ -142,7 +142,7 @@ def dtype_of(tensors: Mapping[str, TensorEntry], name: str) -> torch.dtype | Non
 def _matrices(tensors: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
     """Returns the weights that make up a model's size: of its blocks, or else all with 2+ axes.
 
-    The small tables of position biases in text encoders are usually left unquantised.
+    The small tables of position biases in text encoders are usually left unquantized.
     """
     large = {
         name: entry
@@ -200,7 +200,7 @@ def _check_scales_present(checkpoint: Checkpoint) -> None:
         name
         for name, entry in tensors.items()
         if name.endswith(".weight") and name.removesuffix(".weight") + SCALE not in tensors
-        if entry.dtype == "I8" or (scaled_file and entry.dtype in QUANTISED and entry.shape[1:])
+        if entry.dtype == "I8" or (scaled_file and entry.dtype in QUANTIZED and entry.shape[1:])
     ]
     unscaled += [
         name
@@ -210,7 +210,7 @@ def _check_scales_present(checkpoint: Checkpoint) -> None:
     ]
     if unscaled:
         raise CheckpointError(
-            f"{checkpoint.path.name} lacks scales. Got {len(unscaled)} quantised weights without "
+            f"{checkpoint.path.name} lacks scales. Got {len(unscaled)} quantized weights without "
             f"one ({first_names(unscaled)}), need a weight_scale for each, in "
             "nvfp4 a weight_scale_2 as well. Download the file again."
         )

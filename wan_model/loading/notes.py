@@ -17,14 +17,14 @@ from .keymap import official_names, strip_prefix
 
 NOTE = ".comfy_quant"
 NOTES = ("comfy_quant", "input_scale", "scaled_fp8", "spiece_model")
-"""Tensors that are not weights: quantisation notes, activation scales, an embedded tokenizer."""
+"""Tensors that are not weights: quantization notes, activation scales, an embedded tokenizer."""
 
 COMFY_FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise", "nvfp4", "mxfp8")
 """Those that can be read."""
 
 
 def is_note(name: str) -> bool:
-    """Whether an official name is a quantisation note or other extra, not part of a model."""
+    """Whether an official name is a quantization note or other extra, not part of a model."""
     return name.rpartition(".")[2] in NOTES
 
 
@@ -63,7 +63,7 @@ def _parse(checkpoint: Checkpoint, text: bytes | str) -> dict[str, Any]:
         note = None
     if not isinstance(note, dict):
         raise CheckpointError(
-            f"{checkpoint.path.name} has a damaged quantisation note. Got {shown(text)}, need a "
+            f"{checkpoint.path.name} has a damaged quantization note. Got {shown(text)}, need a "
             "JSON object. Download the file again."
         )
     return note

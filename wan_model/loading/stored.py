@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..quant import StoredWeight
-from ..quant.blocks import MXFP8_BLOCK, NOT_FINITE, NVFP4_BLOCK, swizzled_shape
+from ..quant import PLAIN, SCALED, StoredWeight
+from ..quant.formats import MXFP8, NVFP4
+from ..quant.packing import MXFP8_BLOCK, NOT_FINITE, NVFP4_BLOCK, swizzled_shape
 from .checkpoint import Checkpoint
 from .formats import SCALE, TENSOR_SCALE, block_format, shape_of
 from .header import TensorEntry, shown
@@ -26,11 +27,12 @@ def read_stored(read: Reader, checkpoint: Checkpoint, name: str) -> StoredWeight
     weight, layer = read(tensors[name]), name.removesuffix(".weight")
     entry = tensors.get(layer + SCALE)
     if entry is None or layer == name:
-        return StoredWeight(weight)
+        return StoredWeight(PLAIN[weight.dtype], weight)
     blocks, shape = block_format(tensors, name), shape_of(tensors, name)
     file = entry.file.name
     if blocks is None:
-        return StoredWeight(weight, normal_scale(read(entry), shape, entry.name, file))
+        scale = normal_scale(read(entry), shape, entry.name, file)
+        return StoredWeight(SCALED[weight.dtype], weight, scale)
     width = NVFP4_BLOCK if blocks == "nvfp4" else MXFP8_BLOCK
     scale = read(entry).view(torch.uint8)
     need = swizzled_shape(shape[0], -(-shape[1] // width))
@@ -38,11 +40,12 @@ def read_stored(read: Reader, checkpoint: Checkpoint, name: str) -> StoredWeight
         raise _wrong_shape(scale, f"{list(need)}", shape, entry.name, file)
     if blocks == "mxfp8":
         _check_finite(scale.float().masked_fill_(scale == NOT_FINITE, torch.nan), entry.name, file)
-        return StoredWeight(weight, scale)
+        return StoredWeight(MXFP8, weight, scale)
     scale = scale.view(torch.float8_e4m3fn)
     _check_finite(scale.float(), entry.name, file)
     second = tensors[layer + TENSOR_SCALE]
-    return StoredWeight(weight, scale, normal_scale(read(second), (1, 1), second.name, file))
+    tensor_scale = normal_scale(read(second), (1, 1), second.name, file)
+    return StoredWeight(NVFP4, weight, scale, tensor_scale)
 
 
 def normal_scale(scale: Tensor, weight_shape: tuple[int, ...], name: str, file: str) -> Tensor:

@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, MemoryLimitError
-from ..quant import Linear, StoredWeight, put, widening_of
+from ..quant import PLAIN, Linear, QuantPolicy, StoredWeight
 from .checkpoint import Checkpoint, first_names, tensor_reader
 from .detect import CheckpointInfo
 from .formats import SCALE, TENSOR_SCALE, block_format, is_block_matrix, shape_of
 from .notes import is_note
 from .stored import read_stored
-from .weights import Plans
 
 FULL_MEMORY = ("allocate memory", "not enough memory")
 """What torch's messages say on Linux and on Windows; it has no type of its own for the host."""
@@ -76,12 +76,12 @@ def fill(
     checkpoint: Checkpoint,
     device: torch.device,
     storage: StorageDtype,
-    plans: Plans = (),
+    policy: QuantPolicy | None = None,
 ) -> None:
     """Gives every parameter of an empty model its tensor, one by one.
 
     A tensor that needs no change and stays on the CPU remains a view of the file. Weights of
-    the blocks' linear layers are what the first of the plans that takes them says.
+    the blocks' linear layers are what the policy says, if it takes them.
 
     Raises:
         CheckpointError: for broken scales, or if the file cannot be read after all.
@@ -93,16 +93,18 @@ def fill(
             module = model.get_submodule(path)
             stored = read_stored(read, checkpoint, name)
             if isinstance(module, Linear) and leaf == "weight":
-                plan = next((plan for plan in plans if plan.takes(stored)), None)
-                if plan is not None and is_block_matrix(name):
-                    plan.place(module, stored, device)
+                if policy is not None and is_block_matrix(name) and policy.takes(stored):
+                    policy.place(module, stored, device)
                     continue
                 if stored.weight_scale is not None:
-                    put(stored.to(device), module)
+                    module.put(stored.to(device))
                     continue
             tensor = _dense(stored)
             tensor = tensor.to(device).to(storage(name, module, tensor.dtype))
-            setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
+            if isinstance(module, Linear) and leaf == "weight":
+                module.put(StoredWeight(PLAIN[tensor.dtype], tensor))
+            else:
+                setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
 
 
 @contextmanager
@@ -127,5 +129,5 @@ def _dense(stored: StoredWeight) -> Tensor:
     weight = stored.weight
     if stored.weight_scale is None:
         return weight
-    flat = StoredWeight(weight.flatten(1), stored.weight_scale, stored.weight_scale_2)
-    return widening_of(flat).dense(flat, torch.float32).view_as(weight)
+    flat = replace(stored, weight=weight.flatten(1))
+    return flat.dequantize(torch.float32).view_as(weight)

@@ -1,29 +1,43 @@
-"""Number formats of linear layers."""
+"""What the linear layers' weights are stored as and how they are multiplied.
 
-from .linear import Linear, LinearOperands, PlainFormat, ScaledFormat, Stored, WeightFormat
-from .plan import AS_STORED, NumberFormat, WeightPlan, find, names, put, resolve
-from .rows import quantise_rows, scale_weight, unscale_weight
-from .storage import Storage, StoredWeight, convert, widening_of
+`formats` says what tensors mean, `packing` how their bits lie, `linear` multiplies dequantized
+weights, `kernels` quantized ones, and a `policy` chooses between them when a model is loaded.
+"""
+
+from .formats import (
+    FORMATS,
+    PLAIN,
+    SCALED,
+    Stored,
+    StoredWeight,
+    WeightFormat,
+    convert,
+    holds,
+)
+from .linear import DEQUANTIZED, Linear, LinearOperands, Matmul
+from .packing import quantize_rows, scale_weight, unscale_weight
+from .policy import AS_STORED, QuantPolicy, WeightChoice, find, names, policy_for
 
 __all__ = [
     "AS_STORED",
+    "DEQUANTIZED",
+    "FORMATS",
+    "PLAIN",
+    "SCALED",
     "Linear",
     "LinearOperands",
-    "NumberFormat",
-    "PlainFormat",
-    "ScaledFormat",
-    "Storage",
+    "Matmul",
+    "QuantPolicy",
     "Stored",
     "StoredWeight",
+    "WeightChoice",
     "WeightFormat",
-    "WeightPlan",
     "convert",
     "find",
+    "holds",
     "names",
-    "put",
-    "quantise_rows",
-    "resolve",
+    "policy_for",
+    "quantize_rows",
     "scale_weight",
     "unscale_weight",
-    "widening_of",
 ]

@@ -36,7 +36,7 @@ from .guard import run_guarded
 from .patcher import WanPatcher
 from .placement import has_engine_by_default
 from .pool import ExpertPool, Seat, Shape
-from .precision_choice import SMALL_NUMBERS, weights_of
+from .precision_choice import QUANTIZED, weights_of
 from .sparse_steps import for_this_pass
 
 CHECKPOINT = "wanduet_checkpoint"
@@ -205,7 +205,7 @@ def load_models(
         linear_class=ComfyLinear,
     )
     paths = [info.path for info in infos]
-    if precision in SMALL_NUMBERS:
+    if precision in QUANTIZED:
         comfy.model_management.free_memory(CONVERSION_BYTES, device)
         if wishes is not None:
             folder = cache_folder() / CONVERTED

@@ -10,18 +10,15 @@ import comfy.ops
 import torch
 from torch import Tensor
 
-from ....wan_model.quant import Linear, StoredWeight
-from ....wan_model.quant.blocks import encode_e2m1
+from ....wan_model.quant import Linear, StoredWeight, WeightFormat
 from .arrival import string_to_seed
-
-ROUNDED_AT_ONCE = 1 << 22
-"""Numbers of a weight: what rounding needs for them beside the weight is small then."""
 
 
 @dataclass
 class _OnDevice:
     """Copies of a layer's tensors on the device that computes."""
 
+    format: WeightFormat
     weight: Tensor
     bias: Tensor | None
     weight_scale: Tensor | None
@@ -59,8 +56,15 @@ class ComfyLinear(Linear):
         finally:
             self.weight_function = patches
         stored = self._stored(self._patched(weight))
-        scales = stored.weight_scale, stored.weight_scale_2
-        out = self.format.matmul(_OnDevice(stored.weight, bias, *scales, self.compute_dtype), x)
+        operands = _OnDevice(
+            stored.format,
+            stored.weight,
+            bias,
+            stored.weight_scale,
+            stored.weight_scale_2,
+            self.compute_dtype,
+        )
+        out = self.matmul(operands, x)
         comfy.ops.uncast_bias_weight(self, weight, bias, stream)
         return out
 
@@ -78,10 +82,10 @@ class ComfyLinear(Linear):
         return self._rounded(dense, seed)
 
     def convert_weight(self, weight: Tensor, **_: Any) -> Tensor:
-        """Returns the true numbers of a stored weight, to be patched."""
+        """Returns the dequantized weight, to be patched."""
         if self.weight_scale is None:
             return weight
-        return self.format.dense(self._stored(weight.to(self.weight.dtype)), torch.float32)
+        return self._stored(weight.to(self.weight.dtype)).dequantize(torch.float32)
 
     def set_weight(
         self,
@@ -91,7 +95,7 @@ class ComfyLinear(Linear):
         return_weight: bool = False,
         **_: Any,
     ) -> Tensor | None:
-        """Stores a patched weight (O, I) in the layer's number format."""
+        """Stores a patched weight (O, I) in the layer's format."""
         stored = self._rounded(weight, seed or 0)
         if return_weight:
             return stored
@@ -102,29 +106,17 @@ class ComfyLinear(Linear):
         return None
 
     def _rounded(self, weight: Tensor, seed: int) -> Tensor:
-        """Returns a weight (O, I) in the layer's number format.
-
-        Small numbers are rounded up or down at random, so that changes smaller than a step are not
-        lost. ComfyUI does so for fp8, and cuts integers off. Scales stay as they are.
-        """
-        like_stored = torch.empty_like(self.weight, device=weight.device)
-        weight = self.format.unscaled(weight, self._stored(like_stored))
-        if self.weight.dtype not in (torch.int8, torch.uint8):
+        """Returns a weight (O, I) in the layer's format; its scales stay as they are."""
+        if not self.format.is_quantized and not self.format.row_scales:
             return comfy.float.stochastic_rounding(weight, self.weight.dtype, seed=seed)
+        like_stored = torch.empty_like(self.weight, device=weight.device)
         generator = torch.Generator(weight.device).manual_seed(seed)
-        runs: list[Tensor] = []
-        for run in weight.split(max(1, ROUNDED_AT_ONCE // weight.shape[1])):
-            chance = torch.rand(run.shape, generator=generator, device=run.device)
-            if self.weight.dtype == torch.uint8:
-                runs.append(encode_e2m1(run, chance))
-            else:
-                runs.append((run + chance).floor_().clamp_(-127, 127).to(torch.int8))
-        return torch.cat(runs)
+        return self.format.requantize(weight, self._stored(like_stored), generator)
 
     def _stored(self, weight: Tensor) -> StoredWeight:
-        """Returns a weight in the layer's number format with its scales, on the weight's device."""
+        """Returns a weight in the layer's format with its scales, on the weight's device."""
         scales = (
             None if scale is None else scale.to(weight.device)
             for scale in (self.weight_scale, self.weight_scale_2)
         )
-        return StoredWeight(weight, *scales)
+        return StoredWeight(self.format, weight, *scales)

@@ -1,13 +1,13 @@
-"""Which number formats a model's products have on this machine."""
+"""Which formats a model's matmuls have on this machine."""
 
 import torch
 
 from ....wan_model.errors import BackendError
 from ....wan_model.loading import CheckpointInfo, choose_weights
-from ....wan_model.quant import AS_STORED, resolve
+from ....wan_model.quant import AS_STORED, policy_for
 from ..host import runtime
 
-SMALL_NUMBERS = ("fp8", "int8", "nvfp4")
+QUANTIZED = ("fp8", "int8", "nvfp4")
 """Of the choices of a precision widget, those that weights are converted to."""
 
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -15,11 +15,11 @@ NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 def weights_of(precision: str) -> str:
     """Returns what `load_dit` is to make of the weights of a file."""
-    return precision if precision in ("auto", *SMALL_NUMBERS) else AS_STORED
+    return precision if precision in ("auto", *QUANTIZED) else AS_STORED
 
 
 def explain(precision: str, info: CheckpointInfo, device: torch.device) -> str:
-    """Returns what the user is told of a file's products; nothing is loaded for it.
+    """Returns what the user is told of a file's matmuls; nothing is loaded for it.
 
     Args:
         precision: of the widget.
@@ -29,14 +29,14 @@ def explain(precision: str, info: CheckpointInfo, device: torch.device) -> str:
     Raises:
         BackendError: if it cannot be done here; it lists every kernel with its reason.
     """
-    if precision in SMALL_NUMBERS:
-        return f"{precision} products: {_kernel(precision, device)}{_conversion(precision, info)}"
+    if precision in QUANTIZED:
+        return f"{precision} matmuls: {_kernel(precision, device)}{_conversion(precision, info)}"
     dtype = NAMES[runtime.compute_dtype(precision)]
     if precision != "auto":
-        return f"{dtype} products"
-    choice = choose_weights(info, device)
-    names = " and ".join(plan.number_format.name for plan in choice.plans)
-    return f"{names or dtype} products: {choice.reason}"
+        return f"{dtype} matmuls"
+    policy = choose_weights(info, device)
+    names = " and ".join(kernel.format.name.removesuffix(" scaled") for kernel in policy.kernels)
+    return f"{names or dtype} matmuls: {policy.reason}"
 
 
 def _kernel(precision: str, device: torch.device) -> str:
@@ -45,8 +45,7 @@ def _kernel(precision: str, device: torch.device) -> str:
             f"The precision {precision} is not available here. Got a CPU, which multiplies them "
             "slower than others; need an Nvidia GPU. Choose 'auto'."
         )
-    kernel = resolve(precision, device).kernel
-    assert kernel is not None, "formats with products have kernels"
+    (kernel,) = policy_for(precision, device).kernels
     return kernel.label
 
 

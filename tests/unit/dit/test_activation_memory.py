@@ -13,9 +13,9 @@ from wan_model.attention.registry import BACKENDS, Selected
 from wan_model.config import DiTConfig, Precision
 from wan_model.dit import WanDiT, run_in_order
 from wan_model.dit.activation_memory import WORKSPACE_BYTES, activation_bytes
-from wan_model.quant import Linear, put
-from wan_model.quant.storage import BF16 as BF16_NUMBERS
-from wan_model.quant.storage import FP8_ROWS, INT8_ROWS, MXFP8, NVFP4, Storage
+from wan_model.quant import Linear, WeightFormat
+from wan_model.quant.formats import BF16 as BF16_FORMAT
+from wan_model.quant.formats import FP8_SCALED, INT8_SCALED, MXFP8, NVFP4
 
 GIB, MIB = 2**30, 2**20
 BF16_RESIDUAL = Precision(compute_dtype=torch.bfloat16, residual_dtype=torch.bfloat16)
@@ -29,7 +29,7 @@ TI2V_5B = DiTConfig(
 SIZE_720P81, SIZE_480P81, SIZE_480P17 = (21, 90, 160), (21, 60, 104), (5, 60, 104)
 SIZE_704P121, SIZE_704P17, SIZE_704P1 = (31, 44, 80), (5, 44, 80), (1, 44, 80)
 
-STORAGES = (BF16_NUMBERS, FP8_ROWS, INT8_ROWS, MXFP8, NVFP4)
+STORAGES = (BF16_FORMAT, FP8_SCALED, INT8_SCALED, MXFP8, NVFP4)
 
 Size = tuple[int, int, int]
 
@@ -67,7 +67,7 @@ def peak_bytes(
     precision: Precision,
     size: Size,
     batch: int = 1,
-    stored: Storage | None = None,
+    stored: WeightFormat | None = None,
 ) -> int:
     """Returns the most that is alive in a forward pass beside weights and inputs.
 
@@ -79,7 +79,7 @@ def peak_bytes(
         model.blocks.to(precision.compute_dtype)
         for layer in model.blocks.modules():
             if stored is not None and isinstance(layer, Linear):
-                put(stored.quantise(layer.weight), layer)
+                layer.put(stored.quantize(layer.weight))
         latent = torch.empty(batch, config.out_channels, *size)
         cond = torch.empty(batch, config.cond_channels, *size) if config.cond_channels else None
         timestep, text = torch.empty(batch), torch.empty(batch, 512, 4096)

@@ -13,7 +13,7 @@ from wan_model.attention import Guarded
 from wan_model.dit import run_in_order
 from wan_model.dit.compiled_stages import CompiledStages
 from wan_model.offload.host_model import HostModel
-from wan_model.quant import Linear, ScaledFormat
+from wan_model.quant import SCALED, Linear
 
 STAGES = 3
 """Of a block."""
@@ -53,7 +53,7 @@ def store_as_fp8(model):
     for layer in model.blocks.modules():
         if isinstance(layer, Linear):
             layer.weight_scale = layer.weight.abs().amax() / 448
-            layer.format = ScaledFormat()
+            layer.format = SCALED[layer.weight.dtype]
             stored = (layer.weight / layer.weight_scale).to(torch.float8_e4m3fn)
             layer.weight = torch.nn.Parameter(stored, requires_grad=False)
 

@@ -169,4 +169,4 @@ def write_raw(path: Path, header: Any, data: bytes = b"") -> Path:
 def dense(model: nn.Module, layer: str) -> Tensor:
     """The weight that a linear layer multiplies with, in fp32."""
     module = model.get_submodule(layer)
-    return module.format.dense(module, torch.float32)
+    return module.stored().dequantize(torch.float32)

@@ -30,8 +30,8 @@ from wan_model import detect, load_dit, load_vae
 from wan_model.errors import CheckpointError
 from wan_model.loading import converted_file, file_regions, unchanged_regions
 from wan_model.offload import HostModel, OffloadEngine, open_device
-from wan_model.quant import Linear, PlainFormat, StoredWeight, WeightPlan, find, put, resolve
-from wan_model.quant.block_formats import MxFp8Format
+from wan_model.quant import PLAIN, QuantPolicy, StoredWeight, policy_for
+from wan_model.quant.formats import MXFP8 as MXFP8_FORMAT
 
 FORMATS = ["nvfp4", "mxfp8"]
 LIMITS = {"nvfp4": 0.11, "mxfp8": 0.032}
@@ -125,7 +125,7 @@ SCALES = NVFP4[f"{LAYER}.weight_scale"]
 BROKEN = {
     "no note": (without(NVFP4, "comfy_quant"), "Got nvfp4 without ComfyUI's notes in blocks"),
     "no exponents' note": (without(MXFP8, "comfy_quant"), "mxfp8 without ComfyUI's notes"),
-    "no second scale": (without(NVFP4, "weight_scale_2"), r"lacks scales. Got 1 quantised"),
+    "no second scale": (without(NVFP4, "weight_scale_2"), r"lacks scales. Got 1 quantized"),
     "no scale": (without(NVFP4, "weight_scale"), "Got U8 numbers in blocks"),
     "other note": (
         NVFP4 | {f"{LAYER}.comfy_quant": note({"format": "mxfp8"})},
@@ -208,11 +208,11 @@ def test_weights_stream_from_the_file(name: str, tmp_path: Path) -> None:
 def test_fp8_numbers_without_small_scales_are_not_read_as_mxfp8(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = WeightPlan(find("mxfp8"), torch.device("cpu"), None)
-    monkeypatch.setattr("wan_model.loading.dit.plan_weights", lambda *_: (plan,))
+    policy = QuantPolicy(device=torch.device("cpu"), target=MXFP8_FORMAT)
+    monkeypatch.setattr("wan_model.loading.dit.choose_weights", lambda *_: policy)
     file = save(tmp_path / "a.safetensors", SOURCES[source])
     model = load_dit(file, weights="mxfp8")
-    assert type(model.get_submodule(LAYER).format) is MxFp8Format
+    assert model.get_submodule(LAYER).format is MXFP8_FORMAT
     regions = unchanged_regions(model, file_regions(file))
     assert (f"{LAYER}.weight" in regions) == (source == "mxfp8")
 
@@ -235,13 +235,10 @@ def test_what_cannot_be_converted_is_left_to_the_loader(
 
 
 def test_rows_that_are_no_whole_blocks_stay_as_they_are() -> None:
-    layer = Linear(40, 32)
-    plan = resolve("nvfp4 storage", torch.device("cpu"))
-    stored = StoredWeight(torch.zeros(32, 40))
-    assert not plan.takes(stored)
-    assert plan.takes(StoredWeight(torch.zeros(32, 48)))
-    put(stored, layer)
-    assert type(layer.format) is PlainFormat
+    policy = policy_for("nvfp4 storage", torch.device("cpu"))
+    fp32 = PLAIN[torch.float32]
+    assert not policy.takes(StoredWeight(fp32, torch.zeros(32, 40)))
+    assert policy.takes(StoredWeight(fp32, torch.zeros(32, 48)))
 
 
 def test_a_converted_layer_is_one_that_comfyui_reads(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def test_what_cannot_be_converted(source: Path, cache: Path, tmp_path: Path) -> 
     assert not cache.exists()
 
 
-def test_notes_and_small_quantised_tensors(tmp_path: Path) -> None:
+def test_notes_and_small_quantized_tensors(tmp_path: Path) -> None:
     state = scaled(dit_state(dtype=torch.float16), leaf="scale_weight")
     head = state["head.head.weight"]
     state["head.head.weight"] = head.to(E4M3)

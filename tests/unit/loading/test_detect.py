@@ -33,13 +33,13 @@ def real_checkpoint(keys: str, name: str, dtype: str, part: str = "") -> Checkpo
     shapes = shapes[part] if part else shapes
     tensors = {}
     for key, shape in shapes.items():
-        quantised = dtype.startswith("F8") and key.startswith("blocks.") and len(shape) == 2
-        stored = dtype if quantised or not dtype.startswith("F8") else "F32"
+        quantized = dtype.startswith("F8") and key.startswith("blocks.") and len(shape) == 2
+        stored = dtype if quantized or not dtype.startswith("F8") else "F32"
         size = math.prod(shape) * {"F32": 4, "BF16": 2, "F8_E4M3": 1}[stored]
         tensors[key] = TensorEntry(
             name=key, file=Path(name), dtype=stored, shape=tuple(shape), start=0, bytes=size
         )
-        if quantised:
+        if quantized:
             scale = key.removesuffix("weight") + "weight_scale"
             tensors[scale] = TensorEntry(
                 name=scale, file=Path(name), dtype="F32", shape=(), start=0, bytes=4

@@ -37,7 +37,7 @@ def test_weights_are_cast_when_asked(asked: torch.dtype, tmp_path: Path):
     assert all(torch.equal(t, state[key].to(asked)) for key, t in vae.state_dict().items())
 
 
-def test_quantised_weights_are_unpacked(tmp_path: Path):
+def test_quantized_weights_are_unpacked(tmp_path: Path):
     state = vae_state("2.1")
     key = "decoder.conv1.weight"
     small = {name: t.to(torch.float8_e4m3fn) if t.ndim > 1 else t for name, t in state.items()}

@@ -20,7 +20,7 @@ from tests.unit.loading.checkpoints import (
 )
 from wan_model import detect, load_dit
 from wan_model.errors import CheckpointError
-from wan_model.quant import ScaledFormat
+from wan_model.quant import SCALED
 
 E4M3, E5M2, INT8 = torch.float8_e4m3fn, torch.float8_e5m2, torch.int8
 
@@ -42,7 +42,7 @@ def test_scales_of_every_shape(leaf: str, shape: str, dtype: torch.dtype, tmp_pa
     state = scaled(dit_state(), leaf=leaf, shape=shape, dtype=dtype)
     model = load_dit(save(tmp_path / "a.safetensors", state))
     module = model.get_submodule(LAYER)
-    assert isinstance(module.format, ScaledFormat)
+    assert module.format is SCALED[module.weight.dtype]
     assert module.weight.dtype == dtype
     assert module.weight_scale.dtype == torch.float32
     assert torch.equal(dense(model, LAYER), expected_weight(state, leaf))
@@ -147,13 +147,13 @@ def test_scales_that_fit_nothing_are_refused(shape: tuple[int, ...], tmp_path: P
 def test_a_missing_scale_is_refused(tmp_path: Path):
     state = scaled(dit_state())
     del state[f"{LAYER}.weight_scale"]
-    with pytest.raises(CheckpointError, match=rf"1 quantised weights without one \({LAYER}"):
+    with pytest.raises(CheckpointError, match=rf"1 quantized weights without one \({LAYER}"):
         load_dit(save(tmp_path / "a.safetensors", state))
 
 
 def test_int8_without_scales_is_refused(tmp_path: Path):
     state = {key: t.to(INT8) if t.ndim == 2 else t for key, t in dit_state().items()}
-    with pytest.raises(CheckpointError, match="quantised weights without one"):
+    with pytest.raises(CheckpointError, match="quantized weights without one"):
         load_dit(save(tmp_path / "a.safetensors", state))
 
 

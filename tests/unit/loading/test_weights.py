@@ -1,4 +1,4 @@
-"""Loading with the blocks' weights in a number format of one's choice."""
+"""Loading with the blocks' weights in a format of one's choice."""
 
 from pathlib import Path
 
@@ -20,12 +20,9 @@ from wan_model import load_dit
 from wan_model.dit import WanDiT
 from wan_model.errors import BackendError, SettingsError
 from wan_model.loading import choose_weights, detect, file_regions, unchanged_regions
-from wan_model.quant import Linear, PlainFormat, ScaledFormat, WeightPlan, find
-from wan_model.quant.block_formats import NvFp4Format
-from wan_model.quant.fp8 import Fp8Format
-from wan_model.quant.int8 import Int8Format
-from wan_model.quant.kernels import FP8_KERNELS, INT8_KERNELS, MXFP8_KERNELS, NVFP4_KERNELS, Kernel
-from wan_model.quant.storage import INT8_ROWS
+from wan_model.quant import DEQUANTIZED, PLAIN, SCALED, Linear, QuantPolicy
+from wan_model.quant.formats import INT8_SCALED, NVFP4
+from wan_model.quant.kernels import KERNELS, Fp8Matmul, Int8Matmul, MatmulKernel
 
 E4M3, E5M2, INT8, BF16, FP16 = (
     torch.float8_e4m3fn,
@@ -57,14 +54,13 @@ SOURCES["nvfp4 and fp8"] = SOURCES["nvfp4"] | {
 }
 for leaf in ("comfy_quant", "weight_scale_2"):
     del SOURCES["nvfp4 and fp8"][f"{WIDE}.{leaf}"]
-KERNELS = (*FP8_KERNELS, *INT8_KERNELS, *NVFP4_KERNELS, *MXFP8_KERNELS)
 TARGETS = {
-    "bf16": (BF16, PlainFormat, 0.005),
-    "fp16": (FP16, PlainFormat, 0.001),
-    "fp8": (E4M3, Fp8Format, 0.0361),
-    "fp8 storage": (E4M3, ScaledFormat, 0.0361),
-    "int8": (INT8, Int8Format, 0.02),
-    "nvfp4 storage": (torch.uint8, NvFp4Format, 0.12),
+    "bf16": (PLAIN[BF16], DEQUANTIZED, 0.005),
+    "fp16": (PLAIN[FP16], DEQUANTIZED, 0.001),
+    "fp8": (SCALED[E4M3], Fp8Matmul(), 0.0361),
+    "fp8 storage": (SCALED[E4M3], DEQUANTIZED, 0.0361),
+    "int8": (INT8_SCALED, Int8Matmul(), 0.02),
+    "nvfp4 storage": (NVFP4, DEQUANTIZED, 0.12),
 }
 """Storage, what multiplies, and the conversion's own rms error."""
 
@@ -79,11 +75,11 @@ def velocity(model: WanDiT) -> torch.Tensor:
 def test_any_format_becomes_any_other(source: str, target: str, tmp_path: Path) -> None:
     file = save(tmp_path / "a.safetensors", SOURCES[source])
     stored, model = load_dit(file), load_dit(file, weights=target)
-    storage, multiplier, limit = TARGETS[target]
+    wanted, matmul, limit = TARGETS[target]
     layer = model.get_submodule(LAYER)
-    assert layer.weight.dtype == storage
-    by_block = source == "fp8 scaled per block" and storage == E4M3
-    assert type(layer.format) is (ScaledFormat if by_block else multiplier)
+    assert layer.format is wanted
+    by_block = source == "fp8 scaled per block" and wanted is SCALED[E4M3]
+    assert layer.matmul == (DEQUANTIZED if by_block else matmul)
     before, after = dense(stored, LAYER), dense(model, LAYER)
     assert (after - before).norm() <= limit * before.norm()
     if is_kept(source, target):
@@ -100,14 +96,13 @@ def test_only_the_blocks_matrices_are_converted(target: str, tmp_path: Path) -> 
     loaded = model.state_dict()
     for key, tensor in state.items():
         if key.rpartition(".")[0] in layers:
-            wanted = (
-                TARGETS[target][0] if key.endswith(".weight") else model.precision.compute_dtype
-            )
+            bias = model.precision.compute_dtype
+            wanted = TARGETS[target][0].dtype if key.endswith(".weight") else bias
             assert loaded[key].dtype == wanted, key
         else:
             assert torch.equal(loaded[key], tensor), key
     scales = [key for key in loaded if key.endswith("weight_scale")]
-    assert len(scales) == (len(layers) if TARGETS[target][0].itemsize == 1 else 0)
+    assert len(scales) == (len(layers) if TARGETS[target][0].dtype.itemsize == 1 else 0)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +135,7 @@ def test_contradictions_and_unknown_names_are_refused(tmp_path: Path) -> None:
     file = save(tmp_path / "a.safetensors", dit_state())
     with pytest.raises(SettingsError, match=r"Got bf16 weights to compute in torch\.float16"):
         load_dit(file, weights="bf16", dtype=FP16)
-    with pytest.raises(BackendError, match=r"no such number format\. Got 'mxfp4'"):
+    with pytest.raises(BackendError, match=r"no such weight format\. Got 'mxfp4'"):
         load_dit(file, weights="mxfp4")
     with pytest.raises(BackendError, match=r"fp8 is not available here.*needs an Nvidia GPU"):
         load_dit(file, weights="fp8", compute_device="meta")
@@ -150,7 +145,7 @@ def test_the_default_changes_nothing(tmp_path: Path) -> None:
     file = save(tmp_path / "a.safetensors", scaled(dit_state()))
     for weights in ("as stored", "auto"):
         model = load_dit(file, weights=weights)
-        assert type(model.get_submodule(LAYER).format) is ScaledFormat
+        assert model.get_submodule(LAYER).matmul is DEQUANTIZED
         assert torch.equal(velocity(model), velocity(load_dit(file)))
 
 
@@ -188,26 +183,22 @@ def test_auto_multiplies_small_weights_where_that_is_fast(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     missing = None if kitchen else "ModuleNotFoundError: No module named 'comfy_kitchen'"
-    trial = {INT8_ROWS: missing}
+    trial = {INT8_SCALED.name: missing}
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    monkeypatch.setattr(Kernel, "_failed_trial", lambda self, _: trial.get(self.storage))
-    choice = choose_weights(detect(save(tmp_path / "a.safetensors", SOURCES[source])), CUDA)
-    assert reason in choice.reason
-    taken = [KERNELS.index(plan.kernel) for plan in choice.plans if plan.kernel]
-    assert taken == kernels
+    monkeypatch.setattr(MatmulKernel, "_failed_trial", lambda self, _: trial.get(self.format.name))
+    policy = choose_weights(detect(save(tmp_path / "a.safetensors", SOURCES[source])), CUDA)
+    assert reason in policy.reason
+    assert [KERNELS.index(kernel) for kernel in policy.kernels] == kernels
 
 
 def test_auto_converts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def plans(*_: object) -> tuple[WeightPlan]:
-        return (WeightPlan(find("fp8"), torch.device("cpu"), FP8_KERNELS[0], converts=False),)
-
+    policy = QuantPolicy(device=torch.device("cpu"), kernels=KERNELS[:1])
     file = save(tmp_path / "a.safetensors", SOURCES["mixed"])
     stored, exact = load_dit(file), velocity(load_dit(file, dtype=torch.float32))
-    monkeypatch.setattr("wan_model.loading.dit.plan_weights", plans)
+    monkeypatch.setattr("wan_model.loading.dit.choose_weights", lambda *_: policy)
     model = load_dit(file, weights="auto")
-    formats = {LAYER: Fp8Format, WIDE: PlainFormat}
-    for layer, wanted in formats.items():
-        assert type(model.get_submodule(layer).format) is wanted
+    for layer, wanted in {LAYER: Fp8Matmul(), WIDE: DEQUANTIZED}.items():
+        assert model.get_submodule(layer).matmul == wanted
         assert torch.equal(model.get_submodule(layer).weight, stored.get_submodule(layer).weight)
     error = (velocity(model) - exact).norm()
     assert (velocity(stored) - exact).norm() < error < 0.05 * exact.norm()
@@ -233,8 +224,8 @@ def test_a_file_is_not_read_in_place_of_converted_weights(
 
 
 def is_kept(source: str, target: str) -> bool:
-    """Whether the source's numbers are the target's."""
-    same = SOURCES[source][f"{LAYER}.weight"].dtype == TARGETS[target][0]
+    """Whether the source's codes are the target's."""
+    same = SOURCES[source][f"{LAYER}.weight"].dtype == TARGETS[target][0].dtype
     return same and source != "mxfp8"
 
 
@@ -247,5 +238,5 @@ def test_the_layer_class_is_kept(tmp_path: Path) -> None:
     model = load_dit(file, weights="fp8", linear_class=Comfy)
     layer = model.get_submodule(LAYER)
     assert type(layer) is Comfy
-    assert repr(layer) == "Comfy(256, 512, float8_e4m3fn (fp8))"
+    assert repr(layer) == "Comfy(256, 512, fp8 scaled (fp8))"
     assert not any(parameter.requires_grad for parameter in model.parameters())

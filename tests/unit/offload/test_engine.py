@@ -15,7 +15,7 @@ from tests.unit.offload.fakes import LazyDevice, forward, plan_for
 from wan_model.dit import WanDiT, run_in_order
 from wan_model.offload import HostModel, OffloadEngine, PlainDevice
 from wan_model.offload.plan import RING_BYTES
-from wan_model.quant import Linear, ScaledFormat
+from wan_model.quant import SCALED, Linear
 
 BLOCKS = 7
 
@@ -28,7 +28,7 @@ def dit() -> WanDiT:
         for layer in [m for m in block.modules() if isinstance(m, Linear)]:
             dtype = torch.float8_e4m3fn if index % 2 else torch.bfloat16
             if index % 2:
-                layer.format, layer.weight_scale = ScaledFormat(), torch.tensor(0.5 + index)
+                layer.format, layer.weight_scale = SCALED[dtype], torch.tensor(0.5 + index)
             layer.weight = nn.Parameter(layer.weight.to(dtype), requires_grad=False)
     return model
 

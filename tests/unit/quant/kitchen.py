@@ -1,4 +1,4 @@
-"""comfy-kitchen as on a Blackwell GPU: its own quantisers, and products from its own numbers."""
+"""comfy-kitchen as on a Blackwell GPU: its own quantizers, and matmuls of its own codes."""
 
 from dataclasses import replace
 
@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wan_model.quant.block_formats import MxFp8Products, NvFp4Products
-from wan_model.quant.kernels import MXFP8_KERNELS, NVFP4_KERNELS
+from wan_model.quant.formats import MXFP8, NVFP4
+from wan_model.quant.kernels import MxFp8Matmul, NvFp4Matmul, kernels_for
 
 
 def scaled_mm_nvfp4(
@@ -22,9 +22,9 @@ def scaled_mm_nvfp4(
     bias: Tensor | None,
     out_dtype: torch.dtype,
 ) -> Tensor:
-    widen = comfy_kitchen.dequantize_nvfp4
-    x = widen(a, tensor_scale_a, block_scale_a, torch.float32)
-    weight = widen(b, tensor_scale_b, block_scale_b, torch.float32)
+    dequantize = comfy_kitchen.dequantize_nvfp4
+    x = dequantize(a, tensor_scale_a, block_scale_a, torch.float32)
+    weight = dequantize(b, tensor_scale_b, block_scale_b, torch.float32)
     return F.linear(x, weight, None if bias is None else bias.float()).to(out_dtype)
 
 
@@ -43,10 +43,10 @@ def scaled_mm_mxfp8(
     return F.linear(x, weight, None if bias is None else bias.float()).to(out_dtype)
 
 
-NVFP4_PRODUCTS = replace(
-    NVFP4_KERNELS[0], make=lambda: NvFp4Products(comfy_kitchen.quantize_nvfp4, scaled_mm_nvfp4)
+NVFP4_KERNEL = replace(
+    kernels_for(NVFP4)[0], make=lambda: NvFp4Matmul(comfy_kitchen.quantize_nvfp4, scaled_mm_nvfp4)
 )
-MXFP8_PRODUCTS = replace(
-    MXFP8_KERNELS[0], make=lambda: MxFp8Products(comfy_kitchen.quantize_mxfp8, scaled_mm_mxfp8)
+MXFP8_KERNEL = replace(
+    kernels_for(MXFP8)[0], make=lambda: MxFp8Matmul(comfy_kitchen.quantize_mxfp8, scaled_mm_mxfp8)
 )
-"""Stand in for kernels whose products exist on Blackwell GPUs only."""
+"""Stand in for kernels whose matmuls exist on Blackwell GPUs only."""

@@ -1,9 +1,10 @@
-"""Layers and inputs that are hard to quantise, for the tests of this folder."""
+"""Layers and inputs that are hard to quantize, for the tests of this folder."""
 
 import torch
 from torch import Tensor, nn
 
-from wan_model.quant import Linear, StoredWeight, WeightPlan
+from wan_model.quant import PLAIN, SCALED, Linear, QuantPolicy, StoredWeight, find
+from wan_model.quant.kernels import MatmulKernel
 
 OUT, IN = 96, 256
 
@@ -28,10 +29,28 @@ def outlier_tokens(*shape: int) -> Tensor:
     return x
 
 
-def linear(weight: Tensor, plan: WeightPlan, compute_dtype: torch.dtype = torch.bfloat16) -> Linear:
-    """Returns a layer with a weight in the plan's format, and a bias."""
+def plain(weight: Tensor) -> StoredWeight:
+    return StoredWeight(PLAIN[weight.dtype], weight)
+
+
+def scaled(weight: Tensor, scale: Tensor) -> StoredWeight:
+    return StoredWeight(SCALED[weight.dtype], weight, scale)
+
+
+def policy_of(
+    name: str, kernel: MatmulKernel | None = None, device: str | torch.device = "cpu"
+) -> QuantPolicy:
+    """Returns the policy of a named format with one kernel, whether or not it works here."""
+    kernels = () if kernel is None else (kernel,)
+    return QuantPolicy(device=torch.device(device), target=find(name).format, kernels=kernels)
+
+
+def linear(
+    weight: Tensor, policy: QuantPolicy, compute_dtype: torch.dtype = torch.bfloat16
+) -> Linear:
+    """Returns a layer with a weight in the policy's format, and a bias."""
     layer = Linear(weight.shape[1], weight.shape[0], compute_dtype=compute_dtype)
-    plan.place(layer, StoredWeight(weight), torch.device("cpu"))
+    policy.place(layer, plain(weight), torch.device("cpu"))
     bias = random(weight.shape[0], seed=3).to(compute_dtype)
     layer.bias = nn.Parameter(bias, requires_grad=False)
     return layer

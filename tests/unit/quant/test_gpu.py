@@ -9,22 +9,24 @@ import torch.nn.functional as F
 from tests.parity.recipe import value
 from tests.unit.loading.checkpoints import LAYER, dit_state, save, scaled
 from tests.unit.offload.fakes import plan_for
-from tests.unit.quant.layers import natural_errors, outlier_tokens, outlier_weight
+from tests.unit.quant.layers import (
+    natural_errors,
+    outlier_tokens,
+    outlier_weight,
+    plain,
+    policy_of,
+)
 from wan_model import load_dit
 from wan_model.errors import BackendError
 from wan_model.loading import file_regions, unchanged_regions
 from wan_model.offload import HostModel, OffloadEngine, open_device
 from wan_model.quant import (
+    DEQUANTIZED,
     Linear,
-    NumberFormat,
-    PlainFormat,
-    ScaledFormat,
-    StoredWeight,
-    WeightPlan,
-    find,
     scale_weight,
 )
-from wan_model.quant.kernels import FP8_KERNELS, INT8_KERNELS, MXFP8_KERNELS, NVFP4_KERNELS, Kernel
+from wan_model.quant.formats import FP8_SCALED
+from wan_model.quant.kernels import KERNELS, MatmulKernel, kernels_for
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,75 +37,67 @@ CUDA, OUT, IN = torch.device("cuda"), 512, 1024
 LIMITS = {"nvfp4": (0.14, 0.2)}
 """Other than (0.042, 0.08): rms error of all, and of the worst feature."""
 FLOATS = [torch.bfloat16, torch.float16, torch.float32]
-KERNELS = [
-    *((find("fp8"), kernel) for kernel in FP8_KERNELS),
-    *((find("int8"), kernel) for kernel in INT8_KERNELS),
-    *((find("nvfp4"), kernel) for kernel in NVFP4_KERNELS),
-    *((find("mxfp8"), kernel) for kernel in MXFP8_KERNELS),
-]
+NAMED = [(kernel.format.name.removesuffix(" scaled"), kernel) for kernel in KERNELS]
 
 
-def on_gpu(
-    number_format: NumberFormat, kernel: Kernel | None, compute_dtype: torch.dtype
-) -> Linear:
+def on_gpu(name: str, kernel: MatmulKernel | None, compute_dtype: torch.dtype) -> Linear:
     reason = kernel.unavailable_reason(CUDA) if kernel else None
     if reason:
         pytest.skip(reason)
     layer = Linear(IN, OUT, compute_dtype=compute_dtype)
-    plan = WeightPlan(number_format, CUDA, kernel)
-    plan.place(layer, StoredWeight(outlier_weight(OUT, IN)), CUDA)
+    policy_of(name, kernel, CUDA).place(layer, plain(outlier_weight(OUT, IN)), CUDA)
     layer.bias = None
     return layer
 
 
 @pytest.mark.parametrize("compute_dtype", FLOATS, ids=str)
-@pytest.mark.parametrize(("number_format", "kernel"), KERNELS)
+@pytest.mark.parametrize(("name", "kernel"), NAMED)
 @torch.inference_mode()
-def test_kernels_give_what_their_numbers_say(
-    number_format: NumberFormat, kernel: Kernel, compute_dtype: torch.dtype
+def test_kernels_give_what_their_codes_say(
+    name: str, kernel: MatmulKernel, compute_dtype: torch.dtype
 ) -> None:
-    layer = on_gpu(number_format, kernel, compute_dtype)
+    layer = on_gpu(name, kernel, compute_dtype)
     x = outlier_tokens(2, 200, IN).to(CUDA)
     errors = natural_errors(layer(x), x, layer, outlier_weight(OUT, IN).to(CUDA)).square()
-    limit, worst_limit = LIMITS.get(number_format.name, (0.042, 0.08))
+    limit, worst_limit = LIMITS.get(name, (0.042, 0.08))
     assert errors.mean().sqrt() < limit
     assert errors.mean(0).sqrt().max() < worst_limit
     bias = torch.ones(OUT, device=CUDA, dtype=compute_dtype)
     layer.bias = torch.nn.Parameter(bias, requires_grad=False)
-    dense = layer.format.dense(layer, torch.float32)
+    dense = layer.stored().dequantize(torch.float32)
     expected = F.linear(x, dense, bias.float())
     assert (layer(x) - expected).norm() < limit * expected.norm()
 
 
 @pytest.mark.parametrize("rows", [1, 16, 17, 100, 512, 1872, 8192])
-@pytest.mark.parametrize(("number_format", "kernel"), KERNELS)
-def test_any_number_of_tokens(number_format: NumberFormat, kernel: Kernel, rows: int) -> None:
-    layer = on_gpu(number_format, kernel, torch.bfloat16)
+@pytest.mark.parametrize(("name", "kernel"), NAMED)
+def test_any_number_of_tokens(name: str, kernel: MatmulKernel, rows: int) -> None:
+    layer = on_gpu(name, kernel, torch.bfloat16)
     x = outlier_tokens(rows, IN).to(CUDA, torch.bfloat16)
-    if number_format.name == "nvfp4":
-        # A token's numbers depend on the largest of all: alike in size only.
+    if name == "nvfp4":
+        # A token's codes depend on the largest of all: alike in size only.
         errors = natural_errors(layer(x), x, layer, outlier_weight(OUT, IN).to(CUDA)).square()
         assert errors.mean().sqrt() < LIMITS["nvfp4"][0]
         return
     torch.testing.assert_close(layer(x)[-1:], layer(x[-1:]), rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize(("number_format", "kernel"), KERNELS)
-def test_a_broken_token_is_seen(number_format: NumberFormat, kernel: Kernel) -> None:
-    layer = on_gpu(number_format, kernel, torch.bfloat16)
+@pytest.mark.parametrize(("name", "kernel"), NAMED)
+def test_a_broken_token_is_seen(name: str, kernel: MatmulKernel) -> None:
+    layer = on_gpu(name, kernel, torch.bfloat16)
     x = outlier_tokens(40, IN).to(CUDA)
     x[7, 3] = float("nan")
     finite = layer(x).isfinite().all(1)
     assert not finite[7]
     # In nvfp4 all tokens share a scale.
-    assert finite.sum() == (0 if number_format.name == "nvfp4" else 39)
+    assert finite.sum() == (0 if name == "nvfp4" else 39)
 
 
 @pytest.mark.parametrize("compute_dtype", FLOATS, ids=str)
 @torch.inference_mode()
 def test_stored_fp8_is_the_same_on_cpu_and_gpu(compute_dtype: torch.dtype) -> None:
     # Also: torch.addcmul with a 16-bit result and fp32 scales, in place.
-    layer = on_gpu(find("fp8 storage"), None, compute_dtype)
+    layer = on_gpu("fp8 storage", None, compute_dtype)
     layer.bias = torch.nn.Parameter(torch.ones(OUT, device=CUDA), requires_grad=False)
     x = outlier_tokens(40, IN)
     got = layer(x.to(CUDA)).cpu()
@@ -137,7 +131,7 @@ def test_a_checkpoint_resident_and_streamed(source: str, weights: str, tmp_path:
     assert (got - expected).norm() <= 5e-2 * expected.norm()
     layer = model.get_submodule(LAYER)
     eight_bit = weights != "auto" or layer.weight.dtype == torch.float8_e4m3fn
-    assert (type(layer.format) not in (PlainFormat, ScaledFormat)) == eight_bit
+    assert (layer.matmul is not DEQUANTIZED) == eight_bit
     assert torch.equal(got, expected) == (not eight_bit)
 
     host = HostModel(on_host, on_host.blocks, unchanged_regions(on_host, file_regions(file)))
@@ -149,10 +143,12 @@ def test_a_checkpoint_resident_and_streamed(source: str, weights: str, tmp_path:
     engine.release_pinned()
 
 
-@pytest.mark.parametrize("kernel", [None, *FP8_KERNELS], ids=lambda k: k.label if k else "widened")
-def test_one_scale_for_all_is_not_rounded(kernel: Kernel | None) -> None:
+@pytest.mark.parametrize(
+    "kernel", [None, *kernels_for(FP8_SCALED)], ids=lambda k: k.label if k else "dequantized"
+)
+def test_one_scale_for_all_is_not_rounded(kernel: MatmulKernel | None) -> None:
     # A scale without axes would be rounded to bf16 first, to 1.5: 2.3e-3 off.
-    layer = on_gpu(find("fp8"), kernel, torch.bfloat16)
+    layer = on_gpu("fp8", kernel, torch.bfloat16)
     x = outlier_tokens(200, IN).to(CUDA)
     layer.weight_scale = torch.tensor(1.0, device=CUDA)
     plain = layer(x).double()
@@ -160,4 +156,4 @@ def test_one_scale_for_all_is_not_rounded(kernel: Kernel | None) -> None:
     ratio = (layer(x).double() * plain).sum() / plain.square().sum()
     assert abs(ratio - scale.double()) < 5e-4
     exact = scale_weight(layer.weight, scale).bfloat16()
-    assert torch.equal(layer.format.dense(layer, torch.bfloat16), exact)
+    assert torch.equal(layer.stored().dequantize(torch.bfloat16), exact)

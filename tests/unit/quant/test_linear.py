@@ -1,4 +1,4 @@
-"""Linear layers: storage formats, scales of every shape, and what dtype comes out."""
+"""Linear layers: weight formats, scales of every shape, and what dtype comes out."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wan_model.quant import Linear, PlainFormat, ScaledFormat, scale_weight, unscale_weight
+from wan_model.quant import (
+    DEQUANTIZED,
+    PLAIN,
+    SCALED,
+    Linear,
+    StoredWeight,
+    WeightFormat,
+    scale_weight,
+    unscale_weight,
+)
 
 OUT, IN = 6, 12
 FP8 = [torch.float8_e4m3fn, torch.float8_e5m2]
@@ -24,11 +33,9 @@ BIAS = random(OUT, seed=1)
 def make_linear(storage=torch.float32, compute_dtype=torch.float32, scale=None):
     """Returns a layer with a random weight of `storage`, scaled if there is a scale."""
     layer = Linear(IN, OUT, compute_dtype=compute_dtype)
-    layer.weight = nn.Parameter(random(OUT, IN).to(storage), requires_grad=False)
+    formats = PLAIN if scale is None else SCALED
+    layer.put(StoredWeight(formats[storage], random(OUT, IN).to(storage), scale))
     layer.bias = nn.Parameter(BIAS.clone(), requires_grad=False)
-    if scale is not None:
-        layer.weight_scale = scale
-        layer.format = ScaledFormat()
     return layer
 
 
@@ -50,6 +57,7 @@ class Operands:
     weight: Tensor
     bias: Tensor | None
     weight_scale: Tensor | None
+    format: WeightFormat
     compute_dtype: torch.dtype
 
 
@@ -91,7 +99,7 @@ def test_unscaling_undoes_scaling(scale):
 def test_scaled_layer(scale, storage, compute_dtype):
     layer = make_linear(storage, compute_dtype, scale)
     exact = exact_weight(layer.weight, scale)
-    assert torch.equal(layer.format.dense(layer, compute_dtype), exact.to(compute_dtype))
+    assert torch.equal(layer.stored().dequantize(compute_dtype), exact.to(compute_dtype))
     x = random(2, 3, IN, seed=2).to(compute_dtype)
     got, expected = layer(x), F.linear(x.double(), exact, BIAS.double())
     assert got.dtype == compute_dtype
@@ -101,7 +109,7 @@ def test_scaled_layer(scale, storage, compute_dtype):
 
 def test_a_scaled_layer_without_scale_is_a_mistake():
     layer = make_linear()
-    layer.format = ScaledFormat()
+    layer.format = SCALED[torch.float32]
     with pytest.raises(RuntimeError, match="weight_scale"):
         layer(random(1, IN))
 
@@ -129,7 +137,7 @@ def test_plain_fp32_equals_torch():
 
 def test_a_weight_of_the_right_dtype_is_not_copied():
     layer = make_linear(torch.bfloat16)
-    dense = PlainFormat().dense(layer, torch.bfloat16)
+    dense = layer.stored().dequantize(torch.bfloat16)
     assert dense.data_ptr() == layer.weight.data_ptr()
 
 
@@ -140,13 +148,13 @@ def test_a_layer_without_bias():
     assert torch.equal(layer(x), F.linear(x, layer.weight))
 
 
-def test_a_format_multiplies_with_copies_of_the_tensors_too():
+def test_a_matmul_takes_copies_of_the_tensors_too():
     layer = make_linear(FP8[0], torch.bfloat16, SCALES["per row"])
     x = random(4, IN, seed=2)
-    copies = Operands(**layer.state_dict(), compute_dtype=layer.compute_dtype)
+    copies = Operands(**layer.state_dict(), format=layer.format, compute_dtype=layer.compute_dtype)
     expected = layer(x)
     layer.to("meta")
-    assert torch.equal(layer.format.matmul(copies, x), expected)
+    assert torch.equal(layer.matmul(copies, x), expected)
 
 
 def test_names_are_those_of_torch_and_a_scale_is_one_more():
@@ -167,15 +175,16 @@ def test_tensors_can_be_replaced_at_any_time():
     assert all(tensor.is_meta for tensor in layer.state_dict().values())
 
 
-def test_new_layers_are_frozen_plain_and_unscaled():
+def test_new_layers_are_frozen_and_plain():
     layer = Linear(IN, OUT)
     assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
     assert not any(parameter.requires_grad for parameter in layer.parameters())
     assert layer.weight_scale is None
     assert layer.compute_dtype == torch.float32
-    assert isinstance(layer.format, PlainFormat)
+    assert layer.format is PLAIN[torch.float32]
+    assert layer.matmul is DEQUANTIZED
 
 
 def test_printing_shows_sizes_and_formats():
-    assert repr(make_linear()) == "Linear(12, 6, float32 (plain))"
-    assert repr(make_linear(FP8[0], scale=random(1))) == "Linear(12, 6, float8_e4m3fn (scaled))"
+    assert repr(make_linear()) == "Linear(12, 6, fp32 (dequantized))"
+    assert repr(make_linear(FP8[0], scale=random(1))) == "Linear(12, 6, fp8 scaled (dequantized))"

@@ -13,13 +13,13 @@ from tools.train_tiny.dit import (
     sample_sigmas,
     training_config,
 )
-from tools.train_tiny.fp8 import fp8_layers, to_fp8
+from tools.train_tiny.fp8 import fp8_layers, rounded, to_fp8
 from tools.train_tiny.latents import LatentMaker
 from wan_model.attention import resolve
 from wan_model.conditioning import condition_video, known_frames_mask
 from wan_model.config import TEXT_LEN, Precision
 from wan_model.dit import WanDiT
-from wan_model.quant import PlainFormat, scale_weight
+from wan_model.quant import DEQUANTIZED, scale_weight
 from wan_model.sampling import is_high_noise
 from wan_model.vae import WanVae
 
@@ -75,7 +75,7 @@ def test_text_padded_by_one_weighted_token_is_text_padded_to_512():
     )
     full.load_state_dict(dit.state_dict())
     for name, layer in fp8_layers(full).items():
-        layer.format = dit.get_submodule(name).format
+        layer.matmul = dit.get_submodule(name).matmul
     rng = torch.Generator().manual_seed(5)
     latent = torch.randn(2, 16, 2, 4, 4, generator=rng)
     inputs = latent, torch.tensor([700.0, 20.0]), make_text(2)
@@ -89,7 +89,7 @@ def test_timesteps_per_frame_are_embedded_like_in_the_model():
     plain = WanDiT(dit.config, precision=dit.precision, attention=dit.attend)
     plain.load_state_dict(dit.state_dict())
     for name, layer in fp8_layers(plain).items():
-        layer.format = dit.get_submodule(name).format
+        layer.matmul = dit.get_submodule(name).matmul
     latent = torch.randn(2, 48, 3, 4, 4, generator=torch.Generator().manual_seed(5))
     timestep = torch.tensor([[0.0, 600.0, 600.0], [300.0, 300.0, 300.0]])
     with torch.no_grad():
@@ -137,9 +137,9 @@ def test_a_given_first_frame_is_clean_and_does_not_count():
 
 def test_training_rounds_weights_as_the_shipped_file_does():
     for name, layer in fp8_layers(make_dit()).items():
-        weight = layer.format.dense(layer, torch.float32)
+        weight = rounded(layer.weight)
         assert (weight - scale_weight(*to_fp8(layer.weight))).abs().max() < 1e-7, name
-        assert not isinstance(layer.format, PlainFormat) or layer.format.name != "plain"
+        assert layer.matmul != DEQUANTIZED
         weight.sum().backward()
         assert (layer.weight.grad == 1).all()
 

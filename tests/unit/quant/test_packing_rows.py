@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.unit.quant.layers import outlier_weight, random, row_errors
-from wan_model.quant import quantise_rows, scale_weight
+from wan_model.quant import quantize_rows, scale_weight
 
 FP8, INT8 = torch.float8_e4m3fn, torch.int8
 LIMITS = {FP8: 0.0361, INT8: 0.017}
@@ -16,33 +16,33 @@ on average. int8: a step of 1/127 of the largest, over sqrt(12): 0.008 for 3.5 s
 @pytest.mark.parametrize("dtype", LIMITS, ids=str)
 def test_every_row_is_as_exact_as_the_others(dtype: torch.dtype, given: torch.dtype) -> None:
     x = outlier_weight().to(given)
-    numbers, scale = quantise_rows(x, dtype)
-    assert (numbers.dtype, scale.dtype, scale.shape) == (dtype, torch.float32, (len(x), 1))
-    assert row_errors(scale_weight(numbers, scale), x).max() < LIMITS[dtype]
+    codes, scale = quantize_rows(x, dtype)
+    assert (codes.dtype, scale.dtype, scale.shape) == (dtype, torch.float32, (len(x), 1))
+    assert row_errors(scale_weight(codes, scale), x).max() < LIMITS[dtype]
 
 
 @pytest.mark.parametrize("dtype", LIMITS, ids=str)
 def test_the_largest_number_is_used_and_kept(dtype: torch.dtype) -> None:
     x = random(1000, 64)
-    numbers, scale = quantise_rows(x, dtype)
+    codes, scale = quantize_rows(x, dtype)
     largest = {FP8: 448, INT8: 127}[dtype]
-    assert torch.equal(numbers.float().abs().amax(1), torch.full((1000,), float(largest)))
-    got = scale_weight(numbers, scale).abs().amax(1)
+    assert torch.equal(codes.float().abs().amax(1), torch.full((1000,), float(largest)))
+    got = scale_weight(codes, scale).abs().amax(1)
     torch.testing.assert_close(got, x.abs().amax(1), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("dtype", LIMITS, ids=str)
 def test_negative_numbers_mirror_positive_ones(dtype: torch.dtype) -> None:
     x = random(8, 64)
-    numbers, mirrored = quantise_rows(x, dtype)[0], quantise_rows(-x, dtype)[0]
-    assert torch.equal(numbers.float(), -mirrored.float())
+    codes, mirrored = quantize_rows(x, dtype)[0], quantize_rows(-x, dtype)[0]
+    assert torch.equal(codes.float(), -mirrored.float())
 
 
 @pytest.mark.parametrize("dtype", LIMITS, ids=str)
 @pytest.mark.parametrize("tiny", [0.0, 1e-38, 1e-42])
 def test_rows_of_almost_nothing_stay_finite(dtype: torch.dtype, tiny: float) -> None:
-    numbers, scale = quantise_rows(torch.full((2, 32), tiny), dtype)
-    back = scale_weight(numbers, scale)
+    codes, scale = quantize_rows(torch.full((2, 32), tiny), dtype)
+    back = scale_weight(codes, scale)
     assert back.isfinite().all()
     assert (back - tiny).abs().max() < 1e-38
 
@@ -52,14 +52,14 @@ def test_rows_of_almost_nothing_stay_finite(dtype: torch.dtype, tiny: float) -> 
 def test_a_row_that_is_not_finite_is_not_hidden(dtype: torch.dtype, bad: float) -> None:
     x = random(3, 32)
     x[1, 4] = bad
-    numbers, scale = quantise_rows(x, dtype)
-    product = scale_weight(numbers, scale).sum(1)
+    codes, scale = quantize_rows(x, dtype)
+    product = scale_weight(codes, scale).sum(1)
     assert product.isfinite().tolist() == [True, False, True]
 
 
 def test_any_axes_and_strides() -> None:
     x = random(2, 5, 64).transpose(0, 1)
-    numbers, scale = quantise_rows(x, INT8)
-    assert (numbers.shape, scale.shape) == ((5, 2, 64), (5, 2, 1))
-    assert numbers.is_contiguous()
-    assert row_errors(numbers * scale, x).max() < LIMITS[INT8]
+    codes, scale = quantize_rows(x, INT8)
+    assert (codes.shape, scale.shape) == ((5, 2, 64), (5, 2, 1))
+    assert codes.is_contiguous()
+    assert row_errors(codes * scale, x).max() < LIMITS[INT8]

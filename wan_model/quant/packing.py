@@ -1,20 +1,27 @@
-"""Small numbers with a small scale per block of a row, as the tensor cores of Blackwell take them.
+"""How codes and scales lie in memory: per-row scales, 4-bit floats, exponents, tiles of scales.
 
-nvfp4: two 4-bit floats (e2m1) in a byte, the first in its upper half; an 8-bit float (e4m3) scales
-16 of them, and one fp32 number the whole tensor. mxfp8: 8-bit floats (e4m3); a power of two, as the
-byte of its exponent, scales 32 of them. Scales lie in the order in which cuBLAS wants them.
+A code is what a quantized weight is stored as; weight = code * scale. nvfp4: two 4-bit floats
+(e2m1) in a byte, the first in its upper half; an 8-bit float (e4m3) scales 16 of them, and one fp32
+number the whole tensor. mxfp8: 8-bit floats (e4m3); a power of two, as the byte of its exponent,
+scales 32 of them. Scales of blocks lie in the order in which cuBLAS wants them.
 
 Sources: OCP Microscaling Formats 1.0 (e2m1, e8m0); cuBLAS documentation, "1D Block Scaling Factors
 Layout"; ComfyUI's files, `comfy_quant` notes "nvfp4" and "mxfp8".
 
-Shape legend: O rows, I columns, N blocks of a row.
+Shape legend: M rows (any leading axes), O output features, I input features, N blocks of a row.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rows import FP8, LARGEST
+FP8, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
+
+LARGEST = {FP8: 448.0, E5M2: 57344.0, torch.int8: 127.0}
+"""The largest code of a dtype; symmetric for integers."""
+
+STEPS = {FP8: (3, -6), E5M2: (2, -14)}
+"""Bits of the mantissa, and the smallest exponent of normal numbers."""
 
 NVFP4_BLOCK = 16
 MXFP8_BLOCK = 32
@@ -37,6 +44,66 @@ NOT_FINITE = 255
 
 TILE_ROWS, TILE_COLUMNS = 128, 4
 """Scales come in tiles of this many; missing ones at the edges are zero."""
+
+
+def quantize_rows(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Returns x as codes of `dtype` and fp32 scales, so that x is about codes * scale.
+
+    Rounds to nearest, in fp32. A row with infinity or NaN gets a scale that is not finite, so a
+    matmul with it is not finite either and can be found; a row of zeros stays zero.
+
+    Args:
+        x: (..., I), fp32 or a float dtype of 16 bits.
+        dtype: a key of `LARGEST`.
+
+    Returns:
+        codes (..., I), contiguous, and scales (..., 1).
+    """
+    largest = torch.linalg.vector_norm(x, float("inf"), dim=-1, keepdim=True, dtype=torch.float32)
+    scale = (largest / LARGEST[dtype]).clamp_min_(torch.finfo(torch.float32).tiny)
+    if not dtype.is_floating_point:
+        return (x / scale).round_().to(dtype, memory_format=torch.contiguous_format), scale
+    # Rounded as it is written: an fp32 copy would double what activations cost to quantize.
+    codes = torch.empty(x.shape, dtype=dtype, device=x.device)
+    return torch.div(x, scale, out=codes), scale
+
+
+def scale_weight(weight: Tensor, scale: Tensor) -> Tensor:
+    """Returns weight (O, I) * scale in fp32.
+
+    Args:
+        weight: any storage dtype.
+        scale: one number, (O, 1) per row, or (O, N, 1) per block of I / N consecutive inputs.
+    """
+    values = weight.to(torch.float32, copy=True)
+    if scale.ndim == 3:
+        rows, blocks, _ = scale.shape
+        values.view(rows, blocks, -1).mul_(scale)
+        return values
+    return values.mul_(scale)
+
+
+def unscale_weight(weight: Tensor, scale: Tensor) -> Tensor:
+    """Returns weight (O, I) / scale in fp32: the inverse of `scale_weight`, before rounding."""
+    return scale_weight(weight, scale.float().reciprocal())
+
+
+def round_at_random(values: Tensor, dtype: torch.dtype, chance: Tensor) -> Tensor:
+    """Returns codes of 8 bits whose mean over many draws is the value; too large ones are cut off.
+
+    Args:
+        values: fp32, in units of codes.
+        dtype: int8 or an 8-bit float.
+        chance: random, of [0, 1), shape of `values`.
+    """
+    largest = LARGEST[dtype]
+    if dtype == torch.int8:
+        return (values + chance).floor_().clamp_(-largest, largest).to(dtype)
+    mantissa, smallest = STEPS[dtype]
+    exponent = torch.frexp(values).exponent.sub_(1).clamp_(min=smallest)
+    step = torch.ldexp(torch.ones_like(values), exponent - mantissa)
+    codes = (values / step).add_(chance).floor_().mul_(step)
+    return codes.clamp_(-largest, largest).to(dtype)
 
 
 def swizzle(scales: Tensor) -> Tensor:
@@ -80,10 +147,10 @@ def encode_e2m1(values: Tensor, chance: Tensor | float = 0.5) -> Tensor:
     return codes[:, ::2] << 4 | codes[:, 1::2]
 
 
-def e2m1_as_e4m3(numbers: Tensor) -> Tensor:
-    """Returns bytes (O, I / 2) of two 4-bit floats as e4m3 numbers (O, I), 1 / 64 of them."""
-    first = numbers & 0x80 | (numbers & 0x70) >> 2
-    second = (numbers & 0x08) << 4 | (numbers & 0x07) << 2
+def e2m1_as_e4m3(codes: Tensor) -> Tensor:
+    """Returns bytes (O, I / 2) of two 4-bit floats as e4m3 codes (O, I), 1 / 64 of them."""
+    first = codes & 0x80 | (codes & 0x70) >> 2
+    second = (codes & 0x08) << 4 | (codes & 0x07) << 2
     return torch.stack((first, second), -1).flatten(1).view(FP8)
 
 
@@ -94,7 +161,7 @@ def nvfp4_scales(block_scales: Tensor, tensor_scale: Tensor, rows: int, columns:
 
 
 def mxfp8_scales(exponents: Tensor, rows: int, columns: int) -> Tensor:
-    """Returns what the numbers of each block are multiplied with, fp32 (O, N, 1).
+    """Returns what the codes of each block are multiplied with, fp32 (O, N, 1).
 
     The exponent 0 would be 2^-127; it marks blocks of zeros.
     """
@@ -102,7 +169,7 @@ def mxfp8_scales(exponents: Tensor, rows: int, columns: int) -> Tensor:
     return (exponents.to(torch.int32) << 23).view(torch.float32).unsqueeze(-1)
 
 
-def quantise_nvfp4(
+def quantize_nvfp4(
     x: Tensor, candidates: tuple[float, ...] = NVFP4_CANDIDATES
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns x (O, I) as bytes (O, I / 2), scales e4m3 in tiles, and the tensor's scale fp32.
@@ -118,14 +185,14 @@ def quantise_nvfp4(
     fitting = blocks.abs().amax(-1, keepdim=True) / LARGEST_E2M1
     tensor_scale = fitting.amax() * max(candidates) / LARGEST[FP8]
     tensor_scale = tensor_scale.clamp_min_(torch.finfo(torch.float32).tiny)
-    numbers, scales, errors = _nvfp4_blocks(blocks, fitting * candidates[0], tensor_scale)
+    codes, scales, errors = _nvfp4_blocks(blocks, fitting * candidates[0], tensor_scale)
     for candidate in candidates[1:]:
         tried = _nvfp4_blocks(blocks, fitting * candidate, tensor_scale)
         better = tried[2] < errors
-        numbers = torch.where(better, tried[0], numbers)
+        codes = torch.where(better, tried[0], codes)
         scales = torch.where(better, tried[1], scales)
         errors = torch.where(better, tried[2], errors)
-    return numbers.flatten(1), swizzle(scales.squeeze(-1)).view(FP8), tensor_scale
+    return codes.flatten(1), swizzle(scales.squeeze(-1)).view(FP8), tensor_scale
 
 
 def _nvfp4_blocks(
@@ -134,26 +201,26 @@ def _nvfp4_blocks(
     """Returns blocks (O, N, 16) at wanted scales (O, N, 1).
 
     Returns:
-        numbers uint8 (O, N, 8), e4m3 scales as uint8 (O, N, 1), squared errors (O, N, 1).
+        codes uint8 (O, N, 8), e4m3 scales as uint8 (O, N, 1), squared errors (O, N, 1).
     """
     scales = (wanted / tensor_scale).clamp_(SMALLEST_E4M3, LARGEST[FP8]).to(FP8)
     factor = scales.float() * tensor_scale
-    numbers = encode_e2m1((blocks / factor).flatten(1))
-    rounded = e2m1_as_e4m3(numbers).float().view(blocks.shape).mul_(factor * E2M1_PER_E4M3)
+    codes = encode_e2m1((blocks / factor).flatten(1))
+    rounded = e2m1_as_e4m3(codes).float().view(blocks.shape).mul_(factor * E2M1_PER_E4M3)
     errors = rounded.sub_(blocks).square_().sum(-1, keepdim=True)
-    return numbers.view(*blocks.shape[:2], -1), scales.view(torch.uint8), errors
+    return codes.view(*blocks.shape[:2], -1), scales.view(torch.uint8), errors
 
 
-def quantise_mxfp8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns x (O, I) as e4m3 numbers, and the exponents of their scales in tiles, uint8.
+def quantize_mxfp8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns x (O, I) as e4m3 codes, and the exponents of their scales in tiles, uint8.
 
-    A scale is the smallest power of two with which no number of its block is too large.
+    A scale is the smallest power of two with which no code of its block is too large.
     """
     blocks = x.float().unflatten(1, (-1, MXFP8_BLOCK))
     largest = blocks.abs().amax(-1, keepdim=True)
     fraction, exponent = torch.frexp(largest / LARGEST[FP8])
     exponent = (exponent - (fraction == 0.5).to(torch.int32)).clamp_(1 - EXPONENT_BIAS, 127)
-    numbers = torch.ldexp(blocks, -exponent).flatten(1).to(FP8)
+    codes = torch.ldexp(blocks, -exponent).flatten(1).to(FP8)
     exponents = (exponent + EXPONENT_BIAS).masked_fill_(largest == 0, 0)
     exponents = exponents.masked_fill_(~largest.isfinite(), NOT_FINITE).to(torch.uint8)
-    return numbers, swizzle(exponents.squeeze(-1))
+    return codes, swizzle(exponents.squeeze(-1))

@@ -1,0 +1,235 @@
+"""Which format the blocks' weights of a model get, and how they are multiplied.
+
+A name asked for means that format or an error. Within a format the first kernel that works on the
+device is taken; a weight that it cannot take is dequantized for each call instead.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import BackendError, SettingsError
+from .formats import (
+    BF16,
+    FP8_SCALED,
+    FP16,
+    INT8_SCALED,
+    MXFP8,
+    NVFP4,
+    StoredWeight,
+    WeightFormat,
+    convert,
+    holds,
+)
+from .kernels import KERNELS, Int8Matmul, MatmulKernel, kernels_for
+from .linear import Linear
+
+AS_STORED = "as stored"
+"""Weights stay as the file has them; quantized ones are dequantized before their matmul."""
+
+AUTO = "auto"
+
+AUTO_KERNELS = tuple(kernel for kernel in KERNELS if kernel.make is not Int8Matmul)
+"""With which `auto` multiplies quantized weights of a file. Where none of them runs it dequantizes
+them for each call; an empty tuple makes that the rule. torch._int_mm is not among them: it writes
+sums of 32 bits, and scales them afterwards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightChoice:
+    """A format that a person can ask for by name."""
+
+    name: str
+    label: str
+    """What it is, for people."""
+    format: WeightFormat
+    multiplied: bool = False
+    """Whether the matmul takes codes, or 16-bit weights that are dequantized for it."""
+
+    @property
+    def kernels(self) -> tuple[MatmulKernel, ...]:
+        """What can multiply it as it is, in order of preference."""
+        return kernels_for(self.format) if self.multiplied else ()
+
+
+CHOICES = (
+    WeightChoice(name="bf16", label="16 bit, range of fp32", format=BF16),
+    WeightChoice(name="fp16", label="16 bit, finer, smaller range", format=FP16),
+    WeightChoice(
+        name="fp8", label="8-bit float weights and matmuls", format=FP8_SCALED, multiplied=True
+    ),
+    WeightChoice(
+        name="fp8 storage", label="8-bit float weights, 16-bit matmuls", format=FP8_SCALED
+    ),
+    WeightChoice(
+        name="int8", label="8-bit integer weights and matmuls", format=INT8_SCALED, multiplied=True
+    ),
+    WeightChoice(
+        name="nvfp4", label="4-bit float weights and matmuls", format=NVFP4, multiplied=True
+    ),
+    WeightChoice(name="nvfp4 storage", label="4-bit float weights, 16-bit matmuls", format=NVFP4),
+    WeightChoice(
+        name="mxfp8",
+        label="8-bit float weights and matmuls, scaled per block",
+        format=MXFP8,
+        multiplied=True,
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantPolicy:
+    """What becomes of the blocks' weights of one model on one device."""
+
+    device: torch.device
+    """Where matmuls are computed, and conversions too."""
+    target: WeightFormat | None = None
+    """What weights are converted to; None: they stay as they are stored."""
+    kernels: tuple[MatmulKernel, ...] = ()
+    """At most one for each format; weights of others are dequantized for each call."""
+    reason: str = ""
+    """Of an automatic choice; for people, without a full stop."""
+
+    def takes(self, stored: StoredWeight) -> bool:
+        """Whether a weight is placed by this, or else by whoever loads it, as it is stored."""
+        if self.target is not None:
+            return holds(stored.format, self.target) or self.target.fits(
+                stored.format.shape(tuple(stored.weight.shape))
+            )
+        return any(holds(stored.format, kernel.format) for kernel in self.kernels)
+
+    def place(self, layer: Linear, stored: StoredWeight, device: torch.device) -> None:
+        """Gives a layer its weight, and the kernel that fits it.
+
+        Args:
+            layer: any of the blocks' linears.
+            stored: its weight, which `takes` accepts; not copied if it needs no change.
+            device: where the weight goes.
+        """
+        target = self.target or next(
+            kernel.format for kernel in self.kernels if holds(stored.format, kernel.format)
+        )
+        if not holds(stored.format, target):
+            stored = stored.to(self.device)
+        placed = convert(stored, target).to(device)
+        layer.put(placed)
+        kernel = next((k for k in self.kernels if k.misfit(placed) is None), None)
+        if kernel is not None:
+            layer.matmul = kernel.make()
+
+    def compute_dtype(self, asked: torch.dtype | None, stored: torch.dtype) -> torch.dtype:
+        """Returns what the blocks compute in.
+
+        Args:
+            asked: by the caller, if at all.
+            stored: what suits the file's own weights.
+
+        Raises:
+            SettingsError: if 16-bit weights are asked for to compute in another dtype.
+        """
+        if self.target is None and not self.kernels:
+            return asked or stored
+        target = self.target
+        own = target.dtype if target is not None and not target.is_quantized else None
+        if own is not None and target is not None and asked not in (None, own):
+            raise SettingsError(
+                f"Weights and precision contradict each other. Got {target.name} weights to "
+                f"compute in {asked}, need the same for both. Leave one of them out."
+            )
+        # Quantized weights are far coarser than 16-bit arithmetic: fp32 would only cost time.
+        return asked or own or (torch.bfloat16 if stored == torch.float32 else stored)
+
+
+def names() -> list[str]:
+    """Returns the names that `load_dit` takes for its weights."""
+    return [AS_STORED, AUTO, *(choice.name for choice in CHOICES)]
+
+
+def find(name: str) -> WeightChoice:
+    """Returns a choice by name.
+
+    Raises:
+        BackendError: for an unknown name.
+    """
+    for choice in CHOICES:
+        if choice.name == name:
+            return choice
+    raise BackendError(
+        f"There is no such weight format. Got {name!r}, need one of {', '.join(names())}. "
+        "Choose 'auto'."
+    )
+
+
+def policy_for(
+    name: str, device: torch.device, stored: Collection[WeightFormat] = ()
+) -> QuantPolicy:
+    """Returns what becomes of weights on a device.
+
+    Args:
+        name: one of `names`.
+        device: where the model will run.
+        stored: formats of the blocks' weights in the file, which "auto" looks at.
+
+    Raises:
+        BackendError: for an unknown name, or if no kernel of the format works on the device; it
+            lists every kernel with its reason.
+    """
+    if name == AS_STORED:
+        return QuantPolicy(device=device)
+    if name == AUTO:
+        return _automatic(device, stored)
+    choice = find(name)
+    if not choice.kernels:
+        return QuantPolicy(device=device, target=choice.format)
+    kernel, reasons = _first_available(choice.kernels, device)
+    if kernel is None:
+        raise BackendError(
+            f"The weight format {name} is not available here. Got {'; '.join(reasons)}; need one "
+            f"that runs on {device}. Choose 'auto'."
+        )
+    return QuantPolicy(device=device, target=choice.format, kernels=(kernel,))
+
+
+def _automatic(device: torch.device, stored: Collection[WeightFormat]) -> QuantPolicy:
+    """Multiplies quantized weights as they are where that is fast. It converts nothing."""
+    if device.type == "cpu":
+        return QuantPolicy(device=device, reason="this runs on the CPU")
+    held = [
+        choice
+        for choice in CHOICES
+        if choice.multiplied
+        and any(holds(found, choice.format) for found in stored)
+        and set(choice.kernels) & set(AUTO_KERNELS)
+    ]
+    if not held:
+        found = " and ".join(weight_format.name for weight_format in stored)
+        return QuantPolicy(device=device, reason=f"the file holds {found}")
+    kernels: list[MatmulKernel] = []
+    reasons: list[str] = []
+    for choice in held:
+        usable = tuple(kernel for kernel in choice.kernels if kernel in AUTO_KERNELS)
+        kernel, why_not = _first_available(usable, device)
+        kernels += [] if kernel is None else [kernel]
+        reasons += why_not[-1:] if kernel is None else []
+    if kernels:
+        which = " and ".join(c.name for c in held if set(c.kernels) & set(kernels))
+        which = which if reasons else "them" if len(kernels) > 1 else "it"
+        gpu = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        reasons = [f"this GPU ({gpu}) multiplies {which}", *reasons]
+    in_file = " and ".join(choice.name for choice in held)
+    reason = f"the file holds {in_file}; {'; '.join(reasons)}"
+    return QuantPolicy(device=device, kernels=tuple(kernels), reason=reason)
+
+
+def _first_available(
+    kernels: tuple[MatmulKernel, ...], device: torch.device
+) -> tuple[MatmulKernel | None, list[str]]:
+    """Returns the first kernel that works on a device, and why those before it do not."""
+    reasons: list[str] = []
+    for kernel in kernels:
+        reason = kernel.unavailable_reason(device)
+        if reason is None:
+            return kernel, reasons
+        reasons.append(f"{kernel.label}: {reason}")
+    return None, reasons
