@@ -39,11 +39,11 @@ from wan_model.loading import file_regions, load_dit
 from wan_model.offload import (
     CudaDevice,
     HostModel,
+    Limits,
     Machine,
     ModelSizes,
     OffloadEngine,
     PlanRequest,
-    Wishes,
     Work,
     make_plan,
     measure_copy,
@@ -205,7 +205,7 @@ def request(bench: Bench, video: Video, case: str) -> PlanRequest:
             activation_bytes=video.activation_bytes,
             block_seconds=video.seconds / len(bench.host.slabs),
         ),
-        wishes=Wishes(
+        limits=Limits(
             blocks_to_swap=A14B.num_layers if "streamed" in case else None,
             pinned_ram_bytes=16 * GIB if "pinned" in case else None,
         ),

@@ -189,7 +189,7 @@ BLOCK_SWAP = Layout(
 )
 
 SERVER = Layout(
-    subject=("size", "card_gib", "prompt", "wishes"),
+    subject=("size", "card_gib", "prompt", "limits"),
     settings=("precision", "attention", "compiled"),
     columns=(
         SIZE,
@@ -209,7 +209,7 @@ SERVER = Layout(
 )
 
 SERVER_BEYOND = Layout(
-    subject=("size", "card_gib", "wishes"),
+    subject=("size", "card_gib", "limits"),
     settings=("precision", "attention", "compiled"),
     columns=(
         SIZE,

@@ -104,7 +104,7 @@ class Contestant:
     """Options that only it has."""
 
 
-def ours(files: Sequence[Path], wishes: Line, compiled: bool, **loading: str) -> Contestant:
+def ours(files: Sequence[Path], limits: Line, compiled: bool, **loading: str) -> Contestant:
     """Returns our loader on the weights engine, and our sampler."""
 
     def sampler(seed: int, steps: int) -> Prompt:
@@ -117,7 +117,7 @@ def ours(files: Sequence[Path], wishes: Line, compiled: bool, **loading: str) ->
         source = [(kind, 0) if compiled else ("experts", i) for i, kind in enumerate(kinds)]
         return {
             **experts(names, **loading, memory=("memory", 0)),
-            **memory(**wishes),
+            **memory(**limits),
             **compilers,
             **moe_sampler(
                 model_high=source[0],
@@ -289,7 +289,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="for 26.6 GiB, which are kept")
     parser.add_argument("--size", default="832x480x81", help="WIDTHxHEIGHTxFRAMES")
     parser.add_argument("--cards", nargs="*", type=float, default=[24, 8], help="GiB; 0: as it is")
-    parser.add_argument("--wishes", type=json.loads, default={}, help="inputs of 'Wan memory'")
+    parser.add_argument("--limits", type=json.loads, default={}, help="inputs of 'Wan memory'")
     parser.add_argument("--precision", default="auto", help="input of our loader")
     parser.add_argument("--attention", default="auto", help="input of our loader")
     parser.add_argument("--compile", action="store_true", help="ours, with 'Wan compile'")
@@ -299,12 +299,12 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     workload = toy(options.folder) if options.toy else a14b(options.folder, options.size)
     loading = {"precision": options.precision, "attention": options.attention}
-    playing = [ours(workload.files, options.wishes, options.compile, **loading)]
+    playing = [ours(workload.files, options.limits, options.compile, **loading)]
     if options.beside == CORE:
         playing.append(core(workload.files))
     rate, nbytes = disk_rate(workload.files[0]), sum(f.stat().st_size for f in workload.files)
     disk = {"disk_gb_s": round(rate / 1e9, 2), "disk_seconds": round(nbytes / rate, 2)}
-    about = {"size": workload.size, "wishes": json.dumps(options.wishes)}
+    about = {"size": workload.size, "limits": json.dumps(options.limits)}
     for card_gib in [0.0] if options.toy else options.cards:
         run_card(workload, playing, {**about, "card_gib": card_gib}, disk)
 

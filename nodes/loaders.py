@@ -9,7 +9,7 @@ from ..wan_model.config import DiTConfig
 from ..wan_model.errors import PairingError
 from ..wan_model.loading import CheckpointInfo, detect
 from ..wan_model.loading.detect import guess_expert, require
-from ..wan_model.offload import Wishes
+from ..wan_model.offload import Limits
 from ._comfy.host import runtime
 from ._comfy.model import comfy_dit
 from ._comfy.model.attention_choice import choose as choose_attention
@@ -141,7 +141,7 @@ class WanDuetModelLoader(io.ComfyNode):
         model_name: str,
         precision: str,
         attention: str,
-        memory: Wishes | None = None,
+        memory: Limits | None = None,
     ) -> io.NodeOutput:
         """Loads the file."""
         info = detect(runtime.model_path("diffusion_models", model_name))
@@ -205,7 +205,7 @@ class WanDuetExpertLoader(io.ComfyNode):
         low_noise_model: str,
         precision: str,
         attention: str,
-        memory: Wishes | None = None,
+        memory: Limits | None = None,
     ) -> io.NodeOutput:
         """Checks that the files are a pair, then loads them."""
         names = (high_noise_model, low_noise_model)
@@ -221,7 +221,7 @@ def _load(
     infos: Sequence[CheckpointInfo],
     precision: str,
     attention: str,
-    memory: Wishes | None,
+    memory: Limits | None,
     node_id: str | None,
 ) -> list[Any]:
     """Loads the files of one model as MODELs, and shows what they are and how they compute."""

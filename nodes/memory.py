@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..wan_model.offload import Wishes
+from ..wan_model.offload import Limits
 from ..wan_model.offload.plan import GIB
 from .loaders import CATEGORY
 
@@ -12,7 +12,7 @@ MEMORY_TYPE = "WANDUET_MEMORY"
 
 
 class WanDuetMemory(io.ComfyNode):
-    """Collects wishes about memory."""
+    """Collects limits of memory."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -37,9 +37,9 @@ class WanDuetMemory(io.ComfyNode):
         pinned_ram_gb: float,
         prefetch_blocks: int,
     ) -> io.NodeOutput:
-        """Returns the wishes."""
+        """Returns the limits."""
         return io.NodeOutput(
-            Wishes(
+            Limits(
                 blocks_to_swap=None if blocks_to_swap < 0 else blocks_to_swap,
                 vram_budget_bytes=int(vram_budget_gb * GIB) or None,
                 pinned_ram_bytes=None if pinned_ram_gb < 0 else int(pinned_ram_gb * GIB),

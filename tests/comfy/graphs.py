@@ -31,7 +31,7 @@ def model(name: str, node_id: str = "model", **options: Any) -> Prompt:
 
 
 def memory(**options: Any) -> Prompt:
-    """Wishes about memory, automatic by default: ("memory", 0)."""
+    """Limits of memory, automatic by default: ("memory", 0)."""
     automatic = {"vram_budget_gb": 0.0, "blocks_to_swap": -1, "pinned_ram_gb": -1.0}
     return {"memory": node("WanDuetMemory", **{**automatic, "prefetch_blocks": -1, **options})}
 

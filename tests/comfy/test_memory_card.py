@@ -19,8 +19,8 @@ VIDEO_MIB = (WORKSPACE_BYTES >> 20) + 1
 """What one forward pass of the toy models takes beside the weights, rounded up."""
 
 HELPERS = ("helper_nodes.py", "instrument_nodes.py", "memory_nodes.py", "emulated_card.py")
-WISHES = {"prefetch_blocks": 0}
-"""Any wish: the engine is not used on a CPU otherwise. This one allows for a single slot."""
+LIMITS = {"prefetch_blocks": 0}
+"""Any limit: the engine is not used on a CPU otherwise. This one allows for a single slot."""
 
 
 @pytest.fixture(scope="module")
@@ -60,39 +60,39 @@ def seen(server: ComfyServer, prompt: Prompt, other_mib: int, name: str) -> dict
 )
 def test_the_plan_fits_the_card(card: ComfyServer, weights_mib: int, plan: str, share: float):
     insert(card, 64)
-    expected = run(card, pair(1, **WISHES), "expected")
+    expected = run(card, pair(1, **LIMITS), "expected")
     insert(card, weights_mib)
-    state = seen(card, pair(2, **WISHES), 0, "fits")
+    state = seen(card, pair(2, **LIMITS), 0, "fits")
     assert state["plan"].startswith(plan)
     assert state["loaded"] <= weights_mib << 20
     assert state["loaded"] / state["size"] == pytest.approx(share, abs=0.1)
-    assert torch.equal(run(card, pair(1, **WISHES), "fitting"), expected)
+    assert torch.equal(run(card, pair(1, **LIMITS), "fitting"), expected)
 
 
 def test_another_model_gets_its_room_and_no_more(card: ComfyServer):
     insert(card, 64)
-    expected = run(card, pair(1, **WISHES), "expected")
-    total = seen(card, pair(2, **WISHES), 0, "alone")["size"]
+    expected = run(card, pair(1, **LIMITS), "expected")
+    total = seen(card, pair(2, **LIMITS), 0, "alone")["size"]
     free_mib = VIDEO_MIB + 64 - total // (1 << 20)
-    assert seen(card, pair(3, **WISHES), free_mib // 2, "beside")["loaded"] == total
+    assert seen(card, pair(3, **LIMITS), free_mib // 2, "beside")["loaded"] == total
     # ComfyUI asks for a tenth more.
-    some = seen(card, pair(4, **WISHES), int((free_mib + 5) / 1.1), "tight")
+    some = seen(card, pair(4, **LIMITS), int((free_mib + 5) / 1.1), "tight")
     assert 0 < some["loaded"] < total
     assert some["entries"] == 1
-    assert torch.equal(run(card, pair(1, **WISHES), "after_tight"), expected)
-    none = seen(card, pair(5, **WISHES), VIDEO_MIB + 50, "crowded")
+    assert torch.equal(run(card, pair(1, **LIMITS), "after_tight"), expected)
+    none = seen(card, pair(5, **LIMITS), VIDEO_MIB + 50, "crowded")
     assert none["loaded"] == none["entries"] == none["pinned"] == 0
-    assert torch.equal(run(card, pair(1, **WISHES), "after_crowded"), expected)
-    assert seen(card, pair(6, **WISHES), 0, "back")["loaded"] == total
+    assert torch.equal(run(card, pair(1, **LIMITS), "after_crowded"), expected)
+    assert seen(card, pair(6, **LIMITS), 0, "back")["loaded"] == total
 
 
 @pytest.mark.parametrize("weights_mib", [6, 12, 64])
 def test_two_engines_share_a_card(card: ComfyServer, weights_mib: int):
     insert(card, 64)
-    expected = run(card, pair(1, **WISHES), "expected")
+    expected = run(card, pair(1, **LIMITS), "expected")
     insert(card, weights_mib)
     options = {"memory": ("memory", 0)}
-    prompt = {**INPUTS, **memory(**WISHES)}
+    prompt = {**INPUTS, **memory(**LIMITS)}
     prompt |= {**model(T2V[0], "high", **options), **model(T2V[1], "low", **options)}
     links = {"model_high": ("high", 0), "model_low": ("low", 0), **LINKS}
     prompt |= moe_sampler(shift=8.0, seed=1, **links)

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.comfy
 LINKS = {"positive": ("positive", 0), "negative": ("negative", 0), "latent_image": ("latent", 0)}
 INPUTS: Prompt = {**random_text(64, 20), **empty_latent()}
 FP8 = "toy_t2v_high_noise_scaled_fp8.safetensors"
-WISHES: list[dict[str, Any]] = [
+LIMITS: list[dict[str, Any]] = [
     {"blocks_to_swap": 0},
     {"blocks_to_swap": 1, "pinned_ram_gb": 1.0},
     {"blocks_to_swap": 2, "prefetch_blocks": 0, "pinned_ram_gb": 0.0},
@@ -39,9 +39,9 @@ WISHES: list[dict[str, Any]] = [
 ]
 
 
-def wishing(prompt: Prompt, wishes: dict[str, Any] | None) -> Prompt:
-    """Has every loader of ours use the engine, if there are wishes."""
-    if wishes is None:
+def limited(prompt: Prompt, limits: dict[str, Any] | None) -> Prompt:
+    """Has every loader of ours use the engine, if there are limits."""
+    if limits is None:
         return prompt
     loaders = ("WanDuetExpertLoader", "WanDuetModelLoader")
     linked = {
@@ -49,29 +49,29 @@ def wishing(prompt: Prompt, wishes: dict[str, Any] | None) -> Prompt:
         for key, value in prompt.items()
         if value["class_type"] in loaders
     }
-    return {**prompt, **linked, **memory(**wishes)}
+    return {**prompt, **linked, **memory(**limits)}
 
 
 def both_ways(
-    server: ComfyServer, prompt: Prompt, wishes: dict[str, Any], name: str = "sampler"
+    server: ComfyServer, prompt: Prompt, limits: dict[str, Any], name: str = "sampler"
 ) -> tuple[Tensor, Tensor]:
     """Returns a latent sampled through the engine, and one without it."""
     results = []
-    for choice in (wishes, None):
+    for choice in (limits, None):
         server.free()
         before = server.log().count("blocks streamed") + server.log().count("blocks resident")
-        results.append(run_to_tensors(server, wishing(prompt, choice), {name: (name, 0)})[name])
+        results.append(run_to_tensors(server, limited(prompt, choice), {name: (name, 0)})[name])
         after = server.log().count("blocks streamed") + server.log().count("blocks resident")
         assert (after > before) == (choice is not None)
     return results[0], results[1]
 
 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
-@pytest.mark.parametrize("wishes", WISHES)
-def test_both_experts(comfy_server: ComfyServer, wishes: dict[str, Any], cfg: float):
+@pytest.mark.parametrize("limits", LIMITS)
+def test_both_experts(comfy_server: ComfyServer, limits: dict[str, Any], cfg: float):
     settings = {"shift": 8.0, "sampler": "unipc", "cfg_high": cfg, "cfg_low": cfg, **LINKS}
     prompt = {**INPUTS, **experts(), **moe_sampler(**settings)}
-    engine, plain = both_ways(comfy_server, prompt, wishes)
+    engine, plain = both_ways(comfy_server, prompt, limits)
     assert torch.equal(engine, plain)
 
 
@@ -84,12 +84,12 @@ def test_weights_as_they_lie_in_the_file(comfy_server: ComfyServer, name: str, p
     assert torch.equal(engine, plain)
 
 
-@pytest.mark.parametrize("wishes", WISHES[:3])
-def test_two_loaders_have_an_engine_each(comfy_server: ComfyServer, wishes: dict[str, Any]):
+@pytest.mark.parametrize("limits", LIMITS[:3])
+def test_two_loaders_have_an_engine_each(comfy_server: ComfyServer, limits: dict[str, Any]):
     prompt = {**INPUTS, **model(T2V[0], "high"), **model(T2V[1], "low")}
     links = {"model_high": ("high", 0), "model_low": ("low", 0), **LINKS}
     prompt |= moe_sampler(shift=8.0, **links)
-    engine, plain = both_ways(comfy_server, prompt, wishes)
+    engine, plain = both_ways(comfy_server, prompt, limits)
     assert torch.equal(engine, plain)
 
 
@@ -190,7 +190,7 @@ def test_hook_loras_of_one_prompt(comfy_server: ComfyServer):
 
 
 def test_the_plan_is_shown_before_sampling(comfy_server: ComfyServer):
-    prompt = wishing({**INPUTS, **experts()}, {"blocks_to_swap": 1, "pinned_ram_gb": 0.0})
+    prompt = limited({**INPUTS, **experts()}, {"blocks_to_swap": 1, "pinned_ram_gb": 0.0})
     prompt |= moe_sampler(shift=8.0, seed=31, **LINKS)
     prompt |= {"save": node("WanDuetTestSaveTensors", name="plan", latent=("sampler", 0))}
     result = comfy_server.run(prompt)
@@ -208,7 +208,7 @@ def test_the_plan_is_shown_before_sampling(comfy_server: ComfyServer):
 
 
 def test_the_plan_is_shown_at_stock_samplers(comfy_server: ComfyServer):
-    prompt = wishing({**INPUTS, **model(T2V[0])}, {"blocks_to_swap": 2})
+    prompt = limited({**INPUTS, **model(T2V[0])}, {"blocks_to_swap": 2})
     prompt |= ksampler(("model", 0), "sampler", seed=32)
     prompt |= {"save": node("WanDuetTestSaveTensors", name="plan", latent=("sampler", 0))}
     (text,) = comfy_server.run(prompt).texts("sampler")
@@ -218,15 +218,15 @@ def test_the_plan_is_shown_at_stock_samplers(comfy_server: ComfyServer):
 
 
 @pytest.mark.parametrize(
-    ("wishes", "message"),
+    ("limits", "message"),
     [
         ({"blocks_to_swap": 3}, "blocks_to_swap cannot be used. Got 3, need 0 to 2."),
         ({"prefetch_blocks": 9}, "prefetch_blocks cannot be used. Got 9, need 0 to 2."),
         ({"vram_budget_gb": 0.1}, "The video does not fit into the GPU's memory. Got 0.10 GiB"),
     ],
 )
-def test_impossible_wishes(comfy_server: ComfyServer, wishes: dict[str, Any], message: str):
-    prompt = wishing({**INPUTS, **experts()}, wishes)
+def test_impossible_limits(comfy_server: ComfyServer, limits: dict[str, Any], message: str):
+    prompt = limited({**INPUTS, **experts()}, limits)
     prompt |= moe_sampler(seed=33, **LINKS)
     prompt |= {"save": node("WanDuetTestSaveTensors", name="no", latent=("sampler", 0))}
     error = comfy_server.run(prompt).error

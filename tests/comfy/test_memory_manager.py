@@ -21,15 +21,15 @@ INPUTS: Prompt = {**random_text(64, 20), **empty_latent()}
 MIB = 1 << 20
 
 
-def pair(seed: int, **wishes: Any) -> Prompt:
+def pair(seed: int, **limits: Any) -> Prompt:
     """Samples with both experts through the engine."""
-    loaded = {**memory(**wishes), **experts(memory=("memory", 0))}
+    loaded = {**memory(**limits), **experts(memory=("memory", 0))}
     return {**INPUTS, **loaded, **moe_sampler(shift=8.0, seed=seed, **LINKS)}
 
 
-def single(seed: int, **wishes: Any) -> Prompt:
+def single(seed: int, **limits: Any) -> Prompt:
     """Samples with one model through an engine of its own."""
-    loaded = {**memory(**wishes), **model(T2V[0], memory=("memory", 0))}
+    loaded = {**memory(**limits), **model(T2V[0], memory=("memory", 0))}
     return {**INPUTS, **loaded, **ksampler(("model", 0), "sampler", seed=seed)}
 
 
@@ -172,9 +172,9 @@ def test_an_interrupted_run_leaves_a_usable_engine(comfy_server: ComfyServer, ca
 
 def test_running_out_of_memory_once(comfy_server: ComfyServer):
     comfy_server.free()
-    wishes = {"vram_budget_gb": 4.0}
-    expected = run(comfy_server, pair(97, **wishes), "enough")
-    prompt = pair(97, **wishes)
+    limits = {"vram_budget_gb": 4.0}
+    expected = run(comfy_server, pair(97, **limits), "enough")
+    prompt = pair(97, **limits)
     prompt["full"] = node("WanDuetTestOutOfMemory", model=("experts", 0), times=1)
     prompt["sampler"]["inputs"] |= {"model_high": ["full", 0], "end_at_step": 1}
     state = looked(comfy_server, prompt, 0, "out_once")
@@ -185,8 +185,8 @@ def test_running_out_of_memory_once(comfy_server: ComfyServer):
 
 def test_running_out_of_memory_for_good(comfy_server: ComfyServer):
     comfy_server.free()
-    wishes = {"vram_budget_gb": 4.0}
-    prompt = single(98, **wishes)
+    limits = {"vram_budget_gb": 4.0}
+    prompt = single(98, **limits)
     prompt["full"] = node("WanDuetTestOutOfMemory", model=("model", 0), times=1000)
     links = {"model_high": ("full", 0), "model_low": None, **LINKS}
     failing = {**prompt, **moe_sampler(**links), **save("out", latent=("sampler", 0))}

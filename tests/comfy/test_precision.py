@@ -60,11 +60,11 @@ def sampled(server: ComfyServer, loader: Prompt, *strengths: float) -> Tensor:
     return latent(server, "precision")
 
 
-def anyway(name: str, precision: str, **wishes: Any) -> Prompt:
+def anyway(name: str, precision: str, **limits: Any) -> Prompt:
     """Loads with products of a precision that the loaders refuse on a CPU."""
-    options = {"memory": ("memory", 0)} if wishes else {}
+    options = {"memory": ("memory", 0)} if limits else {}
     loader = node("WanDuetTestLoadAnyway", model_name=name, precision=precision, **options)
-    return {"model": loader, **(memory(**wishes) if wishes else {})}
+    return {"model": loader, **(memory(**limits) if limits else {})}
 
 
 def error(got: Tensor, exact: Tensor) -> float:

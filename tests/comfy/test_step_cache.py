@@ -328,9 +328,9 @@ def test_ti2v_with_given_first_frame(comfy_server: ComfyServer):
 def test_weights_that_are_streamed(comfy_server: ComfyServer):
     """Steps without any pass do not confuse the weights engine, not even around the switch."""
     results = []
-    for wishes in ({}, {"memory": ("memory", 0)}):
-        prompt: Prompt = {**random_text(64, 20), **empty_latent(), **experts(**wishes)}
-        prompt |= memory(blocks_to_swap=1) if wishes else {}
+    for limits in ({}, {"memory": ("memory", 0)}):
+        prompt: Prompt = {**random_text(64, 20), **empty_latent(), **experts(**limits)}
+        prompt |= memory(blocks_to_swap=1) if limits else {}
         for part, output in (("high", 0), ("low", 1)):
             split = {"model": ("experts", output), "method": "auto", **ANY_ERROR}
             prompt[f"{part}_cached"] = node("WanDuetStepCache", **split)

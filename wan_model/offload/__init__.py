@@ -1,6 +1,6 @@
 """Block swap: models larger than the device's memory.
 
-    plan = make_plan(PlanRequest(sizes=..., machine=..., work=..., wishes=Wishes()))
+    plan = make_plan(PlanRequest(sizes=..., machine=..., work=..., limits=Limits()))
     engine = OffloadEngine([HostModel(dit, dit.blocks, regions)], plan, open_device("cuda"))
     velocity = engine.run(0, partial(dit.velocity, latent, timestep, text, cond))
 
@@ -13,7 +13,7 @@ for as long as they run. Two experts are two models of one engine.
 from .device import CudaDevice, Device, PlainDevice, open_device
 from .engine import OffloadEngine, OnArrival, Runner
 from .host_model import FileRegion, HostModel
-from .plan import Machine, ModelSizes, Plan, PlanRequest, Wishes, Work, lowered, make_plan
+from .plan import Limits, Machine, ModelSizes, Plan, PlanRequest, Work, lowered, make_plan
 from .rates import Pace, Stopwatch, block_seconds, measure_copy, measure_matmul, measure_read
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Device",
     "FileRegion",
     "HostModel",
+    "Limits",
     "Machine",
     "ModelSizes",
     "OffloadEngine",
@@ -31,7 +32,6 @@ __all__ = [
     "PlanRequest",
     "Runner",
     "Stopwatch",
-    "Wishes",
     "Work",
     "block_seconds",
     "lowered",

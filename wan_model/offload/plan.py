@@ -63,7 +63,7 @@ class Work:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
+class Limits:
     """What a person decided; None leaves it to the planner. Given values are never changed."""
 
     blocks_to_swap: int | None = None
@@ -76,7 +76,7 @@ class Wishes:
         """Refuses what no model of so many blocks can be given.
 
         Raises:
-            SettingsError: names the wish and its range.
+            SettingsError: names the limit and its range.
         """
         ranges = (
             ("blocks_to_swap", self.blocks_to_swap, 0, blocks),
@@ -97,12 +97,12 @@ class PlanRequest:
     sizes: ModelSizes
     machine: Machine
     work: Work
-    wishes: Wishes = field(default_factory=Wishes)
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def limit_bytes(self) -> int:
         """VRAM that may be used."""
-        budget = self.wishes.vram_budget_bytes
+        budget = self.limits.vram_budget_bytes
         free = self.machine.free_vram_bytes
         return free if budget is None else min(budget, free)
 
@@ -221,25 +221,25 @@ def make_plan(request: PlanRequest) -> Plan:
     """Returns the fastest plan within the limits.
 
     Raises:
-        SettingsError: for a wish out of range.
+        SettingsError: for a limit out of range.
         MemoryLimitError: if not even two blocks fit beside the activations, or what a person
             asked for does not.
     """
-    sizes, wishes = request.sizes, request.wishes
-    wishes.check(sizes.blocks)
+    sizes, limits = request.sizes, request.limits
+    limits.check(sizes.blocks)
     room = request.limit_bytes - request.work.activation_bytes - sizes.outside_bytes
-    wanted_slots = DEFAULT_SLOTS if wishes.prefetch_blocks is None else wishes.prefetch_blocks + 1
+    wanted_slots = DEFAULT_SLOTS if limits.prefetch_blocks is None else limits.prefetch_blocks + 1
     room_blocks = room // sizes.block_bytes if room > 0 else 0
-    if wishes.blocks_to_swap is not None:
-        resident = sizes.blocks - wishes.blocks_to_swap
-        slots = min(wanted_slots, wishes.blocks_to_swap)
-        if wishes.prefetch_blocks is None:
+    if limits.blocks_to_swap is not None:
+        resident = sizes.blocks - limits.blocks_to_swap
+        slots = min(wanted_slots, limits.blocks_to_swap)
+        if limits.prefetch_blocks is None:
             slots = min(slots, max(2, room_blocks - resident))
     elif room_blocks >= sizes.blocks:
         resident, slots = sizes.blocks, 0
     else:
         slots = min(wanted_slots, sizes.blocks)
-        if wishes.prefetch_blocks is None:
+        if limits.prefetch_blocks is None:
             slots = min(slots, max(2, room_blocks))
         resident = max(0, room_blocks - slots)
     slots = min(slots, sizes.blocks - resident)
@@ -314,16 +314,16 @@ def _place(request: PlanRequest, resident: int, kept: int, slots: int, outsides:
 def _pin(plan: Plan) -> Plan:
     """Chooses the blocks that stay in pinned RAM: none if reading is not what others wait for."""
     request = plan.request
-    sizes, wish = request.sizes, request.wishes.pinned_ram_bytes
-    ring = RING_BYTES if wish is None else min(RING_BYTES, wish)
+    sizes, pinned_limit = request.sizes, request.limits.pinned_ram_bytes
+    ring = RING_BYTES if pinned_limit is None else min(RING_BYTES, pinned_limit)
     plan = replace(plan, ring_bytes=ring)
     if not plan.streamed:
         return plan
-    if wish is None:
+    if pinned_limit is None:
         if plan.read_seconds <= max(plan.compute_seconds, plan.copy_seconds):
             return plan
-        wish = min(DEFAULT_PINNED_BYTES, request.machine.free_ram_bytes // 4)
-    count = max(0, wish - ring) // sizes.block_bytes
+        pinned_limit = min(DEFAULT_PINNED_BYTES, request.machine.free_ram_bytes // 4)
+    count = max(0, pinned_limit - ring) // sizes.block_bytes
     streamed = [i for i in range(sizes.blocks) if i not in set(plan.resident)]
     shares = [count // sizes.experts + (e < count % sizes.experts) for e in range(sizes.experts)]
     pinned = tuple(
@@ -335,22 +335,22 @@ def _pin(plan: Plan) -> Plan:
 
 def _does_not_fit(plan: Plan) -> MemoryLimitError:
     """Says what is missing, and what helps, the easiest first."""
-    request, wishes = plan.request, plan.request.wishes
-    limit, free = request.limit_bytes, request.machine.free_vram_bytes
+    request, limits = plan.request, plan.request.limits
+    allowed, free = request.limit_bytes, request.machine.free_vram_bytes
     least = smallest(plan)
     advice = []
-    if wishes.blocks_to_swap is not None and least.peak_bytes <= limit:
-        fitting = make_plan(replace(request, wishes=replace(wishes, blocks_to_swap=None)))
+    if limits.blocks_to_swap is not None and least.peak_bytes <= allowed:
+        fitting = make_plan(replace(request, limits=replace(limits, blocks_to_swap=None)))
         advice.append(f"set blocks_to_swap to -1, or to {fitting.streamed} or more")
-    if wishes.prefetch_blocks is not None and plan.slots > 2:
+    if limits.prefetch_blocks is not None and plan.slots > 2:
         advice.append("set prefetch_blocks to -1")
-    if limit < least.peak_bytes <= free:
+    if allowed < least.peak_bytes <= free:
         needed = math.ceil(10 * least.peak_bytes / GIB) / 10
         advice.append(f"set vram_budget_gb to 0 (no limit), or to {needed:.1f} or more")
     advice += ["close other programs that use the GPU", _shorten(least)]
+    kind = "free" if allowed == free else "allowed by vram_budget_gb"
     return MemoryLimitError(
-        "The video does not fit into the GPU's memory. "
-        f"Got {limit / GIB:.2f} GiB {'free' if limit == free else 'allowed by vram_budget_gb'}, "
+        f"The video does not fit into the GPU's memory. Got {allowed / GIB:.2f} GiB {kind}, "
         f"need {plan.peak_bytes / GIB:.2f} GiB: {request.work.activation_bytes / GIB:.2f} for the "
         f"video at this size and length, {plan.weight_bytes / GIB:.2f} for the part of the model "
         f"that is there at a time ({plan.buffers} of {request.sizes.blocks} blocks). Try in this "

@@ -29,7 +29,7 @@ from ....wan_model.loading import (
     load_dit,
     unchanged_regions,
 )
-from ....wan_model.offload import HostModel, Wishes
+from ....wan_model.offload import HostModel, Limits
 from ..host.runtime import cache_folder, compute_dtype, raise_if_interrupted
 from .comfy_linear import ComfyLinear
 from .guard import run_guarded
@@ -174,7 +174,7 @@ def load_models(
     infos: Sequence[CheckpointInfo],
     precision: str,
     attention: AttentionFn,
-    wishes: Wishes | None,
+    limits: Limits | None,
 ) -> list[comfy.model_patcher.ModelPatcher]:
     """Loads the transformer files of one model, one or two experts, as MODELs.
 
@@ -182,18 +182,18 @@ def load_models(
         infos: of the files.
         precision: of the loader's widget.
         attention: for all blocks.
-        wishes: for the weights engine; None has it plan freely where it is the default, and leaves
+        limits: for the weights engine; None has it plan freely where it is the default, and leaves
             the weights to ComfyUI's memory manager elsewhere.
 
     Raises:
         CheckpointError: if one is not a healthy Wan2.2 transformer.
         BackendError: for a precision that cannot be had here.
-        SettingsError: if a wish cannot be met by this model.
+        SettingsError: if a limit cannot be met by this model.
     """
     device = comfy.model_management.get_torch_device()
-    limits = Wishes() if wishes is None and has_engine_by_default(device) else wishes
+    engine = Limits() if limits is None and has_engine_by_default(device) else limits
     on_host = torch.device("cpu")
-    offload_device = comfy.model_management.unet_offload_device() if limits is None else on_host
+    offload_device = comfy.model_management.unet_offload_device() if engine is None else on_host
     load = partial(
         load_dit,
         device=offload_device,
@@ -207,13 +207,13 @@ def load_models(
     paths = [info.path for info in infos]
     if precision in QUANTIZED:
         comfy.model_management.free_memory(CONVERSION_BYTES, device)
-        if wishes is not None:
+        if limits is not None:
             folder = cache_folder() / CONVERTED
             paths = [converted_file(path, precision, folder, device=device) for path in paths]
     models = [_base_model(load(path)) for path in paths]
-    if limits is not None:
-        _share_pool(models, paths, device, limits)
-    patcher_class = comfy.model_patcher.ModelPatcher if limits is None else WanPatcher
+    if engine is not None:
+        _share_pool(models, paths, device, engine)
+    patcher_class = comfy.model_patcher.ModelPatcher if engine is None else WanPatcher
     patchers = [patcher_class(model, device, offload_device) for model in models]
     for patcher, info in zip(patchers, infos, strict=True):
         patcher.set_attachments(CHECKPOINT, info)
@@ -221,7 +221,7 @@ def load_models(
 
 
 def _share_pool(
-    models: Sequence[Any], paths: Sequence[Path], device: torch.device, wishes: Wishes
+    models: Sequence[Any], paths: Sequence[Path], device: torch.device, limits: Limits
 ) -> None:
     """Has the weights of models moved by one engine."""
     dits = [model.diffusion_model for model in models]
@@ -229,7 +229,7 @@ def _share_pool(
         HostModel(dit, dit.blocks, unchanged_regions(dit, file_regions(path)))
         for dit, path in zip(dits, paths, strict=True)
     ]
-    pool = ExpertPool(hosts, device, wishes)
+    pool = ExpertPool(hosts, device, limits)
     for number, (model, dit) in enumerate(zip(models, dits, strict=True)):
         model.pool, model.expert = pool, number
         dit.seat = Seat(weakref.ref(pool), number)

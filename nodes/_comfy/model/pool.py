@@ -14,6 +14,7 @@ from torch import Tensor
 from ....wan_model.dit import WanDiT
 from ....wan_model.offload import (
     HostModel,
+    Limits,
     Machine,
     ModelSizes,
     OffloadEngine,
@@ -22,7 +23,6 @@ from ....wan_model.offload import (
     PlanRequest,
     Runner,
     Stopwatch,
-    Wishes,
     Work,
     block_seconds,
     make_plan,
@@ -59,16 +59,16 @@ class ExpertPool:
         passes: forward passes so far.
     """
 
-    def __init__(self, models: Sequence[HostModel], device: torch.device, wishes: Wishes) -> None:
+    def __init__(self, models: Sequence[HostModel], device: torch.device, limits: Limits) -> None:
         """Takes nothing of the device yet.
 
         Args:
             models: the experts, with equal numbers of blocks.
             device: that computes.
-            wishes: what a person decided.
+            limits: what a person decided.
 
         Raises:
-            SettingsError: if a wish cannot be met by these models.
+            SettingsError: if a limit cannot be met by these models.
         """
         self.heading = ""
         self.step_passes: list[int | None] = [None] * len(models)
@@ -76,14 +76,14 @@ class ExpertPool:
         self._hosts = tuple(models)
         self._torch_device = device
         self._device = open_device(device)
-        self._wishes = wishes
+        self._limits = limits
         self._patches = ArrivalPatches(len(models))
         self._rates: _Rates | None = None
         self._margin_bytes = 0
         self._pace = Pace()
         self._estimated_seconds = 0.0
         self._engine: OffloadEngine | None = None
-        wishes.check(len(models[0].blocks))
+        limits.check(len(models[0].blocks))
 
     @property
     def nbytes(self) -> int:
@@ -169,7 +169,7 @@ class ExpertPool:
                 read_rate=self._rates.read_bytes,
             ),
             work=self._work(expert, shape, self._rates.flops / pace),
-            wishes=self._wishes,
+            limits=self._limits,
         )
 
     def _work(self, expert: int, shape: Shape | None, flops: float) -> Work:
@@ -220,7 +220,7 @@ def still_good(plan: Plan, new: Plan) -> bool:
     """
     if plan.placement == new.placement:
         return False
-    slack = 0 if new.request.wishes.blocks_to_swap is not None else SETTLED_PART
+    slack = 0 if new.request.limits.blocks_to_swap is not None else SETTLED_PART
     gain = plan.streamed - new.streamed + len(new.kept) - len(plan.kept)
     return (
         plan.request.work.activation_bytes == new.request.work.activation_bytes

@@ -10,7 +10,7 @@ from benchmarks.markdown import headline, table, tables
 from .measured import line
 from .test_tables import cells
 
-PROMPT = {"size": "832x480x81", "card_gib": 24.0, "prompt": "second", "wishes": "{}"}
+PROMPT = {"size": "832x480x81", "card_gib": 24.0, "prompt": "second", "limits": "{}"}
 PLAN = "High 2 | Low 2\nall 40 blocks streamed, peak 7.4 of 8.0 GiB"
 CORE = {"contestant": "core", "label": "ComfyUI 0.3.75"}
 

@@ -13,13 +13,13 @@ from tests.unit.dit.toy import Inputs
 from wan_model.dit import WanDiT, run_in_order
 from wan_model.offload import (
     HostModel,
+    Limits,
     Machine,
     ModelSizes,
     OffloadEngine,
     Plan,
     PlanRequest,
     Runner,
-    Wishes,
     Work,
     make_plan,
 )
@@ -175,13 +175,13 @@ def sizes_of(host: HostModel, experts: int = 1) -> ModelSizes:
     )
 
 
-def plan_for(host: HostModel, experts: int = 1, ring_bytes: int = 8192, **wishes: Any) -> Plan:
-    """Returns a plan without any limit but the wishes, with a small ring."""
+def plan_for(host: HostModel, experts: int = 1, ring_bytes: int = 8192, **limits: Any) -> Plan:
+    """Returns a plan without any limit but the given ones, with a small ring."""
     request = PlanRequest(
         sizes=sizes_of(host, experts),
         machine=Machine(free_vram_bytes=GIB, free_ram_bytes=GIB),
         work=Work(activation_bytes=0, block_seconds=1),
-        wishes=Wishes(**wishes),
+        limits=Limits(**limits),
     )
     return replace(make_plan(request), ring_bytes=ring_bytes)
 

@@ -43,7 +43,7 @@ def expected(dit: WanDiT) -> Tensor:
     return dit(*make_inputs(dit))
 
 
-WISHES = st.fixed_dictionaries(
+LIMITS = st.fixed_dictionaries(
     {
         "blocks_to_swap": st.integers(0, BLOCKS),
         "prefetch_blocks": st.none() | st.integers(0, 4),
@@ -53,10 +53,10 @@ WISHES = st.fixed_dictionaries(
 
 
 @settings(max_examples=25, deadline=None)
-@given(wishes=WISHES, ring_bytes=st.sampled_from([0, 1000, 100_000]))
-def test_any_plan_gives_the_same_bits_in_the_right_order(dit, host, expected, wishes, ring_bytes):
+@given(limits=LIMITS, ring_bytes=st.sampled_from([0, 1000, 100_000]))
+def test_any_plan_gives_the_same_bits_in_the_right_order(dit, host, expected, limits, ring_bytes):
     device = LazyDevice()
-    plan = plan_for(host, ring_bytes=ring_bytes, **wishes)
+    plan = plan_for(host, ring_bytes=ring_bytes, **limits)
     engine = OffloadEngine([host], plan, device)
     for _ in range(3):
         assert torch.equal(forward(engine, device, dit, make_inputs(dit)), expected)

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from wan_model.errors import MemoryLimitError, SettingsError
-from wan_model.offload import Machine, ModelSizes, PlanRequest, Wishes, Work, lowered, make_plan
+from wan_model.offload import Limits, Machine, ModelSizes, PlanRequest, Work, lowered, make_plan
 from wan_model.offload.plan import DEFAULT_PINNED_BYTES, resident_blocks, smallest
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -37,13 +37,13 @@ def requests(draw: st.DrawFn) -> PlanRequest:
         read_rate=draw(st.floats(1e9, 4e10)),
         disk_rate=draw(st.floats(1e8, 1e10)),
     )
-    wishes = Wishes(
+    limits = Limits(
         blocks_to_swap=draw(st.none() | st.integers(0, sizes.blocks)),
         vram_budget_bytes=draw(st.none() | st.integers(least, least + 40 * GIB)),
         pinned_ram_bytes=draw(st.none() | st.integers(0, 40 * GIB)),
         prefetch_blocks=draw(st.none() | st.integers(0, min(6, sizes.blocks))),
     )
-    return PlanRequest(sizes=sizes, machine=machine, work=work, wishes=wishes)
+    return PlanRequest(sizes=sizes, machine=machine, work=work, limits=limits)
 
 
 REQUESTS = requests()
@@ -58,7 +58,7 @@ def a14b(vram_gib: float, activation_gib: float = 3.0, **changes) -> PlanRequest
         work=Work(
             activation_bytes=int(activation_gib * GIB), block_seconds=changes.pop("block", 0.1)
         ),
-        wishes=Wishes(**changes),
+        limits=Limits(**changes),
     )
 
 
@@ -71,8 +71,8 @@ def plan_or_skip(request: PlanRequest):
 
 
 @given(REQUESTS)
-def test_plans_keep_the_limits_and_the_wishes(request):
-    plan, sizes, wishes = plan_or_skip(request), request.sizes, request.wishes
+def test_plans_keep_the_limits(request):
+    plan, sizes, limits = plan_or_skip(request), request.sizes, request.limits
     assert plan.peak_bytes <= request.limit_bytes
     assert plan.slots <= plan.streamed
     assert (plan.slots > 0) == (plan.streamed > 0)
@@ -81,12 +81,12 @@ def test_plans_keep_the_limits_and_the_wishes(request):
     assert not plan.kept or (not plan.streamed and sizes.experts == 2)
     assert plan.buffers <= sizes.blocks * sizes.experts
     assert 1 <= plan.outsides <= sizes.experts
-    if wishes.blocks_to_swap is not None:
-        assert plan.streamed == wishes.blocks_to_swap
-    if wishes.prefetch_blocks is not None:
-        assert plan.slots == min(wishes.prefetch_blocks + 1, plan.streamed)
-    if wishes.pinned_ram_bytes is not None:
-        assert plan.pinned_bytes <= wishes.pinned_ram_bytes
+    if limits.blocks_to_swap is not None:
+        assert plan.streamed == limits.blocks_to_swap
+    if limits.prefetch_blocks is not None:
+        assert plan.slots == min(limits.prefetch_blocks + 1, plan.streamed)
+    if limits.pinned_ram_bytes is not None:
+        assert plan.pinned_bytes <= limits.pinned_ram_bytes
     else:
         assert plan.pinned_bytes <= DEFAULT_PINNED_BYTES
     for pinned in plan.pinned:
@@ -175,11 +175,11 @@ def test_too_few_swapped_blocks_say_how_many_would_do():
 
 
 def test_too_small_a_budget_says_how_much_would_do():
-    wishes = {"vram_budget_bytes": 3 * GIB, "activation_gib": 3.5}
+    limits = {"vram_budget_bytes": 3 * GIB, "activation_gib": 3.5}
     message = r"Got 3.00 GiB allowed by vram_budget_gb.*or to 4\.4 or more; close other"
     with pytest.raises(MemoryLimitError, match=message):
-        make_plan(a14b(8, **wishes))
-    assert make_plan(a14b(8, **{**wishes, "vram_budget_bytes": int(4.4 * GIB)})).streamed == 40
+        make_plan(a14b(8, **limits))
+    assert make_plan(a14b(8, **{**limits, "vram_budget_bytes": int(4.4 * GIB)})).streamed == 40
 
 
 def test_too_many_fetched_blocks_are_the_first_thing_to_change():
@@ -188,9 +188,9 @@ def test_too_many_fetched_blocks_are_the_first_thing_to_change():
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "limit",
     [{"blocks_to_swap": 41}, {"blocks_to_swap": -1}, {"prefetch_blocks": -1}],
 )
-def test_wishes_out_of_range_are_refused(wish):
+def test_limits_out_of_range_are_refused(limit):
     with pytest.raises(SettingsError, match="cannot be used"):
-        make_plan(a14b(20, **wish))
+        make_plan(a14b(20, **limit))
