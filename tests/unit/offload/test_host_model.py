@@ -59,12 +59,14 @@ def test_weights_come_from_the_file(file, emptied, expected, pinned):
         assert torch.equal(forward(engine, device, emptied, make_inputs(emptied)), expected)
 
 
-def test_converted_tensors_do_not_come_from_the_file(file, expected):
+@pytest.mark.parametrize(("dtype", "part"), [(torch.int32, 1), (torch.float32, 2)])
+def test_converted_tensors_do_not_come_from_the_file(file, expected, dtype, part):
+    """Neither those that have another type in the same bytes, nor those of another size."""
     model = make_dit(num_layers=3)
     regions = regions_of(file)
     for name in ("blocks.1.ffn.0.weight", "blocks.2.norm3.bias", "head.head.weight"):
         region = regions[name]
-        regions[name] = FileRegion(region.file, 0, region.nbytes // 2, torch.bfloat16)
+        regions[name] = FileRegion(region.file, 0, region.nbytes // part, dtype)
     host, device = HostModel(model, model.blocks, regions), LazyDevice()
     engine = OffloadEngine([host], plan_for(host, blocks_to_swap=3), device)
     assert torch.equal(forward(engine, device, model, make_inputs(model)), expected)

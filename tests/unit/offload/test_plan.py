@@ -113,6 +113,19 @@ def test_a_lowered_plan_frees_what_is_asked_or_is_the_smallest(request, nbytes):
     assert (less.slots > 0) == (less.streamed > 0)
 
 
+def test_the_waiting_expert_gives_way_first():
+    plan = make_plan(a14b(40))
+    given, block = [], A14B_FP8.block_bytes
+    for count in range(1, 82):
+        less = lowered(plan, count * block)
+        given.append((len(less.kept), less.outsides, len(less.resident)))
+    waiting = [(kept, 2, 40) for kept in reversed(range(40))]
+    assert given[:40] == waiting
+    # Its embeddings are next, and what is still missing comes from the blocks that run.
+    assert given[40] == (0, 1, 37)
+    assert all(kept == 0 and outsides == 1 for kept, outsides, _ in given[40:])
+
+
 @given(st.integers(1, 60), st.data())
 def test_streamed_blocks_are_spread_evenly(blocks, data):
     resident = resident_blocks(data.draw(st.integers(0, blocks - 1)), blocks)

@@ -195,6 +195,50 @@ def test_anything_else_starts_anew(change: str) -> None:
     assert computed == [0, 1, 2, *expected]
 
 
+@pytest.mark.parametrize("method", ["easycache", "magcache"])
+@pytest.mark.parametrize("rounding", [-3e-6, 3e-6])
+def test_sigmas_that_a_sampler_rounded(method: str, rounding: float) -> None:
+    """Samplers that take logarithms hit the sigmas of the list, and their own, up to rounding."""
+    sigmas = make_sigmas("euler", STEPS, SHIFT).tolist()
+
+    def computed(*factors: float) -> list[tuple[int, int]]:
+        """Returns which calls were computed, with one call at each sigma times each factor."""
+        cache = make_cache(method=method, threshold=1e9, start=0.3, end=1.0)
+        found: list[tuple[int, int]] = []
+        for step, sigma in enumerate(sigmas[:-1]):
+            for call, factor in enumerate(factors):
+                x = smooth(2 * step + call)
+
+                def evaluate(_: bool, x: Tensor = x, at: tuple[int, int] = (step, call)):
+                    found.append(at)
+                    return Prediction(0.9 * x, None)
+
+                cache.predict(x, sigma * factor, evaluate)
+        return found
+
+    rounded = 1 + rounding
+    assert computed(rounded) == computed(1.0)
+    assert computed(1.0, rounded) == computed(rounded, 1.0) == computed(1.0, 1.0)
+    assert len(computed(1.0, 1.0)) < 2 * STEPS - 20
+
+
+@pytest.mark.parametrize("method", STEP_CACHE_METHODS)
+def test_noise_levels_close_together(method: str) -> None:
+    """A residual that grows within one is continued to the next level as an error, not a crash."""
+    sigmas = [0.99, 0.97, 0.96, 0.96 * (1 - 2e-5), 0.8, 0.7, 0.0]
+    cache = StepCache(StepCacheSettings(method=method, start=0.0, end=1.0), sigmas, SCALE)
+    computed = []
+    for step, sigma in enumerate(sigmas[:-1]):
+        x = smooth(step) * (5 if step == 3 else 1)
+
+        def evaluate(_: bool, step: int = step, x: Tensor = x) -> Prediction:
+            computed.append(step)
+            return Prediction(0.9 * x, 0.8 * x)
+
+        cache.predict(x, sigma, evaluate)
+    assert computed == list(range(6))
+
+
 def test_nothing_is_kept_of_a_run() -> None:
     def tensors() -> int:
         gc.collect()

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, get_args
 from torch import Tensor
 
 from ...errors import SettingsError
-from .estimates import EasyCacheEstimate, ErrorEstimate, MagCacheEstimate
+from .estimates import SAME_SIGMA, EasyCacheEstimate, ErrorEstimate, MagCacheEstimate
 from .reuse import DeltaReuse, StepReuse
 
 Method = Literal["auto", "easycache", "magcache", "cfg"]
@@ -28,9 +28,6 @@ nothing repeats. And of fewer than 10 steps, hardly any is neither at an end nor
 
 WARM_UP = 3
 """Calls of each expert that are always computed: two for a rate of change, one to confirm it."""
-
-SAME_SIGMA = 1 + 1e-5
-"""Samplers that take logarithms hit the sigmas of the list only up to rounding."""
 
 
 @dataclass(frozen=True)

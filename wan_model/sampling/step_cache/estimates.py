@@ -11,6 +11,12 @@ from typing import Protocol
 from torch import Tensor
 from torch.linalg import vector_norm
 
+SAME_SIGMA = 1 + 1e-5
+"""Samplers that take logarithms hit the sigmas of the list, and their own, only up to rounding."""
+
+MAX_LOG_RATIO = 100.0
+"""Far beyond any ratio of two residuals, and within the range of floats."""
+
 
 class ErrorEstimate(Protocol):
     """Follows one quantity (a velocity, of one expert and one prompt) through a run.
@@ -92,7 +98,8 @@ class MagCacheEstimate:
     def observe(self, x: Tensor, value: Tensor, sigma: float) -> None:
         """Measures how log |r| changes with sigma; see `ErrorEstimate.observe`."""
         log_norm = math.log(max(distance(value, x), math.ulp(0.0)))
-        if self._computed is not None and sigma != self._computed[0]:
+        # Two looks at one noise level say nothing about the way to the next.
+        if self._computed is not None and not same_sigma(sigma, self._computed[0]):
             self._slope = (log_norm - self._computed[1]) / (sigma - self._computed[0])
         self._computed = (sigma, log_norm)
         self._error = 0.0
@@ -101,8 +108,15 @@ class MagCacheEstimate:
         """Adds the magnitude error expected of this step; see `ErrorEstimate.advance`."""
         if self._computed is None or self._slope is None:
             return math.inf
-        self._error += abs(math.expm1(self._slope * (sigma - self._computed[0])))
+        # Levels close together can make the line so steep that its end is no number.
+        log_ratio = min(self._slope * (sigma - self._computed[0]), MAX_LOG_RATIO)
+        self._error += abs(math.expm1(log_ratio))
         return self._error
+
+
+def same_sigma(a: float, b: float) -> bool:
+    """Whether two noise levels differ by rounding only."""
+    return max(a, b) <= min(a, b) * SAME_SIGMA
 
 
 def norm(a: Tensor) -> float:
