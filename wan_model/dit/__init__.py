@@ -2,6 +2,6 @@
 
 from .block import Block
 from .inputs import BlockInputs
-from .wan_dit import BlockRunner, WanDiT, run_in_order
+from .wan_dit import BlockFn, BlockRunner, WanDiT, run_in_order
 
-__all__ = ["Block", "BlockInputs", "BlockRunner", "WanDiT", "run_in_order"]
+__all__ = ["Block", "BlockFn", "BlockInputs", "BlockRunner", "WanDiT", "run_in_order"]

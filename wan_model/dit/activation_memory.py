@@ -23,9 +23,9 @@ def activation_bytes(
     """Returns the peak of live activations in bytes, without gradients, stages not compiled.
 
     It is the most that is alive at once in `WanDiT.velocity` on a GPU, where the RMS norm is one
-    kernel. Not counted are weights widened for a product, which are gone at the peak of all but
-    short videos. A TI2V model is taken to have a timestep per token, as it has for a first picture:
-    without one it needs 8 bytes less per value of a run of tokens.
+    kernel. Not counted are weights dequantized for a matmul, which are gone at the peak of all but
+    short videos. A TI2V model is taken to have a timestep per token, as it has for a first image:
+    without one it needs 4 bytes less per value of a run of tokens.
 
     Args:
         config: sizes of the model.
@@ -45,14 +45,14 @@ def activation_bytes(
 
     # Residual stream and embedded text.
     always = tokens * dim * precision.residual_dtype.itemsize + text
-    # Whole q, k, v; of a run: the normed input, shift and scale, q, and in `rotate` of k the normed
-    # k (4 bytes a value), the first half of the result (2), the other one and its products (2 + 4).
-    project = 3 * hidden + run * dim * (FP32 + 2 * per_token_vector + compute + 3 * FP32)
+    # Whole q, k, v; of a run: the modulated input, q, and in `rotate` of k the normed k (4 bytes a
+    # value), the first half of the result (2), the other one and its two terms (2 + 4).
+    project = 3 * hidden + run * dim * (FP32 + compute + 3 * FP32)
     # q, k, v, copies of them, the attended heads, and the softmax's normalisation.
     attend = int((4 + attention_copies) * hidden) + tokens * config.num_heads * FP32
-    # The attended heads, k and v of the text; of a run: q and the attended text, the normed input,
-    # shift, scale and gate, and the inner values before and after GELU.
-    feed_forward = hidden + 2 * text + run * dim * (2 * compute + FP32 + 3 * per_token_vector)
+    # The attended heads, k and v of the text; of a run: q and the attended text, the modulated
+    # input, the gate, and the inner values before and after GELU.
+    feed_forward = hidden + 2 * text + run * dim * (2 * compute + FP32 + per_token_vector)
     feed_forward += run * config.ffn_dim * 2 * compute
     samples = batch * (always + max(project, attend, feed_forward))
 

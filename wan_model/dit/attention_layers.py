@@ -3,21 +3,36 @@
 Shape legend: B batch, L tokens, S text tokens, C = H * D hidden width, H heads, D head width.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from ..attention import AttentionFn
 from ..config import DiTConfig, Precision
 from ..quant import Linear
 from .norms import RMSNorm
 from .rope import Rotation, rotate
 
 
-class Attention(nn.Module):
-    """The projections that both kinds of attention share: q, k, v, o, and the norms of q and k."""
+class DotProductAttention(nn.Module):
+    """softmax(q k^T / sqrt(D)) v by the function of the forward pass.
+
+    A layer owns its attention: one with weights, such as the projection of sparse-linear
+    attention, takes this place. Its weights then are the block's, and travel with them.
+    """
+
+    def forward(self, attend: AttentionFn, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Returns (B, L, H, D) for q (B, L, H, D), k and v (B, S, H, D)."""
+        return attend(q, k, v)
+
+
+class _Projections(nn.Module):
+    """What both kinds of attention have: linears q, k, v, o, norms of q and k, and attention."""
 
     def __init__(self, config: DiTConfig, precision: Precision, linear: type[Linear]) -> None:
         super().__init__()
-        self.num_heads = config.num_heads
+        self.num_heads, self.head_dim = config.num_heads, config.head_dim
         self.compute_dtype = precision.compute_dtype
         dim, dtype = config.dim, precision.compute_dtype
         self.q = linear(dim, dim, compute_dtype=dtype)
@@ -26,31 +41,37 @@ class Attention(nn.Module):
         self.o = linear(dim, dim, compute_dtype=dtype)
         self.norm_q = RMSNorm(dim, config.eps)
         self.norm_k = RMSNorm(dim, config.eps)
+        self.attention = DotProductAttention()
 
     def heads(self, x: Tensor) -> Tensor:
         """Splits the hidden width into heads: (B, L, H, D)."""
         return x.unflatten(-1, (self.num_heads, -1))
 
+    def output(self, attended: Tensor) -> Tensor:
+        """Returns the branch (B, L, C) for what tokens attended to (B, L, H, D)."""
+        return self.o(attended.flatten(-2))
 
-class SelfAttention(Attention):
+
+class SelfAttention(_Projections):
     """Every token attends to every token; q and k carry the token's place in the video."""
 
-    def project(self, h: Tensor, angles: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns q, k, v (B, L, H, D) in the compute dtype for a run of tokens.
+    def empty_qkv(self, batch: int, length: int, device: torch.device) -> tuple[Tensor, ...]:
+        """Returns uninitialised q, k, v (B, L, H, D) in the compute dtype, for `project`."""
+        shape = (batch, length, self.num_heads, self.head_dim)
+        return tuple(torch.empty(shape, dtype=self.compute_dtype, device=device) for _ in range(3))
+
+    def project(self, h: Tensor, angles: Rotation, qkv: Sequence[Tensor]) -> None:
+        """Writes q, k, v of a run of tokens h (B, L, C) to its part of `empty_qkv`.
 
         Norms and rotation are done in fp32 and rounded once.
         """
         q = rotate(self.heads(self.norm_q(self.q(h))), angles).to(self.compute_dtype)
         k = rotate(self.heads(self.norm_k(self.k(h))), angles).to(self.compute_dtype)
-        return q, k, self.heads(self.v(h))
-
-    def empty_qkv(self, batch: int, length: int, device: torch.device) -> tuple[Tensor, ...]:
-        """Returns uninitialised q, k, v (B, L, H, D) for `project` results of all runs."""
-        shape = (batch, length, self.num_heads, self.q.out_features // self.num_heads)
-        return tuple(torch.empty(shape, dtype=self.compute_dtype, device=device) for _ in range(3))
+        for target, part in zip(qkv, (q, k, self.heads(self.v(h))), strict=True):
+            target.copy_(part)
 
 
-class CrossAttention(Attention):
+class CrossAttention(_Projections):
     """Every token attends to all text tokens. The padding takes part: the models are trained so."""
 
     def keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,10 @@
 """One transformer block: self-attention, cross-attention to the text, feed-forward.
 
-Shape legend: B batch, L tokens, C hidden width.
+Shape legend: B batch, L tokens, C hidden width, H heads, D head width.
 """
+
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,17 +14,55 @@ from ..config import PATCH_VALUES, DiTConfig, Precision
 from ..quant import Linear
 from .attention_layers import CrossAttention, SelfAttention
 from .inputs import BlockInputs
-from .norms import LayerNorm, modulated_norm
+from .modulation import Modulation, modulate
+from .norms import AffineLayerNorm, LayerNorm
 from .rope import Rotation
 from .timesteps import TimestepRows
-from .tokens import add, runs, update_tokens
+from .tokens import Residual, runs
 
-ATTENTION, ATTENTION_GATE, FEED_FORWARD = (0, 1), 2, (3, 4, 5)
-"""Numbers of the six modulation vectors: shift, scale; gate; shift, scale, gate."""
+
+class BlockStages(Protocol):
+    """What a block computes for a run of tokens before, between and after its two attentions."""
+
+    def project(
+        self, x: Tensor, attention: Modulation, angles: Rotation, qkv: Sequence[Tensor]
+    ) -> None:
+        """Writes q, k, v (B, L, H, D) of self-attention for tokens x (B, L, C)."""
+        ...
+
+    def add_self_attention(
+        self, x: Tensor, attention: Modulation, attended: Tensor, residual: Residual
+    ) -> tuple[Tensor, Tensor]:
+        """Returns x (B, L, C) with the branch, and q of cross-attention (B, L, H, D).
+
+        Args:
+            x: (B, L, C).
+            attention: modulation of the branch.
+            attended: what the tokens attended to of the video (B, L, H, D).
+            residual: how the branch is added.
+        """
+        ...
+
+    def add_text_and_feed_forward(
+        self, x: Tensor, feed_forward: Modulation, attended: Tensor, residual: Residual
+    ) -> Tensor:
+        """Returns x (B, L, C) with the last two branches.
+
+        Args:
+            x: (B, L, C).
+            feed_forward: modulation of the last branch.
+            attended: what the tokens attended to of the text (B, L, H, D).
+            residual: how branches are added.
+        """
+        ...
 
 
 class Block(nn.Module):
-    """x += gate * self_attn(norm1(x)); x += cross_attn(norm3(x)); x += gate * ffn(norm2(x)).
+    """Three branches, each added to the tokens x.
+
+    x = x + gate * self_attn(modulate(norm1(x)))
+    x = x + cross_attn(norm3(x), text)
+    x = x + gate * ffn(modulate(norm2(x)))
 
     norm1 and norm2 have no weights: the timestep's shift and scale take their place. Following
     the checkpoints, the norm before cross-attention is called norm3.
@@ -29,11 +70,12 @@ class Block(nn.Module):
 
     def __init__(self, config: DiTConfig, precision: Precision, linear: type[Linear]) -> None:
         super().__init__()
-        self.eps = config.eps
         dtype = precision.compute_dtype
+        self.norm1 = LayerNorm(config.eps)
         self.self_attn = SelfAttention(config, precision, linear)
-        self.norm3 = LayerNorm(config.dim, config.eps)
+        self.norm3 = AffineLayerNorm(config.dim, config.eps)
         self.cross_attn = CrossAttention(config, precision, linear)
+        self.norm2 = LayerNorm(config.eps)
         self.ffn = nn.Sequential(
             linear(config.dim, config.ffn_dim, compute_dtype=dtype),
             nn.GELU(approximate="tanh"),
@@ -41,65 +83,54 @@ class Block(nn.Module):
         )
         self.modulation = nn.Parameter(torch.empty(1, 6, config.dim), requires_grad=False)
 
-    def forward(self, x: Tensor, inputs: BlockInputs) -> Tensor:
-        """Returns the residual stream (B, L, C) after this block; x itself without gradients."""
-        time = inputs.time.plus(self.modulation)
-        attended = inputs.attend(*self._qkv(x, time, inputs))
-        k, v = self.cross_attn.keys_values(inputs.text)
-
-        def update(x_run: Tensor, run: slice) -> Tensor:
-            here = time.at(run)
-            x_run, q = inputs.call(Block.add_self_attention, self, x_run, here, attended[:, run])
-            text = inputs.attend(q, k, v)
-            return inputs.call(Block.add_text_and_feed_forward, self, x_run, here, text)
-
-        return update_tokens(x, update)
-
-    def project(self, x: Tensor, time: TimestepRows, angles: Rotation) -> tuple[Tensor, ...]:
-        """Returns q, k, v (B, L, H, D) of self-attention for a run of tokens."""
-        shift, scale = time.vectors(*ATTENTION)
-        return self.self_attn.project(modulated_norm(x, shift, scale, self.eps), angles)
-
-    def project_into(self, x: Tensor, time: TimestepRows, angles: Rotation, *qkv: Tensor) -> None:
-        """Writes the results of `project` to q, k, v."""
-        for target, part in zip(qkv, self.project(x, time, angles), strict=True):
-            target.copy_(part)
-
-    def add_self_attention(
-        self, x: Tensor, time: TimestepRows, attended: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Returns x + gate * o(attended), and the queries for the text of these tokens.
-
-        Args:
-            x: run of tokens (B, L, C).
-            time: the block's vectors for them.
-            attended: (B, L, H, D).
-        """
-        (gate,) = time.vectors(ATTENTION_GATE)
-        x = add(x, gate * self.self_attn.o(attended.flatten(-2)))
-        return x, self.cross_attn.queries(self.norm3(x))
-
-    def add_text_and_feed_forward(self, x: Tensor, time: TimestepRows, text: Tensor) -> Tensor:
-        """Returns x + o(text) + gate * ffn(...) for a run of tokens.
+    def forward(self, x: Tensor, inputs: BlockInputs, stages: BlockStages | None = None) -> Tensor:
+        """Returns the residual stream (B, L, C) after this block; x itself without gradients.
 
         Args:
             x: (B, L, C).
-            time: the block's vectors for them.
-            text: what they attended to of the text (B, L, H, D).
+            inputs: what all blocks are given.
+            stages: called in place of this block's own, which they do the work of.
         """
-        x = add(x, self.cross_attn.o(text.flatten(-2)))
-        shift, scale, gate = time.vectors(*FEED_FORWARD)
-        return add(x, gate * self.ffn(modulated_norm(x, shift, scale, self.eps)))
+        stages = stages or self
+        attention, feed_forward = inputs.time.modulations(self.modulation)
 
-    def _qkv(self, x: Tensor, time: TimestepRows, inputs: BlockInputs) -> tuple[Tensor, ...]:
-        if torch.is_grad_enabled():
-            return self.project(x, time, inputs.rotation)
         qkv = self.self_attn.empty_qkv(x.shape[0], x.shape[1], x.device)
         for run in runs(x.shape[1]):
-            parts = (whole[:, run] for whole in qkv)
-            angles = inputs.rotation.at(run)
-            inputs.call(Block.project_into, self, x[:, run], time.at(run), angles, *parts)
-        return qkv
+            parts = [whole[:, run] for whole in qkv]
+            stages.project(x[:, run], attention.at(run), inputs.rotation.at(run), parts)
+        attended = self.self_attn.attention(inputs.attend, *qkv)
+        del qkv, parts
+        k, v = self.cross_attn.keys_values(inputs.text)
+
+        def add_branches(x: Tensor, run: slice) -> Tensor:
+            x, q = stages.add_self_attention(
+                x, attention.at(run), attended[:, run], inputs.residual
+            )
+            text = self.cross_attn.attention(inputs.attend, q, k, v)
+            return stages.add_text_and_feed_forward(x, feed_forward.at(run), text, inputs.residual)
+
+        return inputs.residual.update(x, add_branches)
+
+    def project(
+        self, x: Tensor, attention: Modulation, angles: Rotation, qkv: Sequence[Tensor]
+    ) -> None:
+        """Writes q, k, v of self-attention; see `BlockStages`."""
+        self.self_attn.project(modulate(self.norm1(x), attention), angles, qkv)
+
+    def add_self_attention(
+        self, x: Tensor, attention: Modulation, attended: Tensor, residual: Residual
+    ) -> tuple[Tensor, Tensor]:
+        """Adds the first branch and begins the second; see `BlockStages`."""
+        x = residual.add(x, attention.gate * self.self_attn.output(attended))
+        return x, self.cross_attn.queries(self.norm3(x))
+
+    def add_text_and_feed_forward(
+        self, x: Tensor, feed_forward: Modulation, attended: Tensor, residual: Residual
+    ) -> Tensor:
+        """Adds the second and the third branch; see `BlockStages`."""
+        x = residual.add(x, self.cross_attn.output(attended))
+        h = modulate(self.norm2(x), feed_forward)
+        return residual.add(x, feed_forward.gate * self.ffn(h))
 
 
 class Head(nn.Module):
@@ -107,7 +138,7 @@ class Head(nn.Module):
 
     def __init__(self, config: DiTConfig, linear: type[Linear]) -> None:
         super().__init__()
-        self.eps = config.eps
+        self.norm = LayerNorm(config.eps)
         self.head = linear(
             config.dim, config.out_channels * PATCH_VALUES, compute_dtype=torch.float32
         )
@@ -120,11 +151,11 @@ class Head(nn.Module):
             x: residual stream (B, L, C).
             time: one vector per timestep, the time embedding itself and not its projection.
         """
-        time = time.plus(self.modulation)
-        parts = []
-        for run in runs(x.shape[1]):
-            shift, scale = time.at(run).vectors(0, 1)
-            parts.append(self.head(modulated_norm(x[:, run], shift, scale, self.eps)))
+        (modulation,) = time.modulations(self.modulation)
+        parts = [
+            self.head(modulate(self.norm(x[:, run]), modulation.at(run)))
+            for run in runs(x.shape[1])
+        ]
         return torch.cat(parts, dim=1)
 
 

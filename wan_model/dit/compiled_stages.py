@@ -1,6 +1,6 @@
 """Stages of blocks compiled by `torch.compile`, for all blocks of all experts.
 
-What lies between two attentions is a chain of elementwise operations around matrix products: norm,
+What lies between two attentions is a chain of elementwise operations around matmuls: norm,
 modulation, rotation, GELU, gate, sum. Compiled, each chain is one kernel. Attention stays outside,
 so its kernel is the chosen one.
 
@@ -10,25 +10,27 @@ length: one graph serves all blocks, experts, visits of streamed weights and siz
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from .block import Block
 from .inputs import BlockInputs
+from .modulation import Modulation
 from .rope import Rotation
-from .timesteps import TimestepRows
-from .wan_dit import BlockRunner
+from .tokens import Residual
+from .wan_dit import BlockFn, BlockRunner
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 Mode = Literal["default", "max-autotune-no-cudagraphs"]
-"""The second one also tries kernels for the matrix products, which takes minutes."""
+"""The second one also tries kernels for the matmuls, which takes minutes."""
 
 RECOMPILE_LIMIT = 64
 """Graphs of one stage in a process: for every model size, number format, batch and mode used."""
@@ -40,7 +42,7 @@ def compile_all(block: nn.Module) -> str:  # noqa: ARG001 - it has the same answ
 
 
 class CompiledStages:
-    """A `StageCaller` that compiles stages when they are first called.
+    """Compiles the stages of blocks when they are first called.
 
     If that fails, it is said, and stages are called as they are from then on: the result is the
     same, only later. PyTorch keeps the graphs, so another object finds those of this one.
@@ -72,14 +74,23 @@ class CompiledStages:
         self._news: list[str] = []
         self._told = False
 
-    def __call__(self, stage: Callable[..., T], /, *args: Any) -> T:
-        """Returns stage(*args)."""
-        block, *runs = args
+    def around(self, runner: BlockRunner) -> BlockRunner:
+        """Returns a runner of blocks whose stages are compiled.
+
+        Nothing is compiled while gradients are recorded.
+        """
+        return partial(self._run, runner)
+
+    def call(self, stage: Callable[..., T], block: Block, *runs: Any) -> T:
+        """Returns stage(block, *runs), compiled unless that has failed.
+
+        Args:
+            stage: method of `Block`. All blocks have one graph, so it is not bound to this one.
+            block: whose weights it uses.
+            runs: what it is given for a run of tokens.
+        """
         if self._failed:
-            return stage(*args)
-        if reason := self._why_not(block):
-            self._note(reason)
-            return stage(*args)
+            return stage(block, *runs)
         try:
             return self._call_compiled(stage, block, *map(_uniform, runs))
         except _compile_errors() as error:
@@ -88,22 +99,28 @@ class CompiledStages:
             self._failed = True
             reason = " ".join(str(error).split("\n")[:2])
             self._note(f"It runs uncompiled, thus slower: {reason}")
-            return stage(*args)
+            return stage(block, *runs)
 
-    def around(self, runner: BlockRunner) -> BlockRunner:
-        """Returns a runner whose blocks call their stages through this.
-
-        Nothing is compiled while gradients are recorded.
-        """
-        return partial(self._run, runner)
-
-    def _run(self, runner: BlockRunner, blocks: Any, x: Tensor, inputs: BlockInputs, /) -> Tensor:
-        if torch.is_grad_enabled():
+    def _run(
+        self, runner: BlockRunner, blocks: Iterable[BlockFn], x: Tensor, inputs: BlockInputs, /
+    ) -> Tensor:
+        if inputs.residual.recorded:
             return runner(blocks, x, inputs)
         with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
-            x = runner(blocks, x, replace(inputs, call=self))
+            x = runner(self._compiled_blocks(blocks), x, inputs)
         self._tell()
         return x
+
+    def _compiled_blocks(self, blocks: Iterable[BlockFn]) -> Iterator[BlockFn]:
+        """Yields the blocks one by one, as they are to be had one by one, too."""
+        for block in blocks:
+            if not isinstance(block, Block):
+                yield block
+            elif reason := self._why_not(block):
+                self._note(reason)
+                yield block
+            else:
+                yield partial(block, stages=_StagesOf(block, self))
 
     def _call_compiled(self, stage: Callable[..., T], *args: Any) -> T:
         compiled = self._compiled.get(stage)
@@ -135,6 +152,33 @@ class CompiledStages:
             self._news.clear()
 
 
+@dataclass(frozen=True)
+class _StagesOf:
+    """The `BlockStages` of one block, compiled."""
+
+    block: Block
+    compiled: CompiledStages
+
+    def project(
+        self, x: Tensor, attention: Modulation, angles: Rotation, qkv: Sequence[Tensor]
+    ) -> None:
+        self.compiled.call(Block.project, self.block, x, attention, angles, qkv)
+
+    def add_self_attention(
+        self, x: Tensor, attention: Modulation, attended: Tensor, residual: Residual
+    ) -> tuple[Tensor, Tensor]:
+        return self.compiled.call(
+            Block.add_self_attention, self.block, x, attention, attended, residual
+        )
+
+    def add_text_and_feed_forward(
+        self, x: Tensor, feed_forward: Modulation, attended: Tensor, residual: Residual
+    ) -> Tensor:
+        return self.compiled.call(
+            Block.add_text_and_feed_forward, self.block, x, feed_forward, attended, residual
+        )
+
+
 def _compile_errors() -> tuple[type[Exception], ...]:
     """Returns what failures to compile are raised as. The compiler is slow to import."""
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
@@ -151,9 +195,11 @@ def _uniform(value: Any) -> Any:
     """Returns a stage's argument such that only the number of tokens differs between runs."""
     if isinstance(value, Rotation):
         return Rotation(_tokens(value.cos, 0), _tokens(value.sin, 0))
-    if isinstance(value, TimestepRows):
-        return TimestepRows(value.rows, _tokens(value.index, 1))
-    return _tokens(value, 1)
+    if isinstance(value, Modulation):
+        return Modulation(value.rows, _tokens(value.index, 1))
+    if isinstance(value, Tensor):
+        return _tokens(value, 1)
+    return [_uniform(part) for part in value] if isinstance(value, Sequence) else value
 
 
 def _tokens(run: Tensor, axis: int) -> Tensor:

@@ -1,8 +1,6 @@
 """What goes through the blocks, and the checks of what comes into the model."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 from torch import Tensor
 
@@ -11,25 +9,7 @@ from ..config import DiTConfig
 from ..errors import ShapeError
 from .rope import Rotation
 from .timesteps import TimestepRows
-
-T = TypeVar("T")
-
-
-class StageCaller(Protocol):
-    """How the stages of a block are called: as they are, by default. Compiling comes in here.
-
-    A stage is a function of a block that computes for one run of tokens all there is between two
-    attentions: `stage(block, x_run, ...)`, with x_run (B, run, C) and tensors of the same tokens.
-    """
-
-    def __call__(self, stage: Callable[..., T], /, *args: object) -> T:
-        """Returns stage(*args)."""
-        ...
-
-
-def call_directly(stage: Callable[..., T], /, *args: object) -> T:
-    """Calls a stage as it is."""
-    return stage(*args)
+from .tokens import Residual
 
 
 @dataclass(frozen=True)
@@ -42,7 +22,7 @@ class BlockInputs:
     text: Tensor
     """Embedded text (B, 512, dim) in the blocks' compute dtype."""
     attend: AttentionFn
-    call: StageCaller = call_directly
+    residual: Residual
 
 
 def check_inputs(

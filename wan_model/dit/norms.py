@@ -23,6 +23,18 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
+    """(x - mean) / std over the hidden width, without weights."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns fp32 (..., dim)."""
+        return F.layer_norm(x.float(), x.shape[-1:], eps=self.eps)
+
+
+class AffineLayerNorm(nn.Module):
     """(x - mean) / std * weight + bias over the hidden width."""
 
     def __init__(self, dim: int, eps: float) -> None:
@@ -36,8 +48,3 @@ class LayerNorm(nn.Module):
         weight = self.weight.to(x.device, torch.float32)
         bias = self.bias.to(x.device, torch.float32)
         return F.layer_norm(x.float(), weight.shape, weight, bias, self.eps)
-
-
-def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """Returns layer_norm(x) * (1 + scale) + shift in fp32; the norm has no weights of its own."""
-    return F.layer_norm(x.float(), x.shape[-1:], eps=eps) * (1 + scale) + shift

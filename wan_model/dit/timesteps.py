@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .modulation import Modulation
+
 
 @dataclass(frozen=True)
 class TimestepRows:
@@ -23,20 +25,14 @@ class TimestepRows:
     index: Tensor
     """int64 (B, 1) if all tokens of a sample share one timestep, else (B, L)."""
 
-    def plus(self, table: Tensor) -> "TimestepRows":
-        """Returns the rows with a learned table (1, K, dim) added."""
-        return TimestepRows(self.rows + table.to(self.rows), self.index)
+    def modulations(self, table: Tensor) -> tuple[Modulation, ...]:
+        """Returns the modulation of each branch: three vectors, with a learned table (1, K, dim).
 
-    def at(self, run: slice) -> "TimestepRows":
-        """Returns the rows with the timesteps of a run of tokens."""
-        return self if self.index.shape[1] == 1 else TimestepRows(self.rows, self.index[:, run])
-
-    def vectors(self, *numbers: int) -> tuple[Tensor, ...]:
-        """Returns the vectors of the given numbers, below K, for every token.
-
-        Each is (B, 1, dim), or (B, L, dim) if tokens have timesteps of their own.
+        Args:
+            table: added to the vectors of every timestep.
         """
-        return tuple(self.rows[:, number][self.index] for number in numbers)
+        rows = self.rows + table.to(self.rows)
+        return tuple(Modulation(branch, self.index) for branch in rows.split(3, dim=1))
 
 
 def distinct_timesteps(timestep: Tensor, tokens: int) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ Everything but self-attention is local to a token, so it is done run by run.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,30 +15,33 @@ RUN_TOKENS = 8192
 
 
 def runs(length: int) -> Iterator[slice]:
-    """Yields slices that cover `length` tokens.
-
-    While gradients are recorded there is one run: writing results in place, which makes runs
-    worthwhile, would destroy what the backward pass needs.
-    """
-    step = length if torch.is_grad_enabled() else RUN_TOKENS
-    for start in range(0, length, step):
-        yield slice(start, min(start + step, length))
+    """Yields slices that cover `length` tokens."""
+    for start in range(0, length, RUN_TOKENS):
+        yield slice(start, min(start + RUN_TOKENS, length))
 
 
-def update_tokens(x: Tensor, update: Callable[[Tensor, slice], Tensor]) -> Tensor:
-    """Returns update(x[:, run], run) of all runs; x itself where no gradients are recorded.
+@dataclass(frozen=True)
+class Residual:
+    """How branches are added to the residual stream; the same in all of a forward pass."""
 
-    Args:
-        x: residual stream (B, L, dim).
-        update: returns new tokens, in the place of the given ones as `add` does.
-    """
-    if torch.is_grad_enabled():
-        return update(x, slice(None))
-    for run in runs(x.shape[1]):
-        update(x[:, run], run)
-    return x
+    recorded: bool
+    """Whether gradients are recorded. What the backward pass needs is then left as it is;
+    otherwise sums take the place of the tokens."""
+
+    def add(self, x: Tensor, branch: Tensor) -> Tensor:
+        """Returns x + branch in the dtype of x."""
+        return (x + branch).to(x.dtype) if self.recorded else x.add_(branch)
+
+    def update(self, x: Tensor, step: Callable[[Tensor, slice], Tensor]) -> Tensor:
+        """Returns step(x[:, run], run) of all runs; x itself where no gradients are recorded.
+
+        Args:
+            x: residual stream (B, L, C).
+            step: returns the tokens with branches added by `add`.
+        """
+        updated = [step(x[:, run], run) for run in runs(x.shape[1])]
+        return torch.cat(updated, dim=1) if self.recorded else x
 
 
-def add(x: Tensor, branch: Tensor) -> Tensor:
-    """Returns x + branch in the dtype of x, in its place where no gradients are recorded."""
-    return (x + branch).to(x.dtype) if torch.is_grad_enabled() else x.add_(branch)
+IN_PLACE = Residual(recorded=False)
+"""Without gradients."""

@@ -6,7 +6,8 @@ layers, the attention function and the way the blocks are run.
 Shape legend: B batch, T x H x W latent size, L = T * H/2 * W/2 tokens, C hidden width.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,17 +24,25 @@ from .block import Block, Head, PatchEmbedding
 from .inputs import BlockInputs, check_inputs
 from .rope import Rotation, rotation
 from .timesteps import TimestepRows, distinct_timesteps, sinusoid
+from .tokens import Residual
+
+BlockFn = Callable[[Tensor, BlockInputs], Tensor]
+"""A block, or what stands in for one: takes and returns the residual stream (B, L, C)."""
 
 
 class BlockRunner(Protocol):
-    """How the blocks are run: in order, by default. Offloading and interrupts come in here."""
+    """How the blocks are run: in order, by default.
 
-    def __call__(self, blocks: Iterable[nn.Module], x: Tensor, inputs: BlockInputs, /) -> Tensor:
+    Offloading, interrupts and compiling come in here: a runner may take blocks one by one, and
+    give others to the next runner in their place.
+    """
+
+    def __call__(self, blocks: Iterable[BlockFn], x: Tensor, inputs: BlockInputs, /) -> Tensor:
         """Returns the residual stream (B, L, C) after all blocks."""
         ...
 
 
-def run_in_order(blocks: Iterable[nn.Module], x: Tensor, inputs: BlockInputs) -> Tensor:
+def run_in_order(blocks: Iterable[BlockFn], x: Tensor, inputs: BlockInputs) -> Tensor:
     """Runs blocks whose weights are all in place."""
     for block in blocks:
         x = block(x, inputs)
@@ -104,7 +113,7 @@ class WanDiT(nn.Module):
         # Without anything to train, activations can be reused as they can under no_grad.
         tensors = (latent, text, *(() if cond is None else (cond,)), *self.parameters())
         needs_grad = any(tensor.requires_grad for tensor in tensors)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and needs_grad):
+        with nullcontext() if needs_grad else torch.no_grad():
             velocity = self.velocity(latent, timestep, text, cond, run_in_order)
         return velocity.to(latent.dtype)
 
@@ -125,6 +134,7 @@ class WanDiT(nn.Module):
             rotation=self.angles(grid, x.device),
             text=self.embed_text(text),
             attend=self.attend,
+            residual=Residual(recorded=torch.is_grad_enabled()),
         )
         tokens = self.patch_embedding(
             rearrange(x, "b c t (h q) (w r) -> b (t h w) (c q r)", q=2, r=2)

@@ -5,7 +5,8 @@ import torch
 
 from tests.unit.dit.toy import make_dit
 from wan_model.dit import Block
-from wan_model.dit.norms import LayerNorm, RMSNorm, modulated_norm
+from wan_model.dit.modulation import Modulation, modulate
+from wan_model.dit.norms import AffineLayerNorm, LayerNorm, RMSNorm
 
 EPS = 1e-6
 
@@ -41,8 +42,8 @@ def test_rms_norm(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_layer_norm(dtype):
-    norm = LayerNorm(48, EPS)
+def test_affine_layer_norm(dtype):
+    norm = AffineLayerNorm(48, EPS)
     norm.weight.data, norm.bias.data = (random(2, 48, seed=1) + 2).to(dtype)
     x = (3 * random(2, 5, 48) + 1).to(dtype)
     centred = x.double() - x.double().mean(-1, keepdim=True)
@@ -53,9 +54,12 @@ def test_layer_norm(dtype):
     torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=1e-6)
 
 
-def test_modulated_norm_has_no_weights():
+def test_a_modulated_norm_has_no_weights_of_its_own():
     x, shift, scale = random(3, 2, 4, 48)
     centred = x - x.mean(-1, keepdim=True)
     exact = centred / (centred.square().mean(-1, keepdim=True) + EPS).sqrt() * (1 + scale) + shift
-    got = modulated_norm(x.float(), shift.float(), scale.float(), EPS)
+    rows = torch.stack((shift, scale), dim=-2).flatten(0, 1).float()
+    norm = LayerNorm(EPS)
+    assert not norm.state_dict()
+    got = modulate(norm(x.float()), Modulation(rows, torch.arange(8).view(2, 4)))
     torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-5)

@@ -62,10 +62,13 @@ def test_per_frame_equals_per_token():
 @torch.no_grad()
 def test_a_token_is_modulated_by_its_own_timestep():
     values, index = distinct_timesteps(torch.tensor([[0.0, 9.0, 5.0]]), 6)
-    rows = TimestepRows(torch.stack((values, -values), dim=1).unsqueeze(2), index)
-    first, second = rows.at(slice(1, 5)).vectors(0, 1)
-    assert first.flatten().tolist() == [0, 9, 9, 5]
-    assert second.flatten().tolist() == [0, -9, -9, -5]
+    rows = TimestepRows(values.view(-1, 1, 1) * torch.arange(1.0, 7).view(1, 6, 1), index)
+    branches = rows.modulations(torch.full((1, 6, 1), 0.5))
+    assert len(branches) == 2
+    for first, branch in zip((1, 4), branches, strict=True):
+        part = branch.at(slice(1, 5))
+        for factor, vector in enumerate((part.shift, part.scale, part.gate), first):
+            assert vector.flatten().tolist() == [factor * t + 0.5 for t in (0, 9, 9, 5)]
 
 
 @pytest.mark.parametrize("batch", [1, 2])

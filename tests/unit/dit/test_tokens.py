@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.unit.dit.toy import BF16, FP32, first_frame_clean, make_dit, make_inputs, per_token
-from wan_model.dit.tokens import add, runs, update_tokens
+from wan_model.dit.tokens import IN_PLACE, Residual, runs
 
 KINDS = ["t2v", "i2v", "ti2v"]
 
@@ -57,32 +57,25 @@ def test_inputs_are_not_modified(kind, mode):
 
 def test_runs_cover_every_token_once(monkeypatch):
     monkeypatch.setattr("wan_model.dit.tokens.RUN_TOKENS", 4)
-    with torch.no_grad():
-        assert list(runs(10)) == [slice(0, 4), slice(4, 8), slice(8, 10)]
-    assert list(runs(10)) == [slice(0, 10)]
+    assert list(runs(10)) == [slice(0, 4), slice(4, 8), slice(8, 10)]
 
 
-def add_double(part, _):
-    return add(part, 2 * part)
-
-
-def test_tokens_are_updated_in_place_without_gradients_only(monkeypatch):
+def test_tokens_are_updated_in_place_unless_gradients_are_recorded(monkeypatch):
     monkeypatch.setattr("wan_model.dit.tokens.RUN_TOKENS", 2)
     x = torch.ones(1, 5, 3)
-    recorded = update_tokens(x, add_double)
-    assert recorded is not x
+    recorded = Residual(recorded=True)
+    updated = recorded.update(x, lambda part, _: recorded.add(part, 2 * part))
+    assert updated is not x
     assert torch.equal(x, torch.ones(1, 5, 3))
-    with torch.no_grad():
-        assert update_tokens(x, add_double) is x
-    assert torch.equal(x, recorded)
+    assert IN_PLACE.update(x, lambda part, _: IN_PLACE.add(part, 2 * part)) is x
+    assert torch.equal(x, updated)
     assert torch.equal(x, torch.full((1, 5, 3), 3.0))
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad])
-def test_the_residual_keeps_its_dtype(mode):
+@pytest.mark.parametrize("recorded", [False, True])
+def test_the_residual_keeps_its_dtype(recorded):
     x = torch.ones(1, 5, 3, dtype=torch.bfloat16)
-    with mode():
-        assert add(x, x.float()).dtype == torch.bfloat16
+    assert Residual(recorded).add(x, x.float()).dtype == torch.bfloat16
 
 
 @torch.no_grad()
