@@ -21,6 +21,9 @@ const FILE_WIDGETS = {
   unet_name: "diffusion_models",
 };
 
+/** Events of the page with which a person can change a value, a link, or the node's place. */
+const DONE_BY_HAND = ["pointermove", "pointerup", "keyup", "input", "change", "wheel", "drop"];
+
 /**
  * Calls `onCreated` for every new node of one of our node ids.
  * @param {string} name of the extension
@@ -77,8 +80,9 @@ function passToCanvas(element) {
 
 /**
  * Calls `onChange` with a fresh reading whenever it differs from the last, while the node is in
- * a graph. Looks once per frame: values change by hand, undo, links, other extensions and nodes
- * upstream, and no event covers them all in both renderers.
+ * a graph. Looks in the next frame after anything a person did on the page, and after changes that
+ * the editor reports: values change by hand, undo, links, other extensions and nodes upstream, and
+ * no event of the editor covers them all in both renderers. On an idle page it does nothing.
  * @template T
  * @param {Node} node
  * @param {() => T} read
@@ -86,22 +90,46 @@ function passToCanvas(element) {
  */
 export function watch(node, read, onChange) {
   let frame = 0;
-  let last = "";
+  /** @type {T | undefined} */
+  let last;
   const look = () => {
-    frame = requestAnimationFrame(look);
+    frame = 0;
     const reading = read();
-    // A replacer keeps undefined apart from absent: it means a value that a link hides.
-    const text = JSON.stringify(reading, (_, value) => (value === undefined ? "\u0000" : value));
-    if (text === last) return;
-    last = text;
+    if (same(reading, last)) return;
+    last = reading;
     onChange(reading);
   };
+  const soon = () => {
+    frame ||= requestAnimationFrame(look);
+  };
   after(node, "onAdded", () => {
-    last = "";
-    cancelAnimationFrame(frame);
-    frame = requestAnimationFrame(look);
+    last = undefined;
+    // In the capturing phase, because widgets keep events to themselves.
+    for (const type of DONE_BY_HAND) window.addEventListener(type, soon, true);
+    api.addEventListener("graphChanged", soon);
+    soon();
   });
-  after(node, "onRemoved", () => cancelAnimationFrame(frame));
+  after(node, "onConnectionsChange", soon);
+  after(node, "onRemoved", () => {
+    for (const type of DONE_BY_HAND) window.removeEventListener(type, soon, true);
+    api.removeEventListener("graphChanged", soon);
+    cancelAnimationFrame(frame);
+    frame = 0;
+  });
+}
+
+/**
+ * Whether two readings of plain objects and values hold the same.
+ * @param {any} a
+ * @param {any} b
+ * @returns {boolean}
+ */
+function same(a, b) {
+  if (Object.is(a, b)) return true;
+  if (!a || !b || typeof a !== "object" || typeof b !== "object") return false;
+  const names = Object.keys(a);
+  return names.length === Object.keys(b).length &&
+    names.every((name) => name in b && same(a[name], b[name]));
 }
 
 /**

@@ -1,4 +1,4 @@
-"""Server routes that the graph editor asks: what a model file is, and a core scheduler's sigmas.
+"""Server routes that the graph editor asks: what a model file is, and what a run will do.
 
 Answers are JSON. A question without an answer gets {"error": text} with status 200, because a
 browser reports any other status as an error of the page.
@@ -11,27 +11,30 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import web
+from torch import Tensor
 
 from ..wan_model.config import OFFICIAL
 from ..wan_model.errors import WanError
 from ..wan_model.loading import detect
-from ._comfy.host import http
+from ..wan_model.sampling import count_high_noise_steps, official_timestep, trim_steps
+from ._comfy.host import runtime
 from ._comfy.sampling import samplers
 
 logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "diffusion_models"
 MAX_STEPS = 10_000
+"""Of a schedule before denoise cuts it: some 30 ms of work."""
 
 Query = Mapping[str, str]
 
 
 def register_routes() -> None:
     """Adds the routes to ComfyUI's server, if there is one. To be called once, at start."""
-    table = http.route_table()
+    table = runtime.route_table()
     if table is not None:
         table.get("/wanduet/describe")(_answering(describe))
-        table.get("/wanduet/sigmas")(_answering(sigmas))
+        table.get("/wanduet/schedule")(_answering(schedule))
 
 
 def describe(query: Query) -> dict[str, Any]:
@@ -46,7 +49,7 @@ def describe(query: Query) -> dict[str, Any]:
         WanError: if it is not of Wan2.2.
     """
     folder, name = query.get("folder", ""), query.get("name", "")
-    path = http.listed_file(folder, name) if folder == MODEL_FOLDER else None
+    path = runtime.listed_file(folder, name) if folder == MODEL_FOLDER else None
     if path is None:
         raise LookupError(f"The model file {name!r} is not in {MODEL_FOLDER}. Choose another one.")
     found = detect(path)
@@ -66,11 +69,41 @@ def describe(query: Query) -> dict[str, Any]:
     }
 
 
-def sigmas(query: Query) -> dict[str, Any]:
-    """Returns the schedule of a run as the sampler node makes it, before its step range is cut.
+def schedule(query: Query) -> dict[str, Any]:
+    """Returns what the sampler node will do with these inputs.
 
     Args:
-        query: "sampler", "scheduler", "steps", "shift" and "denoise" (0..1).
+        query: the node's inputs by their names, with official values filled in: "sampler",
+            "scheduler", "steps", "shift", "denoise" (0..1), "start_at_step", "end_at_step" and
+            "return_with_leftover_noise"; "boundary" only where there are two experts.
+
+    Returns:
+        "full": every sigma of the schedule; "first": the first step that runs; "sigmas" and whole
+        "timesteps" of the steps that run; "high" and "low": how many of them each expert gets.
+
+    Raises:
+        ValueError: if a number or a name cannot be used.
+    """
+    full = _full_schedule(query)
+    first, end = int(query.get("start_at_step", "")), int(query.get("end_at_step", ""))
+    if first < 0 or end < 0:
+        raise ValueError(f"The step range cannot be used. Got {first} to {end}, need 0 or more.")
+    sigmas = trim_steps(full, first, end, query.get("return_with_leftover_noise") != "enable")
+    boundary = query.get("boundary")
+    steps = max(0, len(sigmas) - 1)
+    high = 0 if boundary is None else count_high_noise_steps(sigmas, float(boundary))
+    return {
+        "full": full.tolist(),
+        "first": first,
+        "sigmas": sigmas.tolist(),
+        "timesteps": [official_timestep(sigma) for sigma in sigmas[:-1].tolist()],
+        "high": high,
+        "low": steps - high,
+    }
+
+
+def _full_schedule(query: Query) -> Tensor:
+    """Returns the sigmas fp32 [N + 1] before the step range is cut.
 
     Raises:
         ValueError: if a number or a name cannot be used.
@@ -86,7 +119,7 @@ def sigmas(query: Query) -> dict[str, Any]:
         raise ValueError(f"The denoise cannot be used. Got {denoise:g}, need 0 to 1.")
     if not (steps >= 1 and steps <= MAX_STEPS * (denoise or 1)):
         raise ValueError(f"The steps cannot be used. Got {steps}, need 1 to {MAX_STEPS} * denoise.")
-    return {"sigmas": samplers.make_schedule(sampler, scheduler, steps, shift, denoise).tolist()}
+    return samplers.make_schedule(sampler, scheduler, steps, shift, denoise)
 
 
 def _answering(answer: Callable[[Query], dict[str, Any]]) -> Callable[[web.Request], Any]:

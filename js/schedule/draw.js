@@ -5,7 +5,7 @@
 
 import { svg } from "../ui/dom.js";
 
-/** @typedef {import("./math.js").Plan} Plan */
+/** @typedef {import("./source.js").Plan} Plan */
 
 const MARGIN = 4;
 /** Above this many steps the dots of a curve would touch each other. */

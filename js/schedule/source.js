@@ -1,9 +1,7 @@
 /**
  * Turns what the node shows into the settings of a run: official values where a widget asks for
- * them, the best guess where a value is linked, and the answers of the server.
+ * them, the best guess where a value is linked. The server says what they lead to.
  */
-
-import { makeSigmas, planRun, scheduleForDenoise } from "./math.js";
 
 /**
  * @typedef {object} Official values the official code samples a model kind with
@@ -32,8 +30,16 @@ import { makeSigmas, planRun, scheduleForDenoise } from "./math.js";
  * @property {number} denoise
  * @property {number} startAtStep
  * @property {number} endAtStep
- * @property {boolean} forceFullDenoise
+ * @property {string} leftover "enable" to keep the noise of a run that stops early
  * @property {string[]} linked inputs whose value only the run will know
+ *
+ * @typedef {object} Plan what the server says that a run will do
+ * @property {number[]} full every sigma of the schedule, [N + 1]
+ * @property {number} first index of the first step that runs
+ * @property {number[]} sigmas the sigmas of the steps that run, [n + 1]; empty if none does
+ * @property {number[]} timesteps truncated timesteps of the model calls, [n]
+ * @property {number} high steps of the high-noise expert
+ * @property {number} low steps of the low-noise expert, or of the only one
  */
 
 /** @type {Official} Values of T2V-A14B, shown until the model is known. */
@@ -45,6 +51,9 @@ export const FALLBACK = {
   cfg_high: 4,
   cfg_low: 3,
 };
+
+/** Stands for the end of any run, as in the node's own default. */
+const LAST_STEP = 10000;
 
 const SHOWN = ["steps", "cfg_high", "cfg_low", "sampler", "scheduler", "shift", "boundary",
   "denoise", "start_at_step", "end_at_step"];
@@ -67,42 +76,53 @@ export function resolveSettings({ widgets, hasLow }, official) {
     cfgLow: given("cfg_low") ?? official.cfg_low,
     denoise: widgets.denoise ?? 1,
     startAtStep: widgets.start_at_step ?? 0,
-    endAtStep: widgets.end_at_step ?? Infinity,
-    forceFullDenoise: widgets.return_with_leftover_noise !== "enable",
+    endAtStep: widgets.end_at_step ?? LAST_STEP,
+    leftover: widgets.return_with_leftover_noise ?? "disable",
     linked: SHOWN.filter((name) => name in widgets && widgets[name] === undefined),
   };
 }
 
 /**
  * @param {Settings} settings
- * @param {(settings: Settings) => number[] | null} coreSigmas asks the server for the schedule of
- *   a core scheduler; null while the answer is on its way
- * @returns {import("./math.js").Plan | null}
+ * @returns {Record<string, string | number>} the question that the server answers with a `Plan`
  */
-export function makePlan(settings, coreSigmas) {
-  const { sampler, scheduler, steps, shift, denoise } = settings;
-  const full = scheduler === "wan"
-    ? scheduleForDenoise((count) => makeSigmas(sampler, count, shift), steps, denoise)
-    : coreSigmas(settings);
-  return full && planRun(full, settings);
+export function planQuery(settings) {
+  const { sampler, scheduler, steps, shift, boundary, denoise } = settings;
+  return {
+    sampler,
+    scheduler,
+    steps,
+    shift,
+    ...(boundary === null ? {} : { boundary }),
+    denoise,
+    start_at_step: settings.startAtStep,
+    end_at_step: settings.endAtStep,
+    return_with_leftover_noise: settings.leftover,
+  };
 }
 
-/** The answer to the latest question put to one server route. */
+/**
+ * The answer to the latest question put to one server route. A question is put at once, but only
+ * one at a time: while it is out, later ones replace each other. So a dragged slider asks as
+ * often as the server answers.
+ */
 export class Answer {
   /**
    * @param {(path: string) => Promise<any>} getJson
    * @param {() => void} onAnswer called when `ask` would now return something new
-   * @param {number} delayMs waited before asking, so that a dragged slider asks once
+   * @param {number} limit earlier answers that are remembered
    */
-  constructor(getJson, onAnswer, delayMs) {
+  constructor(getJson, onAnswer, limit) {
     this.getJson = getJson;
     this.onAnswer = onAnswer;
-    this.delayMs = delayMs;
+    this.limit = limit;
+    /** @type {Map<string, any>} */
+    this.known = new Map();
     /** @type {string | null} */
     this.path = null;
     /** @type {any} */
     this.value = null;
-    this.timer = 0;
+    this.busy = false;
   }
 
   /**
@@ -115,24 +135,37 @@ export class Answer {
     const path = `${route}?${new URLSearchParams(pairs)}`;
     if (path !== this.path) {
       this.path = path;
-      this.value = null;
-      clearTimeout(this.timer);
-      this.timer = setTimeout(() => this.fetch(path), this.delayMs);
+      this.value = this.known.get(path) ?? null;
+      if (!this.value && !this.busy) this.fetch(path);
     }
     return this.value;
   }
 
   /** @param {string} path */
   async fetch(path) {
+    this.busy = true;
     const value = await this.getJson(path).catch((error) => ({ error: String(error) }));
-    if (path !== this.path) return;
-    this.value = value;
-    this.onAnswer();
+    this.busy = false;
+    if (!value.error) this.remember(path, value);
+    if (path === this.path) {
+      this.value = value;
+      this.onAnswer();
+    } else if (this.path !== null && !this.value) {
+      this.fetch(this.path);
+    }
+  }
+
+  /**
+   * @param {string} path
+   * @param {any} value
+   */
+  remember(path, value) {
+    this.known.set(path, value);
+    if (this.known.size > this.limit) this.known.delete([...this.known.keys()][0]);
   }
 
   /** Forgets the question, so that an answer on its way is not used. */
   stop() {
-    clearTimeout(this.timer);
     this.path = null;
   }
 }

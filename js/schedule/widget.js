@@ -1,13 +1,17 @@
-/** The panel on the sampler node: numbers, picture, and one line that explains them. */
+/** The panel on the sampler node: numbers, drawing, and one line that explains them. */
 
 import { div, span, svg } from "../ui/dom.js";
 import { drawPlan, makeScale } from "./draw.js";
-import { Answer, FALLBACK, makePlan, resolveSettings } from "./source.js";
+import { Answer, FALLBACK, planQuery, resolveSettings } from "./source.js";
 
 /** Height of the panel in units of the graph. */
 export const PANEL_HEIGHT = 128;
 
-const DEBOUNCE_MS = 150;
+/** Plans that are remembered, so that a slider moved back asks nothing. */
+const KNOWN_PLANS = 64;
+
+/** A model file may be written anew, so only the one shown is remembered. */
+const KNOWN_MODELS = 1;
 
 /** @param {number} value */
 const short = (value) => String(Number(value.toFixed(4)));
@@ -16,13 +20,13 @@ export class SchedulePanel {
   /** @param {(path: string) => Promise<any>} getJson */
   constructor(getJson) {
     const redraw = () => this.render();
-    this.model = new Answer(getJson, redraw, 0);
-    this.coreSigmas = new Answer(getJson, redraw, DEBOUNCE_MS);
+    this.model = new Answer(getJson, redraw, KNOWN_MODELS);
+    this.answer = new Answer(getJson, redraw, KNOWN_PLANS);
     /** @type {import("./source.js").Reading | null} */
     this.reading = null;
     /** @type {import("./source.js").Settings | null} */
     this.settings = null;
-    /** @type {import("./math.js").Plan | null} */
+    /** @type {import("./source.js").Plan | null} */
     this.plan = null;
     this.status = "";
     this.split = div("wanduet-split");
@@ -45,7 +49,7 @@ export class SchedulePanel {
   stop() {
     this.resizes.disconnect();
     this.model.stop();
-    this.coreSigmas.stop();
+    this.answer.stop();
   }
 
   /** @param {import("./source.js").Reading} reading */
@@ -57,20 +61,15 @@ export class SchedulePanel {
   render() {
     if (!this.reading) return;
     const model = this.reading.file && this.model.ask("/wanduet/describe", this.reading.file);
-    const official = model && !model.error ? model : FALLBACK;
-    const settings = resolveSettings(this.reading, official);
-    let failure = model?.error ?? "";
-    const plan = makePlan(settings, ({ sampler, scheduler, steps, shift, denoise }) => {
-      const query = { sampler, scheduler, steps, shift, denoise };
-      const answer = this.coreSigmas.ask("/wanduet/sigmas", query);
-      failure ||= answer?.error ?? "";
-      return answer?.sigmas ?? null;
-    });
-    if (failure) this.status = failure;
-    if (!plan) return this.writeNote();
+    if (this.reading.file && !model) return this.writeNote("Reading the model file\u2026");
+    const settings = resolveSettings(this.reading, model && !model.error ? model : FALLBACK);
+    const plan = this.answer.ask("/wanduet/schedule", planQuery(settings));
+    if (!plan) return;
+    const failure = model?.error ?? plan.error;
+    if (plan.error) return this.writeNote((this.status = failure));
     this.settings = settings;
     this.plan = plan;
-    this.status = failure || explain(this.reading, settings, plan, model);
+    this.status = failure ?? explain(this.reading, settings, plan, model);
     this.writeHead();
     this.writeNote();
     this.draw();
@@ -135,7 +134,7 @@ export class SchedulePanel {
  * The line below the picture: what is unknown or odd first, else what the model is.
  * @param {import("./source.js").Reading} reading
  * @param {import("./source.js").Settings} settings
- * @param {import("./math.js").Plan} plan
+ * @param {import("./source.js").Plan} plan
  * @param {any} model
  */
 function explain({ connected, file }, settings, plan, model) {
@@ -146,7 +145,6 @@ function explain({ connected, file }, settings, plan, model) {
   const whole = plan.sigmas.length === plan.full.length && settings.boundary !== null;
   if (whole && !plan.high) return "The high-noise expert gets no step. Raise denoise or shift.";
   if (whole && !plan.low) return "The low-noise expert gets no step. Lower the shift.";
-  if (!model) return "Reading the model file\u2026";
   if (settings.boundary !== null && model.expert === "low") {
     return "model_high is a low-noise file. Are the experts swapped?";
   }

@@ -105,9 +105,9 @@ class Editor:
     def settle(self) -> None:
         """Waits until changes have been drawn, and our routes have answered."""
         self.call("frames", 4)
-        while self._asked:
+        while self._asked:  # one answer may lead to the next question
             self.page.wait_for_timeout(20)
-        self.call("frames", 4)
+            self.call("frames", 4)
 
     def clear(self) -> None:
         """Empties the graph."""

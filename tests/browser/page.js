@@ -76,6 +76,21 @@ window.wanduetTest = {
       widget.value = value;
       widget.callback?.(value, app.canvas, node);
     }
+    // The last thing that a control does, whatever it is drawn with.
+    window.dispatchEvent(new Event("change"));
+  },
+
+  // Frames that our own files ask for meanwhile.
+  async ownFrames(count) {
+    const request = window.requestAnimationFrame;
+    let own = 0;
+    window.requestAnimationFrame = (action) => {
+      if (new Error().stack.includes("/extensions/wan-duet/")) own += 1;
+      return request.call(window, action);
+    };
+    await this.frames(count);
+    window.requestAnimationFrame = request;
+    return own;
   },
 
   nodes(graph = app.graph) {

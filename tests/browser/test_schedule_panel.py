@@ -1,20 +1,47 @@
 """The schedule panel of WanDuetMoESampler: Python's numbers, live, in every way of running."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Route
 
-from wan_model.sampling import expert_split, make_sigmas
+from wan_model.sampling import (
+    count_high_noise_steps,
+    expert_split,
+    make_sigmas,
+    schedule_for_denoise,
+    trim_steps,
+)
 
 from .editor import Editor
 
 pytestmark = pytest.mark.browser
 
-CASES: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parents[1] / "data" / "schedule_cases.json").read_text(encoding="utf-8")
-)
+WHOLE: dict[str, Any] = {
+    "sampler": "unipc",
+    "steps": 20,
+    "shift": 5.0,
+    "boundary": 0.9,
+    "denoise": 1.0,
+    "start_at_step": 0,
+    "end_at_step": 10_000,
+    "return_with_leftover_noise": "disable",
+}
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"sampler": "euler"},
+    {"steps": 4},
+    {"shift": 12.0},
+    {"boundary": 0.6},
+    {"denoise": 0.7},
+    {"denoise": 0.0},
+    {"start_at_step": 11},
+    {"end_at_step": 11},
+    {"end_at_step": 11, "return_with_leftover_noise": "enable"},
+    {"steps": 12, "denoise": 0.6, "start_at_step": 2, "end_at_step": 9},
+    {"start_at_step": 30},
+]
 
 T2V = ("toy_t2v_high_noise.safetensors", "toy_t2v_low_noise.safetensors")
 I2V = ("toy_i2v_high_noise.safetensors", "toy_i2v_low_noise.safetensors")
@@ -53,22 +80,25 @@ def test_official_values_of_the_model(editor: Editor, results: Path):
     assert editor.panel(sampler).split == "High 15 | Low 25"
 
 
-def test_follows_every_widget(editor: Editor):
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+def test_follows_every_widget(editor: Editor, changes: dict[str, Any]):
     _, sampler = add_pair(editor, I2V)
-    for case in (case for case in CASES if case["boundary"] > 0):
-        leftover = "disable" if case["force_full_denoise"] else "enable"
-        shared = ("steps", "shift", "boundary", "denoise", "start_at_step", "end_at_step")
-        values = {name: case[name] for name in shared}
-        values |= {"sampler": case["solver"], "return_with_leftover_noise": leftover}
-        editor.set_widgets(sampler, values)
-        editor.call("frames", 2)
-        panel = editor.panel(sampler)
+    run = {**WHOLE, **changes}
+    editor.set_widgets(sampler, run)
+    editor.settle()
+    panel = editor.panel(sampler)
 
-        assert panel.split == f"High {case['high']} | Low {case['low']}", case
-        zones = [count for count in (case["high"], case["low"]) if count]
-        assert [len(curve) - 1 for curve in panel.curves] == zones, case
-        ends = [sigma for curve in panel.curves for _, sigma in curve][-1:]
-        assert ends == [pytest.approx(sigma, abs=PIXEL) for sigma in case["sigmas"][-1:]], case
+    full = schedule_for_denoise(
+        lambda steps: make_sigmas(run["sampler"], steps, run["shift"]), run["steps"], run["denoise"]
+    )
+    leftover = run["return_with_leftover_noise"] == "enable"
+    sigmas = trim_steps(full, run["start_at_step"], run["end_at_step"], not leftover)
+    high = count_high_noise_steps(sigmas, run["boundary"])
+    low = max(0, len(sigmas) - 1) - high
+    assert panel.split == f"High {high} | Low {low}"
+    assert [len(curve) - 1 for curve in panel.curves] == [count for count in (high, low) if count]
+    ends = [sigma for curve in panel.curves for _, sigma in curve][-1:]
+    assert ends == [pytest.approx(sigma, abs=PIXEL) for sigma in sigmas.tolist()[-1:]]
 
 
 def test_a_click_on_a_widget_is_enough(editor: Editor):
@@ -85,11 +115,51 @@ def test_a_click_on_a_widget_is_enough(editor: Editor):
     assert editor.panel(sampler).split == f"High {high} | Low {21 - high}"
 
 
-def test_core_scheduler_comes_from_the_server(editor: Editor):
+def test_does_nothing_while_nobody_does_anything(editor: Editor):
+    add_pair(editor)
+    assert editor.call("ownFrames", 30) == 0
+
+    editor.page.mouse.move(300, 700)
+    editor.page.mouse.move(310, 700)
+    assert editor.call("ownFrames", 30) == 0  # it has looked, once
+
+
+def test_asks_one_question_at_a_time_and_none_twice(editor: Editor):
+    _, sampler = add_pair(editor)
+    held: list[Route] = []
+    asked: list[str] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+        asked.append(route.request.url)
+
+    editor.page.route("**/wanduet/schedule*", hold)
+    for steps in (30, 31, 32, 33):
+        editor.set_widgets(sampler, {"steps": steps})
+        editor.call("frames", 4)
+    assert ["steps=30" in url for url in asked] == [True]
+
+    held.pop().continue_()
+    editor.page.wait_for_timeout(200)
+    assert ["steps=33" in url for url in asked] == [False, True]
+    assert editor.panel(sampler).split == "High 26 | Low 14"
+    held.pop().continue_()
+    editor.settle()
+    high = expert_split("unipc", 33, 12.0, 0.875)
+    assert editor.panel(sampler).split == f"High {high} | Low {33 - high}"
+
+    editor.set_widgets(sampler, {"steps": 30})
+    editor.call("frames", 4)
+    high = expert_split("unipc", 30, 12.0, 0.875)
+    assert editor.panel(sampler).split == f"High {high} | Low {30 - high}"
+    assert len(asked) == 2
+    editor.page.unroute("**/wanduet/schedule*")
+
+
+def test_core_scheduler(editor: Editor):
     _, sampler = add_pair(editor)
     chosen = {"steps": 4, "shift": 5.0, "boundary": 0.9, "sampler": "euler", "scheduler": "beta"}
     editor.set_widgets(sampler, chosen)
-    editor.page.wait_for_timeout(300)
     editor.settle()
     panel = editor.panel(sampler)
 
@@ -131,8 +201,13 @@ def test_finds_the_loader_and_values_upstream(editor: Editor):
     editor.call("connect", loader, 0, lora, "model")
     editor.call("connectSlot", lora, 0, reroute, 0)
     editor.call("connectSlot", reroute, 0, sampler, 0)
-    editor.set_widgets(steps, {"value": 20})
+    editor.set_widgets(steps, {"value": 19})
     editor.call("connect", steps, 0, sampler, "steps")
+    editor.settle()
+    high = expert_split("unipc", 19, 5.0, 0.9)
+    assert editor.panel(sampler).split == f"High {high} | Low {19 - high}"
+
+    editor.page.mouse.click(*editor.call("incrementButton", steps, "value"))
     editor.settle()
     assert editor.panel(sampler).split == "High 8 | Low 12"
 
@@ -224,11 +299,13 @@ def test_other_nodes_are_left_alone_and_nothing_stays_behind(editor: Editor):
     other = editor.call("add", "KSampler", 900, 60)
     assert "wanduet_schedule" not in editor.call("allWidgetNames", other)
 
-    asked: list[str] = []
-    editor.page.on("request", lambda request: asked.append(request.url))
     editor.set_widgets(sampler, {"scheduler": "simple"})
     editor.clear()
-    editor.page.wait_for_timeout(400)
+    asked: list[str] = []
+    editor.page.on("request", lambda request: asked.append(request.url))
+    editor.page.mouse.move(300, 700)
+    editor.page.mouse.move(310, 700)
+    assert editor.call("ownFrames", 30) == 0
     assert editor.call("panelCount") == 0
     assert [url for url in asked if "/wanduet/" in url] == []
 

@@ -5,12 +5,23 @@ from urllib.parse import urlencode
 import pytest
 
 from wan_model.config import OFFICIAL
+from wan_model.sampling import SOLVERS, expert_split, make_sigmas, make_timesteps
 
 from .server import ComfyServer
 
 pytestmark = pytest.mark.comfy
 
-SCHEDULE = {"sampler": "euler", "scheduler": "simple", "steps": 4, "shift": 5, "denoise": 1}
+SCHEDULE = {
+    "sampler": "euler",
+    "scheduler": "simple",
+    "steps": 4,
+    "shift": 5,
+    "boundary": 0.9,
+    "denoise": 1,
+    "start_at_step": 0,
+    "end_at_step": 10_000,
+    "return_with_leftover_noise": "disable",
+}
 
 
 def ask(server: ComfyServer, route: str, **query: object) -> dict:
@@ -47,12 +58,49 @@ def test_describe_opens_listed_diffusion_models_only(
     assert name in answer["error"]
 
 
-def test_sigmas_are_those_of_the_scheduler(comfy_server: ComfyServer):
-    full = ask(comfy_server, "sigmas", **SCHEDULE)["sigmas"]
-    assert full == pytest.approx([1, 0.9375, 5 / 6, 0.625, 0])
+def schedule(server: ComfyServer, **changes: object) -> dict:
+    return ask(server, "schedule", **SCHEDULE | changes)
 
-    part = ask(comfy_server, "sigmas", **SCHEDULE | {"steps": 2, "denoise": 0.5})["sigmas"]
-    assert part == pytest.approx(full[2:])
+
+def test_schedule_is_that_of_the_scheduler(comfy_server: ComfyServer):
+    whole = schedule(comfy_server)
+    assert whole["full"] == whole["sigmas"] == pytest.approx([1, 0.9375, 5 / 6, 0.625, 0])
+    assert whole["timesteps"] == [1000, 937, 833, 625]
+    assert (whole["first"], whole["high"], whole["low"]) == (0, 2, 2)
+
+    part = schedule(comfy_server, steps=2, denoise=0.5)
+    assert part["sigmas"] == pytest.approx(whole["full"][2:])
+    assert (part["high"], part["low"]) == (0, 2)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_schedule_wan_is_the_official_list_bit_by_bit(comfy_server: ComfyServer, solver):
+    answer = schedule(comfy_server, sampler=solver, scheduler="wan", steps=26, shift=17)
+
+    assert answer["full"] == make_sigmas(solver, 26, 17).tolist()
+    assert answer["timesteps"] == make_timesteps(solver, 26, 17).tolist()
+    assert answer["high"] == expert_split(solver, 26, 17, 0.9)
+
+
+def test_schedule_of_a_step_range(comfy_server: ComfyServer):
+    full = schedule(comfy_server)["full"]
+    middle = schedule(comfy_server, start_at_step=1, end_at_step=3)
+    assert (middle["full"], middle["first"]) == (full, 1)
+    assert middle["sigmas"] == [*full[1:3], 0]
+    assert (middle["high"], middle["low"]) == (1, 1)
+
+    kept = schedule(comfy_server, end_at_step=3, return_with_leftover_noise="enable")
+    assert kept["sigmas"] == full[:4]
+
+    nothing = schedule(comfy_server, start_at_step=4)
+    assert (nothing["sigmas"], nothing["timesteps"]) == ([], [])
+    assert (nothing["high"], nothing["low"]) == (0, 0)
+
+
+def test_schedule_of_one_expert_has_no_switch(comfy_server: ComfyServer):
+    query = {name: value for name, value in SCHEDULE.items() if name != "boundary"}
+    answer = ask(comfy_server, "schedule", **query)
+    assert (answer["high"], answer["low"]) == (0, 4)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +116,10 @@ def test_sigmas_are_those_of_the_scheduler(comfy_server: ComfyServer):
         {"shift": "nan"},
         {"denoise": 1.5},
         {"denoise": "nan"},
+        {"boundary": 1.5},
+        {"start_at_step": -1},
+        {"end_at_step": "last"},
     ],
 )
-def test_sigmas_of_wrong_settings_are_an_error(comfy_server: ComfyServer, wrong: dict):
-    assert list(ask(comfy_server, "sigmas", **SCHEDULE | wrong)) == ["error"]
+def test_schedule_of_wrong_settings_is_an_error(comfy_server: ComfyServer, wrong: dict):
+    assert list(schedule(comfy_server, **wrong)) == ["error"]

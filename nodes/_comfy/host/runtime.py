@@ -1,7 +1,8 @@
-"""ComfyUI as the host: model files, folders, devices, interrupts, text under a node."""
+"""ComfyUI as the host: model files, folders, devices, server, interrupts, text under a node."""
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -26,6 +27,20 @@ def model_path(folder: str, name: str) -> Path:
         FileNotFoundError: if it has gone since the list was made.
     """
     return Path(folder_paths.get_full_path_or_raise(folder, name))
+
+
+def listed_file(folder: str, name: str) -> Path | None:
+    """Returns the path of a model file that ComfyUI lists in a folder; None for any other name."""
+    if name not in folder_paths.get_filename_list(folder):
+        return None
+    path = folder_paths.get_full_path(folder, name)
+    return Path(path) if path else None
+
+
+def route_table() -> Any:
+    """Returns the server's routes (`aiohttp.web.RouteTableDef`); None where no server runs."""
+    server = getattr(PromptServer, "instance", None)
+    return server.routes if server else None
 
 
 def file_stamp(folder: str, *names: str | None) -> str:
@@ -54,7 +69,7 @@ def compute_device() -> torch.device:
 
 
 def compute_dtype(precision: str) -> torch.dtype:
-    """Returns what blocks compute in, beside products of 8 bits, for a choice of precision.
+    """Returns what blocks compute in, beside 8-bit matmuls, for a choice of precision.
 
     Unless it is named, that is bf16 where the device computes in it, fp16 on older GPUs, fp32 on a
     CPU.
@@ -83,7 +98,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def intermediate_device() -> torch.device:
-    """Returns where ComfyUI wants latents and pictures between nodes."""
+    """Returns where ComfyUI wants latents and images between nodes."""
     return comfy.model_management.intermediate_device()
 
 
