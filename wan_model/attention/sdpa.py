@@ -2,23 +2,20 @@
 
 Torch chooses among its kernels by what runs on the device and with the dtype. On Nvidia cards
 cuDNN is asked first: it is the fastest of them where it runs (H100, 32,760 tokens of 40 heads:
-38 ms, flash 60 ms). Each kernel is a backend of its own as well.
+38 ms, flash 60 ms). It is asked for alone, and not by torch's order of priority: that order stays
+changed for the whole process once it was set, even after it is set back. Each kernel is a backend
+of its own as well.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import BackendError
 from .backend import FLOATS, AttentionFn, Backend, Constraints, Platform, UnavailableError
 
-PRIORITY = [
-    SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-]
 NO_KERNEL = ("No available kernel", "No viable backend")
 """How torch's message begins where the kernel that was asked for does not take the tensors."""
 
@@ -35,8 +32,8 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         (B, L, H, D), same dtype as v.
     """
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    if q.is_cuda:
-        with sdpa_kernel(PRIORITY, set_priority=True):
+    if q.is_cuda and can_use_cudnn_attention(SDPAParams(q, k, v, None, 0.0, False, False)):
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
             return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 

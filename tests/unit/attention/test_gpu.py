@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wan_model.attention import MAX_ERROR, explain, names, resolve
+from wan_model.attention import MAX_ERROR, AttentionFn, explain, names, resolve
 from wan_model.attention.kernel_timing import checked, exact, measure, rms_error, sample
 from wan_model.attention.registry import BACKENDS, Selected
 
@@ -76,3 +76,25 @@ def test_the_trial_runs_inside_a_meta_context():
     assert result.problem is None
     assert result.milliseconds > 0
     assert 1e-3 < result.error < MAX_ERROR
+
+
+def kernels_of(attend: AttentionFn) -> set[str]:
+    """Returns the names of the GPU kernels that attention runs."""
+    qkv = sample(2048, 8, "cuda")
+    attend(*qkv)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        attend(*qkv)
+        torch.cuda.synchronize()
+    return {event.key for event in profile.key_averages()}
+
+
+def theirs(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+def test_the_kernel_that_others_get_is_the_same_afterwards():
+    before = kernels_of(theirs)
+    for name in [name for name in names() if name.startswith("sdpa")]:
+        kernels_of(resolve(name))
+        assert kernels_of(theirs) == before, name
