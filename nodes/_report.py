@@ -9,7 +9,9 @@ from ..wan_model.errors import MemoryLimitError, WanError
 MAX_LISTED = 12
 """Choices that a message names."""
 
-LIMITS_ADVICE = "Limits are inputs of the 'Wan memory' node, where 0 leaves the VRAM budget open and -1 the rest."
+LIMITS_ADVICE = (
+    "Limits are inputs of the 'Wan memory' node: 0 leaves the VRAM budget open, -1 any other."
+)
 
 Execute = TypeVar("Execute", bound=Callable[..., Any])
 
