@@ -94,6 +94,7 @@ export function watch(node, read, onChange) {
   let last;
   const look = () => {
     frame = 0;
+    if (!node.graph) return;
     const reading = read();
     if (same(reading, last)) return;
     last = reading;

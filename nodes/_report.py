@@ -4,31 +4,44 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, TypeVar
 
-from ..wan_model.errors import WanError
+from ..wan_model.errors import MemoryLimitError, WanError
 
 MAX_LISTED = 12
 """Choices that a message names."""
+
+LIMITS_ADVICE = (
+    "Limits are inputs of the 'Wan memory' node: 0 leaves the VRAM budget open, -1 any other."
+)
 
 Execute = TypeVar("Execute", bound=Callable[..., Any])
 
 
 class WanDuetError(ValueError):
-    """What the graph editor shows: the library's message."""
+    """What the graph editor shows: the library's message, and which node to turn to."""
 
     __module__ = "wanduet"  # ComfyUI shows it beside the name; else it is the pack's whole path
 
 
 def reports_errors(execute: Execute) -> Execute:
-    """Turns the library's errors into one that ComfyUI shows as it is. Others pass through."""
+    """Turns the library's errors into one that ComfyUI shows as it is. Others pass through.
+
+    The library knows no nodes, so where its advice concerns one, that is named here.
+    """
 
     @wraps(execute)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             return execute(*args, **kwargs)
         except WanError as error:
-            raise WanDuetError(str(error)) from error
+            raise WanDuetError(_for_the_editor(error)) from error
 
     return wrapper  # pyright: ignore[reportReturnType]
+
+
+def _for_the_editor(error: WanError) -> str:
+    if isinstance(error, MemoryLimitError) and error.limits:
+        return f"{error} {LIMITS_ADVICE}"
+    return str(error)
 
 
 def check_choices(inputs: Iterable[Any], **chosen: str | None) -> bool | str:

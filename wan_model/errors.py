@@ -30,7 +30,15 @@ class BackendError(WanError):
 
 
 class MemoryLimitError(WanError):
-    """A run that does not fit into the memory it may use, with the numbers that show it."""
+    """A run that does not fit into the memory it may use, with the numbers that show it.
+
+    Attributes:
+        limits: names of those limits, of `offload.Limits`, that the message advises to change.
+    """
+
+    def __init__(self, message: str, *, limits: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.limits = limits
 
 
 class NotFiniteError(WanError):

@@ -2,6 +2,7 @@
 
 import html
 import re
+import sys
 
 from .config import NEGATIVE_PROMPT, TEXT_LEN
 from .errors import BackendError
@@ -24,7 +25,7 @@ def clean_prompt(text: str) -> str:
     except ImportError as error:
         raise BackendError(
             "Prompts cannot be cleaned as the official code does. Got no package ftfy, need it. "
-            "Run `pip install ftfy` in ComfyUI's Python environment and restart."
+            f"Run 'pip install ftfy' with {sys.executable} and restart."
         ) from error
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return re.sub(r"\s+", " ", text).strip()

@@ -45,6 +45,17 @@ def test_library_errors_keep_their_message_and_cause(report: Any, errors: Any):
     assert isinstance(seen.value, ValueError)
 
 
+def test_limits_of_memory_are_said_to_be_inputs_of_a_node(report: Any, errors: Any):
+    @report.reports_errors
+    def execute(*limits: str) -> None:
+        raise errors.MemoryLimitError("Too large.", limits=limits)
+
+    with pytest.raises(report.WanDuetError, match=r"^Too large\. .*'Wan memory'.*-1"):
+        execute("blocks_to_swap")
+    with pytest.raises(report.WanDuetError, match=r"^Too large\.$"):
+        execute()
+
+
 class Interrupted(BaseException):
     """As ComfyUI's InterruptProcessingException may be."""
 

@@ -16,7 +16,7 @@ COMPILED_DEVICES = ("cpu", "cuda", "xpu")
 C_COMPILERS = ("gcc", "clang", "cc")
 """Those that Triton looks for, unless CC names one."""
 
-WITHOUT = "or remove the node that compiles: results are the same without it, only later."
+WITHOUT = "or do not compile: results are the same, only later."
 
 
 def check_compiler(device: torch.device) -> None:
@@ -63,7 +63,7 @@ def _check_triton() -> None:
         package = "triton-windows" if windows else "triton"
         raise BackendError(
             f"Compiled kernels need Triton. Got no working one ({error}), need the package "
-            f"{package}. Run 'pip install {package}' with ComfyUI's Python, {WITHOUT}"
+            f"{package}. Run 'pip install {package}' with {sys.executable}, {WITHOUT}"
         ) from error
     if not windows and not os.environ.get("CC") and not any(map(shutil.which, C_COMPILERS)):
         raise BackendError(

@@ -215,7 +215,8 @@ class HostBuffer:
             raise MemoryLimitError(
                 "The computer's memory is full. Got no room for "
                 f"{nbytes / 2**20:.0f} MiB of weights, need it for copies to the GPU. Close other "
-                "programs, or set pinned_ram_gb lower."
+                "programs, or allow less pinned RAM.",
+                limits=("pinned_ram_bytes",),
             ) from error
         self.pinned = pin and device.pin(self.memory)
         # The finalizer holds the memory, which must not be freed while it is pinned.

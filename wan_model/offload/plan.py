@@ -338,23 +338,27 @@ def _does_not_fit(plan: Plan) -> MemoryLimitError:
     request, limits = plan.request, plan.request.limits
     allowed, free = request.limit_bytes, request.machine.free_vram_bytes
     least = smallest(plan)
-    advice = []
+    advice, changed = [], []
     if limits.blocks_to_swap is not None and least.peak_bytes <= allowed:
         fitting = make_plan(replace(request, limits=replace(limits, blocks_to_swap=None)))
-        advice.append(f"set blocks_to_swap to -1, or to {fitting.streamed} or more")
+        advice.append(f"leave blocks_to_swap open, or make it {fitting.streamed} or more")
+        changed.append("blocks_to_swap")
     if limits.prefetch_blocks is not None and plan.slots > 2:
-        advice.append("set prefetch_blocks to -1")
+        advice.append("leave prefetch_blocks open")
+        changed.append("prefetch_blocks")
     if allowed < least.peak_bytes <= free:
         needed = math.ceil(10 * least.peak_bytes / GIB) / 10
-        advice.append(f"set vram_budget_gb to 0 (no limit), or to {needed:.1f} or more")
+        advice.append(f"leave the VRAM budget open, or make it {needed:.1f} GiB or more")
+        changed.append("vram_budget_bytes")
     advice += ["close other programs that use the GPU", _shorten(least)]
-    kind = "free" if allowed == free else "allowed by vram_budget_gb"
+    kind = "free" if allowed == free else "allowed by the VRAM budget"
     return MemoryLimitError(
         f"The video does not fit into the GPU's memory. Got {allowed / GIB:.2f} GiB {kind}, "
         f"need {plan.peak_bytes / GIB:.2f} GiB: {request.work.activation_bytes / GIB:.2f} for the "
         f"video at this size and length, {plan.weight_bytes / GIB:.2f} for the part of the model "
         f"that is there at a time ({plan.buffers} of {request.sizes.blocks} blocks). Try in this "
-        f"order: {'; '.join(advice)}."
+        f"order: {'; '.join(advice)}.",
+        limits=tuple(changed),
     )
 
 

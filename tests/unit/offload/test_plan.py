@@ -175,29 +175,33 @@ def test_little_ram_means_streaming_from_disk_and_says_what_it_costs():
 
 def test_an_impossible_plan_says_what_is_missing():
     message = r"Got 4.00 GiB free, need 5.\d\d GiB.* order: close other .* smaller: about 69 % of"
-    with pytest.raises(MemoryLimitError, match=message):
+    with pytest.raises(MemoryLimitError, match=message) as seen:
         make_plan(a14b(4, activation_gib=4.5))
+    assert not seen.value.limits
 
 
 def test_too_few_swapped_blocks_say_how_many_would_do():
     fitting = make_plan(a14b(8)).streamed
-    message = f"order: set blocks_to_swap to -1, or to {fitting} or more; close other"
-    with pytest.raises(MemoryLimitError, match=message):
+    message = f"order: leave blocks_to_swap open, or make it {fitting} or more; close other"
+    with pytest.raises(MemoryLimitError, match=message) as seen:
         make_plan(a14b(8, blocks_to_swap=10))
+    assert seen.value.limits == ("blocks_to_swap",)
     assert make_plan(a14b(8, blocks_to_swap=fitting)).streamed == fitting
 
 
 def test_too_small_a_budget_says_how_much_would_do():
     limits = {"vram_budget_bytes": 3 * GIB, "activation_gib": 3.5}
-    message = r"Got 3.00 GiB allowed by vram_budget_gb.*or to 4\.4 or more; close other"
-    with pytest.raises(MemoryLimitError, match=message):
+    message = r"Got 3.00 GiB allowed by the VRAM budget.*or make it 4\.4 GiB or more; close other"
+    with pytest.raises(MemoryLimitError, match=message) as seen:
         make_plan(a14b(8, **limits))
+    assert seen.value.limits == ("vram_budget_bytes",)
     assert make_plan(a14b(8, **{**limits, "vram_budget_bytes": int(4.4 * GIB)})).streamed == 40
 
 
 def test_too_many_fetched_blocks_are_the_first_thing_to_change():
-    with pytest.raises(MemoryLimitError, match="order: set prefetch_blocks to -1; close other"):
+    with pytest.raises(MemoryLimitError, match="order: leave prefetch_blocks open; close") as seen:
         make_plan(a14b(8, prefetch_blocks=30))
+    assert seen.value.limits == ("prefetch_blocks",)
 
 
 @pytest.mark.parametrize(
