@@ -98,8 +98,8 @@ def test_the_compiler_is_not_imported_with_the_library():
         " submodule_search_locations=[sys.argv[1]])\n"
         "module = sys.modules['wan_model'] = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(module)\n"
-        "from wan_model.dit import compiled, compiler\n"
-        "compiled.CompiledStages()\n"
+        "from wan_model.dit import compiled_stages, compiler_check\n"
+        "compiled_stages.CompiledStages()\n"
         "assert 'torch._dynamo' not in sys.modules\n"
     )
     (library,) = sys.modules["wan_model"].__path__
