@@ -53,10 +53,10 @@ class Run:
 
 
 @torch.no_grad()
-def generate(wan: TinyWan, prompt: Prompt, cache: StepCacheSettings | None) -> Run:
+def generate(wan: TinyWan, prompt: Prompt, cache: StepCacheSettings | None, steps: int) -> Run:
     """Makes one clip, with a cache for each expert as the nodes do."""
     text = wan.encode_prompts([prompt.text, NEGATIVE_PROMPT])
-    sigmas = make_sigmas(SOLVER, SETTINGS.steps, SETTINGS.shift)
+    sigmas = make_sigmas(SOLVER, steps, SETTINGS.shift)
     scales = (SETTINGS.cfg_high, SETTINGS.cfg_low)
     caches = [cache and StepCache(cache, sigmas.tolist(), scale) for scale in scales]
     run = Run(torch.empty(0), 0)
@@ -89,14 +89,16 @@ def latent_psnr(latent: Tensor, reference: Tensor) -> float:
     return float(20 * (reference.max() - reference.min()).log10() - 10 * error.log10())
 
 
-def compare(wan: TinyWan, prompts: Sequence[Prompt], caches: Sequence[StepCacheSettings]) -> None:
+def compare(
+    wan: TinyWan, prompts: Sequence[Prompt], caches: Sequence[StepCacheSettings], steps: int
+) -> None:
     """Prints a line without a cache, and one for each cache."""
-    plain = [generate(wan, prompt, None) for prompt in prompts]
+    plain = [generate(wan, prompt, None, steps) for prompt in prompts]
     videos = decode(wan.vae, torch.cat([run.latent for run in plain]))
     about = {"prompts": len(prompts), "cache": "none", "passes": 1.0}
     emit("step_cache", {**about, "all_right": _right(videos, prompts)})
     for cache in caches:
-        runs = [generate(wan, prompt, cache) for prompt in prompts]
+        runs = [generate(wan, prompt, cache, steps) for prompt in prompts]
         found = decode(wan.vae, torch.cat([run.latent for run in runs]))
         decibels = [latent_psnr(a.latent, b.latent) for a, b in zip(runs, plain, strict=True)]
         video = [psnr(a, b) for a, b in zip(found, videos, strict=True)]
@@ -129,6 +131,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=methods, default=methods)
     parser.add_argument("--thresholds", nargs="+", type=float, default=[0.0])
     parser.add_argument("--limit", type=int, default=14, help="prompts, evenly from all 56")
+    parser.add_argument("--steps", type=int, default=SETTINGS.steps, help="the official number")
     options = parser.parse_args()
     every = score_prompts()
     prompts = [every[n * len(every) // options.limit] for n in range(options.limit)]
@@ -137,7 +140,7 @@ def main() -> None:
         for method in options.methods
         for threshold in options.thresholds
     ]
-    compare(load_tiny(SHIPPED, "t2v"), prompts, caches)
+    compare(load_tiny(SHIPPED, "t2v"), prompts, caches, options.steps)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Prompts through our text encoder loader and prompt node, against transformers and core's node."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from tests.toy.make_checkpoints import make_text_encoder
 from wan_model.config import NEGATIVE_PROMPT
 
-from .graphs import TEXT_ENCODER, Prompt, node, save
+from .graphs import T2V, TEXT_ENCODER, Prompt, model, node, save
 from .server import ComfyServer
 from .stock import difference
 
@@ -162,10 +163,88 @@ def test_embeddings_are_kept_on_disk(comfy_server: ComfyServer):
     assert found[:, :length].eq(1).all()
     assert not found[:, length:].any()
 
-    file.write_bytes(b"not a safetensors file")
-    run(comfy_server, loader(), encode("a kept prompt", "third"))
-    assert embedding(comfy_server, "text_positive").equal(original)
-    assert load_file(file)["embedding"].equal(kept[file])
+    for number, damage in enumerate((None, kept[file] * torch.nan, kept[file][:, 1:])):
+        if damage is None:
+            file.write_bytes(b"not a safetensors file")
+        else:
+            save_file({"embedding": damage.contiguous()}, file)
+        run(comfy_server, loader(), encode("a kept prompt", f"damaged {number}"))
+        assert embedding(comfy_server, "text_positive").equal(original)
+        assert load_file(file)["embedding"].equal(kept[file])
+
+
+TEXT_LORA = {
+    "lora_name": "toy_text_lora.safetensors",
+    "strength_model": 0.0,
+    "strength_clip": 1.0,
+}
+CHANGES: dict[str, tuple[int, Prompt]] = {
+    "lora": (
+        1,
+        {
+            "changed": node("LoraLoader", model=("any", 0), clip=("clip", 0), **TEXT_LORA),
+            **model(T2V[0], "any"),
+        },
+    ),
+    "hook": (
+        0,
+        {
+            "hook": node("CreateHookLora", **TEXT_LORA),
+            "changed": node(
+                "SetClipHooks",
+                clip=("clip", 0),
+                hooks=("hook", 0),
+                apply_to_conds=False,
+                schedule_clip=False,
+            ),
+        },
+    ),
+    "skip": (
+        0,
+        {"changed": node("CLIPSetLastLayer", clip=("clip", 0), stop_at_clip_layer=-2)},
+    ),
+}
+"""Nodes that change an encoder, and which output of "changed" is the CLIP."""
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_encoder_has_nothing_to_do_with_what_is_kept(
+    comfy_server: ComfyServer, change: str
+):
+    key = "text_encoders.umt5xxl.transformer.encoder.block.1.layer.1.DenseReluDense.wo"
+    generator = torch.Generator().manual_seed(0)
+    lora = {
+        f"{key}.lora_down.weight": torch.randn(4, 128, generator=generator),
+        f"{key}.lora_up.weight": torch.randn(64, 4, generator=generator),
+    }
+    save_file(lora, comfy_server.base / "models" / "loras" / "toy_text_lora.safetensors")
+    text = f"whom a {change} changes"
+    run(comfy_server, loader(), encode(text))
+    original, files = embedding(comfy_server, "text_positive"), cache_files(comfy_server)
+
+    output, nodes = CHANGES[change]
+    ours = encode(text)
+    ours["text"]["inputs"]["clip"] = ["changed", output]
+    stock = node("CLIPTextEncode", clip=("changed", output), text=text)
+    prompt = {"stock": stock, **save("stock_text", conditioning=("stock", 0))}
+    run(comfy_server, loader(), nodes, ours, prompt)
+    changed = embedding(comfy_server, "text_positive")
+    assert difference(changed, original) > 0.01
+    assert difference(changed, embedding(comfy_server, "stock_text")) <= 1e-5
+    assert cache_files(comfy_server) == files
+
+
+def test_a_broken_encoder_is_named_and_nothing_of_it_is_kept(comfy_server: ComfyServer):
+    state = make_text_encoder("toy_umt5")
+    state["encoder.final_layer_norm.weight"][3] = torch.nan
+    folder = comfy_server.base / "models" / "text_encoders"
+    save_file(state, folder / "broken.safetensors")
+    files = cache_files(comfy_server)
+    error = comfy_server.run({**loader("broken.safetensors"), **encode("what breaks")}).error
+    assert error is not None
+    assert error["node_type"] == "WanDuetTextEncode"
+    assert error["exception_message"].startswith("The text encoder cannot be used. Got NaN")
+    assert cache_files(comfy_server) == files
 
 
 def test_kept_embeddings_belong_to_the_content_of_the_file(comfy_server: ComfyServer):
@@ -180,6 +259,11 @@ def test_kept_embeddings_belong_to_the_content_of_the_file(comfy_server: ComfySe
     run(comfy_server, loader("another.safetensors"), encode("whose prompt"))
     assert difference(embedding(comfy_server, "text_positive"), original) > 0.1
     assert len(cache_files(comfy_server)) == len(files) + 2
+    # Put right between the samples that are looked at, so that only the time tells.
+    os.utime(folder / "renamed.safetensors", ns=(0, 0))
+    run(comfy_server, loader("renamed.safetensors"), encode("whose prompt"))
+    assert embedding(comfy_server, "text_positive").equal(original)
+    assert len(cache_files(comfy_server)) == len(files) + 4
 
 
 def test_fp8_scaled_encoder(comfy_server: ComfyServer):

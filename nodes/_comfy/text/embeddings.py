@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ....wan_model.config import TEXT_LEN
-from ....wan_model.errors import PairingError
+from ....wan_model.errors import NotFiniteError, PairingError
 from ....wan_model.prompt import clean_prompt, cut_tokens
 from ..host.runtime import cache_folder
 from .umt5 import ENCODER
@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 256 << 20
 """Embeddings kept on disk; a prompt takes at most 8 MiB, the longest unused go first."""
+
+CACHE_VERSION = 2
+"""Another one whenever the same prompt may give another embedding than before."""
 
 
 def encode(clip: comfy.sd.CLIP, text: str) -> tuple[Tensor, str | None]:
@@ -34,6 +37,7 @@ def encode(clip: comfy.sd.CLIP, text: str) -> tuple[Tensor, str | None]:
 
     Raises:
         PairingError: if the CLIP is not a umT5 encoder.
+        NotFiniteError: if it gives NaN or infinity.
     """
     if getattr(clip.tokenizer, "clip_name", None) != "umt5xxl":
         raise PairingError(
@@ -51,34 +55,46 @@ def encode(clip: comfy.sd.CLIP, text: str) -> tuple[Tensor, str | None]:
         )
         logger.warning(warning)
     file = _cache_file(clip, kept)
-    embedding = None if file is None else _kept(file)
+    embedding = None if file is None else _kept(file, len(kept))
     if embedding is None:
         pairs = {"umt5xxl": [[(token, 1.0) for token in kept]]}
         embedding = clip.encode_from_tokens(pairs).float().cpu()[:, : len(kept)]
+        if not embedding.isfinite().all():
+            raise NotFiniteError(
+                "The text encoder cannot be used. Got NaN or infinity for the prompt, need finite "
+                "numbers. Try without LoRAs on the CLIP, then download the text encoder again."
+            )
         if file is not None:
             _store(file, embedding)
     return F.pad(embedding, (0, 0, 0, TEXT_LEN - embedding.shape[1])), warning
 
 
 def _cache_file(clip: comfy.sd.CLIP, tokens: list[int]) -> Path | None:
-    """Returns where an embedding is kept; None for an encoder of unknown origin or with LoRAs."""
-    identity = clip.patcher.get_attachment(ENCODER)
-    if identity is None or clip.patcher.patches or clip.layer_idx is not None:
+    """Returns where an embedding is kept; None for an encoder of unknown origin, or a changed one.
+
+    LoRAs change it, those of hooks too, and so do replaced parts and another last layer.
+    """
+    patcher = clip.patcher
+    identity = patcher.get_attachment(ENCODER)
+    changed = patcher.patches or patcher.object_patches or patcher.forced_hooks
+    if identity is None or changed or clip.layer_idx is not None:
         return None
     precision = next(clip.cond_stage_model.parameters()).dtype
-    key = f"{identity} {precision} {clip.patcher.load_device.type} {tokens}"
+    key = f"{CACHE_VERSION} {identity} {precision} {patcher.load_device.type} {tokens}"
     name = hashlib.sha256(key.encode()).hexdigest()
     return cache_folder() / "text_embeddings" / f"{name}.safetensors"
 
 
-def _kept(file: Path) -> Tensor | None:
-    """Returns an embedding from disk; None if it is not there or cannot be read."""
+def _kept(file: Path, length: int) -> Tensor | None:
+    """Returns the embedding of so many tokens from disk; None if it is not there or damaged."""
     if not file.is_file():
         return None
     try:
         embedding = load_file(file)["embedding"]
         file.touch()
-    except (OSError, KeyError, SafetensorError) as error:
+        if embedding.shape[:-1] != (1, length) or not embedding.isfinite().all():
+            raise ValueError(f"{file.name} does not hold {length} tokens in finite numbers")
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
         logger.warning("A text embedding kept on disk is made anew: %s", error)
         return None
     return embedding

@@ -145,9 +145,11 @@ def _dequantise(tensors: dict[str, Tensor]) -> torch.dtype:
 
 
 def fingerprint(path: Path) -> str:
-    """Returns what identifies a file's content: its size, its start and samples from all of it."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
+    """Returns what identifies a file's content: size, time of change, its start and samples."""
+    status = path.stat()
+    size = status.st_size
+    # A damage between the samples shows only in the time at which the file was put right.
+    digest = hashlib.sha256(f"{size} {status.st_mtime_ns}".encode())
     with path.open("rb") as file:
         digest.update(file.read(1 << 20))
         for i in range(32):

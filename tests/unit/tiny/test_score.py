@@ -49,20 +49,16 @@ def prompt_clips() -> tuple[Tensor, ...]:
     return tuple(render([prompt_scene(prompt)])[0] for prompt in score_prompts())
 
 
-@pytest.mark.parametrize("damage", ["clean", WORST])
-def test_the_truth_is_read(damage: str):
-    found = rates(
-        [
-            truth_score(sample_scene(11, index, objects=1, camera=False), damage)
-            for index in range(60)
-        ]
-    )
+def test_the_truth_is_read():
+    """Of clips that are as bad as a small VAE might make them."""
+    scenes = [sample_scene(11, index, objects=1, camera=False) for index in range(60)]
+    found = rates([truth_score(scene, WORST) for scene in scenes])
     assert min(found.colour, found.shape, found.motion, found.count) >= 0.98, found
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_every_damage_leaves_the_prompts_readable(damage: str):
-    for prompt, clip in list(zip(score_prompts(), prompt_clips(), strict=True))[::7]:
+    for prompt, clip in list(zip(score_prompts(), prompt_clips(), strict=True))[::14]:
         assert score(DAMAGE[damage](clip), prompt).ok, prompt
 
 
@@ -74,7 +70,7 @@ def test_two_objects_and_a_moving_camera_are_read():
 
 
 def test_wrong_prompts_are_rejected():
-    for prompt, clip in list(zip(score_prompts(), prompt_clips(), strict=True))[::5]:
+    for prompt, clip in list(zip(score_prompts(), prompt_clips(), strict=True))[::10]:
         found = detect(clip)
         colour, shape, motion = prompt.colour, prompt.shape, prompt.motion
         for other in set(OBJECT_COLOURS) - {colour}:
