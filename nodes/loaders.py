@@ -11,8 +11,8 @@ from ..wan_model.loading import CheckpointInfo, detect
 from ..wan_model.loading.detect import guess_expert, require
 from ..wan_model.offload import Limits
 from ._comfy.host import runtime
-from ._comfy.model import comfy_dit
 from ._comfy.model.attention_choice import choose as choose_attention
+from ._comfy.model.load_models import load_models
 from ._comfy.model.precision_choice import QUANTIZED
 from ._comfy.model.precision_choice import explain as explain_precision
 from ._comfy.text import umt5
@@ -228,7 +228,7 @@ def _load(
     device = runtime.compute_device()
     matmuls = dict.fromkeys(explain_precision(precision, info, device) for info in infos)
     attend, chosen = choose_attention(attention, device, runtime.compute_dtype(precision))
-    patchers = comfy_dit.load_models(infos, precision, attend, memory)
+    patchers = load_models(infos, precision, attend, memory)
     runtime.show(node_id, "\n".join([*(info.label for info in infos), *matmuls, chosen]))
     return patchers
 

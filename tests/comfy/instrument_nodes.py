@@ -319,6 +319,39 @@ class SparseAttention(io.ComfyNode):
         return io.NodeOutput(patched)
 
 
+class AttachHook(io.ComfyNode):
+    """A MODEL with a hook that does nothing: a patch, or a replacement in some place and layer."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestAttachHook",
+            category="WanDuet tests",
+            inputs=[
+                io.Model.Input("model"),
+                io.Combo.Input("kind", options=["patch", "replacement", "option"]),
+                io.String.Input("name"),
+                io.Int.Input("layer", default=0),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, kind: str, name: str, layer: int) -> io.NodeOutput:
+        patched = model.clone()
+
+        def replacement(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+            return extra["original_block"](args)
+
+        if kind == "patch":
+            patched.set_model_patch(lambda *args: args[0], name)
+        elif kind == "replacement":
+            patched.set_model_patch_replace(replacement, "dit", name, layer)
+        else:
+            patched.model_options["transformer_options"][name] = replacement
+        return io.NodeOutput(patched)
+
+
 def describe(value: Any) -> Any:
     """Returns nested containers with every other object named by type and identity."""
     if isinstance(value, Mapping):
@@ -333,7 +366,8 @@ class InstrumentExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         nodes = [RecordCalls, InterruptAtBlock, ModelState, ShortOfMemory]
-        return [*nodes, ForgetGraphs, StreamedBlock, BrokenAttention, SparseAttention]
+        nodes += [ForgetGraphs, StreamedBlock, BrokenAttention, SparseAttention, AttachHook]
+        return nodes
 
 
 async def comfy_entrypoint() -> InstrumentExtension:

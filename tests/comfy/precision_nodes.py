@@ -36,7 +36,7 @@ class LoadAnyway(io.ComfyNode):
         path = folder_paths.get_full_path_or_raise("diffusion_models", model_name)
         info = part_of_the_pack("wan_model.loading").detect(path)
         attention = part_of_the_pack("wan_model.attention").resolve("sdpa")
-        load = part_of_the_pack("nodes._comfy.model.comfy_dit").load_models
+        load = part_of_the_pack("nodes._comfy.model.load_models").load_models
         return io.NodeOutput(*load([info], precision, attention, memory))
 
 

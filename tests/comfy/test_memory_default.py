@@ -14,7 +14,7 @@ def by_default(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], bool]:
     """Says so for a device, on Nvidia's build of PyTorch."""
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.delenv("WANDUET_MEMORY", raising=False)
-    names = runpy.run_path(str(REPOSITORY / "nodes" / "_comfy" / "placement.py"))
+    names = runpy.run_path(str(REPOSITORY / "nodes" / "_comfy" / "model" / "placement.py"))
     return lambda device: names["has_engine_by_default"](torch.device(device))
 
 

@@ -32,7 +32,7 @@ WORTHWHILE = 0.95
 class Runner(Protocol):
     """How blocks in place are run; what `dit.BlockRunner` describes."""
 
-    def __call__(self, blocks: Iterable[nn.Module], x: Tensor, inputs: Any, /) -> Tensor:
+    def __call__(self, blocks: Iterable[Callable[..., Any]], x: Tensor, inputs: Any, /) -> Tensor:
         """Returns the residual stream after all blocks."""
         ...
 
@@ -50,7 +50,7 @@ class OnArrival(Protocol):
         ...
 
 
-def in_order(blocks: Iterable[nn.Module], x: Tensor, inputs: Any) -> Tensor:
+def in_order(blocks: Iterable[Any], x: Tensor, inputs: Any) -> Tensor:
     """Runs blocks one after the other."""
     for block in blocks:
         x = block(x, inputs)
@@ -196,7 +196,7 @@ class OffloadEngine:
         return result
 
     def _run_blocks(
-        self, model: int, runner: Runner, blocks: Iterable[nn.Module], x: Tensor, inputs: Any
+        self, model: int, runner: Runner, blocks: Iterable[Any], x: Tensor, inputs: Any
     ) -> Tensor:
         # Closed at once, lest a block stay bound until the exception's frames are gone.
         with closing(self._visit(model, blocks)) as visited:

@@ -11,8 +11,9 @@ from ....wan_model.dit.compiler_check import check_compiler
 from ....wan_model.errors import PairingError
 from ..host import runtime
 from . import facts
-from .comfy_dit import COMPILED, ComfyWanDiT
+from .comfy_dit import ComfyWanDiT
 from .comfy_linear import ComfyLinear
+from .forward_pass import COMPILED
 
 STREAMED = (
     "Blocks of which ComfyUI keeps weights in RAM run uncompiled. For all to be compiled, connect "

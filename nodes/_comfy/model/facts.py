@@ -8,7 +8,7 @@ from comfy.model_patcher import ModelPatcher
 from ....wan_model.config import OFFICIAL, Kind, OfficialSettings
 from ....wan_model.errors import PairingError
 from ....wan_model.shapes import video_frames
-from .comfy_dit import CHECKPOINT
+from .load_models import CHECKPOINT
 
 VAE_FILES = {16: "wan_2.1_vae.safetensors (A14B models)", 48: "wan2.2_vae.safetensors (TI2V-5B)"}
 TEXT_ENCODER_FILE = "umt5_xxl_fp8_e4m3fn_scaled.safetensors"

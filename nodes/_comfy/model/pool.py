@@ -3,7 +3,6 @@
 Two experts of one loader share an engine: its buffers, its budget and its threads.
 """
 
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -196,20 +195,6 @@ class ExpertPool:
         module = self._hosts[expert].module
         assert isinstance(module, WanDiT)
         return module
-
-
-@dataclass(frozen=True)
-class Seat:
-    """An expert's place in a pool. The pool refers to the transformer, so this must not own it."""
-
-    pool: weakref.ref[ExpertPool]
-    expert: int
-
-    def run(self, forward: Callable[[Runner], Tensor], runner: Runner) -> Tensor:
-        """Runs a forward pass."""
-        pool = self.pool()
-        assert pool is not None, "the MODEL that owns the weights is gone"
-        return pool.run(self.expert, forward, runner)
 
 
 def still_good(plan: Plan, new: Plan) -> bool:

@@ -4,15 +4,15 @@ The step is read off the options that ComfyUI gives every model call, so any sam
 run over two experts counts its steps once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....wan_model.attention import AttentionFn, SparseSchedule
-from ....wan_model.dit import BlockInputs, BlockRunner
+from ....wan_model.dit import BlockFn, BlockInputs, BlockRunner
 
 
 def for_this_pass(
@@ -43,17 +43,17 @@ class _SparseLayers:
     steps: int
     runner: BlockRunner
 
-    def __call__(self, blocks: Any, x: Tensor, inputs: BlockInputs, /) -> Tensor:
+    def __call__(self, blocks: Iterable[BlockFn], x: Tensor, inputs: BlockInputs, /) -> Tensor:
         """Returns the residual stream after all blocks."""
         return self.runner(self._layers(blocks), x, inputs)
 
-    def _layers(self, blocks: Any) -> Iterator[Any]:
+    def _layers(self, blocks: Iterable[BlockFn]) -> Iterator[BlockFn]:
         """Yields the blocks one by one, as they are to be had one by one, too."""
         for layer, block in enumerate(blocks):
             yield partial(_call, block, self.schedule.at(layer, self.step, self.steps))
 
 
-def _call(block: nn.Module, attend: AttentionFn, x: Tensor, inputs: BlockInputs) -> Tensor:
+def _call(block: BlockFn, attend: AttentionFn, x: Tensor, inputs: BlockInputs) -> Tensor:
     return block(x, replace(inputs, attend=attend))
 
 

@@ -1,0 +1,62 @@
+"""Our transformer in core's model classes.
+
+The patcher, the model sampling, the conditionings and LoRAs are ComfyUI's own, so every node that
+takes a MODEL takes ours.
+"""
+
+from typing import Any
+
+import comfy.model_base
+import comfy.model_management
+import comfy.supported_models
+
+from .comfy_dit import ComfyWanDiT
+from .pool import Shape
+
+
+class _PlannedMemory:
+    """Replaces core's guess of a forward pass' memory by our own arithmetic."""
+
+    diffusion_model: ComfyWanDiT
+    sampled_shape: Shape | None = None
+    """What memory was asked for last. Before ComfyUI loads a model, that is for one sample."""
+
+    def memory_required(self, input_shape: list[int], **_shapes: Any) -> int:
+        """Returns bytes for an input (B, C, T, H, W)."""
+        self.sampled_shape = tuple(input_shape)
+        batch, _, frames, height, width = input_shape
+        return self.diffusion_model.activation_bytes(batch, frames, height, width)
+
+
+class WanModel16(_PlannedMemory, comfy.model_base.WAN21):
+    """A14B models, with the latents of the Wan2.1 VAE."""
+
+
+class WanModel48(_PlannedMemory, comfy.model_base.WAN22):
+    """TI2V-5B, with the latents of the Wan2.2 VAE."""
+
+
+def base_model(dit: ComfyWanDiT) -> comfy.model_base.BaseModel:
+    """Wraps a transformer in core's model class for its latents."""
+    wide = dit.config.out_channels == 48
+    known = comfy.supported_models
+    settings: Any = known.WAN22_T2V if wide else known.WAN21_T2V
+    config = settings(
+        {
+            "image_model": "wan2.1",
+            "model_type": "t2v",
+            "dim": dit.config.dim,
+            "in_dim": dit.config.in_channels,
+            "out_dim": dit.config.out_channels,
+            "num_layers": dit.config.num_layers,
+            "disable_unet_model_creation": True,
+        }
+    )
+    config.set_inference_dtype(dit.dtype, None)
+    model_class: Any = WanModel48 if wide else WanModel16
+    model = model_class(config, image_to_video=wide)
+    model.diffusion_model = dit
+    archive = getattr(comfy.model_management, "archive_model_dtypes", None)
+    if archive is not None:
+        archive(dit)
+    return model

@@ -1,0 +1,104 @@
+"""Transformer files as ComfyUI's MODELs, whose weights our engine or ComfyUI brings."""
+
+import weakref
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import torch
+
+from ....wan_model.attention import AttentionFn
+from ....wan_model.loading import (
+    CheckpointInfo,
+    converted_file,
+    file_regions,
+    load_dit,
+    unchanged_regions,
+)
+from ....wan_model.offload import HostModel, Limits
+from ..host.runtime import cache_folder, compute_dtype
+from .base_model import base_model
+from .comfy_dit import ComfyWanDiT
+from .comfy_linear import ComfyLinear
+from .patcher import WanPatcher
+from .placement import has_engine_by_default
+from .pool import ExpertPool
+from .precision_choice import QUANTIZED, weights_of
+
+CHECKPOINT = "wanduet_checkpoint"
+"""Attachment of a patcher: the CheckpointInfo of the file it came from."""
+
+CONVERTED = "weights"
+"""Folder in this pack's own for files of converted weights, which the engine streams from."""
+
+CONVERSION_BYTES = 1 << 31
+"""What converting weights takes of the device: the largest one of A14B, seven times in fp32 for
+nvfp4, twice for others."""
+
+
+def load_models(
+    infos: Sequence[CheckpointInfo],
+    precision: str,
+    attention: AttentionFn,
+    limits: Limits | None,
+) -> list[comfy.model_patcher.ModelPatcher]:
+    """Loads the transformer files of one model, one or two experts, as MODELs.
+
+    Args:
+        infos: of the files.
+        precision: of the loader's widget.
+        attention: for all blocks.
+        limits: for the weights engine; None has it plan freely where it is the default, and leaves
+            the weights to ComfyUI's memory manager elsewhere.
+
+    Raises:
+        CheckpointError: if one is not a healthy Wan2.2 transformer.
+        BackendError: for a precision that cannot be had here.
+        SettingsError: if a limit cannot be met by this model.
+    """
+    device = comfy.model_management.get_torch_device()
+    engine = Limits() if limits is None and has_engine_by_default(device) else limits
+    on_host = torch.device("cpu")
+    offload_device = comfy.model_management.unet_offload_device() if engine is None else on_host
+    load = partial(
+        load_dit,
+        device=offload_device,
+        dtype=compute_dtype(precision),
+        weights=weights_of(precision),
+        compute_device=device,
+        attention=attention,
+        dit_class=ComfyWanDiT,
+        linear_class=ComfyLinear,
+    )
+    paths = [info.path for info in infos]
+    if precision in QUANTIZED:
+        comfy.model_management.free_memory(CONVERSION_BYTES, device)
+        if limits is not None:
+            folder = cache_folder() / CONVERTED
+            paths = [converted_file(path, precision, folder, device=device) for path in paths]
+    models = [base_model(load(path)) for path in paths]
+    if engine is not None:
+        _share_pool(models, paths, device, engine)
+    patcher_class = comfy.model_patcher.ModelPatcher if engine is None else WanPatcher
+    patchers = [patcher_class(model, device, offload_device) for model in models]
+    for patcher, info in zip(patchers, infos, strict=True):
+        patcher.set_attachments(CHECKPOINT, info)
+    return patchers
+
+
+def _share_pool(
+    models: Sequence[Any], paths: Sequence[Path], device: torch.device, limits: Limits
+) -> None:
+    """Has the weights of models moved by one engine."""
+    dits = [model.diffusion_model for model in models]
+    hosts = [
+        HostModel(dit, dit.blocks, unchanged_regions(dit, file_regions(path)))
+        for dit, path in zip(dits, paths, strict=True)
+    ]
+    pool = ExpertPool(hosts, device, limits)
+    for number, (model, dit) in enumerate(zip(models, dits, strict=True)):
+        model.pool, model.expert = pool, number
+        dit.pool, dit.expert = weakref.ref(pool), number

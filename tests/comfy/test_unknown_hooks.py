@@ -1,0 +1,60 @@
+"""A hook that has no effect on our MODEL is named at the sampler, once in a run."""
+
+from typing import Any
+
+import pytest
+
+from .graphs import Prompt, model, node, random_text, save
+from .server import ComfyServer
+from .stock import T2V_HIGH, empty_latent, ksampler
+
+pytestmark = pytest.mark.comfy
+
+UNKNOWN = [
+    ("patch", {"name": "attn2_patch"}, "attn2_patch"),
+    ("replacement", {"name": "double_block", "layer": 2}, "dit double_block 2"),
+    ("replacement", {"name": "single_block"}, "dit single_block 0"),
+    ("option", {"name": "optimized_attention_override"}, "optimized_attention_override"),
+    ("option", {"name": "rope_options"}, "rope_options"),
+]
+
+
+def hook(source: str, node_id: str, kind: str, **options: Any) -> Prompt:
+    inputs = {"layer": 0, "kind": kind, **options}
+    return {node_id: node("WanDuetTestAttachHook", model=(source, 0), **inputs)}
+
+
+def warnings(server: ComfyServer, prompt: Prompt, **options: Any) -> list[str]:
+    """Samples with the MODEL "hooked"; returns what is said of patches at the sampler."""
+    prompt = {**random_text(), **empty_latent(), **prompt}
+    prompt |= ksampler(("hooked", 0), "sampler", **options)
+    result = server.run(prompt | save("hooked", latent=("sampler", 0)))
+    assert result.status == "success", result.error
+    return [text for text in result.texts("sampler") if "have no effect" in text]
+
+
+@pytest.mark.parametrize(("kind", "options", "said"), UNKNOWN)
+def test_it_is_named_once_in_a_run(comfy_server: ComfyServer, kind: str, options: Any, said: str):
+    prompt = {**model(T2V_HIGH), **hook("model", "hooked", kind, **options)}
+    for seed in (7, 8):
+        (text,) = warnings(comfy_server, prompt, seed=seed, cfg=3.0)
+        assert f"Got {said}, need" in text
+        assert text in comfy_server.log()
+
+
+def test_several_are_named_together(comfy_server: ComfyServer):
+    prompt = {
+        **model(T2V_HIGH),
+        **hook("model", "first", "patch", name="attn1_patch"),
+        **hook("first", "second", "replacement", name="double_block"),
+        **hook("second", "hooked", "replacement", name="double_block", layer=7),
+    }
+    (text,) = warnings(comfy_server, prompt)
+    assert "Got attn1_patch, dit double_block 7, need" in text
+
+
+def test_nothing_is_said_of_replaced_blocks(comfy_server: ComfyServer):
+    for layer in range(2):
+        options = {"name": "double_block", "layer": layer}
+        prompt = {**model(T2V_HIGH), **hook("model", "hooked", "replacement", **options)}
+        assert not warnings(comfy_server, prompt)
