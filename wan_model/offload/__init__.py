@@ -12,13 +12,14 @@ for as long as they run. Two experts are two models of one engine.
 
 from .device import CudaDevice, Device, PlainDevice, open_device
 from .engine import OffloadEngine, OnArrival, Runner
-from .host_model import FileRegion, HostModel
+from .host_model import Extra, FileRegion, HostModel
 from .plan import Limits, Machine, ModelSizes, Plan, PlanRequest, Work, lowered, make_plan
 from .rates import Pace, Stopwatch, block_seconds, measure_copy, measure_matmul, measure_read
 
 __all__ = [
     "CudaDevice",
     "Device",
+    "Extra",
     "FileRegion",
     "HostModel",
     "Limits",

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from .device import Device, Mark
 from .host_model import HostSlab
-from .slab import SlabLayout
 
 Key = tuple[int, int]
 """(model, block)."""
@@ -26,15 +27,15 @@ class Buffer:
     """What is on its way or there; its result tells when copying ends."""
     in_use: bool = False
     """Whether its content has been waited for, and patched, by the computation."""
-    _views: dict[SlabLayout, tuple[Tensor, ...]] = field(default_factory=dict)
+    _views: WeakKeyDictionary[HostSlab, tuple[Any, ...]] = field(default_factory=WeakKeyDictionary)
 
-    def views(self, slab: HostSlab) -> tuple[Tensor, ...]:
-        """Returns the slab's tensors as they lie in this buffer."""
-        views = self._views.get(slab.layout)
+    def views(self, slab: HostSlab) -> tuple[Any, ...]:
+        """Returns what `HostSlab.bind` takes, for the slab as it lies in this buffer."""
+        views = self._views.get(slab)
         if views is None:
             # Made by hand in one mode and written to by the worker in another.
             with torch.inference_mode(False):
-                views = self._views[slab.layout] = slab.views(self.memory)
+                views = self._views[slab] = slab.views(self.memory)
         return views
 
     def clear(self) -> None:

@@ -6,7 +6,7 @@ and computation by marks. Nothing is ever copied back.
 """
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import MemoryLimitError
 from .buffers import Buffer, Key
 from .device import Device
-from .host_model import HostModel, HostSlab
+from .host_model import Extra, HostModel, HostSlab
 from .plan import GIB, Plan, lowered, smallest
 from .traffic import OUTSIDE, Traffic
 
@@ -181,6 +181,14 @@ class OffloadEngine:
     def refresh(self, model: int) -> None:
         """Fetches a model's weights anew: what `on_arrival` does to them has changed."""
         self._traffic.forget(model)
+
+    def carry(self, model: int, extras: Mapping[int | None, Sequence[Extra]]) -> None:
+        """Has other tensors travel with a model's own; see `HostModel.carry`.
+
+        The plan in use does not know of them: apply another one if they are larger than before.
+        """
+        self._models[model].carry(extras)
+        self._traffic.replace(model)
 
     def _forward(self, model: int, forward: Callable[[Runner], T], runner: Runner) -> T:
         host = self._models[model]

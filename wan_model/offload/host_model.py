@@ -7,10 +7,11 @@ the process (SIGBUS) instead of raising an error, and every page would count as 
 
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from io import FileIO
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -135,8 +136,22 @@ class _Piece:
             self.file.read(self.offset + start, bytes_.data)
 
 
+@dataclass(frozen=True)
+class Extra:
+    """Tensors that travel with a block and are not its own, such as those of a LoRA."""
+
+    owner: nn.Module
+    """A part of the block, or of what lies outside of the blocks."""
+    attribute: str
+    """Of the owner: not a parameter or buffer."""
+    tensors: tuple[Tensor, ...]
+    """On the host, contiguous."""
+    make: Callable[..., Any]
+    """(the tensors on the device) -> what the attribute is while the block runs."""
+
+
 class HostSlab:
-    """The tensors of one block, or of everything outside the blocks.
+    """The tensors of one block, or of everything outside the blocks, and what travels with them.
 
     Attributes:
         layout: of the slab.
@@ -148,7 +163,7 @@ class HostSlab:
         self.layout = layout
         self._slots = slots
         self._pieces = pieces
-        self._host: tuple[Tensor, ...] = ()
+        self._host: tuple[Any, ...] = ()
 
     def read(self, target: Tensor, start: int, pool: ThreadPoolExecutor) -> None:
         """Reads the bytes from `start` on into `target` (uint8, on the host).
@@ -184,41 +199,43 @@ class HostSlab:
                     count = min(WARM_BYTES, piece.place.nbytes - start)
                     piece.file.read(piece.offset + start, scratch[:count])
 
-    def views(self, memory: Tensor) -> tuple[Tensor, ...]:
+    def views(self, memory: Tensor) -> tuple[Any, ...]:
         """Returns what `bind` takes, for a slab anywhere."""
-        return tuple(
-            nn.Parameter(view, requires_grad=False) if slot.is_parameter else view
-            for view, slot in zip(self.layout.views(memory), self._slots, strict=True)
-        )
+        # Detached, or compiled code would be made for the size of the slab that they are views of.
+        views = (view.detach() for view in self.layout.views(memory))
+        return tuple(slot.make(*islice(views, len(slot.tensors))) for slot in self._slots)
 
-    def bind(self, views: Sequence[Tensor]) -> None:
-        """Puts `views` in the place of the module's own tensors."""
-        self._host = tuple(slot.tensor for slot in self._slots)
-        for slot, view in zip(self._slots, views, strict=True):
-            slot.owner[slot.leaf] = view
+    def bind(self, values: Sequence[Any]) -> None:
+        """Puts `values` in the place of what the module has itself."""
+        self._host = tuple(slot.value for slot in self._slots)
+        for slot, value in zip(self._slots, values, strict=True):
+            slot.owner[slot.leaf] = value
 
     def unbind(self) -> None:
-        """Gives the module its own tensors back."""
-        for slot, tensor in zip(self._slots, self._host, strict=True):
-            slot.owner[slot.leaf] = tensor
+        """Gives the module back what it has itself."""
+        for slot, value in zip(self._slots, self._host, strict=True):
+            slot.owner[slot.leaf] = value
         self._host = ()
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """The place of one tensor in a module: an entry of its parameters or buffers."""
+    """A place in a module: an entry of its parameters, buffers or attributes."""
 
     name: str
     owner: dict[str, Any]
     leaf: str
-    is_parameter: bool
+    tensors: tuple[Tensor, ...]
+    """That travel for it."""
+    make: Callable[..., Any]
+    """(the tensors on the device) -> the entry."""
 
     @property
-    def tensor(self) -> Tensor:
-        tensor = self.owner[self.leaf]
-        if tensor is None:
+    def value(self) -> Any:
+        value = self.owner[self.leaf]
+        if value is None:
             raise RuntimeError(f"{self.name} has lost its tensor")
-        return tensor
+        return value
 
 
 class HostModel:
@@ -253,14 +270,23 @@ class HostModel:
         self._regions = dict(regions or {})
         paths = {region.file for region in self._regions.values()}
         self._files = {path: WeightFile(path) for path in sorted(paths)}
-        names = {id(part): name for name, part in module.named_modules()}
+        self._names = {id(part): name for name, part in module.named_modules()}
+        self.carry({})
+
+    def carry(self, extras: Mapping[int | None, Sequence[Extra]]) -> None:
+        """Has other tensors travel with the model's own from now on, in new slabs.
+
+        Args:
+            extras: by the number of the block, None for what lies outside of the blocks.
+        """
         inside = [list(_slots(block)) for block in self.blocks]
         self.slabs = tuple(
-            self._slab(slots, f"{names[id(block)]}.")
-            for slots, block in zip(inside, self.blocks, strict=True)
+            self._slab(slots, f"{self._names[id(block)]}.", extras.get(number, ()))
+            for number, (slots, block) in enumerate(zip(inside, self.blocks, strict=True))
         )
         taken = {id(slot.owner) for slots in inside for slot in slots}
-        self.outside = self._slab([s for s in _slots(module) if id(s.owner) not in taken], "")
+        outside = [slot for slot in _slots(self.module) if id(slot.owner) not in taken]
+        self.outside = self._slab(outside, "", extras.get(None, ()))
 
     @property
     def slab_bytes(self) -> int:
@@ -281,13 +307,22 @@ class HostModel:
         for file in self._files.values():
             file.check()
 
-    def _slab(self, slots: Sequence[_Slot], prefix: str) -> HostSlab:
-        layout = SlabLayout.of({slot.name: slot.tensor for slot in slots})
+    def _slab(self, own: Sequence[_Slot], prefix: str, extras: Sequence[Extra]) -> HostSlab:
+        slots = [*own, *(self._extra_slot(extra) for extra in extras)]
+        tensors = {
+            f"{slot.name}.{number}" if number else slot.name: tensor.detach()
+            for slot in slots
+            for number, tensor in enumerate(slot.tensors)
+        }
+        layout = SlabLayout.of(tensors)
         pieces = [
-            self._piece(prefix + slot.name, slot.tensor.detach(), place)
-            for slot, place in zip(slots, layout.places, strict=True)
+            self._piece(prefix + place.name, tensors[place.name], place) for place in layout.places
         ]
         return HostSlab(slots, layout, pieces)
+
+    def _extra_slot(self, extra: Extra) -> _Slot:
+        name = f"{self._names[id(extra.owner)]}.{extra.attribute}"
+        return _Slot(name, vars(extra.owner), extra.attribute, extra.tensors, extra.make)
 
     def _piece(self, name: str, tensor: Tensor, place: TensorPlace) -> _Piece:
         region = self._regions.get(name)
@@ -300,7 +335,15 @@ def _slots(module: nn.Module) -> Iterator[_Slot]:
     """Yields the place of every tensor in a module, with the names of its state dict."""
     for path, part in module.named_modules():
         prefix = f"{path}." if path else ""
-        for is_parameter, owner in ((True, part._parameters), (False, part._buffers)):
+        for make, owner in ((_parameter, part._parameters), (_itself, part._buffers)):
             for leaf, tensor in owner.items():
                 if tensor is not None:
-                    yield _Slot(prefix + leaf, owner, leaf, is_parameter)
+                    yield _Slot(prefix + leaf, owner, leaf, (tensor,), make)
+
+
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor

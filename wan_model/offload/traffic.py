@@ -28,8 +28,7 @@ class Traffic:
         self.plan = plan
         self._models = tuple(models)
         self._device = device
-        self._slab_bytes = max(model.slab_bytes for model in models)
-        self._outside_bytes = max(model.outside.layout.nbytes for model in models)
+        self._slab_bytes, self._outside_bytes = self._largest
         self._pool = BufferPool(device, self._slab_bytes)
         self._outsides: dict[int, Buffer] = {}
         self._feeder = Feeder(device, plan.ring_bytes)
@@ -185,6 +184,16 @@ class Traffic:
         self._drop_outsides(lambda other, _: other == model)
         self._orderly = False
 
+    def replace(self, model: int) -> None:
+        """Drops all of a model whose slabs are others from now on, and buffers of a wrong size."""
+        self.forget(model)
+        others = {(m, b) for m, blocks in enumerate(self.plan.pinned) for b in blocks if m != model}
+        self._feeder.limit(self.plan.ring_bytes, others)
+        if (self._slab_bytes, self._outside_bytes) != self._largest:
+            self.unload()
+            self._slab_bytes, self._outside_bytes = self._largest
+            self._pool = BufferPool(self._device, self._slab_bytes)
+
     def unload(self) -> None:
         """Gives the device's memory back."""
         self._pool.release(lambda *_: True)
@@ -206,6 +215,12 @@ class Traffic:
     def device_bytes(self) -> int:
         """The device's memory held, free buffers included."""
         return len(self._outsides) * self._outside_bytes + len(self._pool) * self._slab_bytes
+
+    @property
+    def _largest(self) -> tuple[int, int]:
+        """Bytes of the largest slab of a block, and of what lies outside of the blocks."""
+        outsides = (model.outside.layout.nbytes for model in self._models)
+        return max(model.slab_bytes for model in self._models), max(outsides)
 
     def _drop_outsides(self, unwanted: Callable[[int, Buffer], bool]) -> None:
         for model in [m for m, buffer in self._outsides.items() if unwanted(m, buffer)]:

@@ -4,6 +4,7 @@
 weights, `kernels` quantized ones, and a `policy` chooses between them when a model is loaded.
 """
 
+from .adapters import LowRank, add_low_rank, stacked, stacked_rank
 from .formats import (
     FORMATS,
     PLAIN,
@@ -26,12 +27,14 @@ __all__ = [
     "SCALED",
     "Linear",
     "LinearOperands",
+    "LowRank",
     "Matmul",
     "QuantPolicy",
     "Stored",
     "StoredWeight",
     "WeightChoice",
     "WeightFormat",
+    "add_low_rank",
     "convert",
     "find",
     "holds",
@@ -39,5 +42,7 @@ __all__ = [
     "policy_for",
     "quantize_rows",
     "scale_weight",
+    "stacked",
+    "stacked_rank",
     "unscale_weight",
 ]

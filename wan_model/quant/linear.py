@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .adapters import LowRank, add_low_rank
 from .formats import PLAIN, Stored, StoredWeight, WeightFormat, scale_of
 
 
@@ -116,6 +117,7 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False)
         self.register_buffer("weight_scale", None)
         self.register_buffer("weight_scale_2", None)
+        self.adapters: tuple[LowRank, ...] = ()
 
     def put(self, stored: StoredWeight) -> None:
         """Takes a weight, to be dequantized for each call until another `matmul` is set."""
@@ -129,7 +131,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (..., out_features) in `compute_dtype` for x (..., in_features)."""
-        return self.matmul(self, x)
+        return add_low_rank(self.matmul(self, x), x, self.adapters)
 
     def extra_repr(self) -> str:
         """Shows sizes and formats in `print(module)`."""

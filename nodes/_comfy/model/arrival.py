@@ -1,6 +1,7 @@
 """LoRAs on weights that arrive on the device, where ComfyUI would patch the whole model at once."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import comfy.float
@@ -10,14 +11,12 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
+from ....wan_model.offload import Extra
 from ....wan_model.quant import Linear
+from .low_rank import PREFIX, LoraOperands, Patches, same_patches, sort_patches
 
-PREFIX = "diffusion_model."
 COPIES = 3
 """fp32 weights that live while one is patched: itself, the product of a LoRA, their sum."""
-
-Patches = Mapping[str, list[Any]]
-"""ComfyUI's patches by key."""
 
 # Newer cores moved it.
 string_to_seed = getattr(comfy.utils, "string_to_seed", None) or comfy.model_patcher.string_to_seed
@@ -26,33 +25,40 @@ string_to_seed = getattr(comfy.utils, "string_to_seed", None) or comfy.model_pat
 class ArrivalPatches:
     """The patches of every expert. Called by the engine, as its `OnArrival`."""
 
-    def __init__(self, experts: int) -> None:
-        self._identities: list[object] = [None] * experts
+    def __init__(self, experts: int, device: torch.device) -> None:
+        self._merged: list[dict[str, list[Any]]] = [{} for _ in range(experts)]
         self._by_block: list[dict[int | None, dict[str, list[Any]]]] = [{} for _ in range(experts)]
+        self._operands = [LoraOperands(device) for _ in range(experts)]
 
-    def set(self, expert: int, identity: object, patches: Patches) -> bool:
+    def set(self, expert: int, module: nn.Module, active: Patches, waiting: Patches) -> "News":
         """Takes the patches of an expert from now on.
 
         Args:
             expert: number of it.
-            identity: equal if the patches are.
-            patches: by key.
-
-        Returns:
-            whether they are others than before.
+            module: its transformer.
+            active: patches by key.
+            waiting: patches that may become active without others than these.
         """
-        if identity == self._identities[expert]:
-            return False
-        self._identities[expert] = identity
+        loras, merged = sort_patches(module, active, waiting)
+        before, self._merged[expert] = self._merged[expert], merged
         blocks = self._by_block[expert] = {}
-        for key, patch in patches.items():
-            blocks.setdefault(block_of(key), {})[key] = patch
-        return True
+        for key, patches in merged.items():
+            blocks.setdefault(block_of(key), {})[key] = patches
+        others = self._operands[expert].set(module, loras)
+        return News(operands=others, merged=not same_patches(before, merged))
+
+    def extras(self, expert: int, module: nn.Module) -> dict[int | None, list[Extra]]:
+        """Returns what has to travel with the blocks of an expert."""
+        operands, found = self._operands[expert], {}
+        for path, a, b in operands.stacked():
+            make = partial(operands.operands, path)
+            extra = Extra(module.get_submodule(path), "adapters", (a, b), make)
+            found.setdefault(block_of(path), []).append(extra)
+        return found
 
     def workspace_bytes(self, module: nn.Module, expert: int) -> int:
-        """Returns the memory that patching the largest patched weight of a model takes."""
-        keys = [key for patches in self._by_block[expert].values() for key in patches]
-        numels = [numel(module, key.removeprefix(PREFIX)) for key in keys]
+        """Returns the memory that merging into the largest such weight of a model takes."""
+        numels = [numel(module, key.removeprefix(PREFIX)) for key in self._merged[expert]]
         return COPIES * torch.float32.itemsize * max(numels, default=0)
 
     def __call__(self, model: int, block: int | None, module: nn.Module) -> None:
@@ -61,6 +67,16 @@ class ArrivalPatches:
         for key, patches in self._by_block[model].get(block, {}).items():
             path, _, leaf = key.removeprefix(prefix).rpartition(".")
             patch(module.get_submodule(path), leaf, key, patches)
+
+
+@dataclass(frozen=True)
+class News:
+    """What is different with new patches; other strengths of operands are not."""
+
+    operands: bool
+    """Whether other tensors have to travel with the blocks."""
+    merged: bool
+    """Whether weights have to be merged anew, and so be fetched."""
 
 
 def numel(module: nn.Module, name: str) -> int:

@@ -10,7 +10,7 @@ import comfy.ops
 import torch
 from torch import Tensor
 
-from ....wan_model.quant import Linear, StoredWeight, WeightFormat
+from ....wan_model.quant import Linear, StoredWeight, WeightFormat, add_low_rank
 from .arrival import string_to_seed
 
 
@@ -66,7 +66,7 @@ class ComfyLinear(Linear):
         )
         out = self.matmul(operands, x)
         comfy.ops.uncast_bias_weight(self, weight, bias, stream)
-        return out
+        return add_low_rank(out, x, self.adapters)
 
     def _patched(self, weight: Tensor) -> Tensor:
         """Returns a stored weight with the LoRAs that ComfyUI has not merged, as it merges them."""

@@ -23,6 +23,8 @@ from ..host.runtime import cache_folder, compute_dtype
 from .base_model import base_model
 from .comfy_dit import ComfyWanDiT
 from .comfy_linear import ComfyLinear
+from .lora_patcher import LoraPatcher
+from .low_rank import LoraOperands
 from .patcher import WanPatcher
 from .placement import has_engine_by_default
 from .pool import ExpertPool
@@ -82,7 +84,10 @@ def load_models(
     models = [base_model(load(path)) for path in paths]
     if engine is not None:
         _share_pool(models, paths, device, engine)
-    patcher_class = comfy.model_patcher.ModelPatcher if engine is None else WanPatcher
+    else:
+        for model in models:
+            model.operands = LoraOperands(device)
+    patcher_class = LoraPatcher if engine is None else WanPatcher
     patchers = [patcher_class(model, device, offload_device) for model in models]
     for patcher, info in zip(patchers, infos, strict=True):
         patcher.set_attachments(CHECKPOINT, info)

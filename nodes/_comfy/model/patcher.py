@@ -6,6 +6,7 @@ import comfy.model_patcher
 from comfy.patcher_extension import CallbacksMP
 
 from ....wan_model.errors import SettingsError
+from .low_rank import joined
 from .pool import ExpertPool
 
 
@@ -100,13 +101,9 @@ class WanPatcher(comfy.model_patcher.ModelPatcher):
 
     def patch_hooks(self, hooks: Any) -> None:
         """Adds the LoRAs of hooks to those of the model, for weights that arrive from now on."""
-        hooked = self.get_combined_hook_patches(hooks)
-        merged = {key: [*self.patches.get(key, []), *hooked.get(key, [])] for key in hooked}
-        identity = (
-            self.patches_uuid if self.patches else None,
-            tuple((id(hook.hook_ref), hook.strength) for hook in hooks.hooks) if hooked else (),
-        )
-        self.pool.set_patches(self.model.expert, identity, {**self.patches, **merged})
+        active = joined(self.patches, self.get_combined_hook_patches(hooks))
+        waiting = joined(*self.hook_patches.values())
+        self.pool.set_patches(self.model.expert, active, waiting)
         self.current_hooks = hooks
 
     def unpatch_hooks(self, whitelist_keys_set: set[str] | None = None) -> None:  # noqa: ARG002

@@ -31,7 +31,8 @@ from ....wan_model.offload import (
     open_device,
 )
 from ..host import runtime
-from .arrival import ArrivalPatches, Patches
+from .arrival import ArrivalPatches
+from .low_rank import Patches
 
 SETTLED_PART = 1 / 20
 """Of the blocks: what a new plan has to gain to be worth moving weights for."""
@@ -76,7 +77,7 @@ class ExpertPool:
         self._torch_device = device
         self._device = open_device(device)
         self._limits = limits
-        self._patches = ArrivalPatches(len(models))
+        self._patches = ArrivalPatches(len(models), device)
         self._rates: _Rates | None = None
         self._margin_bytes = 0
         self._pace = Pace()
@@ -134,9 +135,23 @@ class ExpertPool:
         if self._engine is not None:
             self._engine.prefetch(expert, after)
 
-    def set_patches(self, expert: int, identity: object, patches: Patches) -> None:
-        """Takes an expert's patches from now on; weights that have others are fetched anew."""
-        if self._patches.set(expert, identity, patches) and self._engine is not None:
+    def set_patches(self, expert: int, active: Patches, waiting: Patches) -> None:
+        """Takes an expert's patches from now on; what has others merged in is fetched anew.
+
+        Args:
+            expert: number of it.
+            active: patches by key.
+            waiting: patches that may become active during a run.
+        """
+        module = self._hosts[expert].module
+        news = self._patches.set(expert, module, active, waiting)
+        if news.operands:
+            extras = self._patches.extras(expert, module)
+            if self._engine is None:
+                self._hosts[expert].carry(extras)
+            else:
+                self._engine.carry(expert, extras)
+        elif news.merged and self._engine is not None:
             self._engine.refresh(expert)
 
     def shrink(self, nbytes: int) -> int:

@@ -1,0 +1,115 @@
+"""A MODEL whose weights ComfyUI moves and merges, but for LoRAs of quantized weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+from comfy.model_patcher import ModelPatcher
+from torch import nn
+
+from .low_rank import LoraOperands, Patches, joined, operand_bytes, same_patches, sort_patches
+
+
+class LoraPatcher(ModelPatcher):
+    """Keeps LoRAs of quantized weights out of what ComfyUI merges, and gives them to the layers.
+
+    `patches` holds all of them, for other nodes and for saving, where all are merged. The operands
+    of the layers belong to the model, which clones share: they are those of the clone loaded last.
+    """
+
+    @property
+    def operands(self) -> LoraOperands:
+        """Of the model."""
+        return self.model.operands
+
+    @property
+    def dit(self) -> nn.Module:
+        """The transformer."""
+        return self.model.diffusion_model
+
+    def memory_required(self, input_shape: Any) -> Any:
+        """Returns what a forward pass takes of the device, operands of LoRAs included."""
+        loras, _ = sort_patches(self.dit, self.patches, joined(*self.hook_patches.values()))
+        return super().memory_required(input_shape) + operand_bytes(self.dit, loras)
+
+    def partially_load(
+        self, device_to: Any, extra_memory: Any = 0, force_patch_weights: bool = False
+    ) -> Any:
+        """Loads weights, which stay where they are if only operands are others than before."""
+        if self.model.current_weight_patches_uuid is not None:
+            # ComfyUI compares these to decide whether to begin anew.
+            same = same_patches(self.model.merged_patches, self._merged())
+            self.model.current_weight_patches_uuid = self.patches_uuid if same else uuid4()
+        loaded = super().partially_load(device_to, extra_memory, force_patch_weights)
+        if not force_patch_weights:
+            self._place(self.current_hooks)
+        return loaded
+
+    def load(
+        self,
+        device_to: Any = None,
+        lowvram_model_memory: Any = 0,
+        force_patch_weights: bool = False,
+        full_load: bool = False,
+    ) -> None:
+        """Loads weights, with what is no operand merged; with everything if forced to patch."""
+        with self._merging(self.patches if force_patch_weights else self._merged()):
+            super().load(device_to, lowvram_model_memory, force_patch_weights, full_load)
+            self.model.merged_patches = self.patches
+        if force_patch_weights:
+            self.operands.set(self.dit, {})
+            self.operands.place(self.dit)
+        else:
+            self._place(self.current_hooks)
+
+    def partially_unload(
+        self, device_to: Any, memory_to_free: Any = 0, force_patch_weights: bool = False
+    ) -> Any:
+        """Leaves weights to be brought for each call, with what is no operand merged then."""
+        with self._merging(self.model.merged_patches):
+            return super().partially_unload(device_to, memory_to_free, force_patch_weights)
+
+    def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> None:
+        """Gives the model its own weights back, and takes the operands away."""
+        super().unpatch_model(device_to, unpatch_weights)
+        if unpatch_weights:
+            self.operands.set(self.dit, {})
+            self.operands.place(self.dit)
+
+    def get_combined_hook_patches(self, hooks: Any) -> Patches:
+        """Returns what is to be merged for hooks."""
+        return sort_patches(self.dit, super().get_combined_hook_patches(hooks), {})[1]
+
+    def patch_hooks(self, hooks: Any) -> None:
+        """Applies hooks, of which LoRAs become operands beside those of the model."""
+        super().patch_hooks(hooks)
+        self._place(hooks)
+
+    def unpatch_hooks(self, whitelist_keys_set: set[str] | None = None) -> None:
+        """Takes hooks back."""
+        super().unpatch_hooks(whitelist_keys_set)
+        if not whitelist_keys_set:
+            self._place(None)
+
+    def _merged(self) -> Patches:
+        return sort_patches(self.dit, self.patches, {})[1]
+
+    @contextmanager
+    def _merging(self, patches: Patches) -> Iterator[None]:
+        """Has ComfyUI see these patches only."""
+        everything, self.patches = self.patches, patches
+        try:
+            yield
+        finally:
+            self.patches = everything
+
+    def _place(self, hooks: Any) -> None:
+        """Gives the layers their operands, if the weights in place are of this clone."""
+        if self.model.current_weight_patches_uuid != self.patches_uuid:
+            return
+        active = joined(self.patches, super().get_combined_hook_patches(hooks))
+        waiting = joined(*self.hook_patches.values())
+        loras, _ = sort_patches(self.dit, active, waiting)
+        if self.operands.set(self.dit, loras):
+            self.operands.place(self.dit)

@@ -1,0 +1,249 @@
+"""Which of ComfyUI's patches are LoRAs of a linear layer, and those as operands of the layer.
+
+A quantized weight is never changed by a LoRA: the layer multiplies with it beside the weight. What
+is no plain LoRA, and LoRAs of other weights, are merged as ComfyUI does.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter
+from torch import Tensor, nn
+
+from ....wan_model.quant import Linear, LowRank, stacked, stacked_rank
+
+PREFIX = "diffusion_model."
+
+SCALES_APART = 64
+"""Places of scales are multiples of it, as far apart as kernels expect tensors to lie."""
+
+Patches = Mapping[str, list[Any]]
+"""ComfyUI's patches by key: (strength, what, strength of the weight, offset, function)."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """One LoRA of one linear layer."""
+
+    down: Tensor
+    """(R, I, ...), as in the file."""
+    up: Tensor
+    """(O, R, ...), as in the file."""
+    scale: float
+    """Strength * alpha / rank."""
+
+    @property
+    def tensors(self) -> tuple[int, int]:
+        """Equal for two of the same tensors, while either is alive."""
+        return id(self.down), id(self.up)
+
+
+def sort_patches(
+    module: nn.Module, active: Patches, waiting: Patches
+) -> tuple[dict[str, list[Lora]], dict[str, list[Any]]]:
+    """Tells LoRAs that are operands from patches that are merged.
+
+    Args:
+        module: the transformer.
+        active: patches to be applied.
+        waiting: patches that may be later, such as those of hooks.
+
+    Returns:
+        LoRAs by the layer's path, those that wait with scale 0; and by key what is to be merged.
+    """
+    loras: dict[str, list[Lora]] = {}
+    merged: dict[str, list[Any]] = {}
+    for key, patches in active.items():
+        layer, rest = quantized_layer(module, key), patches
+        if layer is not None:
+            loras[path_of(key)], rest = split(patches, layer)
+        if rest:
+            merged[key] = rest
+    for key, patches in waiting.items():
+        layer = quantized_layer(module, key)
+        if layer is not None:
+            found = (as_lora(patch, layer) for patch in patches)
+            off = [replace(lora, scale=0.0) for lora in found if lora is not None]
+            loras.setdefault(path_of(key), []).extend(off)
+    return {path: _summed(found) for path, found in loras.items() if found}, merged
+
+
+def path_of(key: str) -> str:
+    """Returns the path of the layer whose tensor a key names."""
+    return key.removeprefix(PREFIX).rpartition(".")[0]
+
+
+def quantized_layer(module: nn.Module, key: str) -> Linear | None:
+    """Returns the linear layer whose quantized weight a key names, if it does."""
+    layer = module.get_submodule(path_of(key)) if key.endswith(".weight") else None
+    return layer if isinstance(layer, Linear) and layer.weight.itemsize == 1 else None
+
+
+def split(patches: Sequence[Any], layer: Linear) -> tuple[list[Lora], list[Any]]:
+    """Returns the patches of a layer that can be operands, and those that are to be merged.
+
+    A LoRA can if all that follows it only adds something, too: other patches, such as DoRA, change
+    what they find.
+    """
+    loras: list[Lora] = []
+    rest: list[Any] = []
+    only_sums = True
+    for patch in reversed(patches):
+        lora = as_lora(patch, layer) if only_sums else None
+        if lora is None:
+            only_sums = only_sums and _adds(patch)
+            rest.append(patch)
+        else:
+            loras.append(lora)
+    return loras[::-1], rest[::-1]
+
+
+def as_lora(patch: Any, layer: Linear) -> Lora | None:
+    """Returns a patch as LoRA of a layer; None if it is something else, or does not fit."""
+    strength, what, strength_model, offset, function = patch
+    if not isinstance(what, LoRAAdapter) or strength_model != 1.0:
+        return None
+    up, down, alpha, *others = what.weights
+    if offset is not None or function is not None or any(one is not None for one in others):
+        return None
+    rank, *inputs = down.shape
+    if tuple(up.shape[:2]) != (layer.out_features, rank) or math.prod(up.shape[2:]) != 1:
+        return None
+    if math.prod(inputs) != layer.in_features:
+        return None
+    return Lora(down, up, strength * (1.0 if alpha is None else float(alpha) / rank))
+
+
+def _adds(patch: Any) -> bool:
+    """Whether what a patch adds to a weight does not depend on the weight."""
+    _, what, strength_model, _, _ = patch
+    if strength_model != 1.0:
+        return False
+    if isinstance(what, LoRAAdapter):
+        return what.weights[4] is None and what.weights[5] is None
+    if isinstance(what, (LoHaAdapter, LoKrAdapter)):
+        return what.weights[-1] is None
+    # Another number of tensors: one that may enlarge the weight.
+    return isinstance(what, tuple) and what[0] == "diff" and len(what[1]) == 1
+
+
+def _summed(loras: Iterable[Lora]) -> list[Lora]:
+    """Returns LoRAs with those of the same tensors in one, such as a file used twice."""
+    found: dict[tuple[int, int], Lora] = {}
+    for lora in loras:
+        before = found.get(lora.tensors)
+        scale = lora.scale + (before.scale if before else 0.0)
+        found[lora.tensors] = replace(lora, scale=scale)
+    return list(found.values())
+
+
+def joined(*patches: Patches) -> Patches:
+    """Returns patches by key, one after the other where several have a key."""
+    result: dict[str, list[Any]] = {}
+    for each in patches:
+        for key, found in each.items():
+            result[key] = [*result.get(key, ()), *found]
+    return result
+
+
+def same_patches(one: Patches, other: Patches) -> bool:
+    """Whether patches are the same objects with the same strengths."""
+    return one.keys() == other.keys() and all(
+        [_identity(patch) for patch in one[key]] == [_identity(patch) for patch in other[key]]
+        for key in one
+    )
+
+
+def _identity(patch: Any) -> tuple[Any, ...]:
+    strength, what, strength_model, offset, function = patch
+    return strength, id(what), strength_model, offset, id(function)
+
+
+def operand_bytes(module: nn.Module, loras: Mapping[str, list[Lora]]) -> int:
+    """Returns what the operands of LoRAs, by their layers' paths, take of the device."""
+    nbytes = 0
+    for path, found in loras.items():
+        layer = module.get_submodule(path)
+        assert isinstance(layer, Linear)
+        rank = stacked_rank(len(lora.down) for lora in found)
+        nbytes += rank * (layer.in_features + layer.out_features) * layer.compute_dtype.itemsize
+    return nbytes
+
+
+class LoraOperands:
+    """The LoRAs of one model's linear layers, each layer's as one."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Takes nothing yet.
+
+        Args:
+            device: that computes.
+        """
+        self._device = device
+        self._loras: dict[str, list[Lora]] = {}
+        self._stacked: dict[str, tuple[Tensor, Tensor]] = {}
+        self._scales = torch.empty(0)
+
+    def set(self, module: nn.Module, loras: Mapping[str, list[Lora]]) -> bool:
+        """Takes LoRAs by their layers' paths; in use are those that were there already.
+
+        Returns:
+            whether layers need other tensors than before. Other scales are in place at once.
+        """
+        before, self._loras = self._loras, dict(loras)
+        same = _tensors(before) == _tensors(self._loras)
+        if not same:
+            self._stacked = {path: self._stack(module, path, before) for path in self._loras}
+            width = max((len(a) for a, _ in self._stacked.values()), default=0)
+            shape = len(self._loras), -(-width // SCALES_APART) * SCALES_APART
+            # Written to in one mode and used in another.
+            with torch.inference_mode(False):
+                self._scales = torch.zeros(shape, device=self._device)
+        if not self._loras:
+            return not same
+        scales = torch.zeros(self._scales.shape)
+        for row, found in zip(scales, self._loras.values(), strict=True):
+            start = 0
+            for lora in found:
+                start, first = start + len(lora.down), start
+                row[first:start] = lora.scale
+        self._scales.copy_(scales)
+        return not same
+
+    def stacked(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yields each layer's path with (R, I) and (O, R) on the host."""
+        for path, (a, b) in self._stacked.items():
+            yield path, a, b
+
+    def operands(self, path: str, a: Tensor, b: Tensor) -> tuple[LowRank, ...]:
+        """Returns a layer's operands, made of copies of its tensors on the device."""
+        row = list(self._loras).index(path)
+        return (LowRank(a, b, self._scales[row, : len(a)].detach()),)
+
+    def place(self, module: nn.Module) -> None:
+        """Copies the operands to the device, for layers whose weights nobody streams."""
+        for layer in module.modules():
+            if isinstance(layer, Linear):
+                layer.adapters = ()
+        for path, a, b in self.stacked():
+            layer = module.get_submodule(path)
+            assert isinstance(layer, Linear)
+            layer.adapters = self.operands(path, a.to(self._device), b.to(self._device))
+
+    def _stack(
+        self, module: nn.Module, path: str, before: Mapping[str, list[Lora]]
+    ) -> tuple[Tensor, Tensor]:
+        loras = self._loras[path]
+        if path in before and _tensors({path: before[path]}) == _tensors({path: loras}):
+            return self._stacked[path]
+        layer = module.get_submodule(path)
+        assert isinstance(layer, Linear)
+        pairs = [(lora.down.flatten(1), lora.up.flatten(1)) for lora in loras]
+        return stacked(pairs, layer.compute_dtype)
+
+
+def _tensors(loras: Mapping[str, list[Lora]]) -> dict[str, list[tuple[int, int]]]:
+    return {path: [lora.tensors for lora in found] for path, found in loras.items()}

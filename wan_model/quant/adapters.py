@@ -1,0 +1,70 @@
+"""LoRAs as operands of a linear layer, beside a weight that stays as it is.
+
+A LoRA of 3 % of a weight that is merged into fp8 comes with as much rounding noise as effect. As a
+branch of its own it is as exact as 16 bits are, and another strength changes no weight.
+
+Shape legend: O output features, I input features, R ranks of all LoRAs of a layer together.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+RANK_MULTIPLE = 16
+"""Ranks are filled up with zeros to a multiple: rows of 16-bit numbers then begin where tensor
+cores expect them, and LoRAs of about one rank share a compiled graph."""
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """x -> (x @ a.T * scale) @ b.T, which a layer adds to what it computes with its weight."""
+
+    a: Tensor
+    """(R, I), in the layer's compute dtype."""
+    b: Tensor
+    """(O, R), in the layer's compute dtype."""
+    scale: Tensor
+    """(R,) fp32. It may be written to between calls, to change strengths."""
+
+
+def add_low_rank(out: Tensor, x: Tensor, adapters: Iterable[LowRank]) -> Tensor:
+    """Returns `out` with what LoRAs add to it, in its place.
+
+    Args:
+        out: (..., O), contiguous, in the layer's compute dtype.
+        x: (..., I), the layer's input.
+        adapters: best one for all LoRAs of the layer, see `stacked`.
+    """
+    for adapter in adapters:
+        inner = F.linear(x.to(adapter.a.dtype), adapter.a).mul_(adapter.scale)
+        rows = inner.flatten(0, -2)
+        out.view(-1, out.shape[-1]).addmm_(rows, adapter.b.t())
+    return out
+
+
+def stacked(pairs: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Returns several LoRAs of one layer as one, without their scales.
+
+    Args:
+        pairs: of each LoRA (R_i, I) "down" and (O, R_i) "up", any float dtypes.
+        dtype: of the result.
+
+    Returns:
+        (R, I) and (O, R), contiguous; the tensors themselves where nothing is to be changed.
+    """
+    downs = [down.to(dtype) for down, _ in pairs]
+    ups = [up.to(dtype) for _, up in pairs]
+    a = downs[0] if len(downs) == 1 else torch.cat(downs)
+    b = ups[0] if len(ups) == 1 else torch.cat(ups, dim=1)
+    missing = -len(a) % RANK_MULTIPLE
+    if missing:
+        a, b = F.pad(a, (0, 0, 0, missing)), F.pad(b, (0, missing))
+    return a.contiguous(), b.contiguous()
+
+
+def stacked_rank(ranks: Iterable[int]) -> int:
+    """Returns the R of `stacked` for LoRAs of some ranks."""
+    return -(-sum(ranks) // RANK_MULTIPLE) * RANK_MULTIPLE
