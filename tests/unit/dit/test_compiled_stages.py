@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -9,11 +10,12 @@ import torch
 from torch._dynamo.backends.debugging import aot_eager
 
 from tests.unit.dit.toy import BF16, FP32, first_frame_clean, make_dit, make_inputs
+from tests.unit.quant.loras import give_all
 from wan_model.attention import Guarded
 from wan_model.dit import run_in_order
 from wan_model.dit.compiled_stages import CompiledStages
-from wan_model.offload.host_model import HostModel
-from wan_model.quant import SCALED, Linear
+from wan_model.offload import Extra, HostModel
+from wan_model.quant import SCALED, Linear, LowRank
 
 STAGES = 3
 """Of a block."""
@@ -62,10 +64,10 @@ def store_as_fp8(model):
 def visit_slabs(host, runner, blocks, x, inputs):
     """Gives every block new memory for its weights, as streaming does."""
     for block, slab in zip(blocks, host.slabs, strict=True):
-        with torch.inference_mode(False):
-            views = slab.views(torch.empty(slab.layout.nbytes, dtype=torch.uint8))
-            for view, piece in zip(views, slab._pieces, strict=True):
-                view.copy_(piece.tensor)
+        with torch.inference_mode(False), ThreadPoolExecutor(1) as readers:
+            memory = torch.empty(slab.layout.nbytes, dtype=torch.uint8)
+            slab.read(memory, 0, readers)
+            views = slab.views(memory)
         slab.bind(views)
         x = runner([block], x, inputs)
         slab.unbind()
@@ -199,3 +201,41 @@ def test_nothing_is_compiled_while_gradients_are_recorded(backend):
     predict(model, inputs, CompiledStages(backend=backend).around(run_in_order)).sum().backward()
     assert model.blocks[0].self_attn.q.weight.grad is not None
     assert backend.graphs == 0
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_loras_need_one_more_graph_per_stage_whatever_their_strength(backend, mode):
+    model = make_dit()
+    inputs = make_inputs(model)
+    runner = CompiledStages(backend=backend).around(run_in_order)
+    with mode():
+        check(model, inputs, runner)
+        bare = predict(model, inputs, runner)
+        for seed, scale in ((0, 0.5), (0, -0.25), (1, 0.5)):
+            give_all(model.blocks, 16, scale, seed)
+            check(model, inputs, runner)
+            assert not torch.allclose(predict(model, inputs, runner), bare, atol=1e-3)
+        give_all(model.blocks, 16, 0.0)
+        torch.testing.assert_close(predict(model, inputs, runner), bare, rtol=0, atol=0)
+    assert backend.graphs == 2 * STAGES
+
+
+@torch.inference_mode()
+def test_streamed_loras_need_no_graph_of_their_own(backend):
+    model = make_dit()
+    host = HostModel(model, model.blocks)
+    inputs = make_inputs(model)
+    runner = CompiledStages(backend=backend).around(run_in_order)
+    give_all(model.blocks, 16, 0.5)
+    expected = predict(model, inputs, run_in_order)
+    torch.testing.assert_close(predict(model, inputs, runner), expected, rtol=0, atol=3e-6)
+    extras: dict[int | None, list[Extra]] = {}
+    for number, block in enumerate(model.blocks):
+        for layer in (part for part in block.modules() if isinstance(part, Linear)):
+            (one,), layer.adapters = layer.adapters, ()
+            make = partial(lambda scale, a, b: (LowRank(a, b, scale),), one.scale)
+            extras.setdefault(number, []).append(Extra(layer, "adapters", (one.a, one.b), make))
+    host.carry(extras)
+    streamed = predict(model, inputs, partial(visit_slabs, host, runner))
+    torch.testing.assert_close(streamed, expected, rtol=0, atol=3e-6)
+    assert backend.graphs == STAGES
