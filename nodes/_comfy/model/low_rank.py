@@ -231,7 +231,10 @@ class LoraOperands:
         for path, a, b in self.stacked():
             layer = module.get_submodule(path)
             assert isinstance(layer, Linear)
-            layer.adapters = self.operands(path, a.to(self._device), b.to(self._device))
+            # Of one mode in whichever they are made: compiled code tells them apart.
+            with torch.inference_mode(False):
+                a, b = a.to(self._device), b.to(self._device)
+                layer.adapters = self.operands(path, a, b)
 
     def _stack(
         self, module: nn.Module, path: str, before: Mapping[str, list[Lora]]
