@@ -79,7 +79,7 @@ def path_of(key: str) -> str:
 def quantized_layer(module: nn.Module, key: str) -> Linear | None:
     """Returns the linear layer whose quantized weight a key names, if it does."""
     layer = module.get_submodule(path_of(key)) if key.endswith(".weight") else None
-    return layer if isinstance(layer, Linear) and layer.weight.itemsize == 1 else None
+    return layer if isinstance(layer, Linear) and layer.format.is_quantized else None
 
 
 def split(patches: Sequence[Any], layer: Linear) -> tuple[list[Lora], list[Any]]:
