@@ -32,6 +32,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks import loras
 from benchmarks.ceilings import forward_rates
 from benchmarks.fit import check_fit
 from benchmarks.floors import forward_floor, forward_work
@@ -143,7 +144,7 @@ def label_of(attention: AttentionFn) -> str:
     return attention.backend.name if isinstance(attention, Selected) else "sdpa"
 
 
-def build_ours(task: Task, attention: AttentionFn, compiled: bool) -> Built:
+def build_ours(task: Task, attention: AttentionFn, compiled: bool, lora: bool = False) -> Built:
     """Returns our transformer, if it fits."""
     if task.device.type == "cuda":
         free_bytes = torch.cuda.mem_get_info(task.device)[0]
@@ -154,10 +155,13 @@ def build_ours(task: Task, attention: AttentionFn, compiled: bool) -> Built:
         runner = CompiledStages().around(run_in_order)
     model = random_dit(task.config, task.precision, task.number_format, attention, task.device)
 
+    if lora and not loras.give(model, task.device):
+        raise BackendError("LoRAs are merged into these weights: the pass is that without one.")
+
     def predict(latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
         return model.velocity(latent, timestep, text, None, runner)
 
-    return Built(OURS, label_of(attention), predict)
+    return Built(OURS + loras.WITH_LORA * lora, label_of(attention), predict)
 
 
 def expectations(task: Task, attention: AttentionFn, size: str) -> dict[str, float]:
@@ -198,7 +202,7 @@ class Contestant:
             self.timings[size] = timing
             columns = {**timing.columns(), **self.expected(size)}
             emit("forward", {**about, "size": size, **columns})
-        if task.error_frames and self.short is None:
+        if task.error_frames and self.short is None and loras.WITH_LORA not in self.name:
             self.short = built.run(*task.inputs(f"832x480x{task.error_frames}")).cpu()
 
     def play(self, task: Task) -> bool:
@@ -255,6 +259,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--format", choices=formats, default="bf16", help="of the blocks' weights")
     parser.add_argument("--attention", choices=names(), default="auto", help="ours")
     parser.add_argument("--residual", choices=("fp32", "bf16"), default="fp32", help="ours")
+    parser.add_argument("--lora", action="store_true", help="measure ours with LoRAs, too")
     parser.add_argument("--compile", action="store_true", help="compile our blocks' stages")
     parser.add_argument("--beside", choices=PEERS, nargs="+", default=[], help="peers to measure")
     parser.add_argument("--repeats", type=int, default=3, help="timed passes of a turn")
@@ -288,14 +293,15 @@ def run(options: argparse.Namespace) -> None:
     own = {"residual": options.residual, "compiled": options.compile}
     # Cached: with --rounds the ceilings are measured once.
     ours = Contestant(OURS, build, own, cache(partial(expectations, task, attention)))
+    with_lora = Contestant(OURS + loras.WITH_LORA, partial(build, lora=True), own)
     peers = [
         Contestant(peer, partial(build_dit, peer, task.config, task.number_format, task.device))
         for peer in task.peers
     ]
-    playing = [ours, *peers]
+    playing = [ours, with_lora, *peers] if options.lora else [ours, *peers]
     for _ in range(options.rounds):
         playing = [one for one in playing if one.play(task)]
-    emit_ratios(task, ours, peers)
+    emit_ratios(task, ours, [with_lora, *peers])
     if options.error_frames:
         emit_errors(task, [ours, *peers])
 

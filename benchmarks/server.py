@@ -36,6 +36,7 @@ from websocket import WebSocketException
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.lines import Line, emit
+from benchmarks.loras import RANK, WITH_LORA, write
 from benchmarks.watch import (
     Watch,
     card_free_bytes,
@@ -69,6 +70,7 @@ SHIFT = 5.0
 PROMPT_SECONDS = 200
 LOG_CHARACTERS = 8000
 
+LORA = f"rank_{RANK}_random.safetensors"
 NAMES = ("high_noise_14B_random.safetensors", "low_noise_14B_random.safetensors")
 TEXT_DIM = 4096
 """The only one that core's Wan model knows."""
@@ -79,6 +81,8 @@ class Workload:
     """What is sampled."""
 
     files: tuple[Path, Path]
+    lora: Path
+    """For both experts."""
     size: str
     """WIDTHxHEIGHTxFRAMES."""
 
@@ -158,6 +162,24 @@ def core(files: Sequence[Path]) -> Contestant:
     return Contestant(CORE, sampler)
 
 
+def with_lora(one: Contestant, lora: Path) -> Contestant:
+    """Returns a contestant with a LoRA on what its loaders give."""
+
+    def sampler(seed: int, steps: int) -> Prompt:
+        prompt, patched = one.sampler(seed, steps), {}
+        loaders = [name for name, made in prompt.items() if "Loader" in made["class_type"]]
+        for made in prompt.values():
+            for key, link in made["inputs"].items():
+                if isinstance(link, list) and link[0] in loaders:
+                    name = f"{link[0]} {link[1]} with LoRA"
+                    about = {"lora_name": lora.name, "strength_model": 1.0}
+                    patched[name] = node("LoraLoaderModelOnly", model=tuple(link), **about)
+                    made["inputs"][key] = [name, 0]
+        return prompt | patched
+
+    return Contestant(one.name + WITH_LORA, sampler, one.own)
+
+
 class Server(ComfyServer):
     """ComfyUI on the device that computes."""
 
@@ -179,7 +201,9 @@ class Server(ComfyServer):
 
 def a14b(folder: Path, size: str) -> Workload:
     """Writes two experts, unless they are there from an earlier run."""
-    from benchmarks.block_swap import A14B, random_state
+    from benchmarks.block_swap import A14B, PRECISION, random_state
+    from wan_model.attention import resolve
+    from wan_model.dit import WanDiT
 
     first, second = (folder / name for name in NAMES)
     if not first.exists():
@@ -188,17 +212,21 @@ def a14b(folder: Path, size: str) -> Workload:
         shutil.copyfile(first, second)
     gc.collect()
     torch.cuda.empty_cache()
-    return Workload((first, second), size)
+    with torch.device("meta"):
+        write(folder / LORA, WanDiT(A14B, precision=PRECISION, attention=resolve("sdpa")))
+    return Workload((first, second), folder / LORA, size)
 
 
 def toy(folder: Path) -> Workload:
     """Writes toy checkpoints."""
     from tests.toy.make_checkpoints import make_dit, scale_to_fp8
+    from wan_model.loading import load_dit
 
     first, second = (folder / f"toy_{name}" for name in NAMES)
     for path in (first, second):
         save_file(scale_to_fp8(make_dit("t2v", path.stem, text_dim=TEXT_DIM), "scaled_fp8"), path)
-    return Workload((first, second), "64x48x5")
+    write(folder / f"toy_{LORA}", load_dit(first))
+    return Workload((first, second), folder / f"toy_{LORA}", "64x48x5")
 
 
 @contextmanager
@@ -210,6 +238,9 @@ def server(workload: Workload, *, with_pack: bool) -> Iterator[Server]:
         models.mkdir(parents=True)
         for file in workload.files:
             (models / file.name).symlink_to(file.resolve())
+        loras = base / "models" / "loras"
+        loras.mkdir()
+        (loras / workload.lora.name).symlink_to(workload.lora.resolve())
         nodes = base / "custom_nodes"
         nodes.mkdir()
         if with_pack:
@@ -236,11 +267,11 @@ def measure(workload: Workload, one: Contestant, about: Line, seconds: list[floa
     """
     free_bytes = card_free_bytes()
     with (
-        server(workload, with_pack=one.name == OURS) as running,
+        server(workload, with_pack=one.name.startswith(OURS)) as running,
         watching(Watch(running.pid, free_bytes)) as watch,
     ):
-        if one.name == CORE:
-            about["label"] = f"ComfyUI {running.version}"
+        if one.name.startswith(CORE):
+            about["label"] = one.name.replace(CORE, f"ComfyUI {running.version}")
         emit("server", {**about, "prompt": "none yet", **watch.take()})
         drop_from_cache(workload.files)
         for number, (name, steps) in enumerate(PROMPTS.items()):
@@ -294,6 +325,7 @@ def main() -> None:
     parser.add_argument("--attention", default="auto", help="input of our loader")
     parser.add_argument("--compile", action="store_true", help="ours, with 'Wan compile'")
     parser.add_argument("--beside", choices=[CORE], help="whom to measure after ours")
+    parser.add_argument("--lora", action="store_true", help="measure all with LoRAs, too")
     parser.add_argument("--toy", action="store_true", help="toy files, on one card as it is")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -302,6 +334,8 @@ def main() -> None:
     playing = [ours(workload.files, options.limits, options.compile, **loading)]
     if options.beside == CORE:
         playing.append(core(workload.files))
+    if options.lora:
+        playing += [with_lora(one, workload.lora) for one in playing]
     rate, nbytes = disk_rate(workload.files[0]), sum(f.stat().st_size for f in workload.files)
     disk = {"disk_gb_s": round(rate / 1e9, 2), "disk_seconds": round(nbytes / rate, 2)}
     about = {"size": workload.size, "limits": json.dumps(options.limits)}
