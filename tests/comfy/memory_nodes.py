@@ -60,6 +60,8 @@ class TakeMemory(io.ComfyNode):
             "size": model.model_size(),
             "plan": str(model.pool._engine.plan),
             "pinned": model.pool._engine.pinned_bytes,
+            "block_bytes": model.pool._engine.plan.request.sizes.block_bytes,
+            "activation_bytes": model.pool._engine.plan.request.work.activation_bytes,
         }
         write_line(name, state)
         return io.NodeOutput(latent)

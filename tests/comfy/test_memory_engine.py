@@ -165,9 +165,10 @@ def test_skipped_calls(comfy_server: ComfyServer):
     assert torch.equal(engine, plain)
 
 
-def test_hook_loras_of_one_prompt(comfy_server: ComfyServer):
+@pytest.mark.parametrize("name", [T2V[0], FP8])
+def test_hook_loras_of_one_prompt(comfy_server: ComfyServer, name: str):
     """A LoRA that belongs to a conditioning and comes in over the steps."""
-    prompt = {**INPUTS, **model(T2V[0])}
+    prompt = {**INPUTS, **model(name)}
     hook = {"lora_name": LORA, "strength_model": 1.0, "strength_clip": 0.0}
     frames = {"strength_start": 0.2, "strength_end": 1.0, "interpolation": "linear"}
     frames |= {

@@ -31,7 +31,7 @@ class LowRank:
 
 
 def add_low_rank(out: Tensor, x: Tensor, adapters: Iterable[LowRank]) -> Tensor:
-    """Returns `out` with what LoRAs add to it, in its place.
+    """Returns `out` with what LoRAs add to it, in its place unless it is compiled.
 
     Args:
         out: (..., O), contiguous, in the layer's compute dtype.
@@ -40,8 +40,12 @@ def add_low_rank(out: Tensor, x: Tensor, adapters: Iterable[LowRank]) -> Tensor:
     """
     for adapter in adapters:
         inner = F.linear(x.to(adapter.a.dtype), adapter.a).mul_(adapter.scale)
-        rows = inner.flatten(0, -2)
-        out.view(-1, out.shape[-1]).addmm_(rows, adapter.b.t())
+        if torch.compiler.is_compiling():
+            # The sum becomes part of the kernel that follows. In place, `out` would be copied.
+            out = out + F.linear(inner, adapter.b)
+        else:
+            rows = inner.flatten(0, -2)
+            out.view(-1, out.shape[-1]).addmm_(rows, adapter.b.t())
     return out
 
 
