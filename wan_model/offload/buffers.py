@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .device import Device, Mark
+from .device_queues import Device, Mark
 from .host_model import HostSlab
 from .slab import SlabLayout
 
