@@ -3,14 +3,14 @@
 from comfy_api.latest import ComfyExtension, io
 
 from . import (
-    compile,
+    compile_blocks,
     custom_sampling,
     decode,
     image_to_video,
     loaders,
-    memory,
+    memory_limits,
     moe_sampler,
-    step_cache,
+    skip_steps,
     text_encode,
 )
 
@@ -21,9 +21,9 @@ NODES: list[type[io.ComfyNode]] = [
     *moe_sampler.NODES,
     *custom_sampling.NODES,
     *decode.NODES,
-    *memory.NODES,
-    *step_cache.NODES,
-    *compile.NODES,
+    *memory_limits.NODES,
+    *skip_steps.NODES,
+    *compile_blocks.NODES,
 ]
 
 

@@ -9,7 +9,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def faster_if_right(
+def triton_kernels_if_right(
     make: Callable[[], T], plain: T, error: Callable[[T], float], tolerance: float, what: str
 ) -> T:
     """Returns what `make` makes if it works and computes the right numbers, otherwise `plain`.

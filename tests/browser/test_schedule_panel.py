@@ -306,7 +306,7 @@ def test_other_nodes_are_left_alone_and_nothing_stays_behind(editor: Editor):
     editor.page.mouse.move(300, 700)
     editor.page.mouse.move(310, 700)
     assert editor.call("ownFrames", 30) == 0
-    assert editor.call("panelCount") == 0
+    editor.page.wait_for_function("() => wanduetTest.panelCount() === 0")
     assert [url for url in asked if "/wanduet/" in url] == []
 
 

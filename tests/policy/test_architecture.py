@@ -1,5 +1,7 @@
 """Who may import whom."""
 
+import ast
+import re
 from collections.abc import Iterator
 
 from .source import Import, Source, pack_sources, sources
@@ -72,6 +74,24 @@ def test_library_knows_nothing_of_comfyui():
         for found in absolute(source)
         if found.top in COMFY
     ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_library_messages_name_no_node():
+    """Nodes, widgets and sockets are named by the node layer (`nodes/_report.py`)."""
+    words = re.compile(
+        r"'(Load )?Wan [a-z]\w*|\b(node|widget|socket)s?\b"
+        r"|model_(high|low)|(high|low)_noise_model|vram_budget_gb|pinned_ram_gb"
+    )
+    wrong = []
+    for source in sources("wan_model"):
+        documented = {id(node.value) for node in source.walk() if isinstance(node, ast.Expr)}
+        wrong += [
+            f"{source}:{node.lineno} {found.group()}"
+            for node in source.walk()
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+            if id(node) not in documented and (found := words.search(node.value))
+        ]
     assert not wrong, "\n".join(wrong)
 
 

@@ -10,6 +10,13 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "subprocess"}
+SAME_NAMES = {
+    "dit": "wan_model/loading/dit.py loads what wan_model/dit is",
+    "formats": "of files in wan_model/loading, of their weights in wan_model/quant",
+    "vae": "wan_model/loading/vae.py loads what wan_model/vae is",
+}
+"""Names that two modules may share, or a module and a folder, because they mean the same."""
+
 UNSAFE_CALLS = {"torch.load", "eval", "exec", "os.system", "__import__"}
 
 
@@ -35,6 +42,25 @@ def test_functions_are_short():
         if (node.end_lineno or 0) - node.lineno >= MAX_FUNCTION_LINES
     ]
     assert not long, "\n".join(long)
+
+
+def test_no_two_modules_of_one_name():
+    """A newcomer finds the place from the name alone; adapters' folders mirror the library's."""
+    modules = [source.path for source in sources("wan_model", "nodes")]
+    folders = {path.parent for path in modules}
+    scripts = [path.relative_to(REPOSITORY) for path in (REPOSITORY / "js").glob("**/*.js")]
+    places: dict[str, list[str]] = {}
+    for path in sorted({*modules, *scripts}):
+        if path.name != "__init__.py":
+            places.setdefault(path.stem, []).append(path.as_posix())
+    for name, found in places.items():
+        found += sorted(folder.as_posix() for folder in folders if folder.name == name)
+    same = [
+        f"{name}: {', '.join(found)}"
+        for name, found in places.items()
+        if len(found) > 1 and name not in SAME_NAMES
+    ]
+    assert not same, "\n".join(same)
 
 
 def test_nothing_is_printed():

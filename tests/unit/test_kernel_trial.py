@@ -5,11 +5,11 @@ import math
 
 import pytest
 
-from wan_model.kernel_trial import faster_if_right
+from wan_model.kernel_trial import triton_kernels_if_right
 
 
 def choose(error: float) -> str:
-    return faster_if_right(lambda: "fast", "plain", lambda _: error, 0.1, "Something")
+    return triton_kernels_if_right(lambda: "fast", "plain", lambda _: error, 0.1, "Something")
 
 
 def test_right_numbers_are_taken():
@@ -27,6 +27,6 @@ def test_what_fails_is_left_alone(caplog: pytest.LogCaptureFixture):
         raise AssertionError("no C compiler")
 
     caplog.set_level(logging.WARNING)
-    assert faster_if_right(fail, 1.0, lambda _: 0.0, 0.1, "Something") == 1
-    assert faster_if_right(lambda: "fast", "plain", fail, 0.1, "Something") == "plain"
+    assert triton_kernels_if_right(fail, 1.0, lambda _: 0.0, 0.1, "Something") == 1
+    assert triton_kernels_if_right(lambda: "fast", "plain", fail, 0.1, "Something") == "plain"
     assert not caplog.records

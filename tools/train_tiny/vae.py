@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from wan_model.config import VaeConfig
 from wan_model.shapes import latent_frames
 from wan_model.vae import FullVae
-from wan_model.vae.cache import FeatureCache
+from wan_model.vae.feature_cache import FeatureCache
 
 from .config import Recipe, VaeRecipe
 from .data import Batch, Clips, Ring, generator

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..kernel_trial import faster_if_right
+from ..kernel_trial import triton_kernels_if_right
 from .backend import AttentionFn, Backend, Constraints, Platform
 from .flash_attn_3 import DISTRIBUTIONS, INSTALL, MODULES, result_of
 
@@ -103,7 +103,7 @@ def fastest_preparation(device: torch.device) -> Preparation:
     """Returns that of Triton if it works on a device and agrees with PyTorch's in a trial."""
     if device.type != "cuda":
         return PLAIN
-    return faster_if_right(
+    return triton_kernels_if_right(
         make=_triton,
         plain=PLAIN,
         error=lambda kernels: trial_difference(kernels, device),

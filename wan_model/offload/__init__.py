@@ -6,11 +6,11 @@
 
 A plan (`plan`) says which blocks stay on the device and through how many buffers the others pass.
 `traffic` decides what travels when, `feeder` does it on a thread of its own, from files or pinned
-memory (`host`, `slab`), through what a `device` offers. `engine` puts weights into their modules
-for as long as they run. Two experts are two models of one engine.
+memory (`host_model`, `slab`), through what a device offers (`device_queues`). `engine` puts weights
+into their modules for as long as they run. Two experts are two models of one engine.
 """
 
-from .device import CudaDevice, Device, PlainDevice, open_device
+from .device_queues import CudaDevice, Device, PlainDevice, open_device
 from .engine import OffloadEngine, OnArrival, Runner
 from .host_model import Extra, FileRegion, HostModel
 from .plan import Limits, Machine, ModelSizes, Plan, PlanRequest, Work, lowered, make_plan

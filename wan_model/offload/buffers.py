@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from .device import Device, Mark
+from .device_queues import Device, Mark
 from .host_model import HostSlab
 
 Key = tuple[int, int]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import MemoryLimitError
 from .buffers import Buffer, Key
-from .device import Device
+from .device_queues import Device
 from .host_model import Extra, HostModel, HostSlab
 from .plan import GIB, Plan, lowered, smallest
 from .traffic import OUTSIDE, Traffic

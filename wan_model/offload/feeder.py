@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..errors import MemoryLimitError
-from .device import Device, HostBuffer, Mark
+from .device_queues import Device, HostBuffer, Mark
 from .host_model import LANES, WARMERS, HostSlab
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..config import DiTConfig
-from .device import Device, HostBuffer
+from .device_queues import Device, HostBuffer
 from .host_model import LANES, HostSlab
 
 SAMPLE_BYTES = 64 << 20

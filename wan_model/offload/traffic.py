@@ -8,7 +8,7 @@ together with a mark that the copy into it has to wait for.
 from collections.abc import Callable, Iterator, Sequence
 
 from .buffers import Buffer, BufferPool, Key, new_buffer
-from .device import Device
+from .device_queues import Device
 from .feeder import Feeder
 from .host_model import HostModel, HostSlab
 from .plan import Plan

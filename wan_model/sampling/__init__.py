@@ -1,7 +1,6 @@
 """Schedules, expert switch, guidance, step caches and the official solvers."""
 
 from .experts import ExpertPlan, count_high_noise_steps, expert_split, is_high_noise
-from .guidance import guide
 from .schedule import (
     SOLVERS,
     SolverName,
@@ -17,6 +16,7 @@ from .solvers import (
     Solver,
     StepCallback,
     VelocityFn,
+    guide,
     make_solver,
     model_timestep,
     solve,

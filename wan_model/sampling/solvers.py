@@ -1,4 +1,4 @@
-"""The official solvers of Wan2.2, UniPC and DPM++ 2M, and Euler, for flow models.
+"""The official solvers of Wan2.2, UniPC and DPM++ 2M, and Euler, for flow models; guidance.
 
 All integrate dx / dsigma = velocity with the denoised prediction x0 = x - sigma * velocity. With
 lambda = log((1 - sigma) / sigma), half the log signal-to-noise ratio, the exponential integrators
@@ -186,6 +186,22 @@ def solve(
         if on_step is not None:
             on_step(index, x0, x)
     return x
+
+
+def guide(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    """Returns uncond + scale * (cond - uncond) in fp32.
+
+    Guidance is linear, so velocities and x0 predictions may be given alike. At scale 1 the result
+    is `cond`: the caller can save the unconditional call altogether, which the official code does
+    not do.
+
+    Args:
+        cond: prediction with the prompt, any float dtype.
+        uncond: prediction with the negative prompt, same shape.
+        scale: guidance scale, 1 or more in practice.
+    """
+    uncond = uncond.float()
+    return uncond + scale * (cond.float() - uncond)
 
 
 def _advance(x: Tensor, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from .cache import FeatureCache
+from .feature_cache import FeatureCache
 from .layers import Frames, Head, Middle, conv3x3x3, through
 
 

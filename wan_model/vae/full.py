@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..config import VaeConfig
 from . import wan21, wan22
-from .cache import FeatureCache
 from .coders import Decoder, Encoder
+from .feature_cache import FeatureCache
 from .kernel_choice import fastest_pointwise
 from .layers import Conv1x1x1
 from .transfer import send

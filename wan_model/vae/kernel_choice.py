@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..kernel_trial import faster_if_right
+from ..kernel_trial import triton_kernels_if_right
 from .layers import RMSNorm
 from .pointwise import PLAIN, Pointwise
 
@@ -24,7 +24,7 @@ def fastest_pointwise(device: torch.device, dtype: torch.dtype) -> Pointwise:
         return PLAIN
     if device.index is not None and device.index != torch.cuda.current_device():
         return PLAIN
-    return faster_if_right(
+    return triton_kernels_if_right(
         make=_triton,
         plain=PLAIN,
         error=lambda kernels: trial_error(kernels, device, dtype),

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cache import FeatureCache
+from .feature_cache import FeatureCache
 
 Frames = Iterator[Tensor]
 

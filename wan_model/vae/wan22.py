@@ -13,7 +13,7 @@ import torch
 from einops import reduce
 from torch import Tensor, nn
 
-from .cache import FeatureCache
+from .feature_cache import FeatureCache
 from .layers import Downsample, Frames, ResidualBlock, Upsample, through
 
 LATENT_MEAN = (

@@ -14,7 +14,7 @@ from tests.unit.offload.fakes import LazyDevice, forward, plan_for
 from wan_model.dit import WanDiT
 from wan_model.errors import MemoryLimitError
 from wan_model.offload import HostModel, OffloadEngine, Work, lowered
-from wan_model.offload.device import HostBuffer
+from wan_model.offload.device_queues import HostBuffer
 from wan_model.offload.plan import RING_BYTES, smallest
 
 BLOCKS = 6

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wan_model.errors import SettingsError
-from wan_model.sampling import SOLVERS, make_sigmas, make_solver, model_timestep, solve
+from wan_model.sampling import SOLVERS, guide, make_sigmas, make_solver, model_timestep, solve
 
 MEAN, SPREAD = 0.4, 0.6
 """Of the data distribution whose velocity is known in closed form."""
@@ -196,3 +196,17 @@ def test_bad_arguments_are_refused(noise: Tensor) -> None:
         solve("unipc", velocity, noise, torch.tensor([1.0]))
     with pytest.raises(SettingsError, match="followed by"):
         solve("unipc", velocity, noise, torch.tensor([0.5, 0.9, 0.0]))
+
+
+def test_guide_extrapolates_from_uncond() -> None:
+    cond, uncond = torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0])
+    assert guide(cond, uncond, 3.5).tolist() == [8.0, 1.0]
+    assert torch.equal(guide(cond, uncond, 1.0), cond)
+    assert torch.equal(guide(cond, uncond, 0.0), uncond)
+
+
+def test_guide_computes_in_fp32() -> None:
+    cond, uncond = torch.full((1,), 1.0078125), torch.ones(1)
+    guided = guide(cond.bfloat16(), uncond.bfloat16(), 4.3)
+    assert guided.dtype == torch.float32
+    torch.testing.assert_close(guided, uncond + 4.3 * (cond - uncond))

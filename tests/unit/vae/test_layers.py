@@ -9,7 +9,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from tests.parity.recipe import fill, value
-from wan_model.vae.cache import FeatureCache
+from wan_model.vae.feature_cache import FeatureCache
 from wan_model.vae.layers import Conv1x1x1, ResidualBlock, RMSNorm, Upsample, through
 from wan_model.vae.wan22 import average_down
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from ..guidance import guide
+from ..solvers import guide
 from .estimates import EasyCacheEstimate, ErrorEstimate, distance, norm
 
 

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..wan_model.dit.compiled_stages import Mode
 from ._comfy.model.compiled_model import with_compiled_stages
 from ._report import check_choices, reports_errors
-from .step_cache import CATEGORY
+from .skip_steps import CATEGORY
 
 
 class WanDuetCompile(io.ComfyNode):

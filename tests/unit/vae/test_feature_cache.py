@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.parity.recipe import fill, value
-from wan_model.vae.cache import FeatureCache
+from wan_model.vae.feature_cache import FeatureCache
 from wan_model.vae.layers import CausalConv3d
 
 FRAMES, CHANNELS, OUT = 7, 3, 5
