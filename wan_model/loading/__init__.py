@@ -1,20 +1,22 @@
 """Checkpoints: what a file is, and how its tensors become a model."""
 
+from .checkpoint import Checkpoint, CheckpointInfo, detect, open_checkpoint
 from .converted import converted_file
-from .detect import CheckpointInfo, TextEncoderConfig, detect
 from .dit import load_dit
-from .regions import file_regions
+from .files import guess_expert
+from .sizes import TextEncoderConfig
+from .strict import unchanged_regions
 from .vae import load_vae
-from .weights import choose_weights, unchanged_regions
 
 __all__ = [
+    "Checkpoint",
     "CheckpointInfo",
     "TextEncoderConfig",
-    "choose_weights",
     "converted_file",
     "detect",
-    "file_regions",
+    "guess_expert",
     "load_dit",
     "load_vae",
+    "open_checkpoint",
     "unchanged_regions",
 ]

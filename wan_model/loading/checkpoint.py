@@ -1,118 +1,180 @@
-"""One checkpoint with official key names: its headers read, its tensors read one by one."""
+"""One checkpoint, opened once: what it is, and every weight it holds.
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+Its headers have been read, nothing else. Everything that loads, converts or describes a checkpoint
+takes it in this form.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
-
+from ..config import DiTConfig, Kind, VaeConfig
 from ..errors import CheckpointError
-from .files import CheckpointFiles, find_files
-from .header import TensorEntry, damaged, read_header, shown
-from .keymap import PREFIXES, Component, KeyStyle, official_names, recognise, strip_prefix
-from .other_models import (
-    BUNDLED_PARTS,
-    LORA,
-    STRANGERS,
-    WAN_RELATIVES,
-    WHOLE_PIPELINE,
-    OtherModel,
-    find_other_model,
-)
+from ..quant import WeightFormat
+from ..vae.preview import PreviewVaeConfig
+from .entries import EXTRAS, WeightEntry, group, unsupported
+from .files import CheckpointFiles, Expert, find_files, guess_expert
+from .keymap import PREFIXES, Component, KeyStyle, official_names, strip_prefix
+from .models import BUNDLED_PARTS, ComponentKind, OtherModel, label_of, recognise, variant_of
+from .sizes import Clues, Config, TextEncoderConfig
+from .source import RawTensor, first_names
+from .source_safetensors import open_safetensors
+
+Wanted = TypeVar("Wanted", DiTConfig, VaeConfig, TextEncoderConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """What a checkpoint is."""
+
+    path: Path
+    component: Component
+    config: Config
+    kind: Kind | None
+    """Of a diffusion model: T2V, I2V or TI2V."""
+    variant: str
+    """One of "A14B", "5B", "Wan2.1", "Wan2.2", "umT5-xxl", or sizes: "dim 256, 3 layers"."""
+    expert: Expert | None
+    """Of an A14B-like model: a guess from the file name. The tensors do not tell."""
+    formats: tuple[WeightFormat, ...]
+    """Of the matrices that make up the model's size, that of most weights first."""
+    bytes: int
+    parameters: int
+    key_style: KeyStyle
+
+    @property
+    def format(self) -> str:
+        """For people: "fp32", "bf16", "fp8 scaled", "mixed (fp8 scaled, bf16)"."""
+        names = [weight_format.name for weight_format in self.formats]
+        return names[0] if len(names) == 1 else f"mixed ({', '.join(names)})"
+
+    @property
+    def label(self) -> str:
+        """One line for people: "A14B I2V, high noise, fp8 scaled"."""
+        if isinstance(self.config, PreviewVaeConfig):
+            name = f"{self.config.family} preview VAE for {self.variant}"
+            limits = "" if self.config.encoder_dim else ", decoder only"
+            return f"{name} ({self.config.z_dim} channels){limits}, {self.format}"
+        what = self.kind.upper() if self.kind else label_of(type(self.config))
+        sized = self.variant.startswith("dim ")
+        name = f"{what} ({self.variant})" if sized else f"{self.variant} {what}"
+        expert = f", {self.expert} noise" if self.expert else ""
+        return f"{name}{expert}, {self.format}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A part of Wan2.2 on disk. Nothing but its headers has been read."""
+    """A part of Wan2.2 on disk."""
 
-    path: Path
-    """As given: a file, an index or a folder."""
     folder: Path | None
     """The folder that belongs to this checkpoint alone, or None for a file among others."""
-    component: Component
-    style: KeyStyle
-    tensors: dict[str, TensorEntry]
+    info: CheckpointInfo
+    kind: ComponentKind
+    entries: dict[str, WeightEntry]
     """By official name."""
+    extras: dict[str, RawTensor]
+    """Tensors that are no weights: notes, an embedded tokenizer."""
     metadata: dict[str, str]
 
-    def read_config(self, name: str) -> str | None:
-        """Returns the text of `name` in the checkpoint's own folder, if there is such a file."""
-        file = self.folder / name if self.folder else None
-        return file.read_text("utf-8", "replace") if file and file.is_file() else None
+    @property
+    def path(self) -> Path:
+        """As given: a file, an index or a folder."""
+        return self.info.path
+
+    def require(self, wanted: type[Wanted]) -> Wanted:
+        """Returns the sizes of a checkpoint that must be of one component.
+
+        Args:
+            wanted: the component, by the type of its sizes.
+
+        Raises:
+            CheckpointError: says what the file is instead.
+        """
+        if isinstance(self.info.config, wanted):
+            return self.info.config
+        raise CheckpointError(
+            f"{self.path.name} is the wrong kind of file. Got a "
+            f"{label_of(type(self.info.config))} ({self.info.label}), need a {label_of(wanted)}. "
+            "Choose another file here."
+        )
 
 
-def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
-    """Finds, checks and names the tensors of a checkpoint.
+CheckpointLike = Checkpoint | str | PathLike[str]
+"""An opened checkpoint, or the path of one: a .safetensors file, a shard or the index of a sharded
+one, or a folder with one."""
 
-    Args:
-        path: a .safetensors file, a shard or the index of a sharded one, or a folder with one.
+
+def detect(path: CheckpointLike) -> CheckpointInfo:
+    """Describes a checkpoint without loading it.
+
+    Raises:
+        CheckpointError: for a file that is damaged, unsafe, or no part of Wan2.2; it names what
+            was found instead.
+    """
+    return open_checkpoint(path).info
+
+
+def open_checkpoint(path: CheckpointLike) -> Checkpoint:
+    """Opens a checkpoint; one that is open already is returned as it is.
 
     Raises:
         CheckpointError: for anything that is not one whole, healthy part of Wan2.2.
     """
+    if isinstance(path, Checkpoint):
+        return path
     path = Path(path)
     try:
         files = find_files(path)
-        entries, metadata = _read_headers(files)
+        tensors, metadata = _read_headers(path, files)
+        beside = files.folder / "config.json" if files.folder else None
+        config_json = beside.read_text("utf-8", "replace") if beside and beside.is_file() else None
     except OSError as error:
         raise CheckpointError(
             f"{path.name} cannot be read. Got {error.strerror or error}, need a readable file. "
             "Check the path and its permissions."
         ) from error
-    _check_index(path, files, entries)
-    component, style = _recognise(path, entries)
+    kind, style = _recognise(path, tensors)
+    keys = {strip_prefix(raw.name) for raw in tensors}
+    rename = official_names(kind.component, style, keys)
+    named = _named(path, [(rename(strip_prefix(raw.name)), raw) for raw in tensors])
+    entries = group(path.name, named, metadata, lambda key: rename(strip_prefix(key)))
+    _refuse_blocks_outside_of_transformers(path, kind, entries.values())
+    config = kind.read_config(Clues(file=path.name, entries=entries, config_json=config_json))
+    dit_kind = config.kind if isinstance(config, DiTConfig) else None
     return Checkpoint(
-        path=path,
         folder=files.folder,
-        component=component,
-        style=style,
-        tensors=_rename(path, entries, component, style),
+        kind=kind,
+        entries=entries,
+        extras={name: raw for name, raw in named.items() if name.rpartition(".")[2] in EXTRAS},
         metadata=metadata,
+        info=CheckpointInfo(
+            path=path,
+            component=kind.component,
+            config=config,
+            kind=dit_kind,
+            variant=variant_of(config),
+            expert=guess_expert(path) if dit_kind in ("t2v", "i2v") else None,
+            formats=_formats(entries.values()),
+            bytes=sum(raw.nbytes for raw in tensors),
+            parameters=sum(math.prod(entry.shape) for entry in entries.values()),
+            key_style=style,
+        ),
     )
 
 
-@contextmanager
-def tensor_reader() -> Iterator[Callable[[TensorEntry], Tensor]]:
-    """Gives a function that reads tensors as they are stored, by mmap, on the CPU.
-
-    A tensor is a view of the file: no memory is used until its numbers are touched, and then only
-    the system's file cache, which is given back under pressure. The function raises
-    `CheckpointError` if the safetensors library refuses the file.
-    """
-    opened: dict[Path, Any] = {}
-    with ExitStack() as stack:
-
-        def read(entry: TensorEntry) -> Tensor:
-            try:
-                if entry.file not in opened:
-                    opened[entry.file] = stack.enter_context(safe_open(entry.file, framework="pt"))
-                tensor = opened[entry.file].get_tensor(entry.name)
-            except (SafetensorError, OSError) as error:
-                raise damaged(
-                    entry.file, "safetensors refuses it", error, "a valid file"
-                ) from error
-            # Some writers do not align tensors; kernels may rely on it.
-            return tensor if tensor.data_ptr() % tensor.itemsize == 0 else tensor.clone()
-
-        yield read
-
-
-def _read_headers(files: CheckpointFiles) -> tuple[list[TensorEntry], dict[str, str]]:
-    entries: list[TensorEntry] = []
+def _read_headers(path: Path, files: CheckpointFiles) -> tuple[list[RawTensor], dict[str, str]]:
+    """Returns all tensors of a checkpoint's files, which its index must describe."""
+    tensors: list[RawTensor] = []
     metadata: dict[str, str] = {}
     for file in files.files:
-        header = read_header(file)
-        entries += header.tensors
-        metadata |= header.metadata
-    return entries, metadata
-
-
-def _check_index(path: Path, files: CheckpointFiles, entries: list[TensorEntry]) -> None:
-    present = {(entry.name, entry.file.name) for entry in entries}
+        source = open_safetensors(file)
+        tensors += source.tensors
+        metadata |= source.metadata
+    present = {(raw.name, raw.file.name) for raw in tensors}
     absent = [name for name, file in files.keys.items() if (name, file) not in present]
     if absent:
         raise CheckpointError(
@@ -120,60 +182,64 @@ def _check_index(path: Path, files: CheckpointFiles, entries: list[TensorEntry])
             f"keys ({first_names(absent)}), need every key in the part that the index names. "
             "Download index and parts again, from the same place."
         )
+    return tensors, metadata
 
 
-def _recognise(path: Path, entries: list[TensorEntry]) -> tuple[Component, KeyStyle]:
-    names = [strip_prefix(entry.name) for entry in entries]
-    bundled = any(entry.name.startswith(BUNDLED_PARTS) for entry in entries)
-    if bundled and any(entry.name.startswith("model.diffusion_model.") for entry in entries):
-        raise _refusal(path, WHOLE_PIPELINE)
-    _refuse(path, names, (LORA,))
-    kind = recognise(names)
-    if kind is None or kind[0] == "dit":
-        _refuse(path, names, WAN_RELATIVES)
-    if kind is None:
-        _refuse(path, names, STRANGERS)
-        shown_names = first_names(names) or "(none)"
-        raise _refusal(path, OtherModel(f"an unknown model with keys such as {shown_names}"))
-    component, style = kind
-    prefixed = any(entry.name.startswith(PREFIXES) for entry in entries)
-    return component, "comfy prefix" if style == "official" and prefixed else style
+def _recognise(path: Path, tensors: list[RawTensor]) -> tuple[ComponentKind, KeyStyle]:
+    keys = [raw.name for raw in tensors]
+    bundled = any(key.startswith("model.diffusion_model.") for key in keys)
+    bundled = bundled and any(key.startswith(BUNDLED_PARTS) for key in keys)
+    found = recognise([strip_prefix(key) for key in keys], bundled=bundled)
+    if isinstance(found, OtherModel):
+        raise CheckpointError(
+            f"{path.name} is not a supported model. Got {found.what}, need a Wan2.2 T2V-A14B, "
+            f"I2V-A14B or TI2V-5B model, a Wan VAE or a umT5 text encoder. {found.advice}"
+        )
+    kind, style = found
+    prefixed = style == "official" and any(key.startswith(PREFIXES) for key in keys)
+    return kind, "comfy prefix" if prefixed else style
 
 
-def _refuse(path: Path, names: list[str], models: tuple[OtherModel, ...]) -> None:
-    found = find_other_model(names, models)
-    if found:
-        raise _refusal(path, found)
-
-
-def _refusal(path: Path, found: OtherModel) -> CheckpointError:
-    return CheckpointError(
-        f"{path.name} is not a supported model. Got {found.what}, need a Wan2.2 T2V-A14B, "
-        f"I2V-A14B or TI2V-5B model, a Wan VAE or a umT5 text encoder. {found.advice}"
-    )
-
-
-def _rename(
-    path: Path, entries: list[TensorEntry], component: Component, style: KeyStyle
-) -> dict[str, TensorEntry]:
-    names = [strip_prefix(entry.name) for entry in entries]
-    to_official = official_names(component, style, set(names))
-    tensors: dict[str, TensorEntry] = {}
+def _named(path: Path, tensors: list[tuple[str, RawTensor]]) -> dict[str, RawTensor]:
+    """Returns tensors by official name, of which each must be there once."""
+    named: dict[str, RawTensor] = {}
     doubled: list[str] = []
-    for name, entry in zip(names, entries, strict=True):
-        official = to_official(name)
-        if official in tensors:
-            doubled.append(f"{tensors[official].name} and {entry.name}")
-        tensors[official] = entry
+    for name, raw in tensors:
+        if name in named:
+            doubled.append(f"{named[name].name} and {raw.name}")
+        named[name] = raw
     if doubled:
         raise CheckpointError(
             f"{path.name} holds tensors twice. Got {len(doubled)} doubled keys "
             f"({first_names(doubled)}), need each tensor once. Use an unmerged original file."
         )
-    return tensors
+    return named
 
 
-def first_names(names: list[str], count: int = 4) -> str:
-    """Returns the first few names for a message, and how many more there are."""
-    listed = ", ".join(shown(name) for name in names[:count])
-    return listed if len(names) <= count else f"{listed} and {len(names) - count} more"
+def _refuse_blocks_outside_of_transformers(
+    path: Path, kind: ComponentKind, entries: Iterable[WeightEntry]
+) -> None:
+    for entry in entries:
+        if entry.format.block > 1 and kind.component != "dit":
+            what = f"{entry.format.name} of a {kind.component}"
+            raise unsupported(path.name, what, next(iter(entry.parts.values())).name)
+
+
+def _formats(entries: Iterable[WeightEntry]) -> tuple[WeightFormat, ...]:
+    """Returns the formats of the matrices that make up a model's size, that of most weights first.
+
+    Those are the matrices of its blocks, or else all. The small tables of position biases in text
+    encoders are usually left unquantized.
+    """
+    large = [
+        entry
+        for entry in entries
+        if entry.name.endswith(".weight") and len(entry.shape) > 1
+        if "attention_bias" not in entry.name and "pos_embedding" not in entry.name
+    ]
+    sizes = Counter[str]()
+    by_name: dict[str, WeightFormat] = {}
+    for entry in [entry for entry in large if "block" in entry.name] or large:
+        by_name[entry.format.name] = entry.format
+        sizes[entry.format.name] += math.prod(entry.shape)
+    return tuple(by_name[name] for name, _ in sizes.most_common())

@@ -2,7 +2,6 @@
 
 import logging
 from collections import Counter
-from os import PathLike
 from typing import TypeVar
 
 import torch
@@ -12,12 +11,9 @@ from ..attention import AttentionFn, resolve
 from ..config import DiTConfig, Precision
 from ..dit import WanDiT
 from ..errors import SettingsError
-from ..quant import AS_STORED, Linear
-from .checkpoint import open_checkpoint
-from .detect import describe, require
-from .formats import default_dtype
+from ..quant import AS_STORED, Linear, QuantPolicy, policy_for
+from .checkpoint import CheckpointInfo, CheckpointLike, open_checkpoint
 from .strict import check_tensors, fill
-from .weights import choose_weights
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +23,12 @@ COMPUTE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def load_dit(
-    path: str | PathLike[str],
+    path: CheckpointLike,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     residual_dtype: torch.dtype = torch.float32,
-    weights: str = AS_STORED,
+    weights: str | QuantPolicy = AS_STORED,
     compute_device: torch.device | str | None = None,
     attention: str | AttentionFn = "auto",
     dit_class: type[Dit] = WanDiT,
@@ -43,42 +39,44 @@ def load_dit(
     Layers that compute in fp32 (embeddings, norms, modulation, head) keep what the file stores.
 
     Args:
-        path: a .safetensors file, a shard or the index of a sharded one, or a folder with one.
+        path: a .safetensors file, a shard or the index of a sharded one, or a folder with one; or
+            a checkpoint that is open already.
         device: where the weights go.
         dtype: in which the blocks compute and their weights are kept, but fp16 and bf16 stay what
             they are for the other. None: that of the file, bf16 if it is quantized.
         residual_dtype: of the residual stream.
-        weights: format of the blocks' weights, one of `quant.names()`. By default quantized
-            ones stay as they are and are dequantized when used; with "auto" 8-bit ones are
+        weights: format of the blocks' weights, one of `quant.names()`, or a policy. By default
+            quantized ones stay as they are and are dequantized when used; with "auto" they are
             multiplied as they are where that is fast.
-        compute_device: where the model will run, which decides what number formats there are, and
-            where weights are converted. None: `device`.
+        compute_device: where the model will run, which decides what formats there are, and where
+            weights are converted. None: `device`.
         attention: an attention function, or the name of a backend.
         dit_class: the transformer to build, with the parameters of `WanDiT`.
         linear_class: its linear layers.
 
     Raises:
         CheckpointError: for a file that is damaged, unsafe, incomplete, or of another model.
-        BackendError: if the attention backend or the number format cannot run there.
+        BackendError: if the attention backend or the format cannot run there.
         SettingsError: for a dtype that cannot be computed in, or that contradicts `weights`.
     """
     check_compute_dtype(dtype)
     checkpoint = open_checkpoint(path)
-    info = describe(checkpoint)
-    config = require(info, DiTConfig)
-    policy = choose_weights(info, torch.device(compute_device or device), weights)
-    compute_dtype = policy.compute_dtype(dtype, default_dtype(checkpoint.tensors))
+    config, info = checkpoint.require(DiTConfig), checkpoint.info
+    policy = weights
+    if isinstance(policy, str):
+        policy = policy_for(policy, torch.device(compute_device or device), info.formats)
+    compute_dtype = policy.compute_dtype(dtype, default_dtype(info))
     precision = Precision(compute_dtype=compute_dtype, residual_dtype=residual_dtype)
     attend = resolve(attention) if isinstance(attention, str) else attention
     with torch.device("meta"):
         model = dit_class(config, precision=precision, attention=attend, linear=linear_class)
-    check_tensors(model, checkpoint, info)
-    fill(model, checkpoint, torch.device(device), storage_dtype, policy)
+    check_tensors(model, checkpoint)
+    fill(model, checkpoint, torch.device(device), kept_dtype, policy)
     layers = [m for m in model.blocks.modules() if isinstance(m, Linear)]
     formats = Counter(f"{layer.format.name} ({layer.matmul.name})" for layer in layers)
-    weights = ", ".join(f"{count} {name}" for name, count in formats.items())
+    counts = ", ".join(f"{count} {name}" for name, count in formats.items())
     text = "Loaded %s from %s, computing in %s; weights: %s"
-    log.info(text, info.label, info.path.name, compute_dtype, weights)
+    log.info(text, info.label, info.path.name, compute_dtype, counts)
     return model.eval()
 
 
@@ -91,11 +89,19 @@ def check_compute_dtype(dtype: torch.dtype | None) -> None:
     if dtype is not None and dtype not in COMPUTE_DTYPES:
         raise SettingsError(
             f"The precision cannot be used. Got {dtype}, need torch.float32, torch.bfloat16 or "
-            "torch.float16. Quantised files keep their storage format with any of these."
+            "torch.float16. Quantized files keep their storage format with any of these."
         )
 
 
-def storage_dtype(name: str, module: nn.Module, stored: torch.dtype) -> torch.dtype:
+def default_dtype(info: CheckpointInfo) -> torch.dtype:
+    """Returns the dtype to compute in: that of most weights, bf16 if those are quantized."""
+    most = info.formats[0]
+    if most.is_quantized:
+        return torch.bfloat16
+    return most.dtype if most.dtype in COMPUTE_DTYPES else torch.float32
+
+
+def kept_dtype(name: str, module: nn.Module, stored: torch.dtype) -> torch.dtype:
     """Returns the dtype in which a tensor without scale is kept.
 
     Only the blocks' linear layers are cast to what they compute in, and not from one 16 bit format

@@ -1,4 +1,4 @@
-"""From the path that a person gives to the safetensors files that belong to it.
+"""From the path that a person gives to the files that belong to it, and what their names tell.
 
 A path may be one file, a folder, the index of a sharded checkpoint, or any one of its shards.
 Nothing but safetensors is ever opened; a pickled file could run code.
@@ -7,9 +7,13 @@ Nothing but safetensors is ever opened; a pickled file could run code.
 import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Literal
 
 from ..errors import CheckpointError
-from .header import MAX_HEADER_BYTES, damaged, parse_json, shown
+from .source import damaged, parse_json, shown
+from .source_safetensors import MAX_HEADER_BYTES
+
+Expert = Literal["high", "low"]
 
 INDEX_SUFFIX = ".safetensors.index.json"
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
@@ -157,3 +161,25 @@ def _stays_inside(name: str) -> bool:
     parts = PureWindowsPath(name).parts
     absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor != ""
     return bool(parts) and not absolute and ".." not in parts and name.isprintable()
+
+
+def guess_expert(path: Path) -> Expert | None:
+    """Guesses the expert from the words "high" and "low" in the file name, then the folder name.
+
+    In diffusers pipelines the folder `transformer` beside a `transformer_2` is the high-noise one.
+    """
+    for name in (path.name, path.parent.name):
+        spaced = re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower()
+        words = set(re.findall(r"(?<![a-z])(high|low)(?![a-z])|(high|low)(?=[ _-]?noise)", spaced))
+        found = {first or second for first, second in words}
+        if len(found) == 1:
+            return "high" if found == {"high"} else "low"
+        if found:
+            return None
+    folder = path if path.is_dir() else path.parent
+    if (
+        folder.name in ("transformer", "transformer_2")
+        and (folder.parent / "transformer_2").is_dir()
+    ):
+        return "high" if folder.name == "transformer" else "low"
+    return None

@@ -4,7 +4,7 @@ Sources: `convert_wan_to_diffusers.py` of diffusers, both VAEs of the official r
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Literal
 
 Component = Literal["dit", "vae", "preview_vae", "text_encoder"]
@@ -16,63 +16,12 @@ PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.model.", "model
 SCALE_SPELLINGS = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
 """Older leaf names of scales, and the ones used here."""
 
-MARKERS: dict[tuple[Component, KeyStyle], tuple[str, ...]] = {
-    ("dit", "official"): (
-        "head.modulation",
-        "patch_embedding.weight",
-        "blocks.0.self_attn.q.weight",
-        "blocks.0.ffn.0.weight",
-    ),
-    ("dit", "diffusers"): (
-        "condition_embedder.time_proj.weight",
-        "patch_embedding.weight",
-        "blocks.0.attn1.to_q.weight",
-        "blocks.0.scale_shift_table",
-    ),
-    ("vae", "official"): (
-        "decoder.middle.0.residual.0.gamma",
-        "encoder.middle.0.residual.0.gamma",
-        "decoder.head.0.gamma",
-    ),
-    ("vae", "diffusers"): (
-        "decoder.mid_block.resnets.0.norm1.gamma",
-        "encoder.mid_block.resnets.0.norm1.gamma",
-        "decoder.norm_out.gamma",
-    ),
-    # Not of its relatives with a larger decoder, whose layers have other numbers.
-    ("preview_vae", "official"): (
-        "decoder.1.weight",
-        "decoder.8.weight",
-        "decoder.14.weight",
-        "decoder.20.weight",
-    ),
-    ("text_encoder", "official"): (
-        "blocks.0.pos_embedding.embedding.weight",
-        "blocks.1.pos_embedding.embedding.weight",
-        "blocks.0.ffn.gate.0.weight",
-    ),
-    ("text_encoder", "transformers"): (
-        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-        "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight",
-    ),
-}
-"""Keys of each kind of file. Two of them are enough, so that an incomplete file is recognised."""
-
 
 def strip_prefix(name: str) -> str:
     """Returns the name without a known prefix, and with today's spelling of scales."""
     prefix = next((p for p in PREFIXES if name.startswith(p)), "")
     path, dot, leaf = name.removeprefix(prefix).rpartition(".")
     return path + dot + SCALE_SPELLINGS.get(leaf, leaf)
-
-
-def recognise(names: Iterable[str]) -> tuple[Component, KeyStyle] | None:
-    """Returns which part of Wan2.2 has tensors of these names (without prefix), if any."""
-    present = set(names)
-    for kind, markers in MARKERS.items():
-        if sum(marker in present for marker in markers) >= 2:
-            return kind
-    return None
 
 
 def official_names(component: Component, style: KeyStyle, names: set[str]) -> Callable[[str], str]:

@@ -1,6 +1,6 @@
 """The strict match of a checkpoint and an empty model, and the transfer of the tensors."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -8,39 +8,37 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, MemoryLimitError
-from ..quant import PLAIN, Linear, QuantPolicy, StoredWeight
-from .checkpoint import Checkpoint, first_names, tensor_reader
-from .detect import CheckpointInfo
-from .formats import SCALE, TENSOR_SCALE, block_format, is_block_matrix, shape_of
-from .notes import is_note
-from .stored import read_stored
+from ..offload import FileRegion
+from ..quant import PLAIN, Linear, QuantPolicy, StoredWeight, WeightFormat, holds
+from .checkpoint import Checkpoint
+from .source import Reader, first_names
 
 FULL_MEMORY = ("allocate memory", "not enough memory")
 """What torch's messages say on Linux and on Windows; it has no type of its own for the host."""
 
-StorageDtype = Callable[[str, nn.Module, torch.dtype], torch.dtype]
-"""(tensor name, its module, dtype in the file) -> dtype in memory, for weights without scale."""
+KeptDtype = Callable[[str, nn.Module, torch.dtype], torch.dtype]
+"""(tensor name, its module, dtype in the file) -> dtype in memory, for tensors without scale."""
 
 
-def check_tensors(model: nn.Module, checkpoint: Checkpoint, info: CheckpointInfo) -> None:
+def check_tensors(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Refuses a checkpoint that is not exactly the model: names and shapes.
 
     Raises:
         CheckpointError: counts what is missing, unexpected and of another shape, with names.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    tensors = checkpoint.tensors
-    found = {name: shape_of(tensors, name) for name in tensors if not is_note(name)}
+    found = checkpoint.entries
     missing = [name for name in expected if name not in found]
     unexpected = [
-        tensors[name].name
-        for name in found
-        if name not in expected and not _scales_matrix(name, expected, checkpoint)
+        part.name
+        for name, entry in found.items()
+        if name not in expected
+        for part in entry.parts.values()
     ]
     reshaped = [
-        f"{name}: {list(found[name])} instead of {list(shape)}"
+        f"{name}: {list(found[name].shape)} instead of {list(shape)}"
         for name, shape in expected.items()
-        if name in found and found[name] != shape
+        if name in found and found[name].shape != shape
     ]
     if not (missing or unexpected or reshaped):
         return
@@ -54,28 +52,17 @@ def check_tensors(model: nn.Module, checkpoint: Checkpoint, info: CheckpointInfo
         if names
     ]
     raise CheckpointError(
-        f"{checkpoint.path.name} does not fit its model, {info.label}. Got tensors that differ: "
-        f"{'; '.join(differences)}; need exactly the {len(expected)} tensors of the model. "
+        f"{checkpoint.path.name} does not fit its model, {checkpoint.info.label}. Got tensors that "
+        f"differ: {'; '.join(differences)}; need exactly the {len(expected)} tensors of the model. "
         + ("Download the file again." if missing else "Choose another version of the model.")
     )
-
-
-def _scales_matrix(
-    name: str, shapes: Mapping[str, tuple[int, ...]], checkpoint: Checkpoint
-) -> bool:
-    """Whether a tensor is the scale of a weight that has rows."""
-    if name.endswith(TENSOR_SCALE):
-        weight = name.removesuffix(TENSOR_SCALE) + ".weight"
-        return weight in shapes and block_format(checkpoint.tensors, weight) == "nvfp4"
-    weight = name.removesuffix(SCALE) + ".weight"
-    return name.endswith(SCALE) and len(shapes.get(weight, ())) > 1
 
 
 def fill(
     model: nn.Module,
     checkpoint: Checkpoint,
     device: torch.device,
-    storage: StorageDtype,
+    kept_dtype: KeptDtype,
     policy: QuantPolicy | None = None,
 ) -> None:
     """Gives every parameter of an empty model its tensor, one by one.
@@ -87,24 +74,53 @@ def fill(
         CheckpointError: for broken scales, or if the file cannot be read after all.
         MemoryLimitError: if the computer's memory is full.
     """
-    with _memory_limit(checkpoint), tensor_reader() as read:
+    read = Reader()
+    with _memory_limit(checkpoint):
         for name in model.state_dict():
-            path, _, leaf = name.rpartition(".")
-            module = model.get_submodule(path)
-            stored = read_stored(read, checkpoint, name)
-            if isinstance(module, Linear) and leaf == "weight":
-                if policy is not None and is_block_matrix(name) and policy.takes(stored):
-                    policy.place(module, stored, device)
-                    continue
-                if stored.weight_scale is not None:
-                    module.put(stored.to(device))
-                    continue
-            tensor = _dense(stored)
-            tensor = tensor.to(device).to(storage(name, module, tensor.dtype))
-            if isinstance(module, Linear) and leaf == "weight":
-                module.put(StoredWeight(PLAIN[tensor.dtype], tensor))
-            else:
+            entry = checkpoint.entries[name]
+            module, leaf = model.get_submodule(entry.layer), name.rpartition(".")[2]
+            stored = entry.read(read)
+            if not (isinstance(module, Linear) and leaf == "weight"):
+                tensor = _dense(stored).to(device)
+                tensor = tensor.to(kept_dtype(name, module, tensor.dtype))
                 setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
+            elif policy is not None and entry.is_block_matrix and policy.takes(stored):
+                policy.place(module, stored, device)
+            elif stored.weight_scale is not None:
+                module.put(stored.to(device))
+            else:
+                tensor = stored.weight.to(device)
+                tensor = tensor.to(kept_dtype(name, module, tensor.dtype))
+                module.put(StoredWeight(PLAIN[tensor.dtype], tensor))
+
+
+def unchanged_regions(model: nn.Module, checkpoint: Checkpoint) -> dict[str, FileRegion]:
+    """Returns where a loaded model's tensors lie in its file; what `offload.HostModel` reads from.
+
+    Those are the ones that are in memory what they are in the file: of layers that kept their
+    format, and codes that got a scale of one.
+
+    Args:
+        model: what `load_dit` gave.
+        checkpoint: what it was loaded from.
+    """
+    regions: dict[str, FileRegion] = {}
+    for entry in checkpoint.entries.values():
+        module, leaf = model.get_submodule(entry.layer), entry.name.rpartition(".")[2]
+        own = PLAIN[getattr(module, leaf).dtype] if leaf != "weight" else _format_of(module)
+        if not holds(entry.format, own):
+            continue
+        for part, region in entry.regions.items():
+            # A scale may be fp32 in memory only, and codes that had none may have got one.
+            if part == leaf or getattr(module, part).dtype == region.dtype:
+                regions[f"{entry.layer}.{part}" if entry.layer else part] = region
+    return regions
+
+
+def _format_of(module: nn.Module) -> WeightFormat:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return module.format if isinstance(module, Linear) else PLAIN[weight.dtype]
 
 
 @contextmanager
@@ -115,8 +131,7 @@ def _memory_limit(checkpoint: Checkpoint) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(s in str(error) for s in FULL_MEMORY):
             raise
-        files = {entry.file for entry in checkpoint.tensors.values()}
-        size = sum(file.stat().st_size for file in files) / 2**30
+        size = checkpoint.info.bytes / 2**30
         raise MemoryLimitError(
             f"The computer's memory is full while loading {checkpoint.path.name}. Got no more of "
             f"it from the system, need up to {size:.1f} GiB. Close other programs, or choose a "

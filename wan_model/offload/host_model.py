@@ -34,6 +34,10 @@ WARM_BYTES = 8 << 20
 """Bytes of one read ahead."""
 
 
+READS_IN_PLACE = hasattr(os, "preadv")
+"""Whether one handle of a file serves all threads, each reading where it wants."""
+
+
 @dataclass(frozen=True)
 class FileRegion:
     """Where a tensor's bytes lie in a file."""
@@ -45,17 +49,18 @@ class FileRegion:
 
 
 class WeightFile:
-    """A file opened once per thread that may read it; it stays readable if somebody deletes it."""
+    """An open file that several threads may read; it stays readable if somebody deletes it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # Without reads at a place of their own, as on Windows, readers would move one another's.
+        count = 1 if READS_IN_PLACE else LANES + WARMERS
         try:
-            streams = [FileIO(path) for _ in range(LANES + WARMERS)]
+            streams = [FileIO(path) for _ in range(count)]
         except OSError as error:
             raise _unreadable(path, error) from error
         self._file_number = streams[0].fileno()
         self._stamp = self._read_stamp()
-        # Not every system can read at an offset without moving what all readers of a stream share.
         self._idle: SimpleQueue[FileIO] = SimpleQueue()
         for stream in streams:
             self._idle.put(stream)
@@ -82,11 +87,10 @@ class WeightFile:
         Raises:
             CheckpointError: if the file ends too early or cannot be read.
         """
-        stream, done = self._idle.get(), 0
+        done = 0
         try:
-            stream.seek(offset)
             while done < len(target):
-                count = stream.readinto(target[done:])
+                count = self._read_some(offset + done, target[done:])
                 if not count:
                     raise CheckpointError(
                         f"{self.path.name} was cut off while its model was in use. Got "
@@ -96,6 +100,14 @@ class WeightFile:
                 done += count
         except OSError as error:
             raise _unreadable(self.path, error) from error
+
+    def _read_some(self, offset: int, target: memoryview) -> int:
+        if READS_IN_PLACE:
+            return os.preadv(self._file_number, [target], offset)
+        stream = self._idle.get()
+        try:
+            stream.seek(offset)
+            return stream.readinto(target) or 0
         finally:
             self._idle.put(stream)
 
@@ -171,7 +183,7 @@ class HostSlab:
         Raises:
             CheckpointError: if a file fails.
         """
-        # Equal parts, lest all wait for one; one after the other each, as disks like it.
+        # Equal parts, so that no one is waited for; one after the other each, as disks like it.
         step = -(-target.numel() // LANES)
         runs = [
             pool.submit(self._read_part, target[low : low + step], start + low)
@@ -179,7 +191,7 @@ class HostSlab:
         ]
         # All of them have to end before the target may be used again, even if one fails.
         wait(runs)
-        while runs:  # emptied, lest the error's traceback refer to the error
+        while runs:  # emptied, so that the error's traceback does not refer to the error
             runs.pop().result()
 
     def _read_part(self, target: Tensor, start: int) -> None:

@@ -28,7 +28,7 @@ from tests.unit.loading.test_weights import SOURCES, velocity
 from tests.unit.offload.fakes import plan_for
 from wan_model import detect, load_dit, load_vae
 from wan_model.errors import CheckpointError
-from wan_model.loading import converted_file, file_regions, unchanged_regions
+from wan_model.loading import converted_file, open_checkpoint, unchanged_regions
 from wan_model.offload import HostModel, OffloadEngine, open_device
 from wan_model.quant import PLAIN, QuantPolicy, StoredWeight, policy_for
 from wan_model.quant.formats import MXFP8 as MXFP8_FORMAT
@@ -126,7 +126,7 @@ BROKEN = {
     "no note": (without(NVFP4, "comfy_quant"), "Got nvfp4 without ComfyUI's notes in blocks"),
     "no exponents' note": (without(MXFP8, "comfy_quant"), "mxfp8 without ComfyUI's notes"),
     "no second scale": (without(NVFP4, "weight_scale_2"), r"lacks scales. Got 1 quantized"),
-    "no scale": (without(NVFP4, "weight_scale"), "Got U8 numbers in blocks"),
+    "no scale": (without(NVFP4, "weight_scale"), "Got U8 tensors in blocks"),
     "other note": (
         NVFP4 | {f"{LAYER}.comfy_quant": note({"format": "mxfp8"})},
         r"contradicts itself. Got the note mxfp8 in .*, nvfp4. Choose",
@@ -187,7 +187,7 @@ def test_vaes_have_wide_weights(tmp_path: Path) -> None:
 def test_weights_stream_from_the_file(name: str, tmp_path: Path) -> None:
     file = save(tmp_path / "a.safetensors", in_blocks(dit_state(), name))
     resident, model = load_dit(file), load_dit(file)
-    regions = unchanged_regions(model, file_regions(file))
+    regions = unchanged_regions(model, open_checkpoint(file))
     leaves = ["weight", "weight_scale"] + ["weight_scale_2"] * (name == "nvfp4")
     state = model.state_dict()
     for leaf in leaves:
@@ -205,15 +205,12 @@ def test_weights_stream_from_the_file(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["fp8", "fp8 scaled", "fp16", "mxfp8"])
-def test_fp8_numbers_without_small_scales_are_not_read_as_mxfp8(
-    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fp8_codes_without_small_scales_are_not_read_as_mxfp8(source: str, tmp_path: Path) -> None:
     policy = QuantPolicy(device=torch.device("cpu"), target=MXFP8_FORMAT)
-    monkeypatch.setattr("wan_model.loading.dit.choose_weights", lambda *_: policy)
-    file = save(tmp_path / "a.safetensors", SOURCES[source])
-    model = load_dit(file, weights="mxfp8")
+    checkpoint = open_checkpoint(save(tmp_path / "a.safetensors", SOURCES[source]))
+    model = load_dit(checkpoint, weights=policy)
     assert model.get_submodule(LAYER).format is MXFP8_FORMAT
-    regions = unchanged_regions(model, file_regions(file))
+    regions = unchanged_regions(model, checkpoint)
     assert (f"{LAYER}.weight" in regions) == (source == "mxfp8")
 
 
@@ -229,7 +226,7 @@ def test_what_cannot_be_converted_is_left_to_the_loader(
 ) -> None:
     state = dit_state() | {f"{LAYER}.weight": torch.zeros(shape)}
     file = save(tmp_path / "a.safetensors", state)
-    assert converted_file(file, target, tmp_path / "cache") == file
+    assert converted_file(file, target, tmp_path / "cache").path == file
     with pytest.raises(CheckpointError, match=LAYER):
         load_dit(file, weights=target)
 
@@ -243,7 +240,7 @@ def test_rows_that_are_no_whole_blocks_stay_as_they_are() -> None:
 
 def test_a_converted_layer_is_one_that_comfyui_reads(tmp_path: Path) -> None:
     source = save(tmp_path / "a.safetensors", dit_state())
-    file = converted_file(source, "nvfp4 storage", tmp_path / "cache")
+    file = converted_file(source, "nvfp4 storage", tmp_path / "cache").path
     assert detect(file).format == "nvfp4"
     assert file.stat().st_size < 0.35 * source.stat().st_size
     state = load_file(file)

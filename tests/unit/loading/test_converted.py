@@ -22,15 +22,20 @@ from tests.unit.loading.checkpoints import (
     to_fp8,
     vae_state,
 )
-from tests.unit.loading.test_weights import SOURCES, TARGETS, is_kept, velocity
+from tests.unit.loading.test_weights import PAIRS, SOURCES, is_kept, velocity
 from wan_model import detect, load_dit
 from wan_model.errors import BackendError, CheckpointError
-from wan_model.loading import converted_file
-from wan_model.loading.header import read_header
+from wan_model.loading import converted_file as converted_checkpoint
+from wan_model.loading.source_safetensors import open_safetensors
 
 E4M3 = torch.float8_e4m3fn
 MIXED = ("mixed", "nvfp4 and fp8")
 ORDER = ["F32", "F16", "BF16", "F8_E4M3"]
+
+
+def converted_file(source: Path, weights: str, folder: Path) -> Path:
+    """The path of what `converted_file` gives."""
+    return converted_checkpoint(source, weights, folder).path
 
 
 @pytest.fixture
@@ -43,8 +48,7 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "weights"
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize(("name", "target"), PAIRS)
 def test_the_file_gives_the_same_model(name: str, target: str, tmp_path: Path) -> None:
     source = save(tmp_path / "a.safetensors", SOURCES[name])
     file = converted_file(source, target, tmp_path / "cache")
@@ -71,10 +75,11 @@ def test_the_file_is_an_ordinary_checkpoint(source: Path, cache: Path) -> None:
     model = load_dit(file)
     scale = model.get_submodule(LAYER).weight_scale
     assert scale.shape == (512, 1)
-    tensors = read_header(file).tensors
+    tensors = open_safetensors(file).tensors
     assert tensors[0].start % 64 == 0
-    # Wide numbers first: whatever the sizes, no tensor starts in the middle of a number.
-    assert [entry.dtype for entry in tensors] == sorted((e.dtype for e in tensors), key=ORDER.index)
+    # Wide items first: whatever the sizes, no tensor starts in the middle of an item.
+    dtypes = [raw.stored_dtype for raw in tensors]
+    assert dtypes == sorted(dtypes, key=ORDER.index)
 
 
 def test_a_second_time_nothing_is_written(source: Path, cache: Path) -> None:
@@ -180,7 +185,7 @@ def test_an_error_while_converting_leaves_nothing(tmp_path: Path, cache: Path) -
 
 def test_what_cannot_be_converted(source: Path, cache: Path, tmp_path: Path) -> None:
     assert converted_file(source, "as stored", cache) == source
-    with pytest.raises(BackendError, match="no such number format"):
+    with pytest.raises(BackendError, match="no such weight format"):
         converted_file(source, "auto", cache)
     vae = save(tmp_path / "vae.safetensors", vae_state("2.1"))
     with pytest.raises(CheckpointError, match="need a diffusion model"):
@@ -199,10 +204,10 @@ def test_notes_and_small_quantized_tensors(tmp_path: Path) -> None:
         state[f"{layer}.scale_input"] = torch.tensor(1.0)
     source = save(tmp_path / "a.safetensors", {f"diffusion_model.{k}": t for k, t in state.items()})
     file = converted_file(source, "int8", tmp_path)
-    names = {entry.name for entry in read_header(file).tensors}
-    assert names == set(dit_state()) | {f"{x}.weight_scale" for x in block_layers(state)} | {
-        "head.head.weight_scale"
-    }
+    names = {raw.name for raw in open_safetensors(file).tensors}
+    quantized = [*block_layers(state), "head.head"]
+    leaves = ("weight_scale", "comfy_quant")
+    assert names == set(dit_state()) | {f"{layer}.{leaf}" for layer in quantized for leaf in leaves}
     assert torch.equal(dense(load_dit(file), "head.head"), head.to(E4M3).float() * 0.5)
 
 
@@ -228,8 +233,8 @@ def test_a_mixture_of_plain_fp8_and_wider_numbers(tmp_path: Path) -> None:
 
 def test_fp64_becomes_fp32(tmp_path: Path) -> None:
     source = save(tmp_path / "a.safetensors", dit_state(dtype=torch.float64))
-    entries = read_header(converted_file(source, "fp8", tmp_path)).tensors
-    assert {entry.dtype for entry in entries} == {"F32", "F8_E4M3"}
+    tensors = open_safetensors(converted_file(source, "fp8", tmp_path)).tensors
+    assert {raw.stored_dtype for raw in tensors} == {"F32", "F8_E4M3"}
 
 
 def test_shards_and_folders(tmp_path: Path, cache: Path) -> None:

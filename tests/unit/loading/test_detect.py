@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -17,41 +18,37 @@ from tests.unit.loading.checkpoints import (
     to_fp8,
     umt5_state,
     vae_state,
+    write_raw,
 )
 from wan_model import detect, load_dit, load_vae
 from wan_model.config import DiTConfig, VaeConfig
 from wan_model.errors import CheckpointError
-from wan_model.loading import TextEncoderConfig
-from wan_model.loading.checkpoint import Checkpoint
-from wan_model.loading.detect import describe, guess_expert
-from wan_model.loading.header import TensorEntry
+from wan_model.loading import TextEncoderConfig, guess_expert, open_checkpoint
+
+SIZES = {"F32": 4, "BF16": 2, "F8_E4M3": 1}
 
 
-def real_checkpoint(keys: str, name: str, dtype: str, part: str = "") -> Checkpoint:
-    """A checkpoint with the recorded keys of a released model, without a file."""
-    shapes = json.loads((GOLDEN / f"{keys}.json").read_text())
-    shapes = shapes[part] if part else shapes
-    tensors = {}
+def real_file(folder: Path, name: str, shapes: dict[str, list[int]], dtype: str) -> Path:
+    """A file with the recorded keys of a released model, whose data is a hole."""
+    header: dict[str, dict] = {}
+    end = 0
     for key, shape in shapes.items():
         quantized = dtype.startswith("F8") and key.startswith("blocks.") and len(shape) == 2
         stored = dtype if quantized or not dtype.startswith("F8") else "F32"
-        size = math.prod(shape) * {"F32": 4, "BF16": 2, "F8_E4M3": 1}[stored]
-        tensors[key] = TensorEntry(
-            name=key, file=Path(name), dtype=stored, shape=tuple(shape), start=0, bytes=size
-        )
+        tensors = {key: (stored, shape)}
         if quantized:
-            scale = key.removesuffix("weight") + "weight_scale"
-            tensors[scale] = TensorEntry(
-                name=scale, file=Path(name), dtype="F32", shape=(), start=0, bytes=4
-            )
-    return Checkpoint(
-        path=Path(name),
-        folder=None,
-        component="vae" if part else "dit",
-        style="official",
-        tensors=tensors,
-        metadata={},
-    )
+            tensors[key.removesuffix("weight") + "weight_scale"] = ("F32", [])
+        for tensor, (spelling, sides) in tensors.items():
+            start, end = end, end + math.prod(sides) * SIZES[spelling]
+            header[tensor] = {"dtype": spelling, "shape": sides, "data_offsets": [start, end]}
+    file = write_raw(folder / name, header)
+    os.truncate(file, file.stat().st_size + end)
+    return file
+
+
+def recorded(keys: str, part: str = "") -> dict[str, list[int]]:
+    shapes = json.loads((GOLDEN / f"{keys}.json").read_text())
+    return shapes[part] if part else shapes
 
 
 @pytest.mark.parametrize(
@@ -75,8 +72,10 @@ def real_checkpoint(keys: str, name: str, dtype: str, part: str = "") -> Checkpo
         ("dit_keys_ti2v", "5B_high.safetensors", "BF16", "5B TI2V, bf16", 4_999_787_712),
     ],
 )
-def test_released_transformers(keys: str, name: str, dtype: str, label: str, parameters: int):
-    info = describe(real_checkpoint(keys, name, dtype))
+def test_released_transformers(
+    keys: str, name: str, dtype: str, label: str, parameters: int, tmp_path: Path
+):
+    info = detect(real_file(tmp_path, name, recorded(keys), dtype))
     assert info.label == label
     assert info.parameters == parameters
     assert isinstance(info.config, DiTConfig)
@@ -100,8 +99,8 @@ def test_released_transformers(keys: str, name: str, dtype: str, label: str, par
         ),
     ],
 )
-def test_released_vaes(part: str, label: str, parameters: int, config: VaeConfig):
-    info = describe(real_checkpoint("vae_keys", "vae.safetensors", "F32", part))
+def test_released_vaes(part: str, label: str, parameters: int, config: VaeConfig, tmp_path: Path):
+    info = detect(real_file(tmp_path, "vae.safetensors", recorded("vae_keys", part), "F32"))
     assert (info.label, info.parameters, info.config) == (label, parameters, config)
     assert (info.kind, info.expert) == (None, None)
 
@@ -148,22 +147,13 @@ def test_text_encoders(tmp_path: Path):
     assert (info.component, info.kind, info.expert) == ("text_encoder", None, None)
 
 
-def test_the_released_text_encoder():
-    shapes = {"shared.weight": (256384, 4096)}
+def test_the_released_text_encoder(tmp_path: Path):
+    shapes = {"shared.weight": [256384, 4096]}
     for block in range(24):
         layer = f"encoder.block.{block}.layer.0.SelfAttention"
-        shapes[f"{layer}.relative_attention_bias.weight"] = (32, 64)
-        shapes[f"{layer}.q.weight"] = (4096, 4096)
-    tensors = {
-        key: TensorEntry(
-            name=key, file=Path("a"), dtype="BF16", shape=shape, start=0, bytes=2 * math.prod(shape)
-        )
-        for key, shape in shapes.items()
-    }
-    empty = real_checkpoint("dit_keys_t2v", "umt5_xxl_bf16.safetensors", "BF16")
-    info = describe(
-        dataclasses.replace(empty, component="text_encoder", style="transformers", tensors=tensors)
-    )
+        shapes[f"{layer}.relative_attention_bias.weight"] = [32, 64]
+        shapes[f"{layer}.q.weight"] = [4096, 4096]
+    info = detect(real_file(tmp_path, "umt5_xxl_bf16.safetensors", shapes, "BF16"))
     assert info.label == "umT5-xxl text encoder, bf16"
 
 
@@ -320,3 +310,16 @@ def test_only_headers_are_read(tmp_path: Path):
         raw[start:] = b"\xff" * (len(raw) - start)
         shard.write_bytes(raw)
     assert detect(index).label == "T2V (dim 256, 3 layers), fp32"
+
+
+def test_an_opened_checkpoint_is_not_read_again(tmp_path: Path):
+    file = save(tmp_path / "a.safetensors", dit_state())
+    checkpoint = open_checkpoint(file)
+    raw = file.read_bytes()
+    header_end = 8 + int.from_bytes(raw[:8], "little")
+    file.write_bytes(b"\xff" * header_end + raw[header_end:])
+    assert detect(checkpoint).label == "T2V (dim 256, 3 layers), fp32"
+    model = load_dit(checkpoint)
+    assert torch.equal(model.head.modulation, dit_state()["head.modulation"])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        detect(file)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import time
 import zipfile
 from pathlib import Path
 
@@ -108,9 +109,11 @@ def test_keys_twice_in_a_header(tmp_path: Path):
         ({"a": 3}, b"", "wrong header entry"),
         ({"a": {"dtype": "F32", "shape": [1]}}, b"", "wrong header entry"),
         ({"a": {"dtype": "F33", "shape": [1], "data_offsets": [0, 4]}}, b"0000", "F33"),
-        ({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, b"0000", "not negative"),
-        ({"a": {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]}}, b"0000", "not negative"),
+        ({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, b"0000", "sides from 0"),
+        ({"a": {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]}}, b"0000", "sides from 0"),
         ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}, b"0000", "not negative"),
+        ({"a": {"dtype": "U8", "shape": [1] * 9, "data_offsets": [0, 1]}}, b"0", "9 sides"),
+        ({"a": {"dtype": "U8", "shape": [0, 2**48], "data_offsets": [0, 0]}}, b"", "sides from 0"),
         ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"0000", "4 bytes"),
         ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"000", "cut off"),
         ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"00000", "no tensor"),
@@ -119,6 +122,25 @@ def test_keys_twice_in_a_header(tmp_path: Path):
 )
 def test_bad_headers(header: object, data: bytes, match: str, tmp_path: Path):
     refused(write_raw(tmp_path / "a.safetensors", header, data), f"is damaged.*{match}")
+
+
+@pytest.mark.parametrize("shape", [b"9" * 4000 + b"," + b"9" * 4000, b"9" * 4000])
+def test_absurd_shapes_are_refused_before_they_are_multiplied(shape: bytes, tmp_path: Path):
+    sides = b",".join([shape] * 200)
+    header = b'{"a": {"dtype": "F32", "shape": [%b], "data_offsets": [0, 4]}}' % sides
+    started = time.monotonic()
+    refused(write_raw(tmp_path / "a.safetensors", header, b"0000"), "wrong header entry")
+    assert time.monotonic() - started < 20
+
+
+def test_a_key_given_twice_is_found_in_a_long_header(tmp_path: Path):
+    names = [f'"k{i}": 1' for i in range(200_000)]
+    header = "{" + ",".join([*names, '"k199999": 1']) + "}"
+    started = time.monotonic()
+    refused(
+        write_raw(tmp_path / "a.safetensors", header.encode()), "the key k199999 is there twice"
+    )
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("length", [2**63, 2**30, 50])

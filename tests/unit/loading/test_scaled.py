@@ -22,6 +22,7 @@ from wan_model import detect, load_dit
 from wan_model.errors import CheckpointError
 from wan_model.quant import SCALED
 
+CONVROT_IN_PARAMS = {"format": "int8_tensorwise", "params": {"convrot": True}}
 E4M3, E5M2, INT8 = torch.float8_e4m3fn, torch.float8_e5m2, torch.int8
 
 
@@ -173,17 +174,21 @@ def test_a_scale_without_layer_is_refused(tmp_path: Path):
     ("extra", "name"),
     [
         ({f"{LAYER}.weight_global_scale": torch.tensor(1.0)}, "nvfp4 of LightX2V"),
-        ({f"{LAYER}.weight_scale": torch.ones(512, 16).to(E4M3)}, "F8_E4M3 numbers"),
-        ({"head.head.weight_scale": torch.ones(64, 8, dtype=torch.uint8)}, "U8 numbers"),
+        ({f"{LAYER}.weight_scale": torch.ones(512, 16).to(E4M3)}, "F8_E4M3 tensors"),
+        ({"head.head.weight_scale": torch.ones(64, 8, dtype=torch.uint8)}, "U8 tensors"),
         ({f"{LAYER}.comfy_quant": note({"format": "convrot_w4a4"})}, "convrot_w4a4"),
         (
             {f"{LAYER}.comfy_quant": note({"format": "int8_tensorwise", "convrot": True})},
-            "int8 convrot",
+            "int8_tensorwise with convrot",
+        ),
+        (
+            {f"{LAYER}.comfy_quant": note(CONVROT_IN_PARAMS)},
+            "int8_tensorwise with convrot",
         ),
         ({f"{LAYER}.qweight": torch.zeros(4, 4, dtype=torch.int32)}, "int4"),
         ({f"{LAYER}.weight._data": torch.zeros(4, 4, dtype=torch.int8)}, "quanto int8"),
-        ({f"{LAYER}.weight": torch.zeros(512, 128, dtype=torch.uint8)}, "U8 numbers"),
-        ({f"{LAYER}.bias": torch.zeros(512, dtype=torch.int8)}, "I8 numbers"),
+        ({f"{LAYER}.weight": torch.zeros(512, 128, dtype=torch.uint8)}, "U8 tensors"),
+        ({f"{LAYER}.bias": torch.zeros(512, dtype=torch.int8)}, "I8 tensors"),
     ],
 )
 def test_other_number_formats_are_named(extra: State, name: str, tmp_path: Path):
@@ -203,7 +208,7 @@ def test_other_number_formats_are_found_in_the_metadata(layers: dict, tmp_path: 
 
 def test_damaged_notes_are_refused(tmp_path: Path):
     state = scaled(dit_state()) | {f"{LAYER}.comfy_quant": torch.zeros(3, dtype=torch.uint8)}
-    with pytest.raises(CheckpointError, match="damaged quantisation note"):
+    with pytest.raises(CheckpointError, match="damaged quantization note"):
         detect(save(tmp_path / "a.safetensors", state))
 
 

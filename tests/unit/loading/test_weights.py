@@ -19,8 +19,8 @@ from tests.unit.loading.checkpoints import (
 from wan_model import load_dit
 from wan_model.dit import WanDiT
 from wan_model.errors import BackendError, SettingsError
-from wan_model.loading import choose_weights, detect, file_regions, unchanged_regions
-from wan_model.quant import DEQUANTIZED, PLAIN, SCALED, Linear, QuantPolicy
+from wan_model.loading import detect, open_checkpoint, unchanged_regions
+from wan_model.quant import DEQUANTIZED, PLAIN, SCALED, Linear, QuantPolicy, policy_for
 from wan_model.quant.formats import INT8_SCALED, NVFP4
 from wan_model.quant.kernels import KERNELS, Fp8Matmul, Int8Matmul, MatmulKernel
 
@@ -63,6 +63,29 @@ TARGETS = {
     "nvfp4 storage": (NVFP4, DEQUANTIZED, 0.12),
 }
 """Storage, what multiplies, and the conversion's own rms error."""
+PAIRS = [
+    ("fp32", "fp16"),
+    ("fp32", "nvfp4 storage"),
+    ("fp16", "bf16"),
+    ("fp16", "fp8"),
+    ("bf16", "int8"),
+    ("fp8", "fp8"),
+    ("fp8", "int8"),
+    ("fp8 e5m2", "fp8"),
+    ("fp8 scaled", "fp8 storage"),
+    ("fp8 scaled per row", "nvfp4 storage"),
+    ("fp8 scaled per block", "fp8"),
+    ("fp8 scaled per block", "bf16"),
+    ("int8 scaled", "int8"),
+    ("int8 scaled", "fp8"),
+    ("nvfp4", "nvfp4 storage"),
+    ("nvfp4", "fp8"),
+    ("mxfp8", "fp8"),
+    ("mixed", "fp8"),
+    ("nvfp4 and fp8", "fp16"),
+    ("nvfp4 and fp8", "nvfp4 storage"),
+]
+"""Every source and every target, with what is kept, what has the same bytes, what has none."""
 
 
 def velocity(model: WanDiT) -> torch.Tensor:
@@ -70,8 +93,7 @@ def velocity(model: WanDiT) -> torch.Tensor:
         return model(value("x", (1, 16, 1, 4, 4)), torch.tensor([500.0]), value("ctx", (1, 3, 64)))
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("source", "target"), PAIRS)
 def test_any_format_becomes_any_other(source: str, target: str, tmp_path: Path) -> None:
     file = save(tmp_path / "a.safetensors", SOURCES[source])
     stored, model = load_dit(file), load_dit(file, weights=target)
@@ -186,17 +208,17 @@ def test_auto_multiplies_small_weights_where_that_is_fast(
     trial = {INT8_SCALED.name: missing}
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(MatmulKernel, "_failed_trial", lambda self, _: trial.get(self.format.name))
-    policy = choose_weights(detect(save(tmp_path / "a.safetensors", SOURCES[source])), CUDA)
+    info = detect(save(tmp_path / "a.safetensors", SOURCES[source]))
+    policy = policy_for("auto", CUDA, info.formats)
     assert reason in policy.reason
     assert [KERNELS.index(kernel) for kernel in policy.kernels] == kernels
 
 
-def test_auto_converts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_policy_without_target_converts_nothing(tmp_path: Path) -> None:
     policy = QuantPolicy(device=torch.device("cpu"), kernels=KERNELS[:1])
     file = save(tmp_path / "a.safetensors", SOURCES["mixed"])
     stored, exact = load_dit(file), velocity(load_dit(file, dtype=torch.float32))
-    monkeypatch.setattr("wan_model.loading.dit.choose_weights", lambda *_: policy)
-    model = load_dit(file, weights="auto")
+    model = load_dit(file, weights=policy)
     for layer, wanted in {LAYER: Fp8Matmul(), WIDE: DEQUANTIZED}.items():
         assert model.get_submodule(layer).matmul == wanted
         assert torch.equal(model.get_submodule(layer).weight, stored.get_submodule(layer).weight)
@@ -204,21 +226,27 @@ def test_auto_converts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (velocity(stored) - exact).norm() < error < 0.05 * exact.norm()
 
 
-@pytest.mark.parametrize("target", ["as stored", *TARGETS])
-@pytest.mark.parametrize("source", SOURCES)
-def test_a_file_is_not_read_in_place_of_converted_weights(
+def bytes_of(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [*((source, "as stored") for source in SOURCES), *PAIRS]
+)
+def test_a_file_is_read_in_place_of_what_it_holds_and_no_more(
     source: str, target: str, tmp_path: Path
 ) -> None:
     file = save(tmp_path / "a.safetensors", SOURCES[source])
-    model = load_dit(file, weights=target)
-    regions = unchanged_regions(model, file_regions(file))
+    checkpoint = open_checkpoint(file)
+    model = load_dit(checkpoint, weights=target)
+    regions = unchanged_regions(model, checkpoint)
     raw, loaded = file.read_bytes(), model.state_dict()
     for name, region in regions.items():
-        tensor = loaded[name].contiguous()
-        if (tensor.dtype, tensor.nbytes) == (region.dtype, region.nbytes):
-            in_file = raw[region.offset : region.offset + region.nbytes]
-            assert tensor.view(-1).view(torch.uint8).numpy().tobytes() == in_file, name
-    assert "patch_embedding.weight" in regions
+        assert loaded[name].dtype == region.dtype, name
+        assert bytes_of(loaded[name]) == raw[region.offset : region.offset + region.nbytes], name
+    memory_only = {name for name in loaded.keys() - regions.keys() if not name.endswith("_scale")}
+    for name in memory_only & SOURCES[source].keys():
+        assert loaded[name].dtype != SOURCES[source][name].dtype or source == "mxfp8", name
     kept = target == "as stored" or is_kept(source, target)
     assert (f"{LAYER}.weight" in regions) == kept
 

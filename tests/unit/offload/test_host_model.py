@@ -14,17 +14,17 @@ from tests.unit.dit.toy import make_dit, make_inputs
 from tests.unit.offload.fakes import LazyDevice, forward, plan_for
 from wan_model.dit import WanDiT
 from wan_model.errors import CheckpointError
-from wan_model.loading.formats import TORCH_DTYPES
-from wan_model.loading.header import read_header
+from wan_model.loading.source_safetensors import DTYPES, open_safetensors
 from wan_model.offload import FileRegion, HostModel, OffloadEngine
 from wan_model.offload import host_model as host_module
 from wan_model.offload.host_model import LANES, WARMERS, WeightFile
 
 
 def regions_of(path: Path) -> dict[str, FileRegion]:
+    dtypes = {name: dtype for dtype, name in DTYPES.items()}
     return {
-        e.name: FileRegion(e.file, e.start, e.bytes, TORCH_DTYPES[e.dtype])
-        for e in read_header(path).tensors
+        raw.name: FileRegion(raw.file, raw.start, raw.nbytes, dtypes[raw.stored_dtype])
+        for raw in open_safetensors(path).tensors
     }
 
 
@@ -59,20 +59,52 @@ def test_weights_come_from_the_file(file, emptied, expected, pinned):
         assert torch.equal(forward(engine, device, emptied, make_inputs(emptied)), expected)
 
 
-@pytest.mark.parametrize(("dtype", "part"), [(torch.int32, 1), (torch.float32, 2)])
-def test_converted_tensors_do_not_come_from_the_file(file, expected, dtype, part):
-    """Neither those that have another type in the same bytes, nor those of another size."""
+@pytest.mark.parametrize(
+    ("other_dtype", "part"), [(torch.bfloat16, 2), (torch.int32, 1), (torch.float32, 2)]
+)
+def test_converted_tensors_do_not_come_from_the_file(file, expected, other_dtype, part):
     model = make_dit(num_layers=3)
     regions = regions_of(file)
     for name in ("blocks.1.ffn.0.weight", "blocks.2.norm3.bias", "head.head.weight"):
         region = regions[name]
-        regions[name] = FileRegion(region.file, 0, region.nbytes // part, dtype)
+        regions[name] = FileRegion(region.file, 0, region.nbytes // part, other_dtype)
     host, device = HostModel(model, model.blocks, regions), LazyDevice()
     engine = OffloadEngine([host], plan_for(host, blocks_to_swap=3), device)
     assert torch.equal(forward(engine, device, model, make_inputs(model)), expected)
 
 
-def test_threads_that_read_one_file_do_not_disturb_each_other(tmp_path, monkeypatch):
+def read_by_many(path: Path) -> None:
+    """Has as many threads as there may be read different parts of one file."""
+    path.write_bytes(bytes(range(100)))
+    file = WeightFile(path)
+    targets = [bytearray(3) for _ in range(LANES + WARMERS)]
+    with ThreadPoolExecutor(len(targets)) as pool:
+        list(pool.map(file.read, range(len(targets)), map(memoryview, targets)))
+    assert targets == [bytearray(range(start, start + 3)) for start in range(len(targets))]
+
+
+@pytest.mark.skipif(not host_module.READS_IN_PLACE, reason="This system has no os.preadv.")
+def test_one_handle_serves_all_threads(tmp_path, monkeypatch):
+    opened: list[Path] = []
+
+    class Counted(FileIO):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            opened.append(path)
+
+    monkeypatch.setattr(host_module, "FileIO", Counted)
+    everybody, preadv = Barrier(LANES + WARMERS), os.preadv
+
+    def meeting(*args):
+        everybody.wait(60)
+        return preadv(*args)
+
+    monkeypatch.setattr(os, "preadv", meeting)
+    read_by_many(tmp_path / "codes")
+    assert opened == [tmp_path / "codes"]
+
+
+def test_threads_do_not_disturb_each_other_without_reads_in_place(tmp_path, monkeypatch):
     everybody = Barrier(LANES + WARMERS)
 
     class Meeting(FileIO):
@@ -80,17 +112,12 @@ def test_threads_that_read_one_file_do_not_disturb_each_other(tmp_path, monkeypa
 
         def seek(self, *args: int) -> int:
             place = super().seek(*args)
-            everybody.wait(10)
+            everybody.wait(60)
             return place
 
     monkeypatch.setattr(host_module, "FileIO", Meeting)
-    path = tmp_path / "numbers"
-    path.write_bytes(bytes(range(100)))
-    file = WeightFile(path)
-    targets = [bytearray(3) for _ in range(LANES + WARMERS)]
-    with ThreadPoolExecutor(len(targets)) as pool:
-        list(pool.map(file.read, range(len(targets)), map(memoryview, targets)))
-    assert targets == [bytearray(range(start, start + 3)) for start in range(len(targets))]
+    monkeypatch.setattr(host_module, "READS_IN_PLACE", False)
+    read_by_many(tmp_path / "codes")
 
 
 @pytest.mark.parametrize("from_file", [False, True])

@@ -1,0 +1,263 @@
+"""The models that there are: those that can be loaded, and those that people load by mistake.
+
+Everything that tells one from another is here. A new kind of transformer is a row of `DIT_KINDS`, a
+new kind of file a row of `COMPONENTS`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from ..config import DiTConfig, Kind, VaeConfig
+from ..vae import WanVae, build_vae
+from ..vae.preview import PreviewVaeConfig, build_preview_vae
+from . import sizes
+from .keymap import Component, KeyStyle
+from .sizes import Clues, Config, TextEncoderConfig
+from .source import first_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class DitKind:
+    """One kind of transformer, told by its channels."""
+
+    kind: Kind
+    name: str
+    """For people."""
+    in_channels: int
+    latent_channels: int
+    vae: Literal["wan2.1", "wan2.2"]
+    """Whose latents it computes."""
+
+
+DIT_KINDS = (
+    DitKind(kind="t2v", name="T2V-A14B", in_channels=16, latent_channels=16, vae="wan2.1"),
+    DitKind(kind="i2v", name="I2V-A14B", in_channels=36, latent_channels=16, vae="wan2.1"),
+    DitKind(kind="ti2v", name="TI2V-5B", in_channels=48, latent_channels=48, vae="wan2.2"),
+)
+
+
+DIT_SIZES = {(5120, 13824, 40): "A14B", (3072, 14336, 30): "5B"}
+"""By width, feed-forward width and number of blocks."""
+
+
+def find_dit_kind(in_channels: int, latent_channels: int) -> DitKind | None:
+    """Returns the kind of transformer with so many channels, if there is one."""
+    channels = (in_channels, latent_channels)
+    return next((k for k in DIT_KINDS if (k.in_channels, k.latent_channels) == channels), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentKind:
+    """One kind of file that can be loaded."""
+
+    component: Component
+    label: str
+    """For people."""
+    config_type: type
+    markers: Mapping[KeyStyle, tuple[str, ...]]
+    """Keys of such files. Two of them are enough, so that an incomplete file is recognised."""
+    read_config: Callable[[Clues], Config]
+    build: Callable[[Any], WanVae] | None = None
+    """From the config, for those that need nothing else."""
+
+
+COMPONENTS = (
+    ComponentKind(
+        component="dit",
+        label="diffusion model",
+        config_type=DiTConfig,
+        read_config=partial(
+            sizes.dit_config,
+            kinds={(k.in_channels, k.latent_channels): k.kind.upper() for k in DIT_KINDS},
+        ),
+        markers={
+            "official": (
+                "head.modulation",
+                "patch_embedding.weight",
+                "blocks.0.self_attn.q.weight",
+                "blocks.0.ffn.0.weight",
+            ),
+            "diffusers": (
+                "condition_embedder.time_proj.weight",
+                "patch_embedding.weight",
+                "blocks.0.attn1.to_q.weight",
+                "blocks.0.scale_shift_table",
+            ),
+        },
+    ),
+    ComponentKind(
+        component="vae",
+        label="VAE",
+        config_type=VaeConfig,
+        read_config=sizes.vae_config,
+        build=build_vae,
+        markers={
+            "official": (
+                "decoder.middle.0.residual.0.gamma",
+                "encoder.middle.0.residual.0.gamma",
+                "decoder.head.0.gamma",
+            ),
+            "diffusers": (
+                "decoder.mid_block.resnets.0.norm1.gamma",
+                "encoder.mid_block.resnets.0.norm1.gamma",
+                "decoder.norm_out.gamma",
+            ),
+        },
+    ),
+    ComponentKind(
+        component="preview_vae",
+        label="preview VAE",
+        config_type=PreviewVaeConfig,
+        read_config=sizes.preview_vae_config,
+        build=build_preview_vae,
+        # Not of its relatives with a larger decoder, whose layers have other numbers.
+        markers={
+            "official": (
+                "decoder.1.weight",
+                "decoder.8.weight",
+                "decoder.14.weight",
+                "decoder.20.weight",
+            ),
+        },
+    ),
+    ComponentKind(
+        component="text_encoder",
+        label="text encoder",
+        config_type=TextEncoderConfig,
+        read_config=sizes.text_encoder_config,
+        markers={
+            "official": (
+                "blocks.0.pos_embedding.embedding.weight",
+                "blocks.1.pos_embedding.embedding.weight",
+                "blocks.0.ffn.gate.0.weight",
+            ),
+            "transformers": (
+                "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+                "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight",
+            ),
+        },
+    ),
+)
+
+
+def variant_of(config: Config) -> str:
+    """Returns "A14B", "5B", "Wan2.1", "Wan2.2", "umT5-xxl", or sizes: "dim 256, 3 layers"."""
+    if isinstance(config, VaeConfig):
+        return config.variant.capitalize()
+    known = None
+    if isinstance(config, DiTConfig):
+        known = DIT_SIZES.get((config.dim, config.ffn_dim, config.num_layers))
+    elif (config.dim, config.num_layers) == (4096, 24):
+        known = "umT5-xxl"
+    return known or f"dim {config.dim}, {config.num_layers} layers"
+
+
+def label_of(config_type: type) -> str:
+    """Returns what a component is called, by the type of its sizes."""
+    return next(kind.label for kind in COMPONENTS if kind.config_type is config_type)
+
+
+@dataclass(frozen=True)
+class OtherModel:
+    """A model that is not supported, and the parts of key names that give it away."""
+
+    what: str
+    starts: tuple[str, ...] = ()
+    """Any key (without prefix) that starts so is enough."""
+    contains: tuple[str, ...] = ()
+    advice: str = "Choose another file."
+
+    def matches(self, name: str) -> bool:
+        """Whether this key belongs to the model."""
+        return name.startswith(self.starts) or any(part in name for part in self.contains)
+
+
+LORA = OtherModel(
+    "a LoRA",
+    ("lora_unet_", "lycoris_"),
+    (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lokr_", ".hada_", ".oft_blocks"),
+    advice="Load it with a LoRA loader, on top of a model.",
+)
+WHOLE_PIPELINE = OtherModel(
+    "a whole pipeline in one file", advice="Choose separate files for model, VAE and text encoder."
+)
+
+WAN_RELATIVES = (
+    OtherModel("a Wan VACE model", ("vace_blocks.", "vace_patch_embedding.")),
+    OtherModel(
+        "a Wan2.2 Animate model",
+        ("face_adapter.", "face_encoder.", "pose_patch_embedding.", "motion_encoder."),
+    ),
+    OtherModel("a HuMo model", ("audio_proj.audio_proj_glob",)),
+    OtherModel(
+        "a Wan2.2 S2V (speech to video) model",
+        ("casual_audio_encoder.", "audio_injector.", "frame_packer."),
+    ),
+    OtherModel("an audio-driven Wan model", ("audio_proj.",), (".audio_cross_attn.",)),
+    OtherModel("a Wan Fun camera control model", ("control_adapter.",)),
+    OtherModel("a Wan Fun control model", ("ref_conv.",)),
+    OtherModel(
+        "a Wan2.1 image-to-video model (it has CLIP image weights)",
+        ("img_emb.", "condition_embedder.image_embedder."),
+        (".cross_attn.k_img.", ".attn2.add_k_proj."),
+    ),
+)
+
+STRANGERS = (
+    OtherModel("HunyuanVideo", ("txt_in.individual_token_refiner.",)),
+    OtherModel("Flux", ("double_blocks.", "single_blocks.")),
+    OtherModel("Stable Diffusion 3", ("joint_blocks.",)),
+    OtherModel("LTX-Video or PixArt", ("adaln_single.", "patchify_proj.")),
+    OtherModel(
+        "Stable Diffusion", ("input_blocks.", "down_blocks.0.resnets.", "cond_stage_model.")
+    ),
+    OtherModel(
+        "a diffusers model of another family", ("transformer_blocks.", "single_transformer_blocks.")
+    ),
+    OtherModel("a T5 text encoder without umT5's bias per layer", ("encoder.block.",)),
+    OtherModel("a CLIP text encoder", ("text_model.", "transformer.resblocks.")),
+    OtherModel("a CLIP vision model", ("vision_model.", "visual.")),
+    OtherModel("a language model", ("layers.0.",)),
+    OtherModel(
+        "a TAEHV preview VAE with a large decoder ('super')",
+        ("decoder.1.conv.0.", "decoder.18.weight"),
+        advice="Choose the small one, such as taew2_1 or taew2_2.",
+    ),
+    OtherModel("a preview VAE for images (TAESD)", ("taesd_", "decoder.layers.3.conv.", "3.conv.")),
+    OtherModel(
+        "an image VAE",
+        ("encoder.down.", "decoder.up.", "encoder.down_blocks."),
+        ("post_quant_conv",),
+    ),
+)
+
+BUNDLED_PARTS = ("vae.", "first_stage_model.", "text_encoders.", "cond_stage_model.")
+"""Prefixes beside `model.diffusion_model.` in a file that holds a whole pipeline."""
+
+
+def recognise(names: list[str], *, bundled: bool) -> tuple[ComponentKind, KeyStyle] | OtherModel:
+    """Returns which file has tensors of these names, and in which style they are.
+
+    Args:
+        names: keys without prefix.
+        bundled: whether the file holds other parts of a pipeline beside the transformer.
+    """
+    if bundled:
+        return WHOLE_PIPELINE
+    present = set(names)
+    kinds: list[tuple[ComponentKind, KeyStyle]] = [
+        (kind, style)
+        for kind in COMPONENTS
+        for style, markers in kind.markers.items()
+        if len(present.intersection(markers)) >= 2
+    ]
+    is_dit = bool(kinds) and kinds[0][0].component == "dit"
+    others = (LORA, *(WAN_RELATIVES if is_dit or not kinds else ()), *(() if kinds else STRANGERS))
+    for other in others:
+        if any(map(other.matches, names)):
+            return other
+    if kinds:
+        return kinds[0]
+    return OtherModel(f"an unknown model with keys such as {first_names(names) or '(none)'}")

@@ -1,0 +1,127 @@
+"""Writes checkpoints: tensors by name, with ComfyUI's notes on weights that need one."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedWriter
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..quant import StoredWeight
+from .encodings import NOTE, encoding_of, write_note
+from .source_safetensors import DTYPES
+
+ABANDONED_SECONDS = 3600
+"""A partial file that was not written to for this long belongs to no running program."""
+
+ALIGNMENT_BYTES = 64
+"""Where the data starts in the file, for processors' vector instructions."""
+
+
+def weight_tensors(layer: str, stored: StoredWeight) -> Iterator[tuple[str, Tensor]]:
+    """Yields what a file holds of a layer's weight: codes, scales and the note on them.
+
+    There is no note where ComfyUI has no name for the format.
+    """
+    for leaf, tensor in stored.tensors():
+        yield f"{layer}.{leaf}", tensor
+    encoding = encoding_of(stored.format)
+    if encoding.note is not None and encoding.can_note(stored):
+        yield f"{layer}.{NOTE}", write_note(encoding.note)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor goes in the file's data."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class FileLayout:
+    """The order of tensors in a file."""
+
+    places: dict[str, _Place]
+
+    @classmethod
+    def of(cls, tensors: Iterable[tuple[str, Tensor]]) -> "FileLayout":
+        """Lays tensors out, which need no data, those with wide items first: all are aligned."""
+        places: dict[str, _Place] = {}
+        start = 0
+        for name, tensor in sorted(tensors, key=lambda item: -item[1].itemsize):
+            end = start + tensor.nbytes
+            places[name] = _Place(DTYPES[tensor.dtype], tuple(tensor.shape), start, end)
+            start = end
+        return cls(places)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return max(place.end for place in self.places.values())
+
+    def header(self, metadata: dict[str, str]) -> bytes:
+        """Returns the start of the file; `source_safetensors` describes it."""
+        fields: dict[str, object] = {"__metadata__": metadata}
+        for name, place in self.places.items():
+            offsets = (place.start, place.end)
+            fields[name] = {"dtype": place.dtype, "shape": place.shape, "data_offsets": offsets}
+        text = json.dumps(fields).encode()
+        text += b" " * (-(8 + len(text)) % ALIGNMENT_BYTES)
+        return len(text).to_bytes(8, "little") + text
+
+
+def write_checkpoint(
+    file: Path,
+    layout: FileLayout,
+    tensors: Iterable[tuple[str, Tensor]],
+    metadata: dict[str, str],
+) -> None:
+    """Writes a file beside its final place, and moves it there when it is whole.
+
+    Args:
+        file: to write; its folder is made if missing.
+        layout: of exactly the tensors that follow.
+        tensors: in any order; one at a time is in memory.
+        metadata: of the file.
+
+    Raises:
+        OSError: if it cannot be written; nothing is left behind then.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    free_bytes = shutil.disk_usage(file.parent).free
+    if free_bytes < layout.nbytes:
+        raise OSError(
+            f"{layout.nbytes / 2**30:.1f} GiB are needed and {free_bytes / 2**30:.1f} GiB are free"
+        )
+    with _new_file(file) as stream:
+        stream.write(layout.header(metadata))
+        data_start = stream.tell()
+        for name, tensor in tensors:
+            stream.seek(data_start + layout.places[name].start)
+            stream.write(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+
+
+@contextmanager
+def _new_file(file: Path) -> Iterator[BufferedWriter]:
+    """Opens a partial file that becomes `file` if nothing fails, and vanishes otherwise."""
+    partial = file.with_name(file.name + ".partial")
+    if partial.exists() and time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
+        partial.unlink()
+    stream = partial.open("xb")
+    try:
+        with stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
