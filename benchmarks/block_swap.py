@@ -36,7 +36,7 @@ from wan_model.config import DiTConfig, Precision
 from wan_model.dit import WanDiT
 from wan_model.dit.activation_memory import activation_bytes
 from wan_model.errors import WanError
-from wan_model.loading import file_regions, load_dit
+from wan_model.loading import load_dit, open_checkpoint, unchanged_regions
 from wan_model.offload import (
     CudaDevice,
     HostModel,
@@ -141,7 +141,7 @@ def build(folder: Path, *, in_memory: bool, attention: str) -> Bench:
     if in_memory:
         for tensor in (*streamed.parameters(), *streamed.buffers()):
             tensor.data = tensor.data.clone()
-    regions = {} if in_memory else file_regions(path)
+    regions = {} if in_memory else unchanged_regions(streamed, open_checkpoint(path))
     host = HostModel(streamed, streamed.blocks, regions)
     gc.collect()
     torch.cuda.empty_cache()

@@ -7,8 +7,7 @@ from comfy_api.latest import io
 
 from ..wan_model.config import DiTConfig
 from ..wan_model.errors import PairingError
-from ..wan_model.loading import CheckpointInfo, detect
-from ..wan_model.loading.detect import guess_expert, require
+from ..wan_model.loading import Checkpoint, guess_expert, open_checkpoint
 from ..wan_model.offload import Limits
 from ._comfy.host import runtime
 from ._comfy.model.attention_choice import choose as choose_attention
@@ -144,8 +143,8 @@ class WanDuetModelLoader(io.ComfyNode):
         memory: Limits | None = None,
     ) -> io.NodeOutput:
         """Loads the file."""
-        info = detect(runtime.model_path("diffusion_models", model_name))
-        (patcher,) = _load([info], precision, attention, memory, cls.hidden.unique_id)
+        checkpoint = open_checkpoint(runtime.model_path("diffusion_models", model_name))
+        (patcher,) = _load([checkpoint], precision, attention, memory, cls.hidden.unique_id)
         return io.NodeOutput(patcher)
 
 
@@ -211,14 +210,15 @@ class WanDuetExpertLoader(io.ComfyNode):
         names = (high_noise_model, low_noise_model)
         if problem := _pair_problem(*names):
             raise PairingError(problem)
-        infos = [detect(runtime.model_path("diffusion_models", name)) for name in names]
-        _check_pair(*infos)
-        high, low = _load(infos, precision, attention, memory, cls.hidden.unique_id)
+        files = [runtime.model_path("diffusion_models", name) for name in names]
+        checkpoints = [open_checkpoint(file) for file in files]
+        _check_pair(*checkpoints)
+        high, low = _load(checkpoints, precision, attention, memory, cls.hidden.unique_id)
         return io.NodeOutput(high, low)
 
 
 def _load(
-    infos: Sequence[CheckpointInfo],
+    checkpoints: Sequence[Checkpoint],
     precision: str,
     attention: str,
     memory: Limits | None,
@@ -226,9 +226,10 @@ def _load(
 ) -> list[Any]:
     """Loads the files of one model as MODELs, and shows what they are and how they compute."""
     device = runtime.compute_device()
+    infos = [checkpoint.info for checkpoint in checkpoints]
     matmuls = dict.fromkeys(explain_precision(precision, info, device) for info in infos)
     attend, chosen = choose_attention(attention, device, runtime.compute_dtype(precision))
-    patchers = load_models(infos, precision, attend, memory)
+    patchers = load_models(checkpoints, precision, attend, memory)
     runtime.show(node_id, "\n".join([*(info.label for info in infos), *matmuls, chosen]))
     return patchers
 
@@ -257,9 +258,10 @@ def _pair_problem(high: str | None, low: str | None) -> str | None:
     return None
 
 
-def _check_pair(high: CheckpointInfo, low: CheckpointInfo) -> None:
-    for info in (high, low):
-        require(info, DiTConfig)
+def _check_pair(*experts: Checkpoint) -> None:
+    high, low = (expert.info for expert in experts)
+    for expert, info in zip(experts, (high, low), strict=True):
+        expert.require(DiTConfig)
         if info.kind == "ti2v":
             raise PairingError(
                 f"TI2V-5B has one model for all steps. Got {info.path.name} ({info.label}), need "
@@ -325,9 +327,9 @@ class WanDuetVAELoader(io.ComfyNode):
     @reports_errors
     def execute(cls, vae_name: str, precision: str) -> io.NodeOutput:
         """Loads the file."""
-        path = runtime.model_path(cls._folder(vae_name), vae_name)
-        loaded = comfy_vae.load_comfy_vae(path, precision)
-        runtime.show(cls.hidden.unique_id, detect(path).label)
+        checkpoint = open_checkpoint(runtime.model_path(cls._folder(vae_name), vae_name))
+        loaded = comfy_vae.load_comfy_vae(checkpoint, precision)
+        runtime.show(cls.hidden.unique_id, checkpoint.info.label)
         return io.NodeOutput(loaded)
 
     @classmethod
@@ -379,9 +381,9 @@ class WanDuetTextEncoderLoader(io.ComfyNode):
     @reports_errors
     def execute(cls, text_encoder_name: str) -> io.NodeOutput:
         """Loads the file."""
-        path = runtime.model_path("text_encoders", text_encoder_name)
-        clip = umt5.load_clip(path)
-        runtime.show(cls.hidden.unique_id, detect(path).label)
+        checkpoint = open_checkpoint(runtime.model_path("text_encoders", text_encoder_name))
+        clip = umt5.load_clip(checkpoint)
+        runtime.show(cls.hidden.unique_id, checkpoint.info.label)
         return io.NodeOutput(clip)
 
 

@@ -34,10 +34,10 @@ class LoadAnyway(io.ComfyNode):
     @classmethod
     def execute(cls, model_name: str, precision: str, memory: Any = None) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("diffusion_models", model_name)
-        info = part_of_the_pack("wan_model.loading").detect(path)
+        checkpoint = part_of_the_pack("wan_model.loading").open_checkpoint(path)
         attention = part_of_the_pack("wan_model.attention").resolve("sdpa")
         load = part_of_the_pack("nodes._comfy.model.load_models").load_models
-        return io.NodeOutput(*load([info], precision, attention, memory))
+        return io.NodeOutput(*load([checkpoint], precision, attention, memory))
 
 
 class PrecisionTestExtension(ComfyExtension):

@@ -160,7 +160,9 @@ def test_what_is_said_on_a_gpu(
     precision: Any, asked: str, stored: str, line: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    info = SimpleNamespace(format=stored)
+    formats = importlib.import_module("pack.wan_model.quant").FORMATS
+    found = [weight_format for weight_format in formats if weight_format.name == stored]
+    info = SimpleNamespace(format=stored, formats=found)
     assert precision.explain(asked, info, torch.device("cuda")) == line
 
 

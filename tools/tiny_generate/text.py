@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
-from wan_model.loading import TextEncoderConfig, detect
-from wan_model.loading.detect import require
+from wan_model.loading import TextEncoderConfig, open_checkpoint
 from wan_model.prompt import END_TOKEN, clean_prompt, cut_tokens
 
 PAD_TOKEN = 0
@@ -29,7 +28,7 @@ class PromptEncoder:
         Raises:
             CheckpointError: if it is not a umT5 encoder.
         """
-        sizes = require(detect(path), TextEncoderConfig)
+        sizes = open_checkpoint(path).require(TextEncoderConfig)
         tensors = load_file(path)
         model = bytes(tensors.pop("spiece_model").tolist())
         self.tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)

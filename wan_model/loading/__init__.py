@@ -4,6 +4,7 @@ from .checkpoint import Checkpoint, CheckpointInfo, detect, open_checkpoint
 from .converted import converted_file
 from .dit import load_dit
 from .files import guess_expert
+from .models import find_dit_kind
 from .sizes import TextEncoderConfig
 from .strict import unchanged_regions
 from .vae import load_vae
@@ -14,6 +15,7 @@ __all__ = [
     "TextEncoderConfig",
     "converted_file",
     "detect",
+    "find_dit_kind",
     "guess_expert",
     "load_dit",
     "load_vae",

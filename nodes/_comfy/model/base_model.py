@@ -10,6 +10,7 @@ import comfy.model_base
 import comfy.model_management
 import comfy.supported_models
 
+from ....wan_model.loading import find_dit_kind
 from .comfy_dit import ComfyWanDiT
 from .pool import Shape
 
@@ -38,7 +39,9 @@ class WanModel48(_PlannedMemory, comfy.model_base.WAN22):
 
 def base_model(dit: ComfyWanDiT) -> comfy.model_base.BaseModel:
     """Wraps a transformer in core's model class for its latents."""
-    wide = dit.config.out_channels == 48
+    kind = find_dit_kind(dit.config.in_channels, dit.config.out_channels)
+    assert kind is not None, "other channels are refused when a file is opened"
+    wide = kind.vae == "wan2.2"
     known = comfy.supported_models
     settings: Any = known.WAN22_T2V if wide else known.WAN21_T2V
     config = settings(

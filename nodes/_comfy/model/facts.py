@@ -7,14 +7,12 @@ from comfy.model_patcher import ModelPatcher
 
 from ....wan_model.config import OFFICIAL, Kind, OfficialSettings
 from ....wan_model.errors import PairingError
+from ....wan_model.loading import find_dit_kind
 from ....wan_model.shapes import video_frames
 from .load_models import CHECKPOINT
 
 VAE_FILES = {16: "wan_2.1_vae.safetensors (A14B models)", 48: "wan2.2_vae.safetensors (TI2V-5B)"}
 TEXT_ENCODER_FILE = "umt5_xxl_fp8_e4m3fn_scaled.safetensors"
-MODEL_NAMES = {"t2v": "T2V-A14B", "i2v": "I2V-A14B", "ti2v": "TI2V-5B"}
-KINDS: dict[tuple[int, int], Kind] = {(16, 16): "t2v", (36, 16): "i2v", (48, 48): "ti2v"}
-"""By input channels of the model and channels of its latent."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +44,12 @@ def model_facts(patcher: ModelPatcher) -> ModelFacts:
     if patch is None or text is None:
         raise _not_wan(name)
     channels = (patch.shape[1], patcher.model.latent_format.latent_channels)
-    if channels not in KINDS:
+    found = find_dit_kind(*channels)
+    if found is None:
         raise _not_wan(f"{name} with {channels[0]} input and {channels[1]} latent channels")
-    kind = KINDS[channels]
     info = patcher.get_attachment(CHECKPOINT)
-    label = MODEL_NAMES[kind] if info is None else info.label
-    return ModelFacts(kind, channels[1], text[0].in_features, label)
+    label = found.name if info is None else info.label
+    return ModelFacts(found.kind, channels[1], text[0].in_features, label)
 
 
 def _not_wan(found: str) -> PairingError:

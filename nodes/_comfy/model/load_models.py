@@ -3,7 +3,6 @@
 import weakref
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -11,13 +10,7 @@ import comfy.model_patcher
 import torch
 
 from ....wan_model.attention import AttentionFn
-from ....wan_model.loading import (
-    CheckpointInfo,
-    converted_file,
-    file_regions,
-    load_dit,
-    unchanged_regions,
-)
+from ....wan_model.loading import Checkpoint, converted_file, load_dit, unchanged_regions
 from ....wan_model.offload import HostModel, Limits
 from ..host.runtime import cache_folder, compute_dtype
 from .base_model import base_model
@@ -42,7 +35,7 @@ nvfp4, twice for others."""
 
 
 def load_models(
-    infos: Sequence[CheckpointInfo],
+    checkpoints: Sequence[Checkpoint],
     precision: str,
     attention: AttentionFn,
     limits: Limits | None,
@@ -50,7 +43,7 @@ def load_models(
     """Loads the transformer files of one model, one or two experts, as MODELs.
 
     Args:
-        infos: of the files.
+        checkpoints: the files, opened.
         precision: of the loader's widget.
         attention: for all blocks.
         limits: for the weights engine; None has it plan freely where it is the default, and leaves
@@ -75,15 +68,15 @@ def load_models(
         dit_class=ComfyWanDiT,
         linear_class=ComfyLinear,
     )
-    paths = [info.path for info in infos]
+    infos = [checkpoint.info for checkpoint in checkpoints]
     if precision in QUANTIZED:
         comfy.model_management.free_memory(CONVERSION_BYTES, device)
         if limits is not None:
             folder = cache_folder() / CONVERTED
-            paths = [converted_file(path, precision, folder, device=device) for path in paths]
-    models = [base_model(load(path)) for path in paths]
+            checkpoints = [converted_file(c, precision, folder, device=device) for c in checkpoints]
+    models = [base_model(load(checkpoint)) for checkpoint in checkpoints]
     if engine is not None:
-        _share_pool(models, paths, device, engine)
+        _share_pool(models, checkpoints, device, engine)
     else:
         for model in models:
             model.operands = LoraOperands(device)
@@ -95,13 +88,13 @@ def load_models(
 
 
 def _share_pool(
-    models: Sequence[Any], paths: Sequence[Path], device: torch.device, limits: Limits
+    models: Sequence[Any], checkpoints: Sequence[Checkpoint], device: torch.device, limits: Limits
 ) -> None:
     """Has the weights of models moved by one engine."""
     dits = [model.diffusion_model for model in models]
     hosts = [
-        HostModel(dit, dit.blocks, unchanged_regions(dit, file_regions(path)))
-        for dit, path in zip(dits, paths, strict=True)
+        HostModel(dit, dit.blocks, unchanged_regions(dit, checkpoint))
+        for dit, checkpoint in zip(dits, checkpoints, strict=True)
     ]
     pool = ExpertPool(hosts, device, limits)
     for number, (model, dit) in enumerate(zip(models, dits, strict=True)):

@@ -3,7 +3,7 @@
 import torch
 
 from ....wan_model.errors import BackendError
-from ....wan_model.loading import CheckpointInfo, choose_weights
+from ....wan_model.loading import CheckpointInfo
 from ....wan_model.quant import AS_STORED, policy_for
 from ..host import runtime
 
@@ -34,7 +34,7 @@ def explain(precision: str, info: CheckpointInfo, device: torch.device) -> str:
     dtype = NAMES[runtime.compute_dtype(precision)]
     if precision != "auto":
         return f"{dtype} matmuls"
-    policy = choose_weights(info, device)
+    policy = policy_for("auto", device, info.formats)
     names = " and ".join(kernel.format.name.removesuffix(" scaled") for kernel in policy.kernels)
     return f"{names or dtype} matmuls: {policy.reason}"
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ....wan_model.errors import CheckpointError
-from ....wan_model.loading import TextEncoderConfig, detect
-from ....wan_model.loading.checkpoint import Checkpoint, first_names, open_checkpoint
+from ....wan_model.loading import Checkpoint, TextEncoderConfig
+from ....wan_model.loading.source import first_names
 from ....wan_model.quant import scale_weight
 from ..host.runtime import embedding_folders
 
@@ -32,19 +32,19 @@ ENCODER = "wanduet_text_encoder"
 """Attachment of a CLIP's patcher: a fingerprint of the file it came from."""
 
 
-def load_clip(path: Path) -> comfy.sd.CLIP:
+def load_clip(checkpoint: Checkpoint) -> comfy.sd.CLIP:
     """Loads a umT5 encoder as a CLIP that stock nodes take.
 
     Raises:
         CheckpointError: if it is not a umT5 encoder, or one without its tokenizer.
     """
-    info = detect(path)
+    info, path = checkpoint.info, checkpoint.path
     if not isinstance(info.config, TextEncoderConfig):
         raise CheckpointError(
             f"{path.name} is the wrong kind of file. Got {info.label}, need a umT5 text encoder. "
             f"Choose {ENCODER_FILES}."
         )
-    _check_whole(open_checkpoint(path), info.config)
+    _check_whole(checkpoint, info.config)
     if info.config.dim == 4096:
         clip = comfy.sd.load_clip(
             ckpt_paths=[str(path)],
@@ -91,14 +91,15 @@ def _load_small_clip(path: Path, sizes: TextEncoderConfig) -> comfy.sd.CLIP:
 
 def _check_whole(checkpoint: Checkpoint, sizes: TextEncoderConfig) -> None:
     """Refuses a file that core's loader would take and then fail on, or fill with noise."""
-    if checkpoint.style != "transformers":
+    if checkpoint.info.key_style != "transformers":
         raise CheckpointError(
             f"{checkpoint.path.name} has the key names of the official code. Got those, need "
             f"the names that ComfyUI reads. Choose {ENCODER_FILES}."
         )
     blocks = [f"encoder.block.{i}.layer.{part}" for i in range(sizes.num_layers) for part in PARTS]
     needed = [*blocks, "encoder.final_layer_norm.weight", "spiece_model"]
-    missing = [name for name in needed if name not in checkpoint.tensors]
+    present = checkpoint.entries.keys() | checkpoint.extras.keys()
+    missing = [name for name in needed if name not in present]
     if missing:
         raise CheckpointError(
             f"{checkpoint.path.name} is incomplete. Got no {first_names(missing)}, need a whole "

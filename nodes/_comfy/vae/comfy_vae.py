@@ -1,7 +1,6 @@
 """Our VAEs as ComfyUI's VAE."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ....wan_model.config import VaeConfig
-from ....wan_model.loading import load_vae
+from ....wan_model.loading import Checkpoint, load_vae
 from ....wan_model.vae import Tiling, WanVae, choose_tiling, estimate_peak_bytes
 from ....wan_model.vae.preview import PreviewVaeConfig, estimate_preview_bytes
 from ..host.runtime import free_bytes, progress_bar, raise_if_interrupted
@@ -172,7 +171,7 @@ class WanDuetVAE(comfy.sd.VAE):
         return self.first_stage_model.encode_tiled(self.process_input(samples), tiling)
 
 
-def load_comfy_vae(path: Path, precision: str) -> WanDuetVAE:
+def load_comfy_vae(checkpoint: Checkpoint, precision: str) -> WanDuetVAE:
     """Loads a Wan2.1 or Wan2.2 VAE file, or a preview VAE of either.
 
     Raises:
@@ -181,7 +180,7 @@ def load_comfy_vae(path: Path, precision: str) -> WanDuetVAE:
     explicit = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     device = comfy.model_management.vae_device()
     dtype = explicit.get(precision) or comfy.model_management.vae_dtype(device, WORKING_DTYPES)
-    return WanDuetVAE(load_vae(path, device="cpu", dtype=dtype).requires_grad_(False))
+    return WanDuetVAE(load_vae(checkpoint, device="cpu", dtype=dtype).requires_grad_(False))
 
 
 def decode(vae: comfy.sd.VAE, latent: Tensor, tiling: str) -> Tensor:

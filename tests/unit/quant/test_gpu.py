@@ -18,7 +18,7 @@ from tests.unit.quant.layers import (
 )
 from wan_model import load_dit
 from wan_model.errors import BackendError
-from wan_model.loading import file_regions, unchanged_regions
+from wan_model.loading import open_checkpoint, unchanged_regions
 from wan_model.offload import HostModel, OffloadEngine, open_device
 from wan_model.quant import (
     DEQUANTIZED,
@@ -134,7 +134,7 @@ def test_a_checkpoint_resident_and_streamed(source: str, weights: str, tmp_path:
     assert (layer.matmul is not DEQUANTIZED) == eight_bit
     assert torch.equal(got, expected) == (not eight_bit)
 
-    host = HostModel(on_host, on_host.blocks, unchanged_regions(on_host, file_regions(file)))
+    host = HostModel(on_host, on_host.blocks, unchanged_regions(on_host, open_checkpoint(file)))
     plan = plan_for(host, blocks_to_swap=len(host.blocks) - 1)
     engine = OffloadEngine([host], plan, open_device(CUDA))
     streamed = engine.run(0, lambda run: on_host.velocity(*inputs, None, run))
