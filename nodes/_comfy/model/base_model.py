@@ -13,6 +13,7 @@ import comfy.supported_models
 from ....wan_model.loading import find_dit_kind
 from .comfy_dit import ComfyWanDiT
 from .pool import Shape
+from .saving import SavingModel
 
 
 class _PlannedMemory:
@@ -29,11 +30,11 @@ class _PlannedMemory:
         return self.diffusion_model.activation_bytes(batch, frames, height, width)
 
 
-class WanModel16(_PlannedMemory, comfy.model_base.WAN21):
+class WanModel16(_PlannedMemory, SavingModel, comfy.model_base.WAN21):
     """A14B models, with the latents of the Wan2.1 VAE."""
 
 
-class WanModel48(_PlannedMemory, comfy.model_base.WAN22):
+class WanModel48(_PlannedMemory, SavingModel, comfy.model_base.WAN22):
     """TI2V-5B, with the latents of the Wan2.2 VAE."""
 
 

@@ -5,13 +5,21 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
-from comfy.model_patcher import ModelPatcher
 from torch import nn
 
-from .low_rank import LoraOperands, Patches, joined, operand_bytes, same_patches, sort_patches
+from .low_rank import (
+    LoraOperands,
+    Patches,
+    joined,
+    operand_bytes,
+    path_of,
+    same_patches,
+    sort_patches,
+)
+from .saving import SavingPatcher
 
 
-class LoraPatcher(ModelPatcher):
+class LoraPatcher(SavingPatcher):
     """Keeps LoRAs of quantized weights out of what ComfyUI merges, and gives them to the layers.
 
     `patches` holds all of them, for other nodes and for saving, where all are merged. The operands
@@ -42,8 +50,7 @@ class LoraPatcher(ModelPatcher):
             same = same_patches(self.model.merged_patches, self._merged())
             self.model.current_weight_patches_uuid = self.patches_uuid if same else uuid4()
         loaded = super().partially_load(device_to, extra_memory, force_patch_weights)
-        if not force_patch_weights:
-            self._place(self.current_hooks)
+        self._place(self.current_hooks)
         return loaded
 
     def load(
@@ -53,15 +60,13 @@ class LoraPatcher(ModelPatcher):
         force_patch_weights: bool = False,
         full_load: bool = False,
     ) -> None:
-        """Loads weights, with what is no operand merged; with everything if forced to patch."""
-        with self._merging(self.patches if force_patch_weights else self._merged()):
+        """Loads weights, with what is no operand merged; forced to patch, to be saved, too."""
+        with self._merging(self._merged()):
             super().load(device_to, lowvram_model_memory, force_patch_weights, full_load)
             self.model.merged_patches = self.patches
         if force_patch_weights:
-            self.operands.set(self.dit, {})
-            self.operands.place(self.dit)
-        else:
-            self._place(self.current_hooks)
+            self.model.unmerged = self.unmerged_patches(everywhere=True)
+        self._place(self.current_hooks)
 
     def partially_unload(
         self, device_to: Any, memory_to_free: Any = 0, force_patch_weights: bool = False
@@ -91,6 +96,24 @@ class LoraPatcher(ModelPatcher):
         super().unpatch_hooks(whitelist_keys_set)
         if not whitelist_keys_set:
             self._place(None)
+
+    def unmerged_patches(self, *, everywhere: bool = False) -> Patches:
+        """Returns the patches that the weights in place do not have.
+
+        Args:
+            everywhere: whether weights that are brought for each call have been patched, too.
+        """
+        unmerged: dict[str, list[Any]] = {}
+        for key, patches in self.patches.items():
+            layer = self.dit.get_submodule(path_of(key))
+            streamed = hasattr(layer, "comfy_cast_weights") and not getattr(
+                layer, "comfy_patched_weights", False
+            )
+            merged = self.model.merged_patches.get(key, []) if everywhere or not streamed else []
+            rest = [patch for patch in patches if not any(patch is one for one in merged)]
+            if rest:
+                unmerged[key] = rest
+        return unmerged
 
     def _merged(self) -> Patches:
         return sort_patches(self.dit, self.patches, {})[1]

@@ -2,15 +2,14 @@
 
 from typing import Any
 
-import comfy.model_patcher
 from comfy.patcher_extension import CallbacksMP
 
-from ....wan_model.errors import SettingsError
 from .low_rank import joined
 from .pool import ExpertPool
+from .saving import SavingPatcher
 
 
-class WanPatcher(comfy.model_patcher.ModelPatcher):
+class WanPatcher(SavingPatcher):
     """A MODEL whose weights an `ExpertPool` moves.
 
     Both experts of a pool share its memory. To ComfyUI they are clones of each other, of which one
@@ -65,14 +64,11 @@ class WanPatcher(comfy.model_patcher.ModelPatcher):
         """Plans, and begins to fetch weights. How much, is decided by what is free.
 
         Raises:
-            SettingsError: if LoRAs are to be merged into the weights, which stay as in the file.
             MemoryLimitError: if the video does not fit.
         """
-        if force_patch_weights and self.patches:
-            raise SettingsError(
-                "A model with LoRAs cannot be saved from here. Got patched weights, need those of "
-                "the file. Load the file with 'Load Diffusion Model', and apply LoRAs to that."
-            )
+        if force_patch_weights:
+            # To be saved: the weights stay as in the file, so that is where LoRAs are merged.
+            self.model.unmerged = self.unmerged_patches()
         with self.use_ejected():
             self.unpatch_hooks()
             self.pool.prepare(self.model.expert, self.model.sampled_shape)
