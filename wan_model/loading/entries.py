@@ -105,13 +105,14 @@ class WeightEntry:
         if values.numel() == 1:
             return values.reshape(())
         rows, columns = self.shape[0], math.prod(self.shape[1:])
-        if self.format.row_scales and values.shape in ((rows,), (rows, 1)):
+        of_rows = leaf == "weight_scale"
+        if of_rows and values.shape in ((rows,), (rows, 1)):
             return values.reshape(rows, 1)
         blocks = values.shape[1] if values.ndim == 3 else 0
         fits = bool(blocks) and columns % blocks == 0 and values.shape == (rows, blocks, 1)
-        if self.format.row_scales and fits:
+        if of_rows and fits:
             return values
-        need = f"[1], [{rows}, 1] or [{rows}, blocks, 1]" if self.format.row_scales else "[1]"
+        need = f"[1], [{rows}, 1] or [{rows}, blocks, 1]" if of_rows else "[1]"
         raise self._wrong_shape(part, need)
 
     def _wrong_shape(self, part: RawTensor, need: str) -> CheckpointError:
