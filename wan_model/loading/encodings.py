@@ -21,9 +21,6 @@ from .source_safetensors import DTYPES
 NOTE = "comfy_quant"
 """Leaf of ComfyUI's note on a layer: JSON as bytes, {"format": "float8_e4m3fn", ...}."""
 
-SCALES = ("weight_scale", "weight_scale_2")
-"""Leaves of a weight's scales, as the layers of a model call them."""
-
 FLAGS = ("convrot",)
 """Of a note: fields that change what the codes mean."""
 

@@ -37,43 +37,35 @@ def weight_tensors(layer: str, stored: StoredWeight) -> Iterator[tuple[str, Tens
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a tensor goes in the file's data."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
 class FileLayout:
-    """The order of tensors in a file."""
+    """The order of tensors in a file: dtype, shape, first and last byte of each."""
 
-    places: dict[str, _Place]
+    places: dict[str, tuple[str, tuple[int, ...], int, int]]
 
     @classmethod
     def of(cls, tensors: Iterable[tuple[str, Tensor]]) -> "FileLayout":
         """Lays tensors out, which need no data, those with wide items first: all are aligned."""
-        places: dict[str, _Place] = {}
-        start = 0
+        places: dict[str, tuple[str, tuple[int, ...], int, int]] = {}
+        end = 0
         for name, tensor in sorted(tensors, key=lambda item: -item[1].itemsize):
-            end = start + tensor.nbytes
-            places[name] = _Place(DTYPES[tensor.dtype], tuple(tensor.shape), start, end)
-            start = end
+            start, end = end, end + tensor.nbytes
+            places[name] = (DTYPES[tensor.dtype], tuple(tensor.shape), start, end)
         return cls(places)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return max(place.end for place in self.places.values())
+        return max(end for *_, end in self.places.values())
+
+    def start(self, name: str) -> int:
+        """Returns where a tensor begins in the data."""
+        return self.places[name][2]
 
     def header(self, metadata: dict[str, str]) -> bytes:
         """Returns the start of the file; `source_safetensors` describes it."""
         fields: dict[str, object] = {"__metadata__": metadata}
-        for name, place in self.places.items():
-            offsets = (place.start, place.end)
-            fields[name] = {"dtype": place.dtype, "shape": place.shape, "data_offsets": offsets}
+        for name, (dtype, shape, start, end) in self.places.items():
+            fields[name] = {"dtype": dtype, "shape": shape, "data_offsets": (start, end)}
         text = json.dumps(fields).encode()
         text += b" " * (-(8 + len(text)) % ALIGNMENT_BYTES)
         return len(text).to_bytes(8, "little") + text
@@ -106,7 +98,7 @@ def write_checkpoint(
         stream.write(layout.header(metadata))
         data_start = stream.tell()
         for name, tensor in tensors:
-            stream.seek(data_start + layout.places[name].start)
+            stream.seek(data_start + layout.start(name))
             stream.write(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
