@@ -43,7 +43,8 @@ class TimestepReader(nn.Module):
 class RecordCalls(io.ComfyNode):
     """A MODEL that writes a line per call of the network: label, timesteps, conditionings.
 
-    Another file, NAME_uses, gets its label whenever it has been loaded and a run begins with it.
+    Another file, NAME_uses, gets its label whenever it has been loaded and a run begins with it;
+    NAME_ends when that is cleaned up.
     """
 
     @classmethod
@@ -70,9 +71,10 @@ class RecordCalls(io.ComfyNode):
 
         recorded.add_object_patch("diffusion_model.time_embedding", reader)
         recorded.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", record)
-        recorded.add_callback_with_key(
-            CallbacksMP.ON_PRE_RUN, "test", lambda *_: write_line(f"{name}_uses", label)
-        )
+        for when, what in ((CallbacksMP.ON_PRE_RUN, "uses"), (CallbacksMP.ON_CLEANUP, "ends")):
+            recorded.add_callback_with_key(
+                when, "test", lambda *_, what=what: write_line(f"{name}_{what}", label)
+            )
         return io.NodeOutput(recorded)
 
 
@@ -128,7 +130,8 @@ class ModelState(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, latent: Any, name: str) -> io.NodeOutput:
-        names = ("model_options", "patches", "object_patches", "wrappers", "callbacks")
+        names = ("model_options", "patches", "object_patches", "hook_patches", "wrappers")
+        names = (*names, "callbacks")
         state = {n: describe(getattr(model, n)) for n in names}
         state["attachments"] = sorted(model.attachments)
         write_line(name, state)

@@ -59,6 +59,7 @@ class TakeMemory(io.ComfyNode):
             "loaded": model.loaded_size(),
             "size": model.model_size(),
             "plan": str(model.pool._engine.plan),
+            "peak": model.pool._engine.plan.peak_bytes,
             "pinned": model.pool._engine.pinned_bytes,
             "block_bytes": model.pool._engine.plan.request.sizes.block_bytes,
             "activation_bytes": model.pool._engine.plan.request.work.activation_bytes,

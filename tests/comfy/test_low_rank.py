@@ -161,12 +161,13 @@ def test_only_other_tensors_are_news(low_rank: Any, module: nn.Module):
 
     assert news(patch(one, 0.5))
     assert scale() == [0.5, 0.5, *14 * [0.0]]
-    (first,) = module.get_submodule("blocks.0.ffn").adapters
+    layer: Any = module.get_submodule("blocks.0.ffn")
+    (first,) = layer.adapters
     assert not news(patch(one, -1.0))
     assert first.scale.tolist() == [-1.0, -1.0, *14 * [0.0]]
     assert news(patch(one, 1.0), patch(other, 2.0))
     assert scale() == [1.0, 1.0, 2.0, 2.0, *12 * [0.0]]
     assert news()
     operands.place(module)
-    assert module.get_submodule("blocks.0.ffn").adapters == ()
+    assert layer.adapters == ()
     assert not news()

@@ -76,15 +76,44 @@ def test_cancelling_stops_within_a_block(comfy_server: ComfyServer, call: int):
     assert difference(first, again) <= 1e-6
 
 
+@pytest.mark.parametrize("ends", ["finished", "interrupted", "failed"])
+def test_both_experts_are_cleaned_up(comfy_server: ComfyServer, ends: str):
+    name = f"cleaned_{ends}"
+    for path in comfy_server.output.glob(f"{name}*"):
+        path.unlink()
+    low = ("experts", 1)
+    prompt = {**BASE}
+    if ends == "interrupted":
+        prompt["stop"] = node("WanDuetTestInterrupt", model=low, name=f"{name}_blocks", call=0)
+        low = ("stop", 0)
+    if ends == "failed":
+        prompt["stop"] = node("WanDuetTestOutOfMemory", model=low, times=1000)
+        low = ("stop", 0)
+    recorded = {"high": ("experts", 0), "low": low}
+    for label, link in recorded.items():
+        record = {"model": link, "label": label, "name": name}
+        prompt[label] = node("WanDuetTestRecordCalls", **record)
+    links = {"model_high": ("high", 0), "model_low": ("low", 0), **LINKS}
+    prompt |= moe_sampler(shift=12.0, **links) | save(name, latent=("sampler", 0))
+    status = comfy_server.run(prompt).status
+
+    assert status == {"finished": "success", "failed": "error"}.get(ends, ends)
+    assert lines(comfy_server, f"{name}_uses") == ["high", "low"]
+    assert sorted(lines(comfy_server, f"{name}_ends")) == ["high", "low"]
+
+
 def test_inputs_are_left_as_they_were(comfy_server: ComfyServer):
     for suffix in ("before", "after"):
         for who in ("high", "low"):
             (comfy_server.output / f"{who}_{suffix}.jsonl").unlink(missing_ok=True)
     lora = {"lora_name": "toy_lora.safetensors", "strength_model": 1.0}
     changed = {"model_high": ("high", 0), "model_low": ("low", 0), "latent_image": ("b2", 0)}
-    changed |= {"sampler": "euler_cfg_pp"}
+    changed |= {"sampler": "euler_cfg_pp", "positive": ("hooked", 0)}
+    properties = {"strength": 1.0, "set_cond_area": "default", "hooks": ("hook", 0)}
     prompt = {
         **BASE,
+        "hook": node("CreateHookLora", strength_clip=0.0, **lora),
+        "hooked": node("ConditioningSetProperties", cond_NEW=("positive", 0), **properties),
         "high": node("LoraLoaderModelOnly", model=("experts", 0), **lora),
         "low": node("ModelSamplingSD3", model=("experts", 1), shift=3.0),
         "b1": state("high", ("latent", 0), "high_before"),

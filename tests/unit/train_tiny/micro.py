@@ -17,15 +17,16 @@ from tools.train_tiny.runs import run_stage
 from tools.train_tiny.trainer import Progress
 
 CPU = torch.device("cpu")
+STEPS = 6
 
 
 def micro_recipe() -> Recipe:
     """Returns the real recipe with everything small."""
     real = Recipe()
     optimisation = Optimisation(
-        steps=12,
+        steps=STEPS,
         seconds=60,
-        batch_size=8,
+        batch_size=4,
         learning_rate=2e-3,
         matrix_learning_rate=4e-3,
         warmup_steps=3,
@@ -35,8 +36,8 @@ def micro_recipe() -> Recipe:
         name: replace(
             vae,
             model=replace(vae.model, encoder_dim=4, decoder_dim=4),
-            optimisation=optimisation,
-            moment_clips=16,
+            optimisation=replace(optimisation, batch_size=2),
+            moment_clips=8,
         )
         for name, vae in real.vaes.items()
     }
@@ -59,7 +60,7 @@ def micro_recipe() -> Recipe:
             question_scenes=40,
             optimisation=optimisation,
         ),
-        pool=PoolRecipe(clips=64, captions=2, group_size=4, vae_groups=2, vae_refresh_steps=3),
+        pool=PoolRecipe(clips=24, captions=2, group_size=2, vae_groups=2, vae_refresh_steps=2),
         dim=128,
         ffn_dim=64,
         layers=1,
@@ -70,5 +71,5 @@ def micro_recipe() -> Recipe:
 
 def run(stage: str, folder: TrainingFolder, recipe: Recipe, **options: Any) -> Progress:
     """Runs a stage on the CPU with the recipe's own schedule."""
-    options = {"steps": 12} | options
+    options = {"steps": STEPS} | options
     return run_stage(stage, recipe, folder, device=CPU, seconds=300, **options)
