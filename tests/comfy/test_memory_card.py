@@ -90,26 +90,26 @@ def test_another_model_gets_its_room_and_no_more(card: ComfyServer):
 def test_a_card_that_was_full_is_filled_less_next_time(card: ComfyServer):
     """What fits is resident, until a run shows that a pass takes more than was thought."""
     insert(card, 16)
-    assert seen(card, pair(2, **WISHES), 0, "next")["plan"].startswith("all 2 blocks")
-    full = pair(3, **WISHES)
+    assert seen(card, pair(2, **LIMITS), 0, "next")["plan"].startswith("all 2 blocks")
+    full = pair(3, **LIMITS)
     full["full"] = node("WanDuetTestOutOfMemory", model=("experts", 0), times=1)
     full["sampler"]["inputs"]["model_high"] = ["full", 0]
     assert seen(card, full, 0, "next")["plan"].startswith("2 of 2 blocks streamed")
-    assert seen(card, pair(4, **WISHES), 0, "next")["plan"].startswith("2 of 2 blocks streamed")
+    assert seen(card, pair(4, **LIMITS), 0, "next")["plan"].startswith("2 of 2 blocks streamed")
     # Loaded anew, nothing is remembered.
     insert(card, 16)
-    assert seen(card, pair(2, **WISHES), 0, "next")["plan"].startswith("all 2 blocks")
+    assert seen(card, pair(2, **LIMITS), 0, "next")["plan"].startswith("all 2 blocks")
 
 
 def test_what_a_lora_takes_is_planned(card: ComfyServer):
     insert(card, 64)
-    bare = seen(card, pair(2, **WISHES), 0, "bare")
-    prompt = pair(3, **WISHES)
+    bare = seen(card, pair(2, **LIMITS), 0, "bare")
+    prompt = pair(3, **LIMITS)
     lora = {"lora_name": LORA, "strength_model": 1.0}
     prompt["lora"] = node("LoraLoaderModelOnly", model=("experts", 1), **lora)
     prompt["sampler"]["inputs"]["model_low"] = ["lora", 0]
     assert seen(card, prompt, 0, "lora")["peak"] > bare["peak"]
-    assert seen(card, pair(4, **WISHES), 0, "bare")["peak"] == bare["peak"]
+    assert seen(card, pair(4, **LIMITS), 0, "bare")["peak"] == bare["peak"]
 
 
 @pytest.mark.parametrize("weights_mib", [6, 12, 64])
