@@ -213,7 +213,8 @@ def a14b(folder: Path, size: str) -> Workload:
     gc.collect()
     torch.cuda.empty_cache()
     with torch.device("meta"):
-        write(folder / LORA, WanDiT(A14B, precision=PRECISION, attention=resolve("sdpa")))
+        model = WanDiT(A14B, precision=PRECISION, attention=resolve("sdpa"))
+    write(folder / LORA, model)
     return Workload((first, second), folder / LORA, size)
 
 
