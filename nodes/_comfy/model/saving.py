@@ -32,6 +32,7 @@ NOTES = set(quant_ops.QUANT_ALGOS) if hasattr(comfy.utils, "convert_old_quants")
 PATCHER_SAVES = hasattr(comfy.model_patcher.ModelPatcher, "model_state_dict_for_saving")
 """Whether the patcher gives what is saved, with patches that are not merged."""
 
+
 class SavingPatcher(comfy.model_patcher.ModelPatcher):
     """A patcher that gives our transformer's tensors as files hold them."""
 
