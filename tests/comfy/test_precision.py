@@ -179,18 +179,18 @@ def test_a_gpu_without_fp8_refuses_it_with_every_reason(
 @pytest.mark.parametrize(
     ("name", "asked", "exact_name", "limits"),
     [
-        (T2V[0], "fp8", T2V[0], (0.05, 0.2)),
-        (T2V[0], "int8", T2V[0], (0.05, 0.2)),
-        (FP8, "fp8", FP8, (0.05, 0.2)),
-        (FP8, "auto", FP8, (0.05, 0.2)),
-        (NVFP4, "auto", T2V_HIGH, (0.06, 0.5)),
-        (MXFP8, "auto", T2V_HIGH, (0.05, 0.2)),
+        (T2V[0], "fp8", T2V[0], (0.05, 0.12)),
+        (T2V[0], "int8", T2V[0], (0.05, 0.05)),
+        (FP8, "fp8", FP8, (0.05, 0.12)),
+        (FP8, "auto", FP8, (0.05, 0.005)),
+        (NVFP4, "auto", T2V_HIGH, (0.06, 0.2)),
+        (MXFP8, "auto", T2V_HIGH, (0.05, 0.06)),
     ],
 )
 def test_loras_on_small_weights(
     card: ComfyServer, name: str, asked: str, exact_name: str, limits: tuple[float, float]
 ):
-    """Merged by ComfyUI, added to streamed weights for each call, added by our engine: the same."""
+    """Weights loaded by ComfyUI, streamed by it, streamed by our engine: the same."""
     insert(card, 1024)
     bare = sampled(card, anyway(name, asked))
     exact, exact_bare = (sampled(card, model(exact_name), *s) for s in ((1.0, -0.4), ()))

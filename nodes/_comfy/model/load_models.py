@@ -79,7 +79,7 @@ def load_models(
         _share_pool(models, checkpoints, device, engine)
     else:
         for model in models:
-            model.operands = LoraOperands(device)
+            model.operands, model.merged_patches = LoraOperands(device), {}
     patcher_class = LoraPatcher if engine is None else WanPatcher
     patchers = [patcher_class(model, device, offload_device) for model in models]
     for patcher, info in zip(patchers, infos, strict=True):

@@ -1,12 +1,18 @@
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
+from benchmarks.loras import extras, give
+from tests.unit.dit.toy import make_dit, make_inputs
+from tests.unit.offload.fakes import plan_for
 from wan_model.loading import load_dit
+from wan_model.offload import HostModel, OffloadEngine, PlainDevice
+from wan_model.quant import SCALED, Linear, convert
 
 from .conftest import REPOSITORY
 
@@ -37,3 +43,22 @@ def test_the_random_expert_is_what_people_download(tmp_path: Path):
     assert layer.weight.dtype == torch.float8_e4m3fn
     spread = layer.stored().dequantize(torch.float32).std().item()
     assert spread == pytest.approx(128**-0.5, rel=0.1)
+
+
+@torch.inference_mode()
+def test_loras_that_travel_are_those_in_place():
+    model = make_dit()
+    for layer in model.blocks.modules():
+        if isinstance(layer, Linear):
+            layer.put(convert(layer.stored(), SCALED[torch.float8_e4m3fn]))
+    inputs, cpu = make_inputs(model), torch.device("cpu")
+    bare = model(*inputs)
+    host = HostModel(model, model.blocks)
+    alone = host.slab_bytes
+    host.carry(extras(model))
+    assert host.slab_bytes > alone
+    engine = OffloadEngine([host], plan_for(host, blocks_to_swap=1), PlainDevice("cpu"))
+    streamed = engine.run(0, partial(model.velocity, *inputs))
+    assert give(model, cpu)
+    assert torch.equal(streamed, model(*inputs))
+    assert not torch.allclose(streamed, bare, atol=1e-3)

@@ -64,9 +64,13 @@ def test_forward_beside_comfyui(comfyui: Path):
 @pytest.mark.comfy
 def test_forward_beside_fp8_products(comfyui: Path):
     options = ("--format", "fp8", "--layers", "1", "--repeats", "1", "--error-frames", "1")
-    lines = run("forward.py", comfyui, "toy", "64x64x5", *options, "--beside", "comfyui")
+    options += ("--lora", "--beside", "comfyui")
+    lines = run("forward.py", comfyui, "toy", "64x64x5", *options)
 
+    ratios = of(lines, "forward_ratio", "ratio")
+    assert list(ratios) == ["wan-duet with a LoRA of rank 64", "comfyui"]
     errors = of(lines, "forward_error", "rms_error")
+    assert list(errors) == ["wan-duet", "comfyui"]
     assert 1e-2 < errors["wan-duet"] < errors["comfyui"] < 1e-1
     slices = [line for line in lines if line["table"] != "ceilings"]
     assert {(line["layers"], line["of_layers"]) for line in slices} == {(1, 2)}
