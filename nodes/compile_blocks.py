@@ -1,6 +1,6 @@
 """The node that has PyTorch compile a model's blocks."""
 
-from typing import Any, get_args
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -8,6 +8,7 @@ from ..wan_model.dit.compiled_stages import Mode
 from ._comfy.model.compiled_model import with_compiled_stages
 from ._report import check_choices, reports_errors
 from .skip_steps import CATEGORY
+from .widgets import widgets
 
 
 class WanDuetCompile(io.ComfyNode):
@@ -45,14 +46,7 @@ def _inputs() -> list[Any]:
         io.Model.Input(
             "model", tooltip="MODEL of 'Load Wan model' or 'Load Wan experts'. It is left as it is."
         ),
-        io.Combo.Input(
-            "mode",
-            options=list(get_args(Mode)),
-            default="default",
-            tooltip="Mode of torch.compile. default is ready in seconds. "
-            "max-autotune-no-cudagraphs also looks for faster kernels for the matrix products, "
-            "which takes minutes once.",
-        ),
+        *widgets("mode"),
     ]
 
 

@@ -11,6 +11,7 @@ from ._comfy.model import facts
 from ._comfy.sampling import samplers
 from ._comfy.sampling.guider import Expert, MoEGuider
 from ._report import check_choices, reports_errors
+from .widgets import widgets
 
 CATEGORY = "Wan 2.2/custom sampling"
 
@@ -42,9 +43,7 @@ class WanDuetMoEGuider(io.ComfyNode):
                 io.Conditioning.Input(
                     "negative", tooltip="Negative prompt, with pictures if there are any."
                 ),
-                settings.cfg_input("high", "4 for T2V, 3.5 for I2V, 5 for 5B"),
-                settings.cfg_input("low", "3 for T2V, 3.5 for I2V"),
-                settings.boundary_input(),
+                *widgets("cfg_high", "cfg_low", "boundary"),
             ],
             outputs=[io.Guider.Output(display_name="guider")],
             hidden=[io.Hidden.unique_id],
@@ -92,21 +91,15 @@ class WanDuetSigmas(io.ComfyNode):
             description="Noise levels for SamplerCustomAdvanced, and the step at which the "
             "low-noise expert takes over, for graphs that split the run themselves.",
             inputs=[
-                settings.steps_input(),
-                settings.shift_input(),
-                settings.scheduler_input(),
-                settings.boundary_input(),
-                settings.denoise_input(),
+                *widgets("steps", "shift", "scheduler", "boundary", "denoise"),
                 io.Model.Input(
                     "model",
                     optional=True,
                     tooltip="Model whose official values stand for 0. Without one, 0 means the "
                     "values of T2V-A14B: 40 steps, shift 12, boundary 0.875.",
                 ),
-                io.Combo.Input(
+                *widgets(
                     "sampler",
-                    options=samplers.sampler_names(),
-                    default="unipc",
                     optional=True,
                     tooltip="Sampler that will run the schedule: it decides which official list "
                     "scheduler wan is, that of unipc or that of dpm++ (all others).",
@@ -164,15 +157,7 @@ class WanDuetSamplerSelect(io.ComfyNode):
             category=CATEGORY,
             description="The official solvers as a SAMPLER for SamplerCustomAdvanced, and every "
             "core sampler.",
-            inputs=[
-                io.Combo.Input(
-                    "sampler",
-                    options=samplers.sampler_names(),
-                    default="unipc",
-                    tooltip="unipc and dpm++ are the official solvers, with their whole timesteps; "
-                    "euler is for 4-step LoRAs. The others are ComfyUI's own.",
-                ),
-            ],
+            inputs=widgets("sampler"),
             outputs=[io.Sampler.Output(display_name="sampler")],
         )
 

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ._comfy.model import facts
 from ._comfy.vae.comfy_vae import decode
 from ._report import check_choices, reports_errors
+from .widgets import widgets
 
 
 class WanDuetVAEDecode(io.ComfyNode):
@@ -28,14 +29,7 @@ class WanDuetVAEDecode(io.ComfyNode):
                 io.Latent.Input(
                     "samples", tooltip="Latent video of a sampler, made with the same VAE."
                 ),
-                io.Combo.Input(
-                    "tiling",
-                    options=["auto", "off", "on"],
-                    default="auto",
-                    tooltip="auto: tiles when free memory is too small for whole frames. off: "
-                    "never, exact. on: always, tiles of 256 pixels, least memory, faint seams "
-                    "possible.",
-                ),
+                *widgets("tiling"),
             ],
             outputs=[io.Image.Output(display_name="images")],
         )

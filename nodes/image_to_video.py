@@ -28,9 +28,7 @@ from ..wan_model.shapes import (
 from ._comfy.host import runtime
 from ._comfy.vae import image_conditioning
 from ._report import reports_errors
-
-CROP, KEEP_ASPECT = "crop to size", "keep aspect (official)"
-MAX_SIDE, MAX_LENGTH = 8192, 8193
+from .widgets import CROP, KEEP_ASPECT, MAX_LENGTH, MAX_SIDE, widgets
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,11 @@ class WanDuetImageToVideo(io.ComfyNode):
             "the kind: wan_2.1_vae for A14B (start and end image), wan2.2_vae for TI2V-5B (start "
             "image). Pictures are scaled to cover the size and cropped in the centre; bicubic for "
             "A14B, Lanczos for 5B, as the official code resizes.",
-            inputs=[*_condition_inputs(), *_size_inputs(), *_picture_inputs()],
+            inputs=[
+                *_condition_inputs(),
+                *widgets("width", "height", "length", "batch_size"),
+                *_picture_inputs(),
+            ],
             outputs=[
                 io.Conditioning.Output(display_name="positive"),
                 io.Conditioning.Output(display_name="negative"),
@@ -156,45 +158,6 @@ def _condition_inputs() -> list[Any]:
     ]
 
 
-def _size_inputs() -> list[Any]:
-    return [
-        io.Int.Input(
-            "width",
-            default=832,
-            min=16,
-            max=MAX_SIDE,
-            step=16,
-            tooltip="Pixels, a multiple of 16 (A14B) or 32 (5B). Trained sizes: 832x480 "
-            "and 1280x720 for A14B, 1280x704 for 5B, also upright.",
-        ),
-        io.Int.Input(
-            "height",
-            default=480,
-            min=16,
-            max=MAX_SIDE,
-            step=16,
-            tooltip="Pixels, a multiple of 16 (A14B) or 32 (5B). Memory and time grow "
-            "faster than the number of pixels.",
-        ),
-        io.Int.Input(
-            "length",
-            default=81,
-            min=1,
-            max=MAX_LENGTH,
-            step=4,
-            tooltip="Frames, 4n+1. 81 is 5 seconds at 16 fps (A14B), 121 is 5 seconds at "
-            "24 fps (5B). Longer than trained tends to loop.",
-        ),
-        io.Int.Input(
-            "batch_size",
-            default=1,
-            min=1,
-            max=64,
-            tooltip="Videos made in one run, each from other noise. Memory grows with it.",
-        ),
-    ]
-
-
 def _picture_inputs() -> list[Any]:
     return [
         io.Image.Input(
@@ -208,15 +171,7 @@ def _picture_inputs() -> list[Any]:
             optional=True,
             tooltip="Last frame or frames (I2V-A14B only); alone or with a start image.",
         ),
-        io.Combo.Input(
-            "size_mode",
-            options=[CROP, KEEP_ASPECT],
-            default=CROP,
-            optional=True,
-            tooltip="crop to size: the video is exactly width x height. keep aspect: width "
-            "x height is taken as an area, and the picture's own aspect decides the sides, "
-            "as the official code does. Without a picture both are the same.",
-        ),
+        *widgets("size_mode"),
     ]
 
 

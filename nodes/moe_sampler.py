@@ -12,6 +12,20 @@ from ._comfy.sampling import samplers
 from ._comfy.sampling.guider import Expert, MoEGuider
 from ._comfy.sampling.run import sample_latent
 from ._report import check_choices, reports_errors
+from .widgets import widgets
+
+SAMPLING = (
+    "seed",
+    "steps",
+    "cfg_high",
+    "cfg_low",
+    "sampler",
+    "scheduler",
+    "shift",
+    "boundary",
+    "denoise",
+)
+STEP_RANGE = ("start_at_step", "end_at_step", "add_noise", "return_with_leftover_noise")
 
 
 class WanDuetMoESampler(io.ComfyNode):
@@ -113,7 +127,7 @@ class WanDuetMoESampler(io.ComfyNode):
 
 
 def _inputs() -> list[Any]:
-    return [*_sockets(), *_solver_inputs(), *_range_inputs()]
+    return [*_sockets(), *widgets(*SAMPLING, *STEP_RANGE)]
 
 
 def _sockets() -> list[Any]:
@@ -133,73 +147,6 @@ def _sockets() -> list[Any]:
         ),
         io.Latent.Input(
             "latent_image", tooltip="Latent that sets size and length, from 'Wan image to video'."
-        ),
-    ]
-
-
-def _solver_inputs() -> list[Any]:
-    """Noise, guidance, solver and schedule."""
-    return [
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=True,
-            tooltip="Number that the noise is made from. The same seed and settings give the same "
-            "video on the same machine.",
-        ),
-        settings.steps_input(),
-        settings.cfg_input("high", "4 for T2V, 3.5 for I2V, 5 for 5B"),
-        settings.cfg_input("low", "3 for T2V, 3.5 for I2V"),
-        io.Combo.Input(
-            "sampler",
-            options=samplers.sampler_names(),
-            default="unipc",
-            tooltip="unipc: the official solver. dpm++: the official alternative. euler: for "
-            "4-step LoRAs. The others are ComfyUI's; its uni_pc and dpmpp_2m are not the official "
-            "ones.",
-        ),
-        settings.scheduler_input(),
-        settings.shift_input(),
-        settings.boundary_input(),
-        settings.denoise_input(),
-    ]
-
-
-def _range_inputs() -> list[Any]:
-    """Which steps to run, and what happens to noise at both ends."""
-    return [
-        io.Int.Input(
-            "start_at_step",
-            default=0,
-            min=0,
-            max=10000,
-            tooltip="First step to run. Above 0 to continue a run that another node began: give "
-            "the same settings there, and add_noise disable here.",
-        ),
-        io.Int.Input(
-            "end_at_step",
-            default=10000,
-            min=0,
-            max=10000,
-            tooltip="Step to stop before. Below the number of steps to hand the rest to another "
-            "node, with return_with_leftover_noise enable. Exact with euler; multistep samplers "
-            "restart.",
-        ),
-        io.Combo.Input(
-            "add_noise",
-            options=["enable", "disable"],
-            default="enable",
-            tooltip="disable only where the latent already holds the noise of an earlier, "
-            "unfinished run.",
-        ),
-        io.Combo.Input(
-            "return_with_leftover_noise",
-            options=["disable", "enable"],
-            default="disable",
-            tooltip="enable to keep the remaining noise in a run that stops early, so that another "
-            "node can continue it.",
         ),
     ]
 

@@ -1,12 +1,9 @@
-"""Sampling settings: widgets shared by the sampling nodes, and what 0 and -1 stand for."""
+"""Sampling settings: what 0 and -1 in a widget stand for."""
 
 from dataclasses import dataclass
 
-from comfy_api.latest import io
-
 from ..wan_model.config import OFFICIAL, OfficialSettings
 from ..wan_model.errors import SettingsError
-from ._comfy.sampling import samplers
 
 T2V = OFFICIAL["t2v"]
 
@@ -47,83 +44,4 @@ def resolve(
         boundary=boundary if boundary > 0 else (official.boundary or 0.0),
         cfg_high=cfg_high if cfg_high > 0 else official.cfg_high,
         cfg_low=cfg_low if cfg_low > 0 else official.cfg_low,
-    )
-
-
-def steps_input() -> io.Int.Input:
-    """Number of steps over both experts."""
-    return io.Int.Input(
-        "steps",
-        default=0,
-        min=-1,
-        max=1000,
-        tooltip="Steps over both experts together. 0: the official number, 40 for A14B and 50 for "
-        "5B. 20 is a good compromise; models with a 4-step LoRA want 4.",
-    )
-
-
-def cfg_input(which: str, values: str) -> io.Float.Input:
-    """Guidance scale of one expert."""
-    return io.Float.Input(
-        f"cfg_{which}",
-        default=0.0,
-        min=-1.0,
-        max=100.0,
-        step=0.1,
-        round=0.01,
-        tooltip=f"Guidance scale of the {which}-noise expert. 0: the official value, {values}. 1 "
-        "ignores the negative prompt and halves the time: right for 4-step LoRAs.",
-    )
-
-
-def shift_input() -> io.Float.Input:
-    """Shift of the noise schedule."""
-    return io.Float.Input(
-        "shift",
-        default=0.0,
-        min=-1.0,
-        max=100.0,
-        step=0.5,
-        round=0.01,
-        tooltip="Moves steps towards high noise. 0: the official value, 12 for T2V, 5 for I2V and "
-        "5B. 4-step LoRAs are made for 5; 3 is advised for I2V at 480p.",
-    )
-
-
-def boundary_input() -> io.Float.Input:
-    """Where the low-noise expert takes over."""
-    return io.Float.Input(
-        "boundary",
-        default=0.0,
-        min=-1.0,
-        max=1.0,
-        step=0.005,
-        round=0.0001,
-        tooltip="Noise level (sigma) below which the low-noise expert takes over. 0: the official "
-        "value, 0.875 for T2V, 0.9 for I2V. The step follows from the schedule and is shown.",
-    )
-
-
-def denoise_input() -> io.Float.Input:
-    """Part of the schedule to run."""
-    return io.Float.Input(
-        "denoise",
-        default=1.0,
-        min=0.0,
-        max=1.0,
-        step=0.01,
-        tooltip="1 makes a new video. Less keeps that much of the latent's own content: the last "
-        "part of a longer schedule is run, as in KSampler.",
-    )
-
-
-def scheduler_input() -> io.Combo.Input:
-    """Spacing of the noise levels."""
-    return io.Combo.Input(
-        "scheduler",
-        options=samplers.scheduler_names(),
-        default="wan",
-        tooltip="Spacing of the noise levels. wan: the official list of the chosen sampler. The "
-        "others are ComfyUI's schedulers with this shift; simple is nearly the official list of "
-        "DPM++.",
     )

@@ -4,10 +4,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..wan_model.sampling import STEP_CACHE_METHODS, StepCacheSettings
+from ..wan_model.sampling import StepCacheSettings
 from ._comfy.model import facts
 from ._comfy.sampling.step_cache_wrappers import with_step_cache
 from ._report import check_choices, reports_errors
+from .widgets import widgets
 
 CATEGORY = "Wan 2.2/speed"
 
@@ -51,43 +52,7 @@ class WanDuetStepCache(io.ComfyNode):
 def _inputs() -> list[Any]:
     return [
         io.Model.Input("model", tooltip="Model or expert to run less often. It is left as it is."),
-        io.Combo.Input(
-            "method",
-            options=list(STEP_CACHE_METHODS),
-            default="auto",
-            tooltip="easycache and magcache skip whole steps, by two estimates of the error. cfg "
-            "skips the negative prompt's half of a step where its effect hardly changes. auto: "
-            "easycache, and cfg in the steps that are computed.",
-        ),
-        io.Float.Input(
-            "threshold",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.005,
-            round=1e-7,
-            tooltip="Relative error that may be estimated for a step that is not computed. More "
-            "skips more and changes the video more. 0: the method's own, 0.05 for easycache and "
-            "cfg, 0.06 for magcache.",
-        ),
-        io.Float.Input(
-            "start_percent",
-            default=0.15,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="Part of the run's steps to compute in any case at the beginning, where layout "
-            "and motion are decided. The first three steps of each expert are always computed.",
-        ),
-        io.Float.Input(
-            "end_percent",
-            default=0.95,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="Part of the run's steps after which everything is computed. The last step is "
-            "always computed.",
-        ),
+        *widgets("method", "threshold", "start_percent", "end_percent"),
     ]
 
 

@@ -4,8 +4,8 @@ A sample at noise level sigma is x = (1 - sigma) * x0 + sigma * noise. A schedul
 N + 1 falling sigmas; the model is called at all but the last, which is 0 in a full schedule.
 
 Sources: `wan/utils/fm_solvers_unipc.py` and `wan/utils/fm_solvers.py` of the official repository;
-`KSampler` in ComfyUI's `comfy/samplers.py` for denoise and the step range. Everything here is
-plain float64 arithmetic in a fixed order, so that a port to another language agrees bit by bit.
+`KSampler` in ComfyUI's `comfy/samplers.py` for denoise and the step range. The arithmetic is
+float64 in the official order, on which the last digit depends.
 """
 
 import math
