@@ -12,7 +12,6 @@ MAX_FUNCTION_LINES = 60
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "subprocess"}
 SAME_NAMES = {
     "dit": "wan_model/loading/dit.py loads what wan_model/dit is",
-    "formats": "of files in wan_model/loading, of their weights in wan_model/quant",
     "vae": "wan_model/loading/vae.py loads what wan_model/vae is",
 }
 """Names that two modules may share, or a module and a folder, because they mean the same."""
