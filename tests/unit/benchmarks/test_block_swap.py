@@ -1,37 +1,36 @@
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from benchmarks.loras import extras, give
 from tests.unit.dit.toy import make_dit, make_inputs
 from tests.unit.offload.fakes import plan_for
+from wan_model.config import DiTConfig
 from wan_model.loading import load_dit
 from wan_model.offload import HostModel, OffloadEngine, PlainDevice
 from wan_model.quant import SCALED, Linear, convert
 
-from .conftest import REPOSITORY
+from .conftest import import_script
 
-WRITE = """
-import sys
-from safetensors.torch import save_file
-from benchmarks.block_swap import random_state
-from wan_model.config import DiTConfig
-
-sizes = {"dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 2, "text_dim": 64}
-save_file(random_state(DiTConfig(**sizes, in_channels=16, out_channels=16), "cpu"), sys.argv[1])
-"""
+SMALL = DiTConfig(
+    dim=128,
+    ffn_dim=256,
+    num_heads=1,
+    num_layers=2,
+    text_dim=64,
+    in_channels=16,
+    out_channels=16,
+)
 
 
 def test_the_random_expert_is_what_people_download(tmp_path: Path):
     """Ours and ComfyUI's loaders know its scales, so that both compute the same."""
     path = tmp_path / "high_noise_14B_random.safetensors"
-    # In a process of its own: scripts put the repository on sys.path.
-    subprocess.run([sys.executable, "-c", WRITE, str(path)], cwd=REPOSITORY, check=True)
+    save_file(import_script("block_swap").random_state(SMALL, "cpu"), path)
 
     with safe_open(path, "pt") as file:
         weights = [k for k in file.keys() if file.get_tensor(k).dtype == torch.float8_e4m3fn]  # noqa: SIM118

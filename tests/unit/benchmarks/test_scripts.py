@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import REPOSITORY
+from .conftest import REPOSITORY, import_script
 
 Lines = list[dict[str, Any]]
 
@@ -32,6 +33,20 @@ def run(script: str, comfyui: Path, *arguments: object) -> Lines:
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def here(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Lines]:
+    """Runs a script in this process, which saves the start of another."""
+
+    def run(name: str, *arguments: str) -> Lines:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        import_script(name).main()
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    return run
 
 
 def of(lines: Lines, table: str, key: str) -> dict[str, Any]:
@@ -116,16 +131,16 @@ def test_server_beside_core(comfyui: Path, tmp_path: Path):
     assert list(of(lines, "server_beyond", "step_seconds")) == ["wan-duet", "core"]
 
 
-def test_step_cache(tmp_path: Path):
-    lines = run("step_cache.py", tmp_path, "--limit", "1", "--methods", "cfg", "--steps", "14")
+def test_step_cache(here: Callable[..., Lines]):
+    lines = here("step_cache", "--limit", "1", "--methods", "cfg", "--steps", "14")
 
     assert [line["cache"] for line in lines] == ["none", "cfg"]
     assert lines[1]["passes"] < lines[0]["passes"] == 1
     assert lines[1]["latent_db"] > 30
 
 
-def test_attention_says_what_is_missing(tmp_path: Path):
-    lines = run("attention.py", tmp_path, "--only", "sage", "--sizes", "480p81")
+def test_attention_says_what_is_missing(here: Callable[..., Lines]):
+    lines = here("attention", "--only", "sage", "--sizes", "480p81")
 
     assert [line["backend"] for line in lines] == ["sage", "auto"]
     if not lines[0]["machine"]["memory_gib"]:
@@ -133,21 +148,9 @@ def test_attention_says_what_is_missing(tmp_path: Path):
     assert lines[1]["note"].startswith("chooses ")
 
 
-CORE = """
-import json
-from pathlib import Path
-from benchmarks.server import core
-
-print(json.dumps(core([Path("high.safetensors"), Path("low.safetensors")]).sampler(3, 8)))
-"""
-
-
 def test_core_hands_over_half_way():
-    done = subprocess.run(
-        [sys.executable, "-c", CORE], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
-
-    nodes = {name: node["inputs"] for name, node in json.loads(done.stdout).items()}
+    core = import_script("server").core([Path("high.safetensors"), Path("low.safetensors")])
+    nodes = {name: node["inputs"] for name, node in core.sampler(3, 8).items()}
 
     first, second = nodes["first"], nodes["sampler"]
     assert (first["start_at_step"], first["end_at_step"], second["start_at_step"]) == (0, 4, 4)
