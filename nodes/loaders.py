@@ -300,7 +300,7 @@ class WanDuetVAELoader(io.ComfyNode):
                 ),
                 _precision_input(
                     PRECISIONS,
-                    "Number format the VAE computes in. auto: what ComfyUI prefers on this device, "
+                    "Precision the VAE computes in. auto: what ComfyUI prefers on this device, "
                     "bf16 on most GPUs, fp32 on CPU. fp32 is exact and takes twice the memory.",
                 ),
             ],

@@ -194,8 +194,8 @@ TABLE: dict[str, Row] = {
         default=CROP,
         optional=True,
         tooltip="crop to size: the video is exactly width x height. keep aspect: width "
-        "x height is taken as an area, and the picture's own aspect decides the sides, "
-        "as the official code does. Without a picture both are the same.",
+        "x height is taken as an area, and the image's own aspect decides the sides, "
+        "as the official code does. Without an image both are the same.",
     ),
     "vram_budget_gb": Row(
         io.Float,
@@ -277,7 +277,7 @@ TABLE: dict[str, Row] = {
         options=list(get_args(Mode)),
         default="default",
         tooltip="Mode of torch.compile. default is ready in seconds. "
-        "max-autotune-no-cudagraphs also looks for faster kernels for the matrix products, "
+        "max-autotune-no-cudagraphs also looks for faster kernels for the matmuls, "
         "which takes minutes once.",
     ),
     "tiling": Row(

@@ -52,7 +52,7 @@ class WanVae(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number format of the weights and of the computation."""
+        """Of the weights and of the computation."""
         return next(self.parameters()).dtype
 
     @property
@@ -193,7 +193,7 @@ class WanVae(nn.Module, ABC):
         if video.ndim != 5 or video.shape[1] != RGB:
             raise ShapeError(
                 f"The video has the wrong shape. Got {tuple(video.shape)}, need "
-                "(batch, 3, frames, height, width). Convert the pictures to RGB, channels second."
+                "(batch, 3, frames, height, width). Convert the images to RGB, channels second."
             )
         shapes.check_frames(video.shape[2])
         shapes.check_size(video.shape[4], video.shape[3], self.config.spatial_stride)

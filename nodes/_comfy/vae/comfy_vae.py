@@ -90,7 +90,7 @@ def fitting_tiling(
 
 
 def progress() -> Any:
-    """Returns a callback that moves the running node's bar and heeds the cancel button."""
+    """Returns a callback that moves the running node's bar and obeys the cancel button."""
     bar = None
 
     def on_chunk(done: int, total: int) -> None:
@@ -184,7 +184,7 @@ def load_comfy_vae(checkpoint: Checkpoint, precision: str) -> WanDuetVAE:
 
 
 def decode(vae: comfy.sd.VAE, latent: Tensor, tiling: str) -> Tensor:
-    """Returns pictures (B * T, H, W, 3) in [0, 1] with any VAE.
+    """Returns images (B * T, H, W, 3) in [0, 1] with any VAE.
 
     Args:
         vae: ours or a stock one.

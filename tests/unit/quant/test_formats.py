@@ -100,7 +100,7 @@ def test_weights_in_blocks_become_any_kind(
     stored = source.quantize(random(96, 256))
     exact, converted = dense(stored), convert(stored, weight_format)
     assert converted.format is weight_format
-    # 4-bit numbers are few: a row may hold mostly those that lie badly for others.
+    # 4-bit codes are few: a row may hold mostly those that lie badly for others.
     assert rms_error(dense(converted), exact) < ALL[weight_format]
 
 
