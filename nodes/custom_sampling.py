@@ -95,7 +95,7 @@ class WanDuetSigmas(io.ComfyNode):
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="Model whose official values replace 0. Without one, 0 means the "
+                    tooltip="Model whose official values are used for 0. Without one, 0 means the "
                     "values of T2V-A14B: 40 steps, shift 12, boundary 0.875.",
                 ),
                 *widgets(
@@ -156,7 +156,7 @@ class WanDuetSamplerSelect(io.ComfyNode):
             display_name="Wan sampler select",
             category=CATEGORY,
             description="The official solvers as a SAMPLER for SamplerCustomAdvanced, and every "
-            "core sampler.",
+            "sampler of ComfyUI.",
             inputs=widgets("sampler"),
             outputs=[io.Sampler.Output(display_name="sampler")],
         )

@@ -105,15 +105,15 @@ CIRCLE = "wan22-tiny-circle.png"
 
 TINY_NOTE = (
     "The models come with WanDuet: nothing to download, and a run takes seconds, on a CPU too. "
-    "They are Wan2.2 in every part, but tiny, and they have seen **coloured shapes only**: "
+    "They are Wan 2.2 in every part, but tiny, and they have seen **coloured shapes only**: "
     "circles, squares, triangles, stars and rings that move, rotate, grow, shrink, bounce or "
-    "orbit, in 17 frames of 128 x 128. Try *a cyan square shrinks on a navy background*. A cat "
-    "they cannot make."
+    "orbit, in 17 frames of 128 x 128. Try *a cyan square shrinks on a navy background*. They "
+    "can't draw a cat."
 )
 
 SETTINGS_NOTE = (
     "**0 means the official value** of the loaded model, for steps, shift, boundary and both cfg; "
-    "the node shows what that is. 20 steps instead of 40 save half the time at little cost. For a "
+    "the node shows what that is. 20 steps take half as long as 40 and look nearly the same. For a "
     "4-step LoRA: put `LoraLoaderModelOnly` after each model, set sampler `euler`, steps 4, both "
     "cfg 1, shift 5."
 )
@@ -256,15 +256,15 @@ def tiny(
 WORKFLOWS = (
     a14b(
         "wan22_t2v_a14b",
-        "Wan2.2 text to video (A14B)",
+        "Wan 2.2 text to video (A14B)",
         "t2v",
         HARBOUR,
-        "Text to video with the two 14B experts. Write a prompt, press Run.",
+        "Text to video with the two 14B experts. Write a prompt and press Run.",
         {},
     ),
     a14b(
         "wan22_i2v_a14b",
-        "Wan2.2 image to video (A14B)",
+        "Wan 2.2 image to video (A14B)",
         "i2v",
         PORTRAIT,
         "Animates an image with the two 14B experts. The image keeps its aspect; width x height "
@@ -273,7 +273,7 @@ WORKFLOWS = (
     ),
     a14b(
         "wan22_first_last_frame_a14b",
-        "Wan2.2 first and last frame (A14B)",
+        "Wan 2.2 first and last frame (A14B)",
         "i2v",
         MORPH,
         "Makes the video between two images. It uses the I2V experts; the first image decides "
@@ -285,18 +285,18 @@ WORKFLOWS = (
     ),
     ti2v(
         "wan22_ti2v_5b_text",
-        "Wan2.2 text to video (5B)",
+        "Wan 2.2 text to video (5B)",
         HARBOUR,
-        "Text to video with the small model, 1280 x 704 at 24 fps. Mind the VAE: wan2.2_vae.\n\n"
+        "Text to video with the small model, 1280 x 704 at 24 fps. Use wan2.2_vae, not wan_2.1_vae.\n\n"
         "0 means the official value: 50 steps, shift 5, cfg 5.",
         {},
     ),
     ti2v(
         "wan22_ti2v_5b_image",
-        "Wan2.2 image to video (5B)",
+        "Wan 2.2 image to video (5B)",
         PORTRAIT,
         "Animates an image with the small model, at 24 fps. The image keeps its aspect; width x "
-        "height is the area. Mind the VAE: wan2.2_vae.\n\n"
+        "height is the area. Use wan2.2_vae, not wan_2.1_vae.\n\n"
         "0 means the official value: 50 steps, shift 5, cfg 5.",
         {"start_image": image((0, 550), "Start image")},
     ),
@@ -304,7 +304,7 @@ WORKFLOWS = (
         "t2v",
         "Wan 2.2 tiny: text to video",
         "a red circle moves right on a light grey background",
-        "Text to video with two tiny experts. Write a prompt, press Run.",
+        "Text to video with two tiny experts. Write a prompt and press Run.",
         expert_nodes(*tiny_experts("t2v")),
         TINY_VAE_21,
     ),

@@ -5,7 +5,7 @@
 
 import { svg } from "../ui/dom.js";
 
-/** @typedef {import("./source.js").Plan} Plan */
+/** @typedef {import("./panel_settings.js").Plan} Plan */
 
 const MARGIN = 4;
 /** Above this many steps the dots of a curve would touch each other. */
@@ -83,7 +83,7 @@ function drawLabel(name, texts, left, right, scale) {
 
 /**
  * @param {Plan} plan
- * @param {import("./source.js").Settings} settings
+ * @param {import("./panel_settings.js").Settings} settings
  * @param {number} width
  * @param {number} height
  */

@@ -2,7 +2,7 @@
 
 import { div, span, svg } from "../ui/dom.js";
 import { drawPlan, makeScale } from "./draw.js";
-import { Answer, FALLBACK, planQuery, resolveSettings } from "./source.js";
+import { Answer, FALLBACK, planQuery, resolveSettings } from "./panel_settings.js";
 
 /** Height of the panel in units of the graph. */
 export const PANEL_HEIGHT = 128;
@@ -22,11 +22,11 @@ export class SchedulePanel {
     const redraw = () => this.render();
     this.model = new Answer(getJson, redraw, KNOWN_MODELS);
     this.answer = new Answer(getJson, redraw, KNOWN_PLANS);
-    /** @type {import("./source.js").Reading | null} */
+    /** @type {import("./panel_settings.js").Reading | null} */
     this.reading = null;
-    /** @type {import("./source.js").Settings | null} */
+    /** @type {import("./panel_settings.js").Settings | null} */
     this.settings = null;
-    /** @type {import("./source.js").Plan | null} */
+    /** @type {import("./panel_settings.js").Plan | null} */
     this.plan = null;
     this.status = "";
     this.split = div("wanduet-split");
@@ -52,7 +52,7 @@ export class SchedulePanel {
     this.answer.stop();
   }
 
-  /** @param {import("./source.js").Reading} reading */
+  /** @param {import("./panel_settings.js").Reading} reading */
   update(reading) {
     this.reading = reading;
     this.render();
@@ -132,9 +132,9 @@ export class SchedulePanel {
 
 /**
  * The line below the drawing: what is unknown or odd first, else what the model is.
- * @param {import("./source.js").Reading} reading
- * @param {import("./source.js").Settings} settings
- * @param {import("./source.js").Plan} plan
+ * @param {import("./panel_settings.js").Reading} reading
+ * @param {import("./panel_settings.js").Settings} settings
+ * @param {import("./panel_settings.js").Plan} plan
  * @param {any} model
  */
 function explain({ connected, file }, settings, plan, model) {

@@ -80,7 +80,7 @@ CASES = {
     "low of another model": (
         prompt(experts((HIGH, I2V[1]))),
         "experts",
-        ["no pair of experts", HIGH, I2V[1], "both of T2V-A14B or both of I2V-A14B"],
+        ["two files don't belong together", HIGH, I2V[1], "both of T2V-A14B or both of I2V-A14B"],
     ),
     "5B as an expert": (
         prompt(experts((HIGH, TI2V))),
@@ -118,22 +118,22 @@ CASES = {
     "5B VAE with A14B": (
         prompt(experts(), wan_vae=VAE_22),
         "sampler",
-        ["latent is of another VAE", "Got 48", "16", "wan_2.1_vae.safetensors"],
+        ["latent was made with a different VAE", "Got 48", "16", "wan_2.1_vae.safetensors"],
     ),
     "5B VAE with I2V-A14B and an image": (
         prompt(experts(I2V), wan_vae=VAE_22, size=IMAGE),
         "sampler",
-        ["latent is of another VAE", "wan_2.1_vae.safetensors"],
+        ["latent was made with a different VAE", "wan_2.1_vae.safetensors"],
     ),
     "2.1 VAE with 5B": (
         prompt(model(TI2V), sampler=ONE_MODEL),
         "sampler",
-        ["latent is of another VAE", "Got 16", "48", "wan2.2_vae.safetensors"],
+        ["latent was made with a different VAE", "Got 16", "48", "wan2.2_vae.safetensors"],
     ),
     "2.1 VAE with 5B and an image": (
         prompt(model(TI2V), sampler=ONE_MODEL, size=IMAGE),
         "sampler",
-        ["latent is of another VAE", "wan2.2_vae.safetensors"],
+        ["latent was made with a different VAE", "wan2.2_vae.safetensors"],
     ),
     "5B VAE to decode A14B": (
         prompt(

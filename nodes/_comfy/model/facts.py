@@ -119,8 +119,8 @@ def check_latent(model: ModelFacts, samples: Any) -> None:
         return
     if channels in VAE_FILES and samples.ndim == 5:
         raise PairingError(
-            f"The latent is of another VAE. Got {channels} channels, {model.label} needs "
-            f"{model.latent_channels}. Load the VAE {VAE_FILES[model.latent_channels]}."
+            f"This latent was made with a different VAE. Got {channels} channels, {model.label} "
+            f"needs {model.latent_channels}. Load the VAE {VAE_FILES[model.latent_channels]}."
         )
     raise PairingError(
         f"The latent is no Wan video. Got shape {tuple(samples.shape)}, need (B, "
