@@ -23,7 +23,7 @@ class WanDuetCompile(io.ComfyNode):
             category=CATEGORY,
             description="Makes each step faster with torch.compile; the video stays the same. The "
             "first step waits for the compiler; later runs, other sizes, LoRA strengths and the "
-            "second expert do not. Use one for each expert; the node shows how long compiling took.",
+            "second expert do not. Use one for each expert; the node shows how long it took.",
             inputs=_inputs(),
             outputs=[io.Model.Output(display_name="model")],
             hidden=[io.Hidden.unique_id],

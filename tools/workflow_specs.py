@@ -287,8 +287,8 @@ WORKFLOWS = (
         "wan22_ti2v_5b_text",
         "Wan 2.2 text to video (5B)",
         HARBOUR,
-        "Text to video with the small model, 1280 x 704 at 24 fps. Use wan2.2_vae, not wan_2.1_vae.\n\n"
-        "0 means the official value: 50 steps, shift 5, cfg 5.",
+        "Text to video with the small model, 1280 x 704 at 24 fps. Use wan2.2_vae, not "
+        "wan_2.1_vae.\n\n0 means the official value: 50 steps, shift 5, cfg 5.",
         {},
     ),
     ti2v(
