@@ -24,11 +24,11 @@ PRECISION_TOOLTIP = (
     "Number format used for the heavy maths. auto: a file's 8-bit or 4-bit weights as they are "
     "where the GPU is fast at that, otherwise bf16, or fp16 on older cards, fp32 on CPU; its "
     "choice is shown here. bf16, fp16: closer to the model; small weights stay small in memory. "
-    "fp32: only to compare results. fp8: 8-bit matmuls, for RTX 40 and newer, H100. int8: the "
-    "same for RTX 20 and 30. nvfp4: 4-bit matmuls for RTX 50, smaller and visibly coarser. For these three, "
-    "weights of other formats are converted while they load; with a 'Wan memory' node they are "
-    "kept in user/wanduet/weights, 14 GB for each expert of A14B, 8 GB in nvfp4. Latents, residual "
-    "stream, norms and modulation are always fp32."
+    "fp32: only to compare results. fp8: 8-bit matmuls, for RTX 40 and newer, H100. int8: the same "
+    "for RTX 20 and 30. nvfp4: 4-bit matmuls for RTX 50, smaller and visibly coarser. For these "
+    "three, weights of other formats are converted while they load; with a 'Wan memory' node they "
+    "are kept in user/wanduet/weights, 14 GB for each expert of A14B, 8 GB in nvfp4. Latents, "
+    "residual stream, norms and modulation are always fp32."
 )
 ATTENTIONS = [
     "auto",

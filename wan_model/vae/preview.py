@@ -246,7 +246,7 @@ class PreviewVae(WanVae):
             yield torch.stack(pixels, dim=2).mul_(2).sub_(1)
 
     def _rescaled(self, z: Tensor, is_normalized: bool, wanted: bool) -> Tensor:
-        """Returns latents (B, z, 1, H', W') fp32 normalised, or with the full VAE's own numbers."""
+        """Returns latents (B, z, 1, H', W') fp32 normalised, or in the full VAE's own scale."""
         if is_normalized == wanted:
             return z
         mean, std = self._latent_statistics()

@@ -81,7 +81,7 @@ class WanVae(nn.Module, ABC):
         Args:
             video: (B, 3, 4n+1, H, W) in [-1, 1] on any device; moved chunk by chunk.
             normalized: subtract the model's mean and divide by its standard deviation, as the
-                transformer expects. False gives the encoder's own numbers.
+                transformer expects. False leaves them in the encoder's own scale.
             tiling: spatial tiles, or None to encode whole frames.
             on_chunk: called before each chunk of each tile.
 

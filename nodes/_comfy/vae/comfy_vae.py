@@ -23,7 +23,7 @@ WORKING_DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
 
 class ComfyWanVae(nn.Module):
-    """Speaks core's first-stage protocol: latents are the encoder's own, not normalised numbers."""
+    """Speaks core's first-stage protocol: latents in the encoder's own scale, not normalised."""
 
     comfy_has_chunked_io = True
     """Tells newer cores that `decode` can write into their own buffer."""
