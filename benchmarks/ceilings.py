@@ -1,4 +1,4 @@
-"""The best rates that a machine reaches at the sizes of Wan2.2: products, attention, convolutions.
+"""The best rates that a machine reaches at the sizes of Wan2.2: matmuls, attention, convolutions.
 
 Each is the fastest of a few shapes and ways that a model really has, over a fraction of a second.
 """
@@ -33,12 +33,12 @@ Rates = dict[str, float]
 def forward_rates(
     config: DiTConfig, tokens: int, attend: AttentionFn, device: torch.device
 ) -> Rates:
-    """Measures the ceilings for a forward pass: products, attention, copies.
+    """Measures the ceilings for a forward pass: matmuls, attention, copies.
 
     What cannot be measured here is left out, and said on stderr.
     """
     trials: dict[str, Callable[[], float]] = {
-        f"{kind}_tflops": partial(product_rate, kind, config, tokens, device)
+        f"{kind}_tflops": partial(matmul_rate, kind, config, tokens, device)
         for kind in ("bf16", "fp8", "int8")
     }
     trials[ATTENTION] = partial(attention_rate, config, tokens, attend, device)
@@ -57,19 +57,19 @@ def attempt(name: str, trial: Callable[[], float]) -> float | None:
         return None
 
 
-def product_rate(kind: str, config: DiTConfig, tokens: int, device: torch.device) -> float:
-    """Returns the best TFLOP/s of a linear layer's product with all tokens, or with the text."""
+def matmul_rate(kind: str, config: DiTConfig, tokens: int, device: torch.device) -> float:
+    """Returns the best TFLOP/s of a linear layer's matmul with all tokens, or with the text."""
     rates, rows = [], max(tokens, config.text_len)
     for outputs in (config.dim, config.ffn_dim):
-        call = product(kind, rows, config.dim, outputs, device)
+        call = matmul(kind, rows, config.dim, outputs, device)
         rates.append(2 * rows * config.dim * outputs / seconds_per_call(call, device) / 1e12)
     return max(rates)
 
 
-def product(
+def matmul(
     kind: str, rows: int, inputs: int, outputs: int, device: torch.device
 ) -> Callable[[], Tensor]:
-    """Returns a product of random numbers with nothing around it: scales and bias are left out."""
+    """Returns a matmul of random numbers with nothing around it: scales and bias are left out."""
     generator = torch.Generator(device).manual_seed(0)
     draw = partial(torch.randn, generator=generator, device=device, dtype=torch.bfloat16)
     x, weight = draw(rows, inputs), draw(outputs, inputs)

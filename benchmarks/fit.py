@@ -15,13 +15,13 @@ PEER_ACTIVATIONS = 2.0
 
 
 def check_fit(
-    config: DiTConfig, number_format: str, activation_bytes: int, free_bytes: int, peers: bool
+    config: DiTConfig, weight_format: str, activation_bytes: int, free_bytes: int, peers: bool
 ) -> None:
     """Refuses a model that the GPU's free memory cannot hold.
 
     Args:
         config: sizes.
-        number_format: of the blocks' weights; all others are fp32.
+        weight_format: of the blocks' weights; all others are fp32.
         activation_bytes: what ours needs beside the weights, for the largest video.
         free_bytes: free memory of the GPU.
         peers: whether others are to run at the same size, which need more than we do.
@@ -29,8 +29,8 @@ def check_fit(
     Raises:
         MemoryLimitError: says what fits.
     """
-    count, bits = config.num_layers, find(number_format).format.bits
-    inside, outside = weight_bytes(config, number_format)
+    count, bits = config.num_layers, find(weight_format).format.bits
+    inside, outside = weight_bytes(config, weight_format)
     block, weights = inside // count, inside + outside
     if weights + activation_bytes <= free_bytes:
         return
@@ -46,10 +46,10 @@ def check_fit(
     )
 
 
-def weight_bytes(config: DiTConfig, number_format: str) -> tuple[int, int]:
+def weight_bytes(config: DiTConfig, weight_format: str) -> tuple[int, int]:
     """Returns the bytes of the blocks' weights, all in this format, and of the others, in fp32."""
     with torch.device("meta"):
         model = WanDiT(config, precision=Precision(), attention=resolve("sdpa"))
     inside = sum(parameter.numel() for parameter in model.blocks.parameters())
     outside = sum(parameter.numel() for parameter in model.parameters()) - inside
-    return int(inside * find(number_format).format.bits / 8), outside * FP32_BYTES
+    return int(inside * find(weight_format).format.bits / 8), outside * FP32_BYTES

@@ -1,17 +1,17 @@
 """What a pass would take if the machine did nothing but what cannot be avoided, at its best rates.
 
-    floor of a forward pass  = max(products / R_products + attention / R_attention, bytes / R_copy)
+    floor of a forward pass  = max(matmuls / R_matmuls + attention / R_attention, bytes / R_copy)
     floor of a VAE's pass    = operations / R_convolution
 
 Operations are floating-point ones, two per multiply-add: of a forward pass counted by formula, of a
 VAE's pass by running the real module on the meta device, at full area since the attention in its
 middle does not grow with the area. Bytes are those of the weights. The rates R are measured beside
 the pass that they are for, so that the GPU's clock is alike: the fastest of a few shapes that the
-model really has. What is computed outside the blocks (0.01 % of A14B's products) is counted as
-if it had the blocks' number format.
+model really has. What is computed outside the blocks (0.01 % of A14B's matmuls) is counted as
+if it had the blocks' weight format.
 
 A floor is no target: it leaves out norms, rotations, activations and every other byte, and takes
-for each product the rate of the fastest one.
+for each matmul the rate of the fastest one.
 """
 
 import math
@@ -36,14 +36,14 @@ MODULATION_VECTORS = 6
 class Work:
     """What one forward pass cannot do without."""
 
-    products: int
-    """Operations of all matrix products."""
+    matmuls: int
+    """Operations of all matmuls."""
     attention: int
     """Operations of self- and cross-attention, 4 L S dim each."""
     weight_bytes: int
 
 
-def forward_work(config: DiTConfig, tokens: int, number_format: str) -> Work:
+def forward_work(config: DiTConfig, tokens: int, weight_format: str) -> Work:
     """Counts one forward pass of one clip with one timestep, text padded to its full length."""
     dim, text = config.dim, config.text_len
     # Self-attention has q, k, v, o of the tokens; cross-attention q, o, and k, v of the text.
@@ -52,26 +52,26 @@ def forward_work(config: DiTConfig, tokens: int, number_format: str) -> Work:
     text_embedding = 2 * text * dim * (config.text_dim + dim)
     time_embedding = 2 * dim * (config.freq_dim + dim + MODULATION_VECTORS * dim)
     return Work(
-        products=config.num_layers * block + patches + text_embedding + time_embedding,
+        matmuls=config.num_layers * block + patches + text_embedding + time_embedding,
         attention=config.num_layers * 4 * tokens * (tokens + text) * dim,
-        weight_bytes=sum(weight_bytes(config, number_format)),
+        weight_bytes=sum(weight_bytes(config, weight_format)),
     )
 
 
-def forward_floor(work: Work, number_format: str, rates: Rates) -> dict[str, float]:
+def forward_floor(work: Work, weight_format: str, rates: Rates) -> dict[str, float]:
     """Returns the columns of a forward pass; nothing where a ceiling is missing."""
-    products, attention = rates.get(f"{products_in(number_format)}_tflops"), rates.get(ATTENTION)
-    if not products or not attention:
+    matmuls, attention = rates.get(f"{matmuls_in(weight_format)}_tflops"), rates.get(ATTENTION)
+    if not matmuls or not attention:
         return {}
     attending = work.attention / attention / 1e12
     reading = work.weight_bytes / rates.get(COPY, math.inf) / 1e9
-    floor = max(work.products / products / 1e12 + attending, reading)
+    floor = max(work.matmuls / matmuls / 1e12 + attending, reading)
     return {"floor_seconds": round(floor, 5), "floor_attention_seconds": round(attending, 5)}
 
 
-def products_in(number_format: str) -> str:
-    """Returns the format that blocks multiply in; what is only stored in 8 bit is widened."""
-    found = find(number_format)
+def matmuls_in(weight_format: str) -> str:
+    """Returns the format that blocks multiply in; what is only stored in 8 bit is dequantized."""
+    found = find(weight_format)
     return found.name if found.kernels else "bf16"
 
 

@@ -7,7 +7,7 @@ their turn twice, and the medians are of all repeats: clock, power and temperatu
 every line, show whether the turns were alike. Weights, inputs and process are the same for all.
 
 To compare with ComfyUI set COMFYUI_PATH to its source tree and install its requirements into this
-Python (torchvision among them). --format fp8 lets ComfyUI use its own fp8 products. On a smaller
+Python (torchvision among them). --format fp8 lets ComfyUI use its own fp8 matmuls. On a smaller
 card, `--layers N` measures N of the blocks: nearly the ratios of the whole, but the times of the
 slice. `toy 64x64x5 --device cpu` shows in seconds whether all is set up.
 
@@ -74,7 +74,7 @@ class Task:
     stride: int
     precision: Precision
     """Of our arithmetic."""
-    number_format: str
+    weight_format: str
     device: torch.device
     sizes: tuple[str, ...]
     repeats: int
@@ -104,7 +104,7 @@ class Task:
 
     def about(self) -> dict[str, Any]:
         """Returns what is printed in every line."""
-        about = {"model": self.model, "format": self.number_format}
+        about = {"model": self.model, "format": self.weight_format}
         layers, full = self.config.num_layers, CONFIGS[self.model][0].num_layers
         return about if layers == full else {**about, "layers": layers, "of_layers": full}
 
@@ -112,14 +112,14 @@ class Task:
 def random_dit(
     config: DiTConfig,
     precision: Precision,
-    number_format: str,
+    weight_format: str,
     attention: AttentionFn,
     device: torch.device,
 ) -> WanDiT:
     """Returns a model on `device` whose weights are drawn one by one, seeded by their names."""
     with torch.device("meta"):
         model = WanDiT(config, precision=precision, attention=attention)
-    policy = None if number_format == AS_STORED else policy_for(number_format, device)
+    policy = None if weight_format == AS_STORED else policy_for(weight_format, device)
     for name, parameter in list(model.named_parameters()):
         path, _, leaf = name.rpartition(".")
         owner = model.get_submodule(path)
@@ -149,11 +149,11 @@ def build_ours(task: Task, attention: AttentionFn, compiled: bool, lora: bool = 
     if task.device.type == "cuda":
         free_bytes = torch.cuda.mem_get_info(task.device)[0]
         largest = max(task.estimate_bytes(size, attention) for size in task.sizes)
-        check_fit(task.config, task.number_format, largest, free_bytes, bool(task.peers))
+        check_fit(task.config, task.weight_format, largest, free_bytes, bool(task.peers))
     runner: BlockRunner = run_in_order
     if compiled:
         runner = CompiledStages().around(run_in_order)
-    model = random_dit(task.config, task.precision, task.number_format, attention, task.device)
+    model = random_dit(task.config, task.precision, task.weight_format, attention, task.device)
 
     if lora and not loras.give(model, task.device):
         raise BackendError("LoRAs are merged into these weights: the pass is that without one.")
@@ -169,9 +169,9 @@ def expectations(task: Task, attention: AttentionFn, size: str) -> dict[str, flo
     tokens = task.latent(size).tokens
     rates = forward_rates(task.config, tokens, attention, task.device)
     emit("ceilings", {"model": task.model, "size": size, "attention": label_of(attention), **rates})
-    work = forward_work(task.config, tokens, task.number_format)
+    work = forward_work(task.config, tokens, task.weight_format)
     estimate = {"estimate_gib": round(task.estimate_bytes(size, attention) / 2**30, 3)}
-    return estimate | forward_floor(work, task.number_format, rates)
+    return estimate | forward_floor(work, task.weight_format, rates)
 
 
 @dataclass
@@ -281,7 +281,7 @@ def run(options: argparse.Namespace) -> None:
         config=replace(config, num_layers=min(options.layers or full, full)),
         stride=stride,
         precision=Precision(compute_dtype=torch.bfloat16, residual_dtype=residual),
-        number_format=options.format,
+        weight_format=options.format,
         device=device_called(options.device),
         sizes=tuple(options.sizes),
         repeats=options.repeats,
@@ -295,7 +295,7 @@ def run(options: argparse.Namespace) -> None:
     ours = Contestant(OURS, build, own, cache(partial(expectations, task, attention)))
     with_lora = Contestant(OURS + loras.WITH_LORA, partial(build, lora=True), own)
     peers = [
-        Contestant(peer, partial(build_dit, peer, task.config, task.number_format, task.device))
+        Contestant(peer, partial(build_dit, peer, task.config, task.weight_format, task.device))
         for peer in task.peers
     ]
     playing = [ours, with_lora, *peers] if options.lora else [ours, *peers]

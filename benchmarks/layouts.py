@@ -113,7 +113,7 @@ CEILINGS = Layout(
     columns=(
         _word("model", "model"),
         SIZE,
-        _number("bf16 products, TFLOP/s", "bf16_tflops", ".0f"),
+        _number("bf16 matmuls, TFLOP/s", "bf16_tflops", ".0f"),
         _number("fp8", "fp8_tflops", ".0f"),
         _number("int8", "int8_tflops", ".0f"),
         _word("attention", "attention"),

@@ -62,7 +62,7 @@ def fill(module: Module, official: Callable[[str], str] = str) -> Module:
     """Fills a model in place and returns it, without gradients.
 
     Args:
-        module: parameters on their device, in the number format that they are to have.
+        module: parameters on their device, in the format that they are to have.
         official: from the module's names to the official ones.
     """
     for name, parameter in module.named_parameters():
@@ -71,27 +71,27 @@ def fill(module: Module, official: Callable[[str], str] = str) -> Module:
     return module.eval().requires_grad_(False)
 
 
-def build_dit(peer: Peer, config: DiTConfig, number_format: str, device: torch.device) -> Built:
+def build_dit(peer: Peer, config: DiTConfig, weight_format: str, device: torch.device) -> Built:
     """Returns a peer's transformer.
 
     Args:
         peer: which one.
         config: sizes.
-        number_format: "bf16", or "fp8": ComfyUI's fp8 products with unscaled weights, which its
-            weight_dtype fp8_e4m3fn_fast or `--fast fp8_matrix_mult` choose.
+        weight_format: "bf16", or "fp8": ComfyUI's fp8 matmuls of weights without scales, which
+            its weight_dtype fp8_e4m3fn_fast or `--fast fp8_matrix_mult` choose.
         device: where it is built and run.
 
     Raises:
         BackendError: if the peer is not there or does not have this format.
     """
     formats = ("bf16", "fp8") if peer == "comfyui" else ("bf16",)
-    if number_format not in formats:
+    if weight_format not in formats:
         raise BackendError(
-            f"{peer} cannot be compared in this format. Got {number_format!r}, need one of "
+            f"{peer} cannot be compared in this format. Got {weight_format!r}, need one of "
             f"{', '.join(formats)}. Choose another --format."
         )
     if peer == "comfyui":
-        return _comfyui_dit(config, number_format, device)
+        return _comfyui_dit(config, weight_format, device)
     return _diffusers_dit(config, device)
 
 
@@ -101,7 +101,7 @@ def build_vae(peer: Peer, config: VaeConfig, dtype: torch.dtype, device: torch.d
     Args:
         peer: which one.
         config: sizes; diffusers has the official ones only.
-        dtype: number format of its weights and of what it computes.
+        dtype: of its weights and of what it computes.
         device: where it is built and run.
 
     Raises:
@@ -110,12 +110,12 @@ def build_vae(peer: Peer, config: VaeConfig, dtype: torch.dtype, device: torch.d
     return (_comfyui_vae if peer == "comfyui" else _diffusers_vae)(config, dtype, device)
 
 
-def _comfyui_dit(config: DiTConfig, number_format: str, device: torch.device) -> Built:
+def _comfyui_dit(config: DiTConfig, weight_format: str, device: torch.device) -> Built:
     label = import_comfyui(device)
     ops = importlib.import_module("comfy.ops")
-    fast = number_format == "fp8"
+    fast = weight_format == "fp8"
     model = importlib.import_module("comfy.ldm.wan.model").WanModel(
-        model_type="t2v",  # also of Wan2.2's I2V, which has no picture embedding
+        model_type="t2v",  # also of Wan2.2's I2V, which has no image embedding
         in_dim=config.in_channels,
         out_dim=config.out_channels,
         dim=config.dim,
@@ -129,7 +129,7 @@ def _comfyui_dit(config: DiTConfig, number_format: str, device: torch.device) ->
     )
     fill(model)
     if fast:
-        _check_fp8_products(ops, model.blocks[0].self_attn.q)
+        _check_fp8_matmuls(ops, model.blocks[0].self_attn.q)
     attention = importlib.import_module("comfy.ldm.modules.attention").optimized_attention
 
     def predict(latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
@@ -138,13 +138,13 @@ def _comfyui_dit(config: DiTConfig, number_format: str, device: torch.device) ->
     return Built(label, attention.__name__, predict)
 
 
-def _check_fp8_products(ops: ModuleType, layer: nn.Module) -> None:
-    """Refuses fp8 products that ComfyUI would quietly replace by bf16 ones."""
+def _check_fp8_matmuls(ops: ModuleType, layer: nn.Module) -> None:
+    """Refuses fp8 matmuls that ComfyUI would quietly replace by bf16 ones."""
     x = torch.randn(1, 16, layer.weight.shape[1], device=layer.weight.device)  # type: ignore[union-attr]
     try:
         ops.fp8_linear(layer, x.bfloat16())
     except (RuntimeError, ValueError) as error:
-        raise BackendError(f"ComfyUI's fp8 products do not run here: {error}") from error
+        raise BackendError(f"ComfyUI's fp8 matmuls do not run here: {error}") from error
 
 
 def _comfyui_vae(config: VaeConfig, dtype: torch.dtype, device: torch.device) -> Built:

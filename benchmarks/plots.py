@@ -15,7 +15,7 @@ QUANTITIES = (("seconds", "seconds"), ("peak_gib", "peak GiB"))
 
 
 def plot(lines: Sequence[Line], folder: Path) -> list[Path]:
-    """Writes one picture per table that compares, and returns their paths.
+    """Writes one plot per table that compares, and returns their paths.
 
     Raises:
         ImportError: without matplotlib.

@@ -9,7 +9,7 @@ Prints JSON lines (`| python benchmarks/report.py --show -` makes tables of them
 whether a given first frame is kept; what the detector reads in true clips that went through the
 VAE, the best that could be; and how well the VAEs reconstruct clips that training has not seen
 ("novel": combinations that training never shows). `--models` takes other files of the same names;
-`--weights` another number format of weights and products; `--against` compares the clips with those
+`--weights` another format of weights and matmuls; `--against` compares the clips with those
 of a second folder in fp32.
 """
 
@@ -110,11 +110,11 @@ def _generate(
     task: str, models: Path, dtype: torch.dtype, weights: str, options: argparse.Namespace
 ) -> list[Generated]:
     """Returns the clips of a task, one set for each seed."""
-    kind, with_picture = TASKS[task]
+    kind, with_image = TASKS[task]
     wan = load_tiny(models, kind, device=options.device, dtype=dtype, weights=weights)
     prompts = _spread(score_prompts(), options.limit)
     return [
-        make_and_score(wan, prompts, with_picture=with_picture, steps=options.steps, seed=seed)
+        make_and_score(wan, prompts, with_image=with_image, steps=options.steps, seed=seed)
         for seed in range(options.seeds)
     ]
 

@@ -5,7 +5,7 @@
     python benchmarks/forward.py a14b 832x480x81 --layers 10 | python benchmarks/report.py --line -
     python benchmarks/attention.py | python benchmarks/report.py --show -       # only print tables
 
-A table stands between `<!-- table:NAME -->` and `<!-- /table -->`; what is around it stays. Of what
+A table lies between `<!-- table:NAME -->` and `<!-- /table -->`; what is around it stays. Of what
 was measured several times on a machine the last run is shown. Plots need matplotlib.
 """
 
@@ -42,7 +42,7 @@ def collect(names: Sequence[str]) -> list[Line]:
 
 
 def report(lines: Sequence[Line], results: Path, plots: Path) -> str:
-    """Rewrites `results` and the pictures in `plots`, and returns what happened."""
+    """Rewrites `results` and draws the plots into `plots`, and returns what happened."""
     text = results.read_text(encoding="utf-8")
     new = tables(lines)
     results.write_text(rewrite(text, new), encoding="utf-8")

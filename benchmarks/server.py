@@ -7,8 +7,8 @@ Two experts with random fp8 weights (13.3 GiB each, written to the folder once),
 cfg 1, euler. Smaller cards are emulated by memory that this process holds. On every card ours, and
 then core's own loaders and samplers with the same files, get a server of their own, which runs
 three prompts: the first with the files dropped from the system's cache, a second like it, and one
-of twice the steps, by which it is known what a step takes. Core widens the weights before products;
-ours multiplies them as they are where the GPU can, unless `--precision bf16` is given.
+of twice the steps, by which it is known what a step takes. Core dequantizes the weights before
+matmuls; ours multiplies them as they are where the GPU can, unless `--precision bf16` is given.
 
 Prints JSON lines (report.py makes tables of them): one per prompt, "server", and one per card,
 "server_beyond", with the seconds that prompts take beyond their steps. Private RAM is what is not

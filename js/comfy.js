@@ -8,7 +8,7 @@ import { app } from "../../scripts/app.js";
 
 /** @typedef {any} Node a LiteGraph node */
 
-/** Id of the pseudo node that stands for the inputs of a subgraph. */
+/** Id of the pseudo node that has the inputs of a subgraph. */
 const SUBGRAPH_INPUT = -10;
 
 /** Longest chain of nodes followed upstream, in case a graph runs in a circle. */

@@ -21,9 +21,9 @@ class WanDuetCompile(io.ComfyNode):
             node_id="WanDuetCompile",
             display_name="Wan compile",
             category=CATEGORY,
-            description="Has torch.compile fuse what lies between attentions: same video, faster "
-            "steps. The first step waits for the compiler, later runs, other sizes, LoRA strengths "
-            "and the second expert do not. Use one for each expert; it shows what happened.",
+            description="Makes each step faster with torch.compile; the video stays the same. The "
+            "first step waits for the compiler; later runs, other sizes, LoRA strengths and the "
+            "second expert do not. Use one for each expert; the node shows how long it took.",
             inputs=_inputs(),
             outputs=[io.Model.Output(display_name="model")],
             hidden=[io.Hidden.unique_id],

@@ -38,10 +38,10 @@ class WanDuetMoEGuider(io.ComfyNode):
                     tooltip="Low-noise expert of the same model. Leave it empty for TI2V-5B.",
                 ),
                 io.Conditioning.Input(
-                    "positive", tooltip="Positive prompt, with pictures if there are any."
+                    "positive", tooltip="Positive prompt, with images if there are any."
                 ),
                 io.Conditioning.Input(
-                    "negative", tooltip="Negative prompt, with pictures if there are any."
+                    "negative", tooltip="Negative prompt, with images if there are any."
                 ),
                 *widgets("cfg_high", "cfg_low", "boundary"),
             ],
@@ -95,7 +95,7 @@ class WanDuetSigmas(io.ComfyNode):
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="Model whose official values stand for 0. Without one, 0 means the "
+                    tooltip="Model whose official values are used for 0. Without one, 0 means the "
                     "values of T2V-A14B: 40 steps, shift 12, boundary 0.875.",
                 ),
                 *widgets(
@@ -156,7 +156,7 @@ class WanDuetSamplerSelect(io.ComfyNode):
             display_name="Wan sampler select",
             category=CATEGORY,
             description="The official solvers as a SAMPLER for SamplerCustomAdvanced, and every "
-            "core sampler.",
+            "sampler of ComfyUI.",
             inputs=widgets("sampler"),
             outputs=[io.Sampler.Output(display_name="sampler")],
         )

@@ -1,4 +1,4 @@
-"""The node that sets size and length, and turns pictures into conditions."""
+"""The node that sets size and length, and turns images into conditions."""
 
 import math
 from collections.abc import Callable
@@ -32,20 +32,20 @@ from .widgets import CROP, KEEP_ASPECT, MAX_LENGTH, MAX_SIDE, widgets
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """Given frames (n, H, W, 3) in [0, 1] at the start and the end of the video."""
 
     start: Tensor | None
     end: Tensor | None
 
     def one(self) -> Tensor | None:
-        """Returns the picture whose aspect counts."""
+        """Returns the image whose aspect counts."""
         return self.start if self.start is not None else self.end
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Pictures":
-        """Returns the pictures, changed; an alpha channel is dropped."""
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Images":
+        """Returns the images, changed; an alpha channel is dropped."""
         both = (self.start, self.end)
-        return Pictures(*(None if p is None else change(p[..., :3]) for p in both))
+        return Images(*(None if p is None else change(p[..., :3]) for p in both))
 
     def describe(self) -> str:
         """Says what the video is made from."""
@@ -56,7 +56,7 @@ class Pictures:
 
 
 class WanDuetImageToVideo(io.ComfyNode):
-    """Sets the size of the video and the pictures it starts from or ends with."""
+    """Sets the size of the video and the images it starts from or ends with."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -65,14 +65,14 @@ class WanDuetImageToVideo(io.ComfyNode):
             node_id="WanDuetImageToVideo",
             display_name="Wan image to video",
             category="Wan 2.2",
-            description="Size and length of the video, with or without pictures. The VAE decides "
+            description="Size and length of the video, with or without images. The VAE decides "
             "the kind: wan_2.1_vae for A14B (start and end image), wan2.2_vae for TI2V-5B (start "
-            "image). Pictures are scaled to cover the size and cropped in the centre; bicubic for "
+            "image). Images are scaled to cover the size and cropped in the centre; bicubic for "
             "A14B, Lanczos for 5B, as the official code resizes.",
             inputs=[
                 *_condition_inputs(),
                 *widgets("width", "height", "length", "batch_size"),
-                *_picture_inputs(),
+                *_image_inputs(),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive"),
@@ -116,31 +116,31 @@ class WanDuetImageToVideo(io.ComfyNode):
         end_image: Tensor | None = None,
         size_mode: str = CROP,
     ) -> io.NodeOutput:
-        """Makes the empty latent, and what the pictures condition."""
-        pictures, channels = Pictures(start_image, end_image), vae.latent_channels
-        _check_inputs(pictures, length, channels)
+        """Makes the empty latent, and what the images condition."""
+        images, channels = Images(start_image, end_image), vae.latent_channels
+        _check_inputs(images, length, channels)
         official = OFFICIAL["ti2v" if channels == 48 else "i2v"]
         keep_aspect = size_mode == KEEP_ASPECT
-        if keep_aspect and (picture := pictures.one()) is not None:
-            width, height = _size_for_picture(picture, width, height, official.size_multiple)
+        if keep_aspect and (image := images.one()) is not None:
+            width, height = _size_for_image(image, width, height, official.size_multiple)
         size = latent_size(width, height, length, official.size_multiple // 2)
         seconds = f"{length / official.fps:.1f} s at {official.fps} fps"
         runtime.show(
             cls.hidden.unique_id,
-            f"{width} x {height}, {length} frames ({seconds}), from {pictures.describe()}",
+            f"{width} x {height}, {length} frames ({seconds}), from {images.describe()}",
         )
         shape = (batch_size, channels, size.frames, size.height, size.width)
         latent: dict[str, Any] = {
             "samples": torch.zeros(shape, device=runtime.intermediate_device())
         }
-        if pictures.one() is None:
+        if images.one() is None:
             return io.NodeOutput(positive, negative, latent)
         if channels == 48:
-            start = pictures.map(lambda p: fit_lanczos(p, width, height)).start
+            start = images.map(lambda p: fit_lanczos(p, width, height)).start
             return io.NodeOutput(
                 positive, negative, image_conditioning.with_first_frames(latent, vae, start)
             )
-        fitted = _fitted_bicubic(pictures, width, height, keep_aspect)
+        fitted = _fitted_bicubic(images, width, height, keep_aspect)
         video = condition_video(length, fitted.start, fitted.end)
         first, last = (0 if p is None else len(p) for p in (fitted.start, fitted.end))
         mask = known_frames_mask(length, first, last, size.height, size.width)
@@ -152,13 +152,13 @@ def _condition_inputs() -> list[Any]:
     return [
         io.Conditioning.Input("positive", tooltip="What the video shows, encoded by 'Wan prompt'."),
         io.Conditioning.Input(
-            "negative", tooltip="What to avoid, encoded by 'Wan prompt'. It gets the pictures too."
+            "negative", tooltip="What to avoid, encoded by 'Wan prompt'. It gets the images too."
         ),
         io.Vae.Input("vae", tooltip="VAE of the model: wan_2.1_vae for A14B, wan2.2_vae for 5B."),
     ]
 
 
-def _picture_inputs() -> list[Any]:
+def _image_inputs() -> list[Any]:
     return [
         io.Image.Input(
             "start_image",
@@ -175,57 +175,57 @@ def _picture_inputs() -> list[Any]:
     ]
 
 
-def _size_for_picture(picture: Tensor, width: int, height: int, multiple: int) -> tuple[int, int]:
-    """Returns the official size for a picture's aspect at the area of width x height."""
-    picture_height, picture_width = picture.shape[1:3]
-    aspect = picture_width / picture_height
+def _size_for_image(image: Tensor, width: int, height: int, multiple: int) -> tuple[int, int]:
+    """Returns the official size for an image's aspect at the area of width x height."""
+    image_height, image_width = image.shape[1:3]
+    aspect = image_width / image_height
     if math.sqrt(width * height * min(aspect, 1 / aspect)) < multiple:
         raise ShapeError(
-            f"The video is too small for the picture's aspect. Got an area of {width} x {height} "
-            f"for a picture of {picture_width} x {picture_height}, need sides of {multiple} or "
+            f"The video is too small for the image's aspect. Got an area of {width} x {height} "
+            f"for an image of {image_width} x {image_height}, need sides of {multiple} or "
             "more. Use a greater width and height."
         )
     size_for_area = ti2v_size_for_area if multiple == 32 else i2v_size_for_area
-    return size_for_area(picture_width, picture_height, width * height)
+    return size_for_area(image_width, image_height, width * height)
 
 
-def _fitted_bicubic(pictures: Pictures, width: int, height: int, keep_aspect: bool) -> Pictures:
-    """Returns the pictures at the video's size.
+def _fitted_bicubic(images: Images, width: int, height: int, keep_aspect: bool) -> Images:
+    """Returns the images at the video's size.
 
-    A size made for a picture's aspect differs from it by the rounding to multiples of 16. The
-    official code stretches that away; a picture of another aspect is cropped.
+    A size made for an image's aspect differs from it by the rounding to multiples of 16. The
+    official code stretches that away; an image of another aspect is cropped.
     """
-    picture = pictures.one()
-    aspect = picture.shape[1:3] if keep_aspect and picture is not None else None
+    image = images.one()
+    aspect = image.shape[1:3] if keep_aspect and image is not None else None
 
     def fit(frames: Tensor) -> Tensor:
         resize = resize_bicubic if frames.shape[1:3] == aspect else fit_bicubic
         return resize(frames, width, height)
 
-    return pictures.map(fit)
+    return images.map(fit)
 
 
-def _check_inputs(pictures: Pictures, length: int, channels: int) -> None:
+def _check_inputs(images: Images, length: int, channels: int) -> None:
     if channels not in (16, 48):
         raise PairingError(
             f"This VAE is not Wan's. Got one with {channels} latent channels, need 16 or 48. "
             "Load wan_2.1_vae.safetensors (A14B) or wan2.2_vae.safetensors (TI2V-5B)."
         )
-    if channels == 48 and pictures.end is not None:
+    if channels == 48 and images.end is not None:
         raise PairingError(
-            "TI2V-5B cannot end with a given picture. Got an end_image with the Wan2.2 VAE, need a "
+            "TI2V-5B cannot end with a given image. Got an end_image with the Wan2.2 VAE, need a "
             "start_image only. Disconnect end_image, or use I2V-A14B with wan_2.1_vae.safetensors."
         )
-    given = sum(len(p) for p in (pictures.start, pictures.end) if p is not None)
+    given = sum(len(p) for p in (images.start, images.end) if p is not None)
     if given > length:
         raise ShapeError(
             f"There are more given frames than the video has. Got {given} for a length of "
-            f"{length}, need at most {length}. Use fewer pictures or a greater length."
+            f"{length}, need at most {length}. Use fewer images or a greater length."
         )
-    if channels == 48 and pictures.start is not None and len(pictures.start) % 4 != 1:
+    if channels == 48 and images.start is not None and len(images.start) % 4 != 1:
         raise ShapeError(
-            f"TI2V-5B cannot start with this number of frames. Got {len(pictures.start)} in "
-            "start_image, need 4n+1. Give one picture, or 5, 9, 13 ... frames."
+            f"TI2V-5B cannot start with this number of frames. Got {len(images.start)} in "
+            "start_image, need 4n+1. Give one image, or 5, 9, 13 ... frames."
         )
 
 

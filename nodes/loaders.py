@@ -21,14 +21,14 @@ from ._report import check_choices, reports_errors
 CATEGORY = "Wan 2.2/load"
 PRECISIONS = ["auto", "bf16", "fp16", "fp32"]
 PRECISION_TOOLTIP = (
-    "What the transformer blocks multiply. auto: a file's 8-bit or 4-bit weights as they are where "
-    "the GPU is fast at that, otherwise bf16, or fp16 on older cards, fp32 on CPU; its choice is "
-    "shown here. bf16, fp16: closer to the model; small weights stay small in memory. fp32: only "
-    "to compare results. fp8: 8-bit matmuls, for RTX 40 and newer, H100. int8: the same for RTX "
-    "20 and 30. nvfp4: 4-bit matmuls for RTX 50, smaller and visibly coarser. For these three, "
-    "weights of other formats are converted while they load; with a 'Wan memory' node they are "
-    "kept in user/wanduet/weights, 14 GB for each expert of A14B, 8 GB in nvfp4. Latents, residual "
-    "stream, norms and modulation are always fp32."
+    "Number format used for the heavy maths. auto: a file's 8-bit or 4-bit weights as they are "
+    "where the GPU is fast at that, otherwise bf16, or fp16 on older cards, fp32 on CPU; its "
+    "choice is shown here. bf16, fp16: closer to the model; small weights stay small in memory. "
+    "fp32: only to compare results. fp8: 8-bit matmuls, for RTX 40 and newer, H100. int8: the same "
+    "for RTX 20 and 30. nvfp4: 4-bit matmuls for RTX 50, smaller and visibly coarser. For these "
+    "three, weights of other formats are converted while they load; with a 'Wan memory' node they "
+    "are kept in user/wanduet/weights, 14 GB for each expert of A14B, 8 GB in nvfp4. Latents, "
+    "residual stream, norms and modulation are always fp32."
 )
 ATTENTIONS = [
     "auto",
@@ -48,8 +48,7 @@ ATTENTION_TOOLTIP = (
     "one breaks a first step, sdpa takes over and the sampler says so. On an H200, SageAttention 1 "
     "and kitchen_int8 were slower than sdpa. kitchen_sol is sparse, for long videos: most blocks "
     "of keys count as averages, but the first fifth of the steps and the first layer stay dense, "
-    "with what auto chooses. On an H200 it takes 13.8 ms instead of 31 at 832x480x81, 64 instead "
-    "of 171 at 1280x720x81; it has not been tried on real weights yet. A kernel that is not "
+    "with what auto chooses. It has not been tried on real weights yet. A kernel that is not "
     "installed is refused, with the command that installs it."
 )
 
@@ -70,7 +69,7 @@ def _memory_input() -> Any:
         optional=True,
         tooltip="Limits of VRAM and RAM from a 'Wan memory' node. Leave it empty for the fastest "
         "plan that fits, which is shown before sampling: on Nvidia GPUs the pack's own engine "
-        "streams what does not, elsewhere ComfyUI's memory manager does.",
+        "streams the weights that do not fit, elsewhere ComfyUI's memory manager does.",
     )
 
 
@@ -83,8 +82,8 @@ def _missing_file(folder: str, name: str | None) -> str | None:
     if name is None or name in runtime.model_names(folder):
         return None
     return (
-        f"The file {name!r} was not found. Got no such file in models/{folder}, need one that "
-        "ComfyUI lists. Put it there and press R, or choose another one."
+        f"The file {name!r} was not found. Got a name that is not in models/{folder}, need one of "
+        "the files there. Put it there and press R, or pick another file."
     )
 
 
@@ -99,7 +98,7 @@ class WanDuetModelLoader(io.ComfyNode):
             display_name="Load Wan model",
             category=CATEGORY,
             description="Loads TI2V-5B, or one expert of an A14B model, as a MODEL for any "
-            "sampler. What the file is, is detected from its tensors and shown.",
+            "sampler. The node shows what the file is, read from its tensors.",
             inputs=[
                 _model_input(
                     "model_name",
@@ -246,12 +245,12 @@ def _pair_problem(high: str | None, low: str | None) -> str | None:
     found = [guess_expert(runtime.model_path("diffusion_models", name)) for name in (high, low)]
     if found == ["low", "high"]:
         return (
-            f"The experts are swapped, to judge by their names. Got {high} as high_noise_model and "
-            f"{low} as low_noise_model, need them the other way round. Exchange the two."
+            f"These look swapped, judging by the file names. Got {high} as high_noise_model and "
+            f"{low} as low_noise_model, need them the other way round. Swap them."
         )
     if found[0] == "low" or found[1] == "high":
         return (
-            f"Both experts are {found[0] or found[1]}-noise files, to judge by their names. Got "
+            f"Both experts are {found[0] or found[1]}-noise files, judging by the file names. Got "
             f"{high} as high_noise_model and {low} as low_noise_model, need one of each. Choose "
             "the other one, or rename a file whose name is wrong."
         )
@@ -269,7 +268,7 @@ def _check_pair(*experts: Checkpoint) -> None:
             )
     if high.config != low.config:
         raise PairingError(
-            f"The files are no pair of experts. Got {high.path.name} ({high.label}) and "
+            f"These two files don't belong together. Got {high.path.name} ({high.label}) and "
             f"{low.path.name} ({low.label}), need both of one model. Choose both of T2V-A14B or "
             "both of I2V-A14B."
         )
@@ -300,7 +299,7 @@ class WanDuetVAELoader(io.ComfyNode):
                 ),
                 _precision_input(
                     PRECISIONS,
-                    "Number format the VAE computes in. auto: what ComfyUI prefers on this device, "
+                    "Precision the VAE computes in. auto: what ComfyUI prefers on this device, "
                     "bf16 on most GPUs, fp32 on CPU. fp32 is exact and takes twice the memory.",
                 ),
             ],

@@ -21,9 +21,9 @@ class WanDuetMemory(io.ComfyNode):
             display_name="Wan memory",
             category=CATEGORY,
             description="Limits of VRAM and RAM for the engine that streams a model's weights. "
-            "They are kept to exactly, or refused with the numbers. The plan is shown before "
-            "sampling. Its defaults give the fastest plan that fits, and so does leaving the node "
-            "out on Nvidia GPUs; on others the engine is used only with it.",
+            "Limits are hard: a run that cannot meet them stops with an explanation. The plan is "
+            "shown before sampling. The defaults give the fastest plan that fits, and so does "
+            "leaving the node out on Nvidia GPUs; on others the engine is used only with it.",
             inputs=widgets("vram_budget_gb", "blocks_to_swap", "pinned_ram_gb", "prefetch_blocks"),
             outputs=[io.Custom(MEMORY_TYPE).Output(display_name="memory")],
         )

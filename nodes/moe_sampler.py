@@ -92,7 +92,7 @@ class WanDuetMoESampler(io.ComfyNode):
             facts.check_experts(high, facts.model_facts(model_low))
         facts.check_latent(high, latent_image["samples"])
         facts.check_conditionings(high, positive, negative)
-        facts.check_picture_length(positive, negative, latent_image["samples"])
+        facts.check_image_length(positive, negative, latent_image["samples"])
         chosen = settings.resolve(
             high.official,
             steps=steps,
@@ -140,10 +140,10 @@ def _sockets() -> list[Any]:
             tooltip="Low-noise expert of the same model. Leave it empty for TI2V-5B.",
         ),
         io.Conditioning.Input(
-            "positive", tooltip="Positive prompt, with pictures if any, from 'Wan image to video'."
+            "positive", tooltip="Positive prompt, with images if any, from 'Wan image to video'."
         ),
         io.Conditioning.Input(
-            "negative", tooltip="Negative prompt, with pictures if any, from 'Wan image to video'."
+            "negative", tooltip="Negative prompt, with images if any, from 'Wan image to video'."
         ),
         io.Latent.Input(
             "latent_image", tooltip="Latent that sets size and length, from 'Wan image to video'."

@@ -1,4 +1,4 @@
-"""Sampling settings: what 0 and -1 in a widget stand for."""
+"""Sampling settings: what 0 and -1 in a widget mean."""
 
 from dataclasses import dataclass
 

@@ -46,8 +46,7 @@ TABLE: dict[str, Row] = {
         min=0,
         max=0xFFFFFFFFFFFFFFFF,
         control_after_generate=True,
-        tooltip="Number that the noise is made from. The same seed and settings give the same "
-        "video on the same machine.",
+        tooltip="Random seed. The same seed and settings give the same video on the same machine.",
     ),
     "steps": Row(
         io.Int,
@@ -161,7 +160,7 @@ TABLE: dict[str, Row] = {
         max=MAX_SIDE,
         step=16,
         tooltip="Pixels, a multiple of 16 (A14B) or 32 (5B). Trained sizes: 832x480 "
-        "and 1280x720 for A14B, 1280x704 for 5B, also upright.",
+        "and 1280x720 for A14B, 1280x704 for 5B, and portrait.",
     ),
     "height": Row(
         io.Int,
@@ -179,14 +178,14 @@ TABLE: dict[str, Row] = {
         max=MAX_LENGTH,
         step=4,
         tooltip="Frames, 4n+1. 81 is 5 seconds at 16 fps (A14B), 121 is 5 seconds at "
-        "24 fps (5B). Longer than trained tends to loop.",
+        "24 fps (5B). Clips longer than 5 s tend to loop.",
     ),
     "batch_size": Row(
         io.Int,
         default=1,
         min=1,
         max=64,
-        tooltip="Videos made in one run, each from other noise. Memory grows with it.",
+        tooltip="Number of videos per run, each with a different seed. Memory grows with it.",
     ),
     "size_mode": Row(
         io.Combo,
@@ -194,8 +193,8 @@ TABLE: dict[str, Row] = {
         default=CROP,
         optional=True,
         tooltip="crop to size: the video is exactly width x height. keep aspect: width "
-        "x height is taken as an area, and the picture's own aspect decides the sides, "
-        "as the official code does. Without a picture both are the same.",
+        "x height is taken as an area, and the image's own aspect decides the sides, "
+        "as the official code does. Without an image both are the same.",
     ),
     "vram_budget_gb": Row(
         io.Float,
@@ -224,8 +223,8 @@ TABLE: dict[str, Row] = {
         step=0.5,
         round=0.01,
         tooltip="RAM in GiB that is taken for weights and that the system cannot use otherwise "
-        "meanwhile. -1: 0.25, and up to 4 where copies would else be slower than computing. "
-        "All other weights are read from the file, which the system caches in free RAM.",
+        "meanwhile. -1: 0.25, and up to 4 where copies would otherwise be slower than "
+        "computing. All other weights are read from the file, which the system caches in free RAM.",
     ),
     "prefetch_blocks": Row(
         io.Int,
@@ -277,7 +276,7 @@ TABLE: dict[str, Row] = {
         options=list(get_args(Mode)),
         default="default",
         tooltip="Mode of torch.compile. default is ready in seconds. "
-        "max-autotune-no-cudagraphs also looks for faster kernels for the matrix products, "
+        "max-autotune-no-cudagraphs also looks for faster kernels for the matmuls, "
         "which takes minutes once.",
     ),
     "tiling": Row(

@@ -1,4 +1,4 @@
-"""All frames of a video on one picture, with its prompt above them."""
+"""All frames of a video in one image, with its prompt above them."""
 
 import math
 import textwrap

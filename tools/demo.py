@@ -39,13 +39,13 @@ def main() -> None:
     )
     parser.add_argument("--prompt", help="what to show (default: each template's own prompt)")
     parser.add_argument(
-        "--image", type=Path, help="a picture to animate, cut to a square (default: a blue circle)"
+        "--image", type=Path, help="an image to animate, cut to a square (default: a blue circle)"
     )
     parser.add_argument("--output", type=Path, default=ROOT / "demo", help="folder for the videos")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="demo: %(message)s", stream=sys.stdout)
     if arguments.image and not arguments.image.is_file():
-        parser.error(f"There is no picture {arguments.image}.")
+        parser.error(f"There is no image {arguments.image}.")
     with tempfile.TemporaryDirectory(prefix="wanduet-demo-") as folder:
         run(Path(folder), arguments)
     logger.info(LIMITS)
@@ -58,11 +58,11 @@ def run(base: Path, arguments: argparse.Namespace) -> None:
     # On tensors this small more threads gain little, and lose much beside another busy program.
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     with ComfyServer(comfyui_folder(), base, environment=threads) as server:
-        picture = server.upload_image(arguments.image) if arguments.image else None
+        image = server.upload_image(arguments.image) if arguments.image else None
         arguments.output.mkdir(parents=True, exist_ok=True)
         for name in WORKFLOWS:
             workflow = load(name)
-            prompt = fill_in(workflow, arguments.prompt, picture)
+            prompt = fill_in(workflow, arguments.prompt, image)
             started = time.monotonic()
             saved = make_video(server, workflow)
             seconds = time.monotonic() - started
@@ -78,17 +78,17 @@ def load(name: str) -> dict[str, Any]:
     return json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
 
 
-def fill_in(workflow: dict[str, Any], prompt: str | None, picture: str | None) -> str:
-    """Puts the person's prompt and picture into a workflow and returns the prompt it now has.
+def fill_in(workflow: dict[str, Any], prompt: str | None, image: str | None) -> str:
+    """Puts the person's prompt and image into a workflow and returns the prompt it now has.
 
     Args:
         workflow: in API format; changed.
         prompt: None leaves that of the workflow.
-        picture: a name in the input folder; None leaves that of the workflow.
+        image: a name in the input folder; None leaves that of the workflow.
     """
     for node in workflow.values():
-        if node["class_type"] == "LoadImage" and picture:
-            node["inputs"]["image"] = picture
+        if node["class_type"] == "LoadImage" and image:
+            node["inputs"]["image"] = image
         if node["class_type"] == "WanDuetTextEncode":
             prompt = node["inputs"]["positive"] = prompt or node["inputs"]["positive"]
     return prompt or ""

@@ -101,19 +101,19 @@ TINY_TI2V = shipped("diffusion_models", "ti2v")
 TINY_VAE_21, TINY_VAE_22 = shipped("vae", "wan21-vae"), shipped("vae", "wan22-vae")
 
 CIRCLE = "wan22-tiny-circle.png"
-"""The pack puts this picture of `workflows/input` into ComfyUI's input folder."""
+"""The pack puts this image of `workflows/input` into ComfyUI's input folder."""
 
 TINY_NOTE = (
     "The models come with WanDuet: nothing to download, and a run takes seconds, on a CPU too. "
-    "They are Wan2.2 in every part, but tiny, and they have seen **coloured shapes only**: "
+    "They are Wan 2.2 in every part, but tiny, and they have seen **coloured shapes only**: "
     "circles, squares, triangles, stars and rings that move, rotate, grow, shrink, bounce or "
-    "orbit, in 17 frames of 128 x 128. Try *a cyan square shrinks on a navy background*. A cat "
-    "they cannot make."
+    "orbit, in 17 frames of 128 x 128. Try *a cyan square shrinks on a navy background*. They "
+    "can't draw a cat."
 )
 
 SETTINGS_NOTE = (
     "**0 means the official value** of the loaded model, for steps, shift, boundary and both cfg; "
-    "the node shows what that is. 20 steps instead of 40 save half the time at little cost. For a "
+    "the node shows what that is. 20 steps take half as long as 40 and look nearly the same. For a "
     "4-step LoRA: put `LoraLoaderModelOnly` after each model, set sampler `euler`, steps 4, both "
     "cfg 1, shift 5."
 )
@@ -166,8 +166,8 @@ def common_nodes(
     }
 
 
-def size_node(width: int, height: int, length: int, **pictures: Any) -> Node:
-    """Size, length and pictures."""
+def size_node(width: int, height: int, length: int, **images: Any) -> Node:
+    """Size, length and images."""
     inputs = {
         "positive": ("prompt", 0),
         "negative": ("prompt", 1),
@@ -175,7 +175,7 @@ def size_node(width: int, height: int, length: int, **pictures: Any) -> Node:
         "width": width,
         "height": height,
         "length": length,
-        **pictures,
+        **images,
     }
     return Node("WanDuetImageToVideo", (450, 320), (400, 300), inputs)
 
@@ -196,40 +196,40 @@ def sampler_node(steps: int, loaders: dict[str, Node]) -> Node:
     return Node("WanDuetMoESampler", (900, 0), (360, 640), inputs)
 
 
-def picture(position: Position, title: str, file: str = "example.png") -> Node:
-    """A picture from ComfyUI's input folder."""
+def image(position: Position, title: str, file: str = "example.png") -> Node:
+    """An image from ComfyUI's input folder."""
     return Node("LoadImage", position, (400, 320), {"image": file}, title=title)
 
 
 def a14b(
-    name: str, title: str, kind: str, prompt: str, text: str, pictures: dict[str, Node]
+    name: str, title: str, kind: str, prompt: str, text: str, images: dict[str, Node]
 ) -> Workflow:
     """A workflow with two experts."""
-    links: dict[str, Any] = {key: (key, 0) for key in pictures}
-    if pictures:
+    links: dict[str, Any] = {key: (key, 0) for key in images}
+    if images:
         links["size_mode"] = "keep aspect (official)"
     high, low = (dit(f"wan2.2_{kind}_{expert}_noise_14B_fp8_scaled") for expert in ("high", "low"))
     loaders = expert_nodes(high, low)
     nodes = {
         **loaders,
         **common_nodes(VAE_21, prompt, 16.0, name),
-        **pictures,
+        **images,
         "size": size_node(832, 480, 81, **links),
         "sampler": sampler_node(20, loaders),
     }
     return Workflow(name, title, nodes, f"{text}\n\n{SETTINGS_NOTE}")
 
 
-def ti2v(name: str, title: str, prompt: str, text: str, pictures: dict[str, Node]) -> Workflow:
+def ti2v(name: str, title: str, prompt: str, text: str, images: dict[str, Node]) -> Workflow:
     """A workflow with the 5B model."""
-    links: dict[str, Any] = {key: (key, 0) for key in pictures}
-    if pictures:
+    links: dict[str, Any] = {key: (key, 0) for key in images}
+    if images:
         links["size_mode"] = "keep aspect (official)"
     loaders = model_nodes(TI2V)
     nodes = {
         **loaders,
         **common_nodes(VAE_22, prompt, 24.0, name),
-        **pictures,
+        **images,
         "size": size_node(1280, 704, 121, **links),
         "sampler": sampler_node(30, loaders),
     }
@@ -242,12 +242,12 @@ def tiny(
     """A workflow with the models that come with the pack."""
     name = f"wan22_tiny_{kind}"
     fps = 24.0 if kind == "ti2v" else 16.0
-    pictures = {} if kind == "t2v" else {"start_image": picture((0, 550), "Start image", CIRCLE)}
+    images = {} if kind == "t2v" else {"start_image": image((0, 550), "Start image", CIRCLE)}
     nodes = {
         **loaders,
         **common_nodes(vae, prompt, fps, name, TINY_UMT5),
-        **pictures,
-        "size": size_node(128, 128, 17, **{key: (key, 0) for key in pictures}),
+        **images,
+        "size": size_node(128, 128, 17, **{key: (key, 0) for key in images}),
         "sampler": sampler_node(20, loaders),
     }
     return Workflow(name, title, nodes, f"{text}\n\n{TINY_NOTE}")
@@ -256,55 +256,55 @@ def tiny(
 WORKFLOWS = (
     a14b(
         "wan22_t2v_a14b",
-        "Wan2.2 text to video (A14B)",
+        "Wan 2.2 text to video (A14B)",
         "t2v",
         HARBOUR,
-        "Text to video with the two 14B experts. Write a prompt, press Run.",
+        "Text to video with the two 14B experts. Write a prompt and press Run.",
         {},
     ),
     a14b(
         "wan22_i2v_a14b",
-        "Wan2.2 image to video (A14B)",
+        "Wan 2.2 image to video (A14B)",
         "i2v",
         PORTRAIT,
-        "Animates a picture with the two 14B experts. The picture keeps its aspect; width x height "
-        "is the area. Describe the motion, not only the picture.",
-        {"start_image": picture((0, 550), "Start image")},
+        "Animates an image with the two 14B experts. The image keeps its aspect; width x height "
+        "is the area. Describe the motion, not only the image.",
+        {"start_image": image((0, 550), "Start image")},
     ),
     a14b(
         "wan22_first_last_frame_a14b",
-        "Wan2.2 first and last frame (A14B)",
+        "Wan 2.2 first and last frame (A14B)",
         "i2v",
         MORPH,
-        "Makes the video between two pictures. It uses the I2V experts; the first picture decides "
+        "Makes the video between two images. It uses the I2V experts; the first image decides "
         "the aspect.",
         {
-            "start_image": picture((0, 550), "First frame"),
-            "end_image": picture((0, 930), "Last frame"),
+            "start_image": image((0, 550), "First frame"),
+            "end_image": image((0, 930), "Last frame"),
         },
     ),
     ti2v(
         "wan22_ti2v_5b_text",
-        "Wan2.2 text to video (5B)",
+        "Wan 2.2 text to video (5B)",
         HARBOUR,
-        "Text to video with the small model, 1280 x 704 at 24 fps. Mind the VAE: wan2.2_vae.\n\n"
-        "0 means the official value: 50 steps, shift 5, cfg 5.",
+        "Text to video with the small model, 1280 x 704 at 24 fps. Use wan2.2_vae, not "
+        "wan_2.1_vae.\n\n0 means the official value: 50 steps, shift 5, cfg 5.",
         {},
     ),
     ti2v(
         "wan22_ti2v_5b_image",
-        "Wan2.2 image to video (5B)",
+        "Wan 2.2 image to video (5B)",
         PORTRAIT,
-        "Animates a picture with the small model, at 24 fps. The picture keeps its aspect; width x "
-        "height is the area. Mind the VAE: wan2.2_vae.\n\n"
+        "Animates an image with the small model, at 24 fps. The image keeps its aspect; width x "
+        "height is the area. Use wan2.2_vae, not wan_2.1_vae.\n\n"
         "0 means the official value: 50 steps, shift 5, cfg 5.",
-        {"start_image": picture((0, 550), "Start image")},
+        {"start_image": image((0, 550), "Start image")},
     ),
     tiny(
         "t2v",
         "Wan 2.2 tiny: text to video",
         "a red circle moves right on a light grey background",
-        "Text to video with two tiny experts. Write a prompt, press Run.",
+        "Text to video with two tiny experts. Write a prompt and press Run.",
         expert_nodes(*tiny_experts("t2v")),
         TINY_VAE_21,
     ),
@@ -312,7 +312,7 @@ WORKFLOWS = (
         "i2v",
         "Wan 2.2 tiny: image to video",
         "a blue circle moves right on a beige background",
-        "Animates a picture with two tiny experts. Describe the motion, not only the picture.",
+        "Animates an image with two tiny experts. Describe the motion, not only the image.",
         expert_nodes(*tiny_experts("i2v")),
         TINY_VAE_21,
     ),
@@ -320,7 +320,7 @@ WORKFLOWS = (
         "ti2v",
         "Wan 2.2 tiny: text and image to video (TI2V)",
         "a blue circle moves up on a beige background",
-        "One tiny model for both: take the picture away, and it makes a video from text alone.",
+        "One tiny model for both: take the image away, and it makes a video from text alone.",
         model_nodes(TINY_TI2V),
         TINY_VAE_22,
     ),

@@ -1,4 +1,4 @@
-"""Pictures as conditions: how they are fitted to the video, and the mask that marks known frames.
+"""Images as conditions: how they are fitted to the video, and the mask that marks known frames.
 
 Shape legend: B batch, T frames of video, T' latent frames, H and W pixels, h and w latent pixels.
 """
@@ -53,54 +53,54 @@ def condition_video(frames: int, start: Tensor | None, end: Tensor | None) -> Te
     return video
 
 
-def resize_bicubic(pictures: Tensor, width: int, height: int) -> Tensor:
-    """Resizes pictures to a size of about their aspect, as `wan/image2video.py` does.
+def resize_bicubic(images: Tensor, width: int, height: int) -> Tensor:
+    """Resizes images to a size of about their aspect, as `wan/image2video.py` does.
 
     Bicubic without antialiasing; values may leave [0, 1] a little.
 
     Args:
-        pictures: (N, H, W, 3) in [0, 1].
+        images: (N, H, W, 3) in [0, 1].
         width: pixels.
         height: pixels.
 
     Returns:
-        Pictures (N, height, width, 3), fp32.
+        Images (N, height, width, 3), fp32.
     """
-    channels_first = pictures.movedim(-1, 1).float()
+    channels_first = images.movedim(-1, 1).float()
     return F.interpolate(channels_first, size=(height, width), mode="bicubic").movedim(1, -1)
 
 
-def fit_bicubic(pictures: Tensor, width: int, height: int) -> Tensor:
-    """Resizes pictures to cover a size and cuts what sticks out, centred (A14B).
+def fit_bicubic(images: Tensor, width: int, height: int) -> Tensor:
+    """Resizes images to cover a size and cuts what sticks out, centred (A14B).
 
     Arguments and result as `resize_bicubic`.
     """
-    cover_width, cover_height = _cover(pictures.shape[2], pictures.shape[1], width, height)
-    return _centre(resize_bicubic(pictures, cover_width, cover_height), width, height)
+    cover_width, cover_height = _cover(images.shape[2], images.shape[1], width, height)
+    return _centre(resize_bicubic(images, cover_width, cover_height), width, height)
 
 
-def fit_lanczos(pictures: Tensor, width: int, height: int) -> Tensor:
-    """Resizes 8-bit pictures with Pillow's Lanczos to cover a size and cuts the centre (5B).
+def fit_lanczos(images: Tensor, width: int, height: int) -> Tensor:
+    """Resizes 8-bit images with Pillow's Lanczos to cover a size and cuts the centre (5B).
 
     As `wan/textimage2video.py` does. Arguments and result as `fit_bicubic`.
     """
-    size = _cover(pictures.shape[2], pictures.shape[1], width, height)
+    size = _cover(images.shape[2], images.shape[1], width, height)
     resized = []
-    for picture in (pictures * 255).round().clamp(0, 255).to(torch.uint8):
-        image = Image.fromarray(picture.cpu().numpy()).resize(size, Image.Resampling.LANCZOS)
-        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    for image in (images * 255).round().clamp(0, 255).to(torch.uint8):
+        fitted = Image.fromarray(image.cpu().numpy()).resize(size, Image.Resampling.LANCZOS)
+        pixels = torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8)
         resized.append(pixels.view(size[1], size[0], 3))
     return _centre(torch.stack(resized).float() / 255, width, height)
 
 
 def _cover(width: int, height: int, target_width: int, target_height: int) -> tuple[int, int]:
-    """Returns the size of the picture's aspect that just covers the target."""
+    """Returns the size of the image's aspect that just covers the target."""
     scale = max(target_width / width, target_height / height)
     return max(target_width, round(width * scale)), max(target_height, round(height * scale))
 
 
-def _centre(pictures: Tensor, width: int, height: int) -> Tensor:
+def _centre(images: Tensor, width: int, height: int) -> Tensor:
     """Cuts (N, H, W, 3) to the size, the same on both sides."""
-    left = (pictures.shape[2] - width) // 2
-    top = (pictures.shape[1] - height) // 2
-    return pictures[:, top : top + height, left : left + width]
+    left = (images.shape[2] - width) // 2
+    top = (images.shape[1] - height) // 2
+    return images[:, top : top + height, left : left + width]

@@ -30,7 +30,7 @@ class DiTConfig:
     num_heads: int
     num_layers: int
     in_channels: int
-    """Channels of the patch embedding: noise, and for I2V 4 mask and 16 picture channels."""
+    """Channels of the patch embedding: noise, and for I2V 4 mask and 16 image channels."""
     out_channels: int
     """Channels of the latent and of the predicted velocity."""
     text_dim: int = 4096
@@ -58,7 +58,7 @@ class DiTConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """Number formats of one transformer's arithmetic.
+    """Dtypes of one transformer's arithmetic.
 
     Everything outside the blocks, and inside them the norms and the modulation, is computed in
     fp32. `compute_dtype` is that of the blocks' linears and attention, `residual_dtype` that of

@@ -26,7 +26,7 @@ class PairingError(WanError):
 
 
 class BackendError(WanError):
-    """A kernel or number format that was asked for by name and is not available here."""
+    """A kernel or weight format that was asked for by name and is not available here."""
 
 
 class MemoryLimitError(WanError):

@@ -1,4 +1,4 @@
-"""Arithmetic of sizes: pixels, frames, latents, tokens, and the picture sizes of the official code.
+"""Arithmetic of sizes: pixels, frames, latents, tokens, and the image sizes of the official code.
 
 Width and height are pixels, frames are frames of video, a latent size is (T, H, W).
 """
@@ -55,7 +55,7 @@ def check_frames(frames: int) -> None:
 
 
 def check_size(width: int, height: int, multiple: int) -> None:
-    """Refuses a picture size that is not a multiple of `multiple` pixels.
+    """Refuses an image size that is not a multiple of `multiple` pixels.
 
     Raises:
         ShapeError: names the two nearest valid values of the side that is wrong.
@@ -86,27 +86,27 @@ def latent_size(width: int, height: int, frames: int, spatial_stride: int) -> La
     return LatentSize(latent_frames(frames), height // spatial_stride, width // spatial_stride)
 
 
-def i2v_size_for_area(picture_width: int, picture_height: int, area: int) -> tuple[int, int]:
-    """Returns the A14B video size (width, height) that keeps a picture's aspect at about `area`.
+def i2v_size_for_area(image_width: int, image_height: int, area: int) -> tuple[int, int]:
+    """Returns the A14B video size (width, height) that keeps an image's aspect at about `area`.
 
     Both sides are floored to multiples of 16, as `wan/image2video.py` does: divided by the VAE
     stride 8, then by the patch size 2.
     """
-    aspect = picture_height / picture_width
+    aspect = image_height / image_width
     height = int(math.sqrt(area * aspect) // 8 // 2) * 16
     width = int(math.sqrt(area / aspect) // 8 // 2) * 16
     return width, height
 
 
-def ti2v_size_for_area(picture_width: int, picture_height: int, area: int) -> tuple[int, int]:
+def ti2v_size_for_area(image_width: int, image_height: int, area: int) -> tuple[int, int]:
     """Returns the 5B video size (width, height): multiples of 32, area never exceeded.
 
     Two candidates are made, one that floors the width first and one that floors the height first;
-    the one closer to the picture's aspect wins, ties go to the second (`best_output_size` in
+    the one closer to the image's aspect wins, ties go to the second (`best_output_size` in
     `wan/utils/utils.py`).
     """
     step = 32
-    ratio = picture_width / picture_height
+    ratio = image_width / image_height
     ideal_width = math.sqrt(area * ratio)
     ideal_height = area / ideal_width
     width_1 = int(ideal_width // step * step)

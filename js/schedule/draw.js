@@ -44,7 +44,7 @@ function points(first, sigmas, scale) {
 }
 
 /**
- * One expert's part of the picture: its background, the area under its curve, the curve itself
+ * One expert's part of the drawing: its background, the area under its curve, the curve itself
  * and a dot per model call.
  * @param {string} name "high" or "low"
  * @param {number} first
@@ -89,9 +89,9 @@ function drawLabel(name, texts, left, right, scale) {
  */
 export function drawPlan(plan, settings, width, height) {
   const scale = makeScale(width, height, plan.full.length - 1);
-  const picture = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}` });
+  const drawing = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}` });
   const unused = points(0, plan.full, scale).join(" ");
-  picture.append(svg("polyline", { class: "wanduet-unused", points: unused }));
+  drawing.append(svg("polyline", { class: "wanduet-unused", points: unused }));
   const switchStep = plan.first + plan.high;
   const end = switchStep + plan.low;
   const zones = [
@@ -106,14 +106,14 @@ export function drawPlan(plan, settings, width, height) {
     const alone = settings.boundary === null;
     const zone = alone ? "only" : name;
     const texts = [`${range}, cfg ${alone ? settings.cfgHigh : cfg}`, range];
-    picture.append(drawZone(zone, from, part, scale),
+    drawing.append(drawZone(zone, from, part, scale),
       ...drawLabel(zone, texts, scale.x(from), scale.x(to), scale));
   }
   if (settings.boundary !== null) {
     const y = scale.y(settings.boundary);
-    picture.append(svg("line", {
+    drawing.append(svg("line", {
       class: "wanduet-boundary", x1: scale.x(0), x2: scale.x(plan.full.length - 1), y1: y, y2: y,
     }));
   }
-  return picture;
+  return drawing;
 }

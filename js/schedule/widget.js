@@ -105,17 +105,17 @@ export class SchedulePanel {
    * @param {PointerEvent} event
    */
   point(event) {
-    const picture = this.plot.firstElementChild;
-    if (!this.plan || !this.settings || !picture) return;
+    const drawing = this.plot.firstElementChild;
+    if (!this.plan || !this.settings || !drawing) return;
     const { clientWidth: width, clientHeight: height } = this.plot;
     const box = this.plot.getBoundingClientRect();
     const scale = makeScale(width, height, this.plan.full.length - 1);
     const step = scale.step(((event.clientX - box.left) / box.width) * width);
     const index = step - this.plan.first;
     if (!(index in this.plan.timesteps)) return this.unpoint();
-    picture.querySelector(".wanduet-cursor")?.remove();
+    drawing.querySelector(".wanduet-cursor")?.remove();
     const x = scale.x(step);
-    picture.append(svg("line", {
+    drawing.append(svg("line", {
       class: "wanduet-cursor", x1: x, x2: x, y1: scale.y(1), y2: scale.y(0),
     }));
     const { sigmas, timesteps, high } = this.plan;
@@ -131,7 +131,7 @@ export class SchedulePanel {
 }
 
 /**
- * The line below the picture: what is unknown or odd first, else what the model is.
+ * The line below the drawing: what is unknown or odd first, else what the model is.
  * @param {import("./plan_query.js").Reading} reading
  * @param {import("./plan_query.js").Settings} settings
  * @param {import("./plan_query.js").Plan} plan

@@ -1,7 +1,8 @@
 """Real Chromium, the real frontend in two versions, and servers with toy checkpoints.
 
 The newest frontend comes from a folder named by WANDUET_NEWEST_FRONTEND: the `static` folder of the
-`comfyui-frontend-package` wheel, unpacked. Pictures are saved below WANDUET_RESULTS, if it is set.
+`comfyui-frontend-package` wheel, unpacked. Screenshots are saved below WANDUET_RESULTS, if
+it is set.
 """
 
 import os
@@ -16,11 +17,11 @@ from playwright.sync_api import Browser, sync_playwright
 
 from tests.comfy.server import REPOSITORY, ComfyServer, install_pack
 from tests.conftest import missing
-from tests.toy.make_checkpoints import STAND_INS
+from tests.toy.make_checkpoints import SUBSTITUTES
 
 from .chromium import find_chromium, start_chromium
 from .editor import Editor, Mode
-from .workflows import picture_names
+from .workflows import image_names
 
 REQUIRED_BY = "WANDUET_REQUIRE_BROWSER"
 
@@ -60,12 +61,12 @@ def base_folder(toy_models: Path, tmp_path_factory: pytest.TempPathFactory) -> C
     def make() -> Path:
         base = tmp_path_factory.mktemp("editor")
         shutil.copytree(toy_models, base / "models")
-        for name, toy in STAND_INS.items():
+        for name, toy in SUBSTITUTES.items():
             for found in (base / "models").rglob(toy):
                 os.link(found, found.with_name(name))
         install_pack(base / "custom_nodes")
         (base / "input").mkdir()
-        for name in picture_names(REPOSITORY / "workflows"):
+        for name in image_names(REPOSITORY / "workflows"):
             Image.linear_gradient("L").convert("RGB").save(base / "input" / name)
         return base
 

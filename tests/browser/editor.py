@@ -21,7 +21,7 @@ SETTINGS = {
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Workflow.Persist": False,
     "Comfy.Graph.CanvasInfo": False,
-    # Draws every detail in the pictures of whole templates, however small.
+    # Draws every detail in the images of whole templates, however small.
     "LiteGraph.Canvas.MinFontSizeForLOD": 0,
     # The wheel zooms. The mode sets the other two, which it may find not yet registered.
     "Comfy.Canvas.NavigationMode": "legacy",
@@ -70,7 +70,7 @@ class Panel:
     labels: list[str]
     note: str
     curves: list[list[tuple[float, float]]]
-    """Per zone: (step, sigma) of each point, read back from the picture."""
+    """Per zone: (step, sigma) of each point, read back from the drawing."""
     boundary: float | None
     """Sigma at which the boundary line lies."""
 
@@ -139,7 +139,7 @@ class Editor:
         return self.call("run", timeout * 1000)
 
     def screenshot(self, results: Path, name: str) -> None:
-        """Saves a picture of the page for people to look at."""
+        """Saves a screenshot of the page for people to look at."""
         self.page.screenshot(path=results / f"{self.mode.name}-{name}.png")
 
     def take_errors(self) -> list[str]:

@@ -179,21 +179,21 @@ window.wanduetTest = {
   readPanel(id) {
     const element = this.panelElement(id);
     const text = (name) => element.querySelector(`.wanduet-${name}`).textContent;
-    const picture = element.querySelector("svg");
-    const rect = picture?.querySelector(".wanduet-zone rect");
+    const drawing = element.querySelector("svg");
+    const rect = drawing?.querySelector(".wanduet-zone rect");
     const number = (item, name) => Number(item.getAttribute(name));
-    const steps = picture?.querySelector(".wanduet-unused").points.length - 1;
+    const steps = drawing?.querySelector(".wanduet-unused").points.length - 1;
     const point = ({ x, y }) => [
-      ((x - 4) / (number(picture, "width") - 8)) * steps,
+      ((x - 4) / (number(drawing, "width") - 8)) * steps,
       1 - (y - number(rect, "y")) / number(rect, "height"),
     ];
-    const line = picture?.querySelector(".wanduet-boundary");
+    const line = drawing?.querySelector(".wanduet-boundary");
     return {
       split: text("split"),
       values: text("values"),
       note: text("note"),
       labels: [...element.querySelectorAll(".wanduet-label")].map((label) => label.textContent),
-      curves: rect ? [...picture.querySelectorAll(".wanduet-zone polyline")].map(
+      curves: rect ? [...drawing.querySelectorAll(".wanduet-zone polyline")].map(
         (curve) => [...curve.points].map(point)) : [],
       boundary: line && rect ? point({ x: 0, y: number(line, "y1") })[1] : null,
     };

@@ -47,7 +47,7 @@ T2V = ("toy_t2v_high_noise.safetensors", "toy_t2v_low_noise.safetensors")
 I2V = ("toy_i2v_high_noise.safetensors", "toy_i2v_low_noise.safetensors")
 
 PIXEL = 0.02
-"""Tolerance of a sigma that was read back from the picture."""
+"""Tolerance of a sigma that was read back from the drawing."""
 
 
 def add_pair(editor: Editor, files: tuple[str, str] = T2V) -> tuple[str, str]:
@@ -312,7 +312,7 @@ def test_other_nodes_are_left_alone_and_nothing_stays_behind(editor: Editor):
 
 @pytest.mark.parametrize("palette", ["light", "dark"])
 def test_themes(editor: Editor, results: Path, palette: str):
-    """Makes pictures of both themes; text keeps its contrast (WCAG AA for large text, 3:1)."""
+    """Makes screenshots of both themes; text keeps its contrast (WCAG AA for large text, 3:1)."""
     add_pair(editor)
     _, split = add_pair(editor, I2V)
     editor.call("move", split, 860, 60)

@@ -18,8 +18,8 @@ def nodes(workflow: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from subgraph["nodes"]
 
 
-def picture_names(folder: Path) -> set[str]:
-    """Returns the pictures that the templates' LoadImage nodes name and the pack does not bring."""
+def image_names(folder: Path) -> set[str]:
+    """Returns the images that the templates' LoadImage nodes name and the pack does not bring."""
     loaded = (json.loads(path.read_text(encoding="utf-8")) for path in templates(folder))
     named = {
         node["widgets_values"][0]

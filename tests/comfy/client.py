@@ -49,7 +49,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Preview:
-    """One picture sent while sampling. `image` is a JPEG or PNG file."""
+    """One image sent while sampling. `image` is a JPEG or PNG file."""
 
     image: bytes
     node_id: str | None
@@ -136,7 +136,7 @@ class ComfyClient:
         self.post("/free", {"unload_models": unload_models, "free_memory": free_memory})
 
     def upload_image(self, path: Path) -> str:
-        """Uploads a picture into the input folder and returns the name for LoadImage."""
+        """Uploads an image into the input folder and returns the name for LoadImage."""
         boundary = uuid.uuid4().hex
         head = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="image"; '
@@ -234,7 +234,7 @@ def _listen(
 
 
 def _previews(frame: bytes) -> list[Preview]:
-    """Decodes a binary frame: an event number, then a payload. No picture: an empty list."""
+    """Decodes a binary frame: an event number, then a payload. No image: an empty list."""
     event = int.from_bytes(frame[:4], "big")
     if event == PREVIEW_IMAGE:
         return [Preview(frame[8:], None)]

@@ -63,7 +63,7 @@ def random_text(text_dim: int = 4096, tokens: int = 512) -> Prompt:
 
 
 def image_to_video(**options: Any) -> Prompt:
-    """Size and pictures: outputs ("size", 0..2)."""
+    """Size and images: outputs ("size", 0..2)."""
     defaults = {
         "positive": ("text", 0),
         "negative": ("text", 1),

@@ -33,7 +33,7 @@ class RandomConditioning(io.ComfyNode):
 
 
 class SaveTensors(io.ComfyNode):
-    """Saves latents and pictures exactly, as `NAME.safetensors` in the output folder."""
+    """Saves latents and images exactly, as `NAME.safetensors` in the output folder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -69,7 +69,7 @@ class SaveTensors(io.ComfyNode):
 
 
 class RandomImage(io.ComfyNode):
-    """Seeded smooth pictures of any size, count and number of channels, in 8-bit steps."""
+    """Seeded smooth images of any size, count and number of channels, in 8-bit steps."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -26,7 +26,7 @@ def write_line(name: str, value: object) -> None:
 
 
 class TimestepReader(nn.Module):
-    """Stands before the time embedding and reads off the timesteps that really arrive there."""
+    """Placed before the time embedding, reads off the timesteps that really arrive there."""
 
     def __init__(self, embedding: nn.Module) -> None:
         super().__init__()
@@ -264,7 +264,7 @@ class BrokenAttention(io.ComfyNode):
 
 
 class SparseAttention(io.ComfyNode):
-    """A MODEL with a stand-in for sparse attention, which is exact, or gives NaN.
+    """A MODEL with a fake sparse attention, which is exact, or gives NaN.
 
     Writes a line per forward pass: label, sigma, what each layer's tokens attended to each other
     with. The guard is the one that a model of ours gets when it is built with such a schedule.

@@ -1,4 +1,4 @@
-"""Test-only ComfyUI nodes that make 8-bit products on a CPU, which our loaders refuse."""
+"""Test-only ComfyUI nodes that make 8-bit matmuls on a CPU, which our loaders refuse."""
 
 import sys
 from types import ModuleType

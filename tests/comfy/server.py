@@ -25,7 +25,7 @@ PACK_ENTRIES = (
 
 GPU_ENVIRONMENT = {"WANDUET_MEMORY": "comfyui", "NVIDIA_TF32_OVERRIDE": "0"}
 """For tests on a GPU: the engine, whose results are compared with ComfyUI's manager, only where it
-is asked for, and no products of 10 bits where fp32 is asked for."""
+is asked for, and no matmuls of 10 bits where fp32 is asked for."""
 
 START_SECONDS = 180
 STOP_SECONDS = 20

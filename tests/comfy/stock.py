@@ -95,13 +95,13 @@ def difference(a: Tensor, b: Tensor) -> float:
     return (a - b).abs().max().item()
 
 
-def pictures(server: ComfyServer, folder: Path, names: str = "ab") -> Iterator[str]:
-    """Uploads random pictures with transparency and yields their names."""
+def upload_images(server: ComfyServer, folder: Path, names: str = "ab") -> Iterator[str]:
+    """Uploads random images with transparency and yields their names."""
     for number, name in enumerate(names):
         generator = torch.Generator().manual_seed(number)
         coarse = torch.rand(1, 4, 6, 8, generator=generator)
         smooth = torch.nn.functional.interpolate(coarse, size=(48, 64), mode="bilinear")
         pixels = (smooth[0].permute(1, 2, 0) * 255).to(torch.uint8).numpy()
-        path = folder / f"picture_{name}.png"
+        path = folder / f"image_{name}.png"
         Image.fromarray(pixels, "RGBA").save(path)
         yield server.upload_image(path)

@@ -25,7 +25,7 @@ from .server import ComfyServer
 pytestmark = pytest.mark.comfy
 
 LINKS = {"positive": ("positive", 0), "negative": ("negative", 0)}
-PICTURE = {"start_image": ("picture", 0)}
+IMAGE = {"start_image": ("image", 0)}
 ONE_MODEL = {"model_high": ("model", 0), "model_low": None}
 HIGH, LOW = T2V
 
@@ -42,7 +42,7 @@ def prompt(
     nodes = {
         **random_text(text_dim=text_dim, tokens=8),
         **vae(wan_vae),
-        "picture": node("WanDuetTestImage", seed=1, width=64, height=64, count=frames, channels=3),
+        "image": node("WanDuetTestImage", seed=1, width=64, height=64, count=frames, channels=3),
         **image_to_video(**{**LINKS, "height": 64, **(size or {})}),
         **moe_sampler(**{"steps": 1, **(sampler or {})}),
         **save("never", latent=("sampler", 0)),
@@ -80,7 +80,7 @@ CASES = {
     "low of another model": (
         prompt(experts((HIGH, I2V[1]))),
         "experts",
-        ["no pair of experts", HIGH, I2V[1], "both of T2V-A14B or both of I2V-A14B"],
+        ["two files don't belong together", HIGH, I2V[1], "both of T2V-A14B or both of I2V-A14B"],
     ),
     "5B as an expert": (
         prompt(experts((HIGH, TI2V))),
@@ -118,22 +118,22 @@ CASES = {
     "5B VAE with A14B": (
         prompt(experts(), wan_vae=VAE_22),
         "sampler",
-        ["latent is of another VAE", "Got 48", "16", "wan_2.1_vae.safetensors"],
+        ["latent was made with a different VAE", "Got 48", "16", "wan_2.1_vae.safetensors"],
     ),
-    "5B VAE with I2V-A14B and a picture": (
-        prompt(experts(I2V), wan_vae=VAE_22, size=PICTURE),
+    "5B VAE with I2V-A14B and an image": (
+        prompt(experts(I2V), wan_vae=VAE_22, size=IMAGE),
         "sampler",
-        ["latent is of another VAE", "wan_2.1_vae.safetensors"],
+        ["latent was made with a different VAE", "wan_2.1_vae.safetensors"],
     ),
     "2.1 VAE with 5B": (
         prompt(model(TI2V), sampler=ONE_MODEL),
         "sampler",
-        ["latent is of another VAE", "Got 16", "48", "wan2.2_vae.safetensors"],
+        ["latent was made with a different VAE", "Got 16", "48", "wan2.2_vae.safetensors"],
     ),
-    "2.1 VAE with 5B and a picture": (
-        prompt(model(TI2V), sampler=ONE_MODEL, size=PICTURE),
+    "2.1 VAE with 5B and an image": (
+        prompt(model(TI2V), sampler=ONE_MODEL, size=IMAGE),
         "sampler",
-        ["latent is of another VAE", "wan2.2_vae.safetensors"],
+        ["latent was made with a different VAE", "wan2.2_vae.safetensors"],
     ),
     "5B VAE to decode A14B": (
         prompt(
@@ -163,18 +163,18 @@ CASES = {
         "decode",
         ["VAE does not fit the latent", "Got a VAE for 16", "wan2.2_vae.safetensors"],
     ),
-    "T2V weights with a picture": (
-        prompt(experts(), size=PICTURE),
+    "T2V weights with an image": (
+        prompt(experts(), size=IMAGE),
         "sampler",
         ["T2V", "need I2V-A14B", "wan2.2_i2v_high_noise_14B", "wan2.2_i2v_low_noise_14B"],
     ),
-    "I2V weights without a picture": (
+    "I2V weights without an image": (
         prompt(experts(I2V)),
         "sampler",
-        ["needs a picture", "I2V", "wan2.2_t2v_high_noise_14B", "wan2.2_t2v_low_noise_14B"],
+        ["needs an image", "I2V", "wan2.2_t2v_high_noise_14B", "wan2.2_t2v_low_noise_14B"],
     ),
-    "end picture for 5B": (
-        prompt(model(TI2V), sampler=ONE_MODEL, wan_vae=VAE_22, size={"end_image": ("picture", 0)}),
+    "end image for 5B": (
+        prompt(model(TI2V), sampler=ONE_MODEL, wan_vae=VAE_22, size={"end_image": ("image", 0)}),
         "size",
         ["TI2V-5B cannot end", "Disconnect end_image", "wan_2.1_vae.safetensors"],
     ),
@@ -184,27 +184,23 @@ CASES = {
         ["width cannot be used", "Got 80", "multiple of 32", "Use 64 or 96"],
     ),
     "5B with three start frames": (
-        prompt(model(TI2V), sampler=ONE_MODEL, wan_vae=VAE_22, size=PICTURE, frames=3),
+        prompt(model(TI2V), sampler=ONE_MODEL, wan_vae=VAE_22, size=IMAGE, frames=3),
         "size",
         ["Got 3 in start_image", "need 4n+1", "5, 9, 13"],
     ),
-    "more pictures than frames": (
-        prompt(experts(I2V), size=PICTURE, frames=6),
+    "more images than frames": (
+        prompt(experts(I2V), size=IMAGE, frames=6),
         "size",
         ["more given frames", "Got 6 for a length of 5"],
     ),
-    "a picture too long for the area": (
+    "an image too long for the area": (
         prompt(
             experts(I2V),
-            {
-                "picture": node(
-                    "WanDuetTestImage", seed=1, width=400, height=20, count=1, channels=3
-                )
-            },
-            size={**PICTURE, "size_mode": "keep aspect (official)"},
+            {"image": node("WanDuetTestImage", seed=1, width=400, height=20, count=1, channels=3)},
+            size={**IMAGE, "size_mode": "keep aspect (official)"},
         ),
         "size",
-        ["too small for the picture's aspect", "64 x 64", "400 x 20"],
+        ["too small for the image's aspect", "64 x 64", "400 x 20"],
     ),
     "text encoder of another width": (
         prompt(experts(), text_dim=4096),
@@ -216,10 +212,10 @@ CASES = {
         "guider",
         ["text encoder does not fit", "umt5_xxl"],
     ),
-    "I2V weights without a picture at the guider": (
+    "I2V weights without an image at the guider": (
         prompt(experts(I2V), GUIDER),
         "guider",
-        ["needs a picture"],
+        ["needs an image"],
     ),
     "CLIP of another model": (
         prompt(
@@ -249,13 +245,13 @@ CASES = {
                     "EmptyHunyuanLatentVideo", width=64, height=64, length=9, batch_size=1
                 )
             },
-            size=PICTURE,
+            size=IMAGE,
             sampler={"latent_image": ("longer", 0)},
         ),
         "sampler",
         ["different lengths", "Got a latent of 9 frames, need 5", "'Wan image to video'"],
     ),
-    "latent of a picture": (
+    "latent of an image": (
         prompt(
             experts(),
             {"size_2d": node("EmptyLatentImage", width=64, height=64, batch_size=1)},
@@ -272,8 +268,8 @@ def server_still_works(comfy_server: ComfyServer) -> Iterator[None]:
     yield
     good = (
         prompt(experts()),
-        prompt(experts(I2V), size=PICTURE),
-        prompt(model(TI2V), sampler=ONE_MODEL, wan_vae=VAE_22, size=PICTURE),
+        prompt(experts(I2V), size=IMAGE),
+        prompt(model(TI2V), sampler=ONE_MODEL, wan_vae=VAE_22, size=IMAGE),
         prompt(experts(), GUIDER),
     )
     for nodes in good:

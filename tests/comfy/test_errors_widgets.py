@@ -112,7 +112,7 @@ def test_sizes(comfy_server: ComfyServer, widget: str, value: int, advice: str):
     ("high", "low", "text"),
     [
         (HIGH, HIGH, f"Both experts are the same file. Got {HIGH} twice"),
-        (LOW, HIGH, "The experts are swapped"),
+        (LOW, HIGH, "These look swapped"),
         (HIGH, "toy_i2v_high_noise.safetensors", "Both experts are high-noise files"),
         ("toy_i2v_low_noise.safetensors", LOW, "Both experts are low-noise files"),
         ("gone.safetensors", LOW, "The file 'gone.safetensors' was not found"),
@@ -158,9 +158,9 @@ def test_ranges(comfy_server: ComfyServer, node_id: str, widget: str, value: Any
 @pytest.mark.parametrize(
     ("node_id", "widget", "text"),
     [
-        ("model", "model_name", "The file 'nonsense' was not found. Got no such file in models/d"),
-        ("vae", "vae_name", "The file 'nonsense' was not found. Got no such file in models/vae, "),
-        ("clip", "text_encoder_name", "Got no such file in models/text_encoders, need one"),
+        ("model", "model_name", "'nonsense' was not found. Got a name that is not in models/d"),
+        ("vae", "vae_name", "'nonsense' was not found. Got a name that is not in models/vae, "),
+        ("clip", "text_encoder_name", "Got a name that is not in models/text_encoders, "),
         ("vae", "precision", "Got 'nonsense', need one of: auto, bf16, fp16, fp32. Choose"),
         (
             "model",

@@ -1,4 +1,4 @@
-"""What pictures become for A14B models: mask and latent, up to the channels the model is given."""
+"""What images become for A14B models: mask and latent, up to the channels the model is given."""
 
 from pathlib import Path
 
@@ -32,8 +32,8 @@ LINKS = {"positive": ("positive", 0), "negative": ("negative", 0)}
 KEEP_ASPECT = "keep aspect (official)"
 
 
-def picture(node_id: str, **options: int) -> Prompt:
-    """Random pictures: (node_id, 0). Saved too, as NODE_ID.safetensors."""
+def random_image(node_id: str, **options: int) -> Prompt:
+    """Random images: (node_id, 0). Saved too, as NODE_ID.safetensors."""
     defaults = {"seed": len(node_id), "width": 64, "height": 48, "count": 1, "channels": 3}
     return {
         node_id: node("WanDuetTestImage", **{**defaults, **options}),
@@ -88,21 +88,21 @@ def assert_near(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> No
 
 
 @pytest.mark.parametrize(("first", "last"), [(1, 0), (0, 1), (1, 1), (3, 0), (5, 2), (9, 0)])
-def test_pictures_become_mask_and_latent(
+def test_images_become_mask_and_latent(
     comfy_server: ComfyServer, toy_models: Path, first: int, last: int
 ):
     prompt: Prompt = {**vae()}
     links: dict[str, tuple[str, int]] = {}
     for name, count in (("start", first), ("end", last)):
         if count:
-            prompt |= picture(name, count=count)
+            prompt |= random_image(name, count=count)
             links[f"{name}_image"] = (name, 0)
-    run(comfy_server, prompt | conditioned("pictures", length=9, **links))
+    run(comfy_server, prompt | conditioned("images", length=9, **links))
 
     given = {name: image(comfy_server, name) for name, _ in links.values()}
     raw = official_latent(toy_models, with_grey(9, **given), normalized=False)
-    positive = saved(comfy_server, "pictures_positive")
-    negative = saved(comfy_server, "pictures_negative")
+    positive = saved(comfy_server, "images_positive")
+    negative = saved(comfy_server, "images_negative")
     for conditioning in (positive, negative):
         assert_near(conditioning["concat_latent_image"], raw)
         mask = 1 - known_frames_mask(9, first, last, 6, 8)
@@ -123,8 +123,8 @@ def recorded_i2v(seed: int, **options: object) -> Prompt:
         **experts(I2V),
         **recorders,
         **vae(),
-        **picture("start"),
-        **picture("end"),
+        **random_image("start"),
+        **random_image("end"),
         **conditioned("i2v_out", start_image=("start", 0), end_image=("end", 0), **options),
         **moe_sampler("sampler", model_high=("record_0", 0), model_low=("record_1", 0), **steps),
         **save("i2v_result", latent=("sampler", 0)),
@@ -166,7 +166,7 @@ def test_same_run_twice_is_the_same(comfy_server: ComfyServer):
 def test_alpha_channel_is_dropped(comfy_server: ComfyServer, toy_models: Path):
     prompt = {
         **vae(),
-        **picture("rgba", channels=4, width=80, height=50),
+        **random_image("rgba", channels=4, width=80, height=50),
         **conditioned("rgba_out", start_image=("rgba", 0)),
     }
     run(comfy_server, prompt)
@@ -185,7 +185,7 @@ def test_keeping_the_aspect_is_official(
 ):
     prompt = {
         **vae(),
-        **picture("start", width=width, height=height),
+        **random_image("start", width=width, height=height),
         **conditioned(
             "aspect",
             start_image=("start", 0),
@@ -211,8 +211,8 @@ def test_keeping_the_aspect_crops_an_end_image_of_another(
 ):
     prompt = {
         **vae(),
-        **picture("start", width=100, height=70),
-        **picture("end", width=60, height=90),
+        **random_image("start", width=100, height=70),
+        **random_image("end", width=60, height=90),
         **conditioned(
             "ends",
             start_image=("start", 0),
@@ -240,7 +240,7 @@ def test_text_alone_conditions_nothing(comfy_server: ComfyServer):
 def test_stock_vae_gives_the_same(comfy_server: ComfyServer, toy_models: Path):
     prompt = {
         "vae": node("VAELoader", vae_name=VAE_21),
-        **picture("start"),
+        **random_image("start"),
         **conditioned("stock_vae", start_image=("start", 0)),
     }
     run(comfy_server, prompt)
@@ -251,7 +251,7 @@ def test_stock_vae_gives_the_same(comfy_server: ComfyServer, toy_models: Path):
 
 
 @pytest.mark.parametrize(
-    ("stock", "pictures"),
+    ("stock", "images"),
     [
         ("WanImageToVideo", {"start": 1}),
         ("WanImageToVideo", {"start": 5}),
@@ -260,13 +260,13 @@ def test_stock_vae_gives_the_same(comfy_server: ComfyServer, toy_models: Path):
         ("WanFirstLastFrameToVideo", {"start": 2, "end": 3}),
     ],
 )
-def test_pictures_of_the_exact_size_agree_with_stock_nodes(
-    comfy_server: ComfyServer, stock: str, pictures: dict[str, int]
+def test_images_of_the_exact_size_agree_with_stock_nodes(
+    comfy_server: ComfyServer, stock: str, images: dict[str, int]
 ):
-    links = {f"{name}_image": (name, 0) for name in pictures}
+    links = {f"{name}_image": (name, 0) for name in images}
     prompt: Prompt = {**vae(), **conditioned("ours", length=9, **links)}
-    for name, count in pictures.items():
-        prompt |= picture(name, count=count)
+    for name, count in images.items():
+        prompt |= random_image(name, count=count)
     prompt["stock"] = {**prompt["size"], "class_type": stock}
     prompt |= save("theirs", conditioning=("stock", 0), latent=("stock", 2))
     run(comfy_server, prompt)

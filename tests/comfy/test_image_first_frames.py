@@ -1,4 +1,4 @@
-"""What pictures become for TI2V-5B: given first latent frames that the sampler keeps."""
+"""What images become for TI2V-5B: given first latent frames that the sampler keeps."""
 
 from pathlib import Path
 
@@ -32,13 +32,13 @@ KEEP_ASPECT = "keep aspect (official)"
 
 
 def conditioned(count: int = 1, size: tuple[int, int] = (64, 64), **options: object) -> Prompt:
-    """Our node with the 5B VAE and random pictures of `size`; all is saved."""
+    """Our node with the 5B VAE and random images of `size`; all is saved."""
     width, height = size
-    pictures = {"seed": 1, "width": width, "height": height, "count": count, "channels": 3}
+    images = {"seed": 1, "width": width, "height": height, "count": count, "channels": 3}
     return {
         **random_text(text_dim=64, tokens=20),
         **vae(VAE_22),
-        "start": node("WanDuetTestImage", **pictures),
+        "start": node("WanDuetTestImage", **images),
         **image_to_video(**{**LINKS, "height": 64, "length": 9, **options}),
         **save("start", image=("start", 0)),
         **save("first_frames", conditioning=("size", 0), latent=("size", 2)),
@@ -53,11 +53,11 @@ def run(server: ComfyServer, prompt: Prompt, name: str = "first_frames") -> dict
 
 
 def encoded(server: ComfyServer, models: Path, size: tuple[int, int], normalized: bool) -> Tensor:
-    """The library's latent of the start pictures, encoded alone, as the official code fits them."""
+    """The library's latent of the start images, encoded alone, as the official code fits them."""
     wan_vae = wan_model.load_vae(models / "vae" / VAE_22, dtype=torch.float32)
-    pictures = fit_lanczos(load_file(server.output / "start.safetensors")["image"], *size)
+    images = fit_lanczos(load_file(server.output / "start.safetensors")["image"], *size)
     with torch.inference_mode():
-        return wan_vae.encode((pictures.movedim(-1, 0)[None] - 0.5) / 0.5, normalized=normalized)
+        return wan_vae.encode((images.movedim(-1, 0)[None] - 0.5) / 0.5, normalized=normalized)
 
 
 def assert_near(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
@@ -132,7 +132,7 @@ def test_text_alone_gives_an_empty_latent(comfy_server: ComfyServer):
     assert torch.equal(result["samples"], torch.zeros(2, 48, 3, 4, 4))
 
 
-def test_pictures_of_the_exact_size_agree_with_the_stock_node(comfy_server: ComfyServer):
+def test_images_of_the_exact_size_agree_with_the_stock_node(comfy_server: ComfyServer):
     prompt = conditioned(batch_size=2)
     inputs = prompt["size"]["inputs"]
     stock = {k: inputs[k] for k in ("vae", "width", "height", "length", "batch_size")}

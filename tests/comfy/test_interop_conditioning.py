@@ -15,8 +15,8 @@ from .stock import (
     empty_latent,
     ksampler,
     loaders,
-    pictures,
     run_to_tensors,
+    upload_images,
 )
 
 pytestmark = pytest.mark.comfy
@@ -27,8 +27,8 @@ SIZE = {"width": 64, "height": 48, "length": 9, "batch_size": 1}
 
 @pytest.fixture(scope="module")
 def images(comfy_server: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> Prompt:
-    """Two pictures: ("a", 0), ("b", 0), their masks at output 1."""
-    names = pictures(comfy_server, tmp_path_factory.mktemp("pictures"))
+    """Two images: ("a", 0), ("b", 0), their masks at output 1."""
+    names = upload_images(comfy_server, tmp_path_factory.mktemp("images"))
     return {name: node("LoadImage", image=file) for name, file in zip("ab", names, strict=True)}
 
 

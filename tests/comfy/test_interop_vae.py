@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .graphs import VAE_21, VAE_22, Prompt, node, save, vae
 from .server import ComfyServer
-from .stock import difference, pictures
+from .stock import difference, upload_images
 
 pytestmark = pytest.mark.comfy
 
@@ -20,8 +20,8 @@ TILES = {"tile_size": 64, "overlap": 32, "temporal_size": 64, "temporal_overlap"
 @pytest.fixture(scope="module")
 def video(comfy_server: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> Prompt:
     """Nine frames (48, 64): ("video", 0)."""
-    folder = tmp_path_factory.mktemp("pictures")
-    first, second = pictures(comfy_server, folder)
+    folder = tmp_path_factory.mktemp("images")
+    first, second = upload_images(comfy_server, folder)
     return {
         "first": node("LoadImage", image=first),
         "second": node("LoadImage", image=second),

@@ -94,10 +94,10 @@ def test_two_loaders_have_an_engine_each(comfy_server: ComfyServer, limits: dict
 
 
 @pytest.mark.parametrize("kind", ["i2v", "ti2v"])
-def test_pictures(comfy_server: ComfyServer, kind: str):
+def test_images(comfy_server: ComfyServer, kind: str):
     image = {"seed": 1, "width": 64, "height": 64, "count": 1, "channels": 3}
-    prompt = {**prompts(), "picture": node("WanDuetTestImage", **image)}
-    size = {"width": 64, "height": 64, "start_image": ("picture", 0)}
+    prompt = {**prompts(), "image": node("WanDuetTestImage", **image)}
+    size = {"width": 64, "height": 64, "start_image": ("image", 0)}
     if kind == "i2v":
         prompt |= {**vae(), **experts(I2V), **image_to_video(**size), **moe_sampler()}
     else:

@@ -61,7 +61,7 @@ def sampled(server: ComfyServer, loader: Prompt, *strengths: float) -> Tensor:
 
 
 def anyway(name: str, precision: str, **limits: Any) -> Prompt:
-    """Loads with products of a precision that the loaders refuse on a CPU."""
+    """Loads with matmuls of a precision that the loaders refuse on a CPU."""
     options = {"memory": ("memory", 0)} if limits else {}
     loader = node("WanDuetTestLoadAnyway", model_name=name, precision=precision, **options)
     return {"model": loader, **(memory(**limits) if limits else {})}
@@ -84,7 +84,7 @@ def test_the_choices(comfy_server: ComfyServer):
 
 @cpu_only
 @pytest.mark.parametrize("asked", ["fp8", "int8", "nvfp4"])
-def test_small_products_on_a_cpu_are_refused_before_anything_is_loaded(
+def test_small_matmuls_on_a_cpu_are_refused_before_anything_is_loaded(
     comfy_server: Any, asked: str
 ):
     loads = comfy_server.log().count("Loaded ")
@@ -101,7 +101,7 @@ def test_small_products_on_a_cpu_are_refused_before_anything_is_loaded(
 @gpu_only
 @pytest.mark.parametrize("asked", ["fp8", "int8"])
 @pytest.mark.parametrize("name", [T2V[0], FP8])
-def test_8_bit_products_on_a_gpu(comfy_server: ComfyServer, name: str, asked: str):
+def test_8_bit_matmuls_on_a_gpu(comfy_server: ComfyServer, name: str, asked: str):
     exact, in_place = (sampled(comfy_server, model(name, precision=p)) for p in ("fp32", asked))
     assert error(in_place, exact) < 0.1
     streamed = {**memory(blocks_to_swap=2), **model(name, precision=asked, memory=("memory", 0))}

@@ -14,7 +14,7 @@ from wan_model.vae.preview import PreviewVaeConfig, build_preview_vae
 
 from .graphs import Prompt, node, save, vae
 from .server import ComfyServer
-from .stock import difference, empty_latent, pictures
+from .stock import difference, empty_latent, upload_images
 
 pytestmark = pytest.mark.comfy
 
@@ -66,7 +66,7 @@ def files(comfy_server: ComfyServer) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def video(comfy_server: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> Prompt:
     """Five frames (48, 64): ("video", 0)."""
-    first, second = pictures(comfy_server, tmp_path_factory.mktemp("pictures"))
+    first, second = upload_images(comfy_server, tmp_path_factory.mktemp("images"))
     return {
         "first": node("LoadImage", image=first),
         "second": node("LoadImage", image=second),
@@ -91,7 +91,7 @@ def test_light_tae_gives_what_core_gives(comfy_server: ComfyServer, video: Promp
     assert difference(ours["samples"], stock["samples"]) <= 1e-5
     assert ours["image"].shape == (5, 48, 64, 3)
     assert ours["image"].std() > 0.05
-    # Core does not limit these pictures.
+    # Core does not limit these images.
     assert difference(ours["image"], stock["image"].clamp(0, 1)) <= 1e-5
 
 
@@ -147,11 +147,11 @@ def decoded(name: str) -> Prompt:
 
 
 def encoded(name: str) -> Prompt:
-    """A picture, encoded with a preview VAE."""
+    """An image, encoded with a preview VAE."""
     return {
         **vae(name),
-        "picture": node("WanDuetTestImage", seed=1, width=64, height=64, count=1, channels=3),
-        "encode": node("VAEEncode", pixels=("picture", 0), vae=("vae", 0)),
+        "image": node("WanDuetTestImage", seed=1, width=64, height=64, count=1, channels=3),
+        "encode": node("VAEEncode", pixels=("image", 0), vae=("vae", 0)),
         **save("never", latent=("encode", 0)),
     }
 

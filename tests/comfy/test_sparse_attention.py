@@ -1,4 +1,4 @@
-"""Sparse attention by layer and step, with a stand-in for the kernel: whatever runs the blocks."""
+"""Sparse attention by layer and step, with a fake kernel: whatever runs the blocks."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ FALLBACK = "sparse gave values that are not finite; sdpa is used instead."
 
 
 def sparse(source: tuple[str, int], node_id: str, name: str, **options: Any) -> Prompt:
-    """A MODEL with the stand-in, which writes its passes under a name."""
+    """A MODEL with the fake kernel, which writes its passes under a name."""
     options = {"label": "", "broken": False, **options}
     return {node_id: node("WanDuetTestSparseAttention", model=source, name=name, **options)}
 

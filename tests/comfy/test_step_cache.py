@@ -312,9 +312,9 @@ def test_ti2v_with_given_first_frame(comfy_server: ComfyServer):
         **cached("source", "cached", **ANY_ERROR),
         "empty": node("Wan22ImageToVideoLatent", vae=("vae", 0), **size),
         "vae": node("WanDuetVAELoader", vae_name="toy_wan2.2_vae.safetensors", precision="fp32"),
-        "picture": node("WanDuetTestImage", seed=3, width=64, height=64, count=1, channels=3),
+        "image": node("WanDuetTestImage", seed=3, width=64, height=64, count=1, channels=3),
     }
-    prompt["empty"]["inputs"]["start_image"] = ["picture", 0]
+    prompt["empty"]["inputs"]["start_image"] = ["image", 0]
     for name, source in (("plain", "source"), ("cache", "cached")):
         how: dict[str, Any] = {"steps": STEPS, "cfg": 3.0, "latent_image": ("empty", 0)}
         prompt |= ksampler((source, 0), name, **how)

@@ -36,7 +36,7 @@ LOADERS = (
 WORKFLOWS = {"wan22_tiny_t2v": 16, "wan22_tiny_i2v": 16, "wan22_tiny_ti2v": 24}
 """Frames per second of each."""
 
-PICTURE = "wan22-tiny-circle.png"
+IMAGE = "wan22-tiny-circle.png"
 
 
 @pytest.mark.comfy
@@ -81,13 +81,13 @@ class FolderPaths(ModuleType):
 
 @pytest.fixture
 def pack(tmp_path: Path) -> Path:
-    """The part of a pack that concerns its files, with one model and one picture."""
+    """The part of a pack that concerns its files, with one model and one image."""
     code = Path("nodes", "_comfy", "host", "shipped.py")
-    pictures = Path("workflows", "input")
-    for folder in (code.parent, pictures, "models/vae"):
+    images = Path("workflows", "input")
+    for folder in (code.parent, images, "models/vae"):
         (tmp_path / "pack" / folder).mkdir(parents=True)
     shutil.copy2(REPOSITORY / code, tmp_path / "pack" / code)
-    shutil.copy2(REPOSITORY / pictures / PICTURE, tmp_path / "pack" / pictures)
+    shutil.copy2(REPOSITORY / images / IMAGE, tmp_path / "pack" / images)
     (tmp_path / "input").mkdir()
     return tmp_path / "pack"
 
@@ -109,13 +109,13 @@ def test_folders_that_somebody_deleted_are_left_out(pack: Path, monkeypatch: pyt
     assert not start(pack, monkeypatch).added
 
 
-def test_a_picture_of_the_same_name_is_kept(pack: Path, monkeypatch: pytest.MonkeyPatch):
-    picture = start(pack, monkeypatch).input_folder / PICTURE
-    assert picture.read_bytes() == (pack / "workflows" / "input" / PICTURE).read_bytes()
+def test_an_image_of_the_same_name_is_kept(pack: Path, monkeypatch: pytest.MonkeyPatch):
+    image = start(pack, monkeypatch).input_folder / IMAGE
+    assert image.read_bytes() == (pack / "workflows" / "input" / IMAGE).read_bytes()
 
-    picture.write_bytes(b"mine")
+    image.write_bytes(b"mine")
     start(pack, monkeypatch)
-    assert picture.read_bytes() == b"mine"
+    assert image.read_bytes() == b"mine"
 
 
 def test_no_input_folder_stops_nothing(pack: Path, monkeypatch: pytest.MonkeyPatch):

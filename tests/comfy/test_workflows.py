@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.toy.make_checkpoints import STAND_INS
+from tests.toy.make_checkpoints import SUBSTITUTES
 
 from .server import REPOSITORY, ComfyServer
 from .videos import saved_video
@@ -21,33 +21,33 @@ FOR_LARGE_MODELS = [path for path in WORKFLOWS if "tiny" not in path.stem]
 """Those whose models are not in the pack; test_tiny runs the others."""
 
 SMALL = {"length": 9, "steps": 3}
-PICTURE_SIZE = (96, 64)
+IMAGE_SIZE = (96, 64)
 
 
-def small(workflow: dict[str, Any], picture: str) -> dict[str, Any]:
-    """Puts toy models, a picture and a small video into a workflow."""
+def small(workflow: dict[str, Any], image: str) -> dict[str, Any]:
+    """Puts toy models, an image and a small video into a workflow."""
     area = {"width": 96, "height": 64}
     for node in workflow.values():
         for name, value in node["inputs"].items():
             if isinstance(value, str):
-                node["inputs"][name] = STAND_INS.get(value, value)
+                node["inputs"][name] = SUBSTITUTES.get(value, value)
             node["inputs"][name] = {**SMALL, **area}.get(name, node["inputs"][name])
         if node["class_type"] == "LoadImage":
-            node["inputs"]["image"] = picture
+            node["inputs"]["image"] = image
     return workflow
 
 
 @pytest.fixture(scope="module")
-def picture(comfy_server: ComfyServer, tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("picture") / "gradient.png"
-    ramp = np.linspace(0, 255, PICTURE_SIZE[0], dtype=np.uint8)
-    Image.fromarray(np.tile(ramp, (PICTURE_SIZE[1], 1))).convert("RGB").save(path)
+def image(comfy_server: ComfyServer, tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("image") / "gradient.png"
+    ramp = np.linspace(0, 255, IMAGE_SIZE[0], dtype=np.uint8)
+    Image.fromarray(np.tile(ramp, (IMAGE_SIZE[1], 1))).convert("RGB").save(path)
     return comfy_server.upload_image(path)
 
 
 @pytest.mark.parametrize("path", FOR_LARGE_MODELS, ids=lambda path: path.stem)
-def test_makes_a_video(comfy_server: ComfyServer, picture: str, path: Path):
-    result = comfy_server.run(small(json.loads(path.read_text("utf-8")), picture))
+def test_makes_a_video(comfy_server: ComfyServer, image: str, path: Path):
+    result = comfy_server.run(small(json.loads(path.read_text("utf-8")), image))
 
     assert result.status == "success", result.error
     frames, rate = saved_video(comfy_server, result)

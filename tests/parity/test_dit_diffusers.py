@@ -41,7 +41,7 @@ RENAMED = (
     # What the checkpoints call norm3 comes second in a block, and so it is called in diffusers.
     (".norm3.", ".norm2."),
 )
-"""Official part of a key, and what stands in its place in diffusers; applied in this order."""
+"""Official part of a key, and what replaces it in diffusers; applied in this order."""
 
 
 @dataclass(frozen=True)
@@ -144,15 +144,15 @@ def test_one_timestep_per_sample(case):
 
 
 @pytest.mark.parametrize("case", TI2V_CASES.values(), ids=list(TI2V_CASES))
-@pytest.mark.parametrize("picture", [True, False], ids=["with picture", "text only"])
+@pytest.mark.parametrize("image", [True, False], ids=["with image", "text only"])
 @torch.no_grad()
-def test_one_timestep_per_token(case, picture):
+def test_one_timestep_per_token(case, image):
     ours, theirs = make_pair(case)
     generator = torch.Generator().manual_seed(case.seed)
     latent = torch.randn(len(case.timesteps), case.in_channels, *case.size, generator=generator)
     text, padded = make_text(case, generator)
     per_frame = torch.tensor(case.timesteps).unsqueeze(1).repeat(1, case.size[0])
-    if picture:
+    if image:
         per_frame[:, 0] = 0
     per_token = per_frame.repeat_interleave(case.tokens_per_frame, dim=1)
 

@@ -25,22 +25,22 @@ FRAMES = (1, 2, 5)
 @pytest.fixture(scope="module")
 def taehv(comfyui: Path) -> ModuleType:
     """ComfyUI's module, from its file alone; the rest would need a process of its own."""
-    stand_ins: dict[str, Any] = {
+    substitutes: dict[str, Any] = {
         "comfy": ModuleType("comfy"),
         "comfy.ops": ModuleType("comfy.ops"),
         "comfy.model_management": ModuleType("comfy.model_management"),
     }
-    stand_ins["comfy"].ops = stand_ins["comfy.ops"]
-    stand_ins["comfy"].model_management = stand_ins["comfy.model_management"]
-    stand_ins["comfy.ops"].disable_weight_init = nn
-    stand_ins["comfy.model_management"].intermediate_device = lambda: torch.device("cpu")
+    substitutes["comfy"].ops = substitutes["comfy.ops"]
+    substitutes["comfy"].model_management = substitutes["comfy.model_management"]
+    substitutes["comfy.ops"].disable_weight_init = nn
+    substitutes["comfy.model_management"].intermediate_device = lambda: torch.device("cpu")
     spec = importlib.util.spec_from_file_location("taehv", comfyui / "comfy/taesd/taehv.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        for name, stand_in in stand_ins.items():
-            patch.setitem(sys.modules, name, stand_in)
+        for name, substitute in substitutes.items():
+            patch.setitem(sys.modules, name, substitute)
         spec.loader.exec_module(module)
     return module
 

@@ -23,7 +23,7 @@ SMALL = {
 
 @pytest.fixture(scope="module", params=SMALL)
 def case(request: pytest.FixtureRequest) -> tuple[str, WanVae, tuple[int, int]]:
-    """Name in the golden file, filled VAE, and picture size (H, W)."""
+    """Name in the golden file, filled VAE, and image size (H, W)."""
     config, size = SMALL[request.param]
     return request.param, fill(build_vae(config)), size
 

@@ -88,7 +88,7 @@ def test_archive_holds_the_pack_and_no_more(archive: zipfile.ZipFile):
     assert sum(entry.compress_size for entry in archive.infolist()) < LARGEST_ARCHIVE
 
 
-def test_archive_holds_the_tiny_models_and_the_templates_picture(archive: zipfile.ZipFile):
+def test_archive_holds_the_tiny_models_and_the_templates_image(archive: zipfile.ZipFile):
     folders = [
         Path(name).parts[1]
         for name in archive.namelist()

@@ -22,16 +22,16 @@ STEPS = 20
 ALL = score_prompts()
 TEXT_PROMPTS = tuple(prompt for n, prompt in enumerate(ALL) if n % 8 in (0, 3, 6))
 """21 prompts: one may fail where 95 % must be right, three where it is 85 %."""
-PICTURE_PROMPTS = tuple(ALL[4 * m + m % 4] for m in range(len(MOTIONS)))
+IMAGE_PROMPTS = tuple(ALL[4 * m + m % 4] for m in range(len(MOTIONS)))
 """One of each motion."""
-FEW_PROMPTS = PICTURE_PROMPTS[1::3]
+FEW_PROMPTS = IMAGE_PROMPTS[1::3]
 
 
 def make(kind: Kind, prompts: tuple[Prompt, ...], **changes: object) -> Generated:
     """Returns one clip of each prompt; `changes` are of the models."""
     wan = load_tiny(MODELS, kind)
     wan = TinyWan(**{**vars(wan), **changes})
-    return make_and_score(wan, prompts, with_picture=kind != "t2v", steps=STEPS)
+    return make_and_score(wan, prompts, with_image=kind != "t2v", steps=STEPS)
 
 
 def faults(clips: Generated) -> str:
@@ -49,7 +49,7 @@ def test_the_prompts_cover_everything():
     assert {prompt.colour for prompt in TEXT_PROMPTS} == set(OBJECT_COLOURS)
     assert {prompt.shape for prompt in TEXT_PROMPTS} == set(SHAPES)
     assert {prompt.motion for prompt in TEXT_PROMPTS} == set(MOTIONS)
-    assert {prompt.motion for prompt in PICTURE_PROMPTS} == set(MOTIONS)
+    assert {prompt.motion for prompt in IMAGE_PROMPTS} == set(MOTIONS)
     assert any(prompt.novel for prompt in TEXT_PROMPTS)
 
 
@@ -61,8 +61,8 @@ def test_text_to_video_shows_what_the_prompt_says():
 
 
 @pytest.mark.parametrize("kind", ["i2v", "ti2v"])
-def test_a_picture_is_kept_and_moves_as_the_prompt_says(kind: Kind):
-    clips = make(kind, PICTURE_PROMPTS)
+def test_an_image_is_kept_and_moves_as_the_prompt_says(kind: Kind):
+    clips = make(kind, IMAGE_PROMPTS)
     assert min(clips.first_frame_db) >= 24, faults(clips)
     assert clips.rates.motion >= 0.8, faults(clips)
 

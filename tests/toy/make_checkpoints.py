@@ -48,7 +48,7 @@ TRANSFORMERS: dict[str, Kind] = {
 }
 STOCK_TRANSFORMERS = ("t2v_high_noise", "t2v_low_noise", "i2v_high_noise", "ti2v")
 
-STAND_INS = {
+SUBSTITUTES = {
     "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors": "toy_t2v_high_noise.safetensors",
     "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors": "toy_t2v_low_noise.safetensors",
     "wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors": "toy_i2v_high_noise.safetensors",

@@ -1,4 +1,4 @@
-"""Masks and condition videos against the official arithmetic; pictures against torch and Pillow."""
+"""Masks and condition videos against the official arithmetic; images against torch and Pillow."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ from wan_model.conditioning import (
 from wan_model.errors import ShapeError
 
 
-def picture(height: int, width: int, count: int = 1) -> torch.Tensor:
-    """Smooth pictures of 8-bit values, as LoadImage gives them."""
+def image(height: int, width: int, count: int = 1) -> torch.Tensor:
+    """Smooth images of 8-bit values, as LoadImage gives them."""
     generator = torch.Generator().manual_seed(height * width + count)
     coarse = torch.rand(count, 3, 5, 7, generator=generator)
     smooth = F.interpolate(coarse, size=(height, width), mode="bilinear")
@@ -25,7 +25,7 @@ def picture(height: int, width: int, count: int = 1) -> torch.Tensor:
 
 
 def by_frame(mask: torch.Tensor) -> list[list[int]]:
-    """Channels of each latent frame; the mask is the same everywhere in the picture."""
+    """Channels of each latent frame; the mask is the same everywhere in the image."""
     assert (mask == mask[..., :1, :1]).all()
     return mask[0, :, :, 0, 0].T.int().tolist()
 
@@ -50,7 +50,7 @@ def test_mask_marks_given_frames(frames: int, first: int, last: int, channels: l
     assert by_frame(mask) == channels
 
 
-def test_mask_of_one_picture_is_the_official_one():
+def test_mask_of_one_image_is_the_official_one():
     frames, height, width = 81, 6, 8
     # wan/image2video.py, line by line
     official = torch.ones(1, frames, height, width)
@@ -67,7 +67,7 @@ def test_mask_refuses_lengths_that_are_not_4n_plus_1():
 
 
 def test_condition_video_is_grey_between_given_frames():
-    start, end = picture(4, 6, 2), picture(4, 6, 1)
+    start, end = image(4, 6, 2), image(4, 6, 1)
     video = condition_video(9, start, end)
 
     assert video.shape == (9, 4, 6, 3)
@@ -76,8 +76,8 @@ def test_condition_video_is_grey_between_given_frames():
     assert (video[2:8] == 0.5).all()
 
 
-def test_condition_video_of_an_end_picture_alone():
-    end = picture(4, 6)
+def test_condition_video_of_an_end_image_alone():
+    end = image(4, 6)
     video = condition_video(5, None, end)
 
     assert torch.equal(video[4:], end)
@@ -85,12 +85,12 @@ def test_condition_video_of_an_end_picture_alone():
 
 
 def test_bicubic_is_torch_without_antialiasing():
-    pictures = picture(97, 131, 2)
+    images = image(97, 131, 2)
     expected = F.interpolate(
-        pictures.movedim(-1, 1), size=(48, 64), mode="bicubic", align_corners=False, antialias=False
+        images.movedim(-1, 1), size=(48, 64), mode="bicubic", align_corners=False, antialias=False
     ).movedim(1, -1)
 
-    assert torch.equal(resize_bicubic(pictures, 64, 48), expected)
+    assert torch.equal(resize_bicubic(images, 64, 48), expected)
 
 
 def test_bicubic_does_not_clamp():
@@ -104,9 +104,9 @@ def test_bicubic_does_not_clamp():
 
 @pytest.mark.parametrize(("height", "width"), [(96, 128), (48, 64), (24, 32)])
 def test_bicubic_of_the_videos_aspect_is_not_cut(height: int, width: int):
-    pictures = picture(height, width)
+    images = image(height, width)
 
-    assert torch.equal(fit_bicubic(pictures, 64, 48), resize_bicubic(pictures, 64, 48))
+    assert torch.equal(fit_bicubic(images, 64, 48), resize_bicubic(images, 64, 48))
 
 
 @pytest.mark.parametrize(
@@ -116,15 +116,15 @@ def test_bicubic_of_the_videos_aspect_is_not_cut(height: int, width: int):
 def test_bicubic_of_another_aspect_is_cut_in_the_centre(
     height: int, width: int, covering: tuple[int, int]
 ):
-    pictures = picture(height, width)
-    whole = resize_bicubic(pictures, *covering)
+    images = image(height, width)
+    whole = resize_bicubic(images, *covering)
     left, top = (covering[0] - 64) // 2, (covering[1] - 48) // 2
 
-    assert torch.equal(fit_bicubic(pictures, 64, 48), whole[:, top : top + 48, left : left + 64])
+    assert torch.equal(fit_bicubic(images, 64, 48), whole[:, top : top + 48, left : left + 64])
 
 
 def official_lanczos(pixels: np.ndarray, width: int, height: int) -> torch.Tensor:
-    """What wan/textimage2video.py does to a picture, in [0, 1]."""
+    """What wan/textimage2video.py does to an image, in [0, 1]."""
     image = Image.fromarray(pixels)
     scale = max(width / image.width, height / image.height)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.LANCZOS)
@@ -137,9 +137,9 @@ def official_lanczos(pixels: np.ndarray, width: int, height: int) -> torch.Tenso
     ("height", "width"), [(64, 96), (33, 100), (100, 33), (768, 1024), (720, 1280), (31, 47)]
 )
 def test_lanczos_is_the_official_one(height: int, width: int):
-    pictures = picture(height, width, 2)
-    fitted = fit_lanczos(pictures, 96, 64)
+    images = image(height, width, 2)
+    fitted = fit_lanczos(images, 96, 64)
 
-    for given, result in zip(pictures, fitted, strict=True):
+    for given, result in zip(images, fitted, strict=True):
         pixels = (given * 255).round().to(torch.uint8).numpy()
         assert torch.equal(result, official_lanczos(pixels, 96, 64))

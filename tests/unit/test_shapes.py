@@ -1,4 +1,4 @@
-"""Sizes of videos, latents and pictures; every refusal names the values that would do."""
+"""Sizes of videos, latents and images; every refusal names the values that would do."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from wan_model.shapes import (
 
 AREA_720P, AREA_480P, AREA_704P = 720 * 1280, 480 * 832, 704 * 1280
 
-# What the official code computes: picture, A14B at 720p and 480p, 5B.
+# What the official code computes: image, A14B at 720p and 480p, 5B.
 OFFICIAL_SIZES = [
     ((1280, 720), (1280, 720), (832, 464), (1248, 704)),
     ((720, 1280), (720, 1280), (464, 832), (704, 1248)),
@@ -28,12 +28,12 @@ OFFICIAL_SIZES = [
     ((832, 480), (1248, 720), (832, 464), (1248, 704)),
     ((1216, 832), (1152, 784), (752, 512), (1152, 768)),
 ]
-PICTURES = [f"{width}x{height}" for (width, height), *_ in OFFICIAL_SIZES]
+IMAGES = [f"{width}x{height}" for (width, height), *_ in OFFICIAL_SIZES]
 
 
-@pytest.mark.parametrize(("picture", "at_720p", "at_480p", "of_5b"), OFFICIAL_SIZES, ids=PICTURES)
-def test_sizes_for_an_area_are_the_official_ones(picture, at_720p, at_480p, of_5b):
-    width, height = picture
+@pytest.mark.parametrize(("image", "at_720p", "at_480p", "of_5b"), OFFICIAL_SIZES, ids=IMAGES)
+def test_sizes_for_an_area_are_the_official_ones(image, at_720p, at_480p, of_5b):
+    width, height = image
     assert i2v_size_for_area(width, height, AREA_720P) == at_720p
     assert i2v_size_for_area(width, height, AREA_480P) == at_480p
     assert ti2v_size_for_area(width, height, AREA_704P) == of_5b

@@ -1,4 +1,4 @@
-"""Prompts and pictures to latents, with the official settings.
+"""Prompts and images to latents, with the official settings.
 
 Shape legend: B clips, C latent channels, T latent frames, H x W latent pixels.
 """
@@ -25,7 +25,7 @@ FRAMES, SIZE_PX = 17, 128
 def generate(
     wan: TinyWan,
     prompts: Sequence[str],
-    pictures: Tensor | None = None,
+    images: Tensor | None = None,
     *,
     steps: int | None = None,
     seed: int = 0,
@@ -39,21 +39,21 @@ def generate(
     Args:
         wan: the models.
         prompts: B of them.
-        pictures: first frames (B, 3, size_px, size_px) in [-1, 1]; I2V needs them, TI2V takes them.
+        images: first frames (B, 3, size_px, size_px) in [-1, 1]; I2V needs them, TI2V takes them.
         steps: of the solver. None: the official number.
         seed: another one gives other clips.
         frames: of video, 4n+1.
         size_px: height and width.
 
     Raises:
-        ShapeError: for a size that the models cannot make, or I2V without pictures.
+        ShapeError: for a size that the models cannot make, or I2V without images.
     """
     settings, vae = OFFICIAL[wan.kind], wan.vae
     cond = first = None
-    if pictures is not None and wan.kind == "i2v":
-        cond = picture_condition(vae, pictures, frames)
-    elif pictures is not None:
-        first = vae.encode(pictures.unsqueeze(2)).to(vae.device)
+    if images is not None and wan.kind == "i2v":
+        cond = image_condition(vae, images, frames)
+    elif images is not None:
+        first = vae.encode(images.unsqueeze(2)).to(vae.device)
     text = wan.encode_prompts([*prompts, NEGATIVE_PROMPT])
     negative = text[-1:].expand(len(prompts), -1, -1)
     guided = Guided(text=torch.cat((text[:-1], negative)), cond=cond, first=first)
@@ -82,15 +82,15 @@ def clip_noise(prompt: str, seed: int, shape: tuple[int, ...]) -> Tensor:
     return torch.randn(shape, generator=rng)
 
 
-def picture_condition(vae: WanVae, pictures: Tensor, frames: int) -> Tensor:
-    """Returns mask and picture channels fp32 (B, 20, T, H, W) for I2V, on the VAE's device.
+def image_condition(vae: WanVae, images: Tensor, frames: int) -> Tensor:
+    """Returns mask and image channels fp32 (B, 20, T, H, W) for I2V, on the VAE's device.
 
     Args:
         vae: Wan2.1.
-        pictures: first frames (B, 3, height, width) in [-1, 1].
+        images: first frames (B, 3, height, width) in [-1, 1].
         frames: of video.
     """
-    starts = ((pictures.cpu() + 1) / 2).movedim(1, -1).unsqueeze(1)
+    starts = ((images.cpu() + 1) / 2).movedim(1, -1).unsqueeze(1)
     video = torch.stack([condition_video(frames, start, None) for start in starts])
     latent = vae.encode(video.movedim(-1, 1) * 2 - 1)
     mask = known_frames_mask(frames, 1, 0, *latent.shape[-2:]).expand(len(latent), -1, -1, -1, -1)

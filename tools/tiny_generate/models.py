@@ -52,7 +52,7 @@ def load_tiny(
         kind: "t2v", "i2v" or "ti2v".
         device: of all of them.
         dtype: in which the transformers' blocks and the VAE compute; prompts always in fp32.
-        weights: number format of the blocks' weights and products, as `load_dit` takes it.
+        weights: format of the blocks' weights and matmuls, as `load_dit` takes it.
 
     Raises:
         FileNotFoundError: if a file is missing.

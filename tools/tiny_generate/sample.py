@@ -22,7 +22,7 @@ class Guided:
     text: Tensor
     """Embeddings fp32 (2 B, S, text_dim): of all prompts, then of all negative prompts."""
     cond: Tensor | None = None
-    """I2V: mask and picture channels (B, 20, T, H, W)."""
+    """I2V: mask and image channels (B, 20, T, H, W)."""
     first: Tensor | None = None
     """TI2V: the given first latent frame (B, C, 1, H, W)."""
 
@@ -42,7 +42,7 @@ def sample(
 
     Args:
         experts: for high and for low noise; the same one twice for a model that is not split.
-        guided: text and pictures, on the device of the experts.
+        guided: text and images, on the device of the experts.
         noise: fp32 (B, C, T, H, W), on the same device.
         settings: shift, boundary and guidance; without a boundary only the first expert runs.
         steps: of the solver.

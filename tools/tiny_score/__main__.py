@@ -16,7 +16,7 @@ def main() -> int:
     parser.add_argument("video", type=Path, help="video file, or tensor (.npy, .safetensors)")
     parser.add_argument("--prompt", help='such as "a red ball rolls to the left"')
     parser.add_argument("--reference", type=Path, help="another video: print the PSNR to it")
-    parser.add_argument("--first-frame", type=Path, help="a picture: print the PSNR of frame 0")
+    parser.add_argument("--first-frame", type=Path, help="an image: print the PSNR of frame 0")
     arguments = parser.parse_args()
     video = read_video(arguments.video)
     found = detect(video)
@@ -27,8 +27,8 @@ def main() -> int:
     if arguments.reference:
         print(f"PSNR {psnr(video, read_video(arguments.reference)):.2f} dB")
     if arguments.first_frame:
-        picture = read_video(arguments.first_frame)
-        print(f"first frame PSNR {psnr(video[:, :1], picture[:, :1]):.2f} dB")
+        image = read_video(arguments.first_frame)
+        print(f"first frame PSNR {psnr(video[:, :1], image[:, :1]):.2f} dB")
     if not arguments.prompt:
         return 0
     try:

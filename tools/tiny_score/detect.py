@@ -12,7 +12,7 @@ from .tracks import follow
 
 @dataclass(frozen=True)
 class Detected:
-    """One object that was found. None stands for something that is not in the data's world."""
+    """One object that was found. None means something that is not in the data's world."""
 
     colour: str | None
     shape: str | None

@@ -36,7 +36,7 @@ class Generated:
     """fp32 (B, 3, T, H, W), about [-1, 1], on the CPU."""
     scores: tuple[Score, ...]
     first_frame_db: tuple[float, ...]
-    """PSNR of the first frames to what the VAE makes of the pictures given; empty without."""
+    """PSNR of the first frames to what the VAE makes of the images given; empty without."""
     seconds: float
     """To make the videos."""
 
@@ -50,7 +50,7 @@ def make_and_score(
     wan: TinyWan,
     prompts: Sequence[Prompt],
     *,
-    with_picture: bool,
+    with_image: bool,
     steps: int | None = None,
     seed: int = 0,
 ) -> Generated:
@@ -59,19 +59,19 @@ def make_and_score(
     Args:
         wan: the models.
         prompts: at least one.
-        with_picture: give the first frame of a scene that the prompt describes.
+        with_image: give the first frame of a scene that the prompt describes.
         steps: of the solver. None: the official number.
         seed: another one gives other clips.
     """
     start = time.perf_counter()
     videos, first_frame_db = [], []
     for some in _batches(prompts):
-        pictures = first_frames(some) if with_picture else None
+        images = first_frames(some) if with_image else None
         texts = [prompt.text for prompt in some]
-        made = decode(wan.vae, generate(wan, texts, pictures, steps=steps, seed=seed))
+        made = decode(wan.vae, generate(wan, texts, images, steps=steps, seed=seed))
         videos.append(made)
-        if pictures is not None:
-            kept = decode(wan.vae, wan.vae.encode(pictures.unsqueeze(2)))[:, :, 0]
+        if images is not None:
+            kept = decode(wan.vae, wan.vae.encode(images.unsqueeze(2)))[:, :, 0]
             pairs = zip(made, kept, strict=True)
             first_frame_db += [min(first_frame_psnr(*pair), EQUAL_DB) for pair in pairs]
     seconds = time.perf_counter() - start

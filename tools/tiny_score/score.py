@@ -68,6 +68,6 @@ def psnr(video: Tensor, reference: Tensor) -> float:
     return float(10 * torch.log10(4 / error))
 
 
-def first_frame_psnr(video: Tensor, picture: Tensor) -> float:
-    """Returns the PSNR in dB of a video's frame 0 [..., 3, T, H, W] to a picture [..., 3, H, W]."""
-    return psnr(video[..., 0, :, :], picture)
+def first_frame_psnr(video: Tensor, image: Tensor) -> float:
+    """Returns the PSNR in dB of a video's frame 0 [..., 3, T, H, W] to an image [..., 3, H, W]."""
+    return psnr(video[..., 0, :, :], image)

@@ -13,7 +13,7 @@ def read_video(path: Path) -> Tensor:
     """Reads a video.
 
     Args:
-        path: a video file, an animated or single picture, or a tensor in [-1, 1] of shape
+        path: a video file, an animated or single image, or a tensor in [-1, 1] of shape
             [3, T, H, W] or [1, 3, T, H, W] (`.npy`, or the first one in `.safetensors`).
 
     Returns:

@@ -160,7 +160,7 @@ class Examples:
     text: Tensor
     """fp32 (B, S, text_dim)."""
     cond: Tensor | None = None
-    """I2V: mask and picture channels (B, 20, T, H, W)."""
+    """I2V: mask and image channels (B, 20, T, H, W)."""
     given: Tensor | None = None
     """TI2V: bool (B,), whether the first latent frame is given."""
 

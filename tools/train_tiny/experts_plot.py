@@ -1,4 +1,4 @@
-"""The comparison of one model with two experts, as one picture."""
+"""The comparison of one model with two experts, as one image."""
 
 import json
 

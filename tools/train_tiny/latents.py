@@ -61,7 +61,7 @@ class LatentMaker:
         return batch
 
     def condition(self, video: Tensor, last_given: Tensor) -> Tensor:
-        """Returns mask and picture channels fp32 (N, 20, T', H, W), as the official code has them.
+        """Returns mask and image channels fp32 (N, 20, T', H, W), as the official code has them.
 
         Args:
             video: (N, 3, T, H, W) in [-1, 1].

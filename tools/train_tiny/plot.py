@@ -1,4 +1,4 @@
-"""Loss curves as one picture; needs matplotlib."""
+"""Loss curves as one image; needs matplotlib."""
 
 import json
 from pathlib import Path

@@ -30,7 +30,7 @@ class Stage(Protocol):
 
     name: str
     model: nn.Module
-    """What is trained, in whatever number format it computes in."""
+    """What is trained, in whatever dtype it computes in."""
     optimisation: Optimisation
 
     def batch(self, step: int) -> Batch:
@@ -73,7 +73,7 @@ class MasterWeights:
         torch._foreach_add_(self.average, torch._foreach_mul(self.current, 1 - self.decay))
 
     def put(self, weights: list[Tensor]) -> None:
-        """Gives the model these weights, rounded to its number format."""
+        """Gives the model these weights, rounded to its dtype."""
         with torch.no_grad():
             torch._foreach_copy_(self.model, weights)
 

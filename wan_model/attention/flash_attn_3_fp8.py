@@ -46,7 +46,7 @@ class Preparation:
     """The passes over q, k and v; `fp8_kernels` says what each returns."""
 
     statistics: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
-    quantise: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+    quantize: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
     def to_fp8(
         self, x: Tensor, *, centred: bool, rotation: Tensor | None
@@ -70,7 +70,7 @@ class Preparation:
         bound = largest.amax(dim=-1) if rotation is None else largest.sum(dim=-1)
         scale = torch.exp2(torch.ceil(torch.log2(bound / FP8_MAX)))
         scale = torch.where(bound > 0, scale, 1.0)
-        x8 = self.quantise(x, mean, scale.reciprocal(), rotation)
+        x8 = self.quantize(x, mean, scale.reciprocal(), rotation)
         return x8, scale.squeeze(1), mean
 
 
@@ -85,8 +85,8 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean, low.amin(1, keepdim=True), high.amax(1, keepdim=True)
 
 
-def quantise(x: Tensor, mean: Tensor, factor: Tensor, rotation: Tensor | None) -> Tensor:
-    """As `fp8_kernels.quantise`, in PyTorch."""
+def quantize(x: Tensor, mean: Tensor, factor: Tensor, rotation: Tensor | None) -> Tensor:
+    """As `fp8_kernels.quantize`, in PyTorch."""
     out = torch.empty_like(x, dtype=FP8)
     for part, target in zip(x.split(RUN_TOKENS, 1), out.split(RUN_TOKENS, 1), strict=True):
         values = part - mean
@@ -96,7 +96,7 @@ def quantise(x: Tensor, mean: Tensor, factor: Tensor, rotation: Tensor | None) -
     return out
 
 
-PLAIN = Preparation(statistics, quantise)
+PLAIN = Preparation(statistics, quantize)
 
 
 def fastest_preparation(device: torch.device) -> Preparation:
@@ -115,7 +115,7 @@ def fastest_preparation(device: torch.device) -> Preparation:
 def _triton() -> Preparation:
     from . import fp8_kernels
 
-    return Preparation(fp8_kernels.statistics, fp8_kernels.quantise)
+    return Preparation(fp8_kernels.statistics, fp8_kernels.quantize)
 
 
 def trial_difference(preparation: Preparation, device: torch.device) -> float:

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 STATISTICS_TOKENS = 512
-QUANTISE_TOKENS = 128
+QUANTIZE_TOKENS = 128
 """Of one program."""
 
 TILE_TOKENS = 32
@@ -38,7 +38,7 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return sums.sum(1, keepdim=True) / length, low.amin(1, keepdim=True), high.amax(1, keepdim=True)
 
 
-def quantise(x: Tensor, mean: Tensor, factor: Tensor, rotation: Tensor | None) -> Tensor:
+def quantize(x: Tensor, mean: Tensor, factor: Tensor, rotation: Tensor | None) -> Tensor:
     """Returns factor * (x - mean) @ rotation in e4m3.
 
     Args:
@@ -52,7 +52,7 @@ def quantise(x: Tensor, mean: Tensor, factor: Tensor, rotation: Tensor | None) -
     """
     batch, length, heads, width = x.shape
     out = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
-    _quantise[(triton.cdiv(length, QUANTISE_TOKENS), heads, batch)](
+    _quantize[(triton.cdiv(length, QUANTIZE_TOKENS), heads, batch)](
         x,
         out,
         mean,
@@ -61,7 +61,7 @@ def quantise(x: Tensor, mean: Tensor, factor: Tensor, rotation: Tensor | None) -
         length,
         heads,
         width=width,
-        block=QUANTISE_TOKENS,
+        block=QUANTIZE_TOKENS,
         rotated=rotation is not None,
         num_warps=WARPS,
     )
@@ -106,7 +106,7 @@ def _statistics(
 
 
 @triton.jit
-def _quantise(
+def _quantize(
     x,
     out,
     mean,

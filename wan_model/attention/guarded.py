@@ -1,6 +1,6 @@
 """Low-precision attention that gives way to sdpa where a model computes NaN or infinity with it.
 
-8 bit kernels can overflow on keys or values that 16 bit ones stand, and NaN becomes a black video.
+8-bit kernels can overflow on keys or values that 16-bit ones survive, and NaN gives a black video.
 Looking waits for the device, so only the first passes of a run are looked at.
 """
 

@@ -48,7 +48,7 @@ def sample(length: int, heads: int, device: torch.device | str) -> tuple[Tensor,
 def exact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Returns attention in float64 for a slice: evenly spread queries of the first heads.
 
-    float64 since fp32 products may be rounded to TF32, by a setting that is not ours.
+    float64 since fp32 matmuls may be rounded to TF32, by a setting that is not ours.
     """
     q, k, v = (checked(q).double(), *(x[:, :, :CHECKED_HEADS].double() for x in (k, v)))
     scores = torch.einsum("blhd,bshd->bhls", q, k) / q.shape[-1] ** 0.5

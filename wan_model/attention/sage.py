@@ -1,4 +1,4 @@
-"""SageAttention: int8 scores, and 16 bit or fp8 products with v.
+"""SageAttention: int8 scores, and 16 bit or fp8 matmuls with v.
 
 Version 1 has one kernel, in Triton. Version 2 has four, each with GPUs it is right for; "sage"
 takes the one for this GPU. k is smoothed in all of them (its mean over the tokens is taken off,
@@ -16,7 +16,7 @@ from .backend import AttentionFn, Backend, Constraints, Platform, UnavailableErr
 INT8_ERROR = 1.3e-2
 """Rms error of int8 scores, simulated on data without outliers; 1.6e-2 to 2.5e-2 with them."""
 FP8_ERROR = 3.8e-2
-"""The same with fp8 products."""
+"""The same with fp8 matmuls."""
 COPIES = 3.0
 """As measured with version 1; taken for all."""
 
@@ -54,7 +54,7 @@ FP16_CUDA = Entry(
     compiled="SM80_ENABLED",
     options={"pv_accum_dtype": "fp32"},
 )
-# How fp8 products are summed is left to the package: the choice depends on the CUDA it was built
+# How fp8 matmuls are summed is left to the package: the choice depends on the CUDA it was built
 # with, and versions that lack one return uninitialised memory instead of an error.
 FP8_CUDA = Entry(
     "sage_fp8_cuda",

@@ -59,7 +59,7 @@ BACKEND = Backend(
 
 @dataclass(frozen=True)
 class SparseSchedule:
-    """An `AttentionFn` that is dense, and the sparse one for the layers and steps that stand it."""
+    """An `AttentionFn` that is dense, and the sparse one for the layers and steps that bear it."""
 
     sparse: AttentionFn
     dense: AttentionFn = sdpa

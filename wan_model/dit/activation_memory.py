@@ -29,7 +29,7 @@ def activation_bytes(
 
     Args:
         config: sizes of the model.
-        precision: number formats of the arithmetic.
+        precision: dtypes of the arithmetic.
         batch: samples in one forward pass.
         frames: latent frames.
         height: latent height.

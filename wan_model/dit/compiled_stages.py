@@ -33,7 +33,7 @@ Mode = Literal["default", "max-autotune-no-cudagraphs"]
 """The second one also tries kernels for the matmuls, which takes minutes."""
 
 RECOMPILE_LIMIT = 64
-"""Graphs of one stage in a process: for every model size, number format, batch and mode used."""
+"""Graphs of one stage in a process: for every model size, weight format, batch and mode used."""
 
 
 def compile_all(block: nn.Module) -> str:  # noqa: ARG001 - it has the same answer for all

@@ -73,13 +73,13 @@ def _check_cond(config: DiTConfig, latent: Tensor, cond: Tensor | None) -> None:
     if channels == 0 and cond is not None:
         raise ShapeError(
             f"This model takes no condition channels. Got cond {tuple(cond.shape)}, need none. "
-            "Load the I2V model to animate a picture."
+            "Load the I2V model to animate an image."
         )
     wanted = (latent.shape[0], channels, *latent.shape[2:])
     if channels and (cond is None or tuple(cond.shape) != wanted):
         got = "none" if cond is None else str(tuple(cond.shape))
         raise ShapeError(
             f"This model needs condition channels. Got cond {got}, need {wanted}: 4 mask channels "
-            "(1 = known frame), then the picture's latent. Encode the picture at the video's "
+            "(1 = known frame), then the image's latent. Encode the image at the video's "
             "size, or load the T2V model if there is none."
         )

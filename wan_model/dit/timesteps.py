@@ -1,6 +1,6 @@
 """From timesteps to the modulation of every token.
 
-A video's tokens share very few timesteps: one (A14B), or two (5B with a first picture, whose
+A video's tokens share very few timesteps: one (A14B), or two (5B with a first image, whose
 tokens have t = 0). Only distinct ones are embedded and projected; tokens look theirs up run by
 run. The official code makes a (tokens, 6, dim) fp32 tensor instead: 8.7 GiB at 720p81.
 

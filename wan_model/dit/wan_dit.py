@@ -1,6 +1,6 @@
 """The Wan2.2 diffusion transformer (`wan/modules/model.py` of the official repository).
 
-It knows nothing of number formats, offloading or step caches: those come in through the linear
+It knows nothing of weight formats, offloading or step caches: those come in through the linear
 layers, the attention function and the way the blocks are run.
 
 Shape legend: B batch, T x H x W latent size, L = T * H/2 * W/2 tokens, C hidden width.
@@ -27,7 +27,7 @@ from .timesteps import TimestepRows, distinct_timesteps, sinusoid
 from .tokens import Residual
 
 BlockFn = Callable[[Tensor, BlockInputs], Tensor]
-"""A block, or what stands in for one: takes and returns the residual stream (B, L, C)."""
+"""A block, or what replaces one: takes and returns the residual stream (B, L, C)."""
 
 
 class BlockRunner(Protocol):
@@ -103,7 +103,7 @@ class WanDiT(nn.Module):
             latent: noisy latent (B, C_out, T, H, W), H and W even.
             timestep: sigma * 1000; (B,), (B, T) per latent frame, or (B, L) per token.
             text: text encoder output (B, S, text_dim), S <= 512, without padding or zero-padded.
-            cond: I2V only: mask and picture channels (B, C_in - C_out, T, H, W).
+            cond: I2V only: mask and image channels (B, C_in - C_out, T, H, W).
 
         Raises:
             ShapeError: if the tensors do not fit the model or each other.

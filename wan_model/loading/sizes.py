@@ -185,7 +185,7 @@ def _preview_family(clues: Clues) -> Family:
     for start, model in OTHER_PREVIEW_VAES.items():
         if name.startswith(start):
             raise CheckpointError(
-                f"{clues.file} is a preview VAE of another model, to judge by its name. Got one "
+                f"{clues.file} is a preview VAE of another model, judging by its name. Got one "
                 f"of {model}, need one of Wan: taew2_1 or lighttaew2_1 for A14B. Choose another "
                 "file, or rename it if the name is wrong."
             )

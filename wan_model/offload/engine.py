@@ -94,7 +94,7 @@ class OffloadEngine:
         Args:
             model: number of the expert.
             forward: what to run; it gives its blocks to the runner it gets.
-            runner: runs blocks in place, heeds interrupts and the like.
+            runner: runs blocks in place, obeys interrupts and the like.
 
         Raises:
             CheckpointError: if a weight file was changed, cut off or cannot be read.
@@ -206,7 +206,7 @@ class OffloadEngine:
     def _run_blocks(
         self, model: int, runner: Runner, blocks: Iterable[Any], x: Tensor, inputs: Any
     ) -> Tensor:
-        # Closed at once, lest a block stay bound until the exception's frames are gone.
+        # Closed at once: otherwise a block stays bound until the exception's frames are gone.
         with closing(self._visit(model, blocks)) as visited:
             return runner(visited, x, inputs)
 

@@ -272,7 +272,7 @@ class HostModel:
             module: with all its tensors on the host.
             blocks: parts of it that run one after the other.
             regions: where tensors lie in files, by their names in the module's state dict.
-                Used only for tensors that have the file's number format and size.
+                Used only for tensors that have the file's weight format and size.
 
         Raises:
             CheckpointError: if one of the files cannot be opened.

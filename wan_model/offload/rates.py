@@ -21,7 +21,7 @@ WAKING_SECONDS = 0.05
 """In which a GPU that was idle raises its clock."""
 
 EFFICIENCY = 0.6
-"""Part of a large matrix product's rate that a whole block reaches, attention included."""
+"""Part of a large matmul's rate that a whole block reaches, attention included."""
 
 
 def block_seconds(config: DiTConfig, tokens: int, flops_per_second: float) -> float:
@@ -67,7 +67,7 @@ class Stopwatch:
 class Pace:
     """How long forward passes take, compared with what was estimated.
 
-    An estimate knows nothing of what attention kernels, 8-bit products and compiled stages save.
+    An estimate knows nothing of what attention kernels, 8-bit matmuls and compiled stages save.
     """
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ def measure_read(slab: HostSlab) -> float:
 
 
 def measure_matmul(device: torch.device | str, dtype: torch.dtype = torch.bfloat16) -> float:
-    """Returns floating-point operations per second of a large matrix product."""
+    """Returns floating-point operations per second of a large matmul."""
     size = 4096 if torch.device(device).type == "cuda" else 512
     a = torch.ones(size, size, dtype=dtype, device=device)
     awake = time.perf_counter() + WAKING_SECONDS

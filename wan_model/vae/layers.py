@@ -21,7 +21,7 @@ from .feature_cache import FeatureCache
 Frames = Iterator[Tensor]
 
 PHASES = ((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1))
-"""For even and odd rows of an upsampled picture: the two rows of the small one that the kernel's
+"""For even and odd rows of an upsampled image: the two rows of the small one that the kernel's
 three taps meet. Even row 2i meets small rows i - 1, i and i; odd row 2i + 1 meets i, i and i + 1.
 """
 
@@ -60,7 +60,7 @@ def convolve(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Te
 
 
 class Conv1x1x1(nn.Conv3d):
-    """Convolution of each pixel on its own: a matrix product."""
+    """Convolution of each pixel on its own: a matmul."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 1)
@@ -236,7 +236,7 @@ def through(stages: Iterable[nn.Module], frames: Frames, cache: FeatureCache) ->
 
 
 def upsampling_phases(weight: Tensor) -> Tensor:
-    """Returns the kernel that does a 3 x 3 convolution of doubled pixels on the small picture.
+    """Returns the kernel that does a 3 x 3 convolution of doubled pixels on the small image.
 
     Args:
         weight: (O, C, 3, 3).
@@ -244,7 +244,7 @@ def upsampling_phases(weight: Tensor) -> Tensor:
     Returns:
         (4 O, C, 2, 2), channels innermost in memory: `weight` for the upper left, upper right,
         lower left and lower right pixel of each 2 x 2. With one row and column of padding around
-        the small picture (H, W), their results are at (i, j), (i, j + 1), (i + 1, j) and
+        the small image (H, W), their results are at (i, j), (i, j + 1), (i + 1, j) and
         (i + 1, j + 1) of (H + 1, W + 1). Sums of taps are rounded to the weight's dtype.
     """
     dtype = torch.promote_types(weight.dtype, torch.float32)

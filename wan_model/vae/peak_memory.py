@@ -61,7 +61,7 @@ def estimate_peak_bytes(
         operation: "encode" or "decode".
         height: pixels of the video.
         width: likewise.
-        dtype: number format of the weights.
+        dtype: of the weights.
     """
     encodes = operation == "encode"
     dim = config.encoder_dim if encodes else config.decoder_dim
@@ -93,7 +93,7 @@ def choose_tiling(
         operation: "encode" or "decode".
         width: pixels of the video.
         height: likewise.
-        dtype: number format of the weights.
+        dtype: of the weights.
         free_bytes: memory left on the device beside weights, video and latent.
     """
     if estimate_peak_bytes(config, operation, height, width, dtype) <= free_bytes:

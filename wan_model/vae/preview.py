@@ -64,7 +64,7 @@ def estimate_preview_bytes(
         operation: "encode" or "decode".
         height: pixels of the video.
         width: likewise.
-        dtype: number format of the weights.
+        dtype: of the weights.
     """
     dim = config.encoder_dim if operation == "encode" else config.decoder_dim
     pixels = height * width / config.patch_size**2
@@ -217,7 +217,7 @@ class PreviewVae(WanVae):
         if self.encoder is None:
             raise SettingsError(
                 "This preview VAE cannot encode. Got a file with a decoder only, need one with an "
-                "encoder. Use the full VAE for pictures."
+                "encoder. Use the full VAE for images."
             )
         memory = FrameMemory(video.shape[0])
         for start in range(0, video.shape[2], CHUNK):
@@ -240,13 +240,13 @@ class PreviewVae(WanVae):
             z = latent[:, :, index : index + 1].to(self.device, torch.float32)
             z = self._rescaled(z, normalized, self.config.normalized).squeeze(2)
             frames = self.decoder(z.to(self.dtype), memory).unflatten(0, (-1, CHUNK)).unbind(1)
-            # The first latent frame stands for the video's first frame: the last of its four.
+            # The first latent frame is the video's first frame: the last of its four.
             kept = frames if index else frames[-1:]
             pixels = [F.pixel_shuffle(self.decoder.head(x), self.config.patch_size) for x in kept]
             yield torch.stack(pixels, dim=2).mul_(2).sub_(1)
 
     def _rescaled(self, z: Tensor, is_normalized: bool, wanted: bool) -> Tensor:
-        """Returns latents (B, z, 1, H', W') fp32 normalised, or with the full VAE's own numbers."""
+        """Returns latents (B, z, 1, H', W') fp32 normalised, or in the full VAE's own scale."""
         if is_normalized == wanted:
             return z
         mean, std = self._latent_statistics()

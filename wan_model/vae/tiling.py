@@ -1,4 +1,4 @@
-"""Spatial tiles, for pictures that do not fit the memory as a whole.
+"""Spatial tiles, for images that do not fit the memory as a whole.
 
 Each tile is streamed over all frames with a cache of its own. Tiles overlap and are blended
 linearly; the result is close to the untiled one but not equal, since the VAE's attention sees a
@@ -43,7 +43,7 @@ class Tile:
     rows: range
     columns: range
     weight: Tensor | None
-    """fp32 (H, W) in the units of the result; None for a tile that covers the picture."""
+    """fp32 (H, W) in the units of the result; None for a tile that covers the image."""
 
     def crop(self, x: Tensor, scale: int) -> Tensor:
         """Returns the tile's view of x (..., H scale, W scale), of `scale` units a latent pixel."""
@@ -74,7 +74,7 @@ def plan_tiles(
     scale: int,
     device: torch.device,
 ) -> list[Tile]:
-    """Returns the tiles of a picture, row by row.
+    """Returns the tiles of an image, row by row.
 
     Args:
         size: height and width of the latent.

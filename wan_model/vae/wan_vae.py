@@ -52,7 +52,7 @@ class WanVae(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number format of the weights and of the computation."""
+        """Of the weights and of the computation."""
         return next(self.parameters()).dtype
 
     @property
@@ -81,7 +81,7 @@ class WanVae(nn.Module, ABC):
         Args:
             video: (B, 3, 4n+1, H, W) in [-1, 1] on any device; moved chunk by chunk.
             normalized: subtract the model's mean and divide by its standard deviation, as the
-                transformer expects. False gives the encoder's own numbers.
+                transformer expects. False leaves them in the encoder's own scale.
             tiling: spatial tiles, or None to encode whole frames.
             on_chunk: called before each chunk of each tile.
 
@@ -193,7 +193,7 @@ class WanVae(nn.Module, ABC):
         if video.ndim != 5 or video.shape[1] != RGB:
             raise ShapeError(
                 f"The video has the wrong shape. Got {tuple(video.shape)}, need "
-                "(batch, 3, frames, height, width). Convert the pictures to RGB, channels second."
+                "(batch, 3, frames, height, width). Convert the images to RGB, channels second."
             )
         shapes.check_frames(video.shape[2])
         shapes.check_size(video.shape[4], video.shape[3], self.config.spatial_stride)

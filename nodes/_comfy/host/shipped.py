@@ -1,4 +1,4 @@
-"""What comes with the pack besides code: the tiny models, and the picture that templates load."""
+"""What comes with the pack besides code: the tiny models, and the image that templates load."""
 
 import logging
 import shutil
@@ -10,13 +10,13 @@ logger = logging.getLogger(__name__)
 
 PACK = Path(__file__).parents[3]
 MODELS = PACK / "models"
-PICTURES = PACK / "workflows" / "input"
+IMAGES = PACK / "workflows" / "input"
 
 
 def offer_shipped_files() -> None:
     """Makes the shipped files known to ComfyUI. To be called once, at start."""
     _offer_models()
-    _offer_pictures(Path(folder_paths.get_input_directory()))
+    _offer_images(Path(folder_paths.get_input_directory()))
 
 
 def _offer_models() -> None:
@@ -26,15 +26,15 @@ def _offer_models() -> None:
             folder_paths.add_model_folder_path(name, str(MODELS / name))
 
 
-def _offer_pictures(target: Path) -> None:
-    """Copies pictures into the input folder, the only one that LoadImage reads.
+def _offer_images(target: Path) -> None:
+    """Copies images into the input folder, the only one that LoadImage reads.
 
     A file of the same name is left as it is.
     """
-    for picture in sorted(PICTURES.glob("*.png")):
-        if (target / picture.name).exists():
+    for image in sorted(IMAGES.glob("*.png")):
+        if (target / image.name).exists():
             continue
         try:
-            shutil.copyfile(picture, target / picture.name)
+            shutil.copyfile(image, target / image.name)
         except OSError as error:
-            logger.info("The templates' picture %s could not be copied: %s", picture.name, error)
+            logger.info("The templates' image %s could not be copied: %s", image.name, error)

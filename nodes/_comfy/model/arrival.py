@@ -16,7 +16,7 @@ from ....wan_model.quant import Linear
 from .low_rank import PREFIX, LoraOperands, Patches, same_patches, sort_patches
 
 COPIES = 3
-"""fp32 weights that live while one is patched: itself, the product of a LoRA, their sum."""
+"""fp32 weights that live while one is patched: itself, what a LoRA adds, their sum."""
 
 # Newer cores moved it.
 string_to_seed = getattr(comfy.utils, "string_to_seed", None) or comfy.model_patcher.string_to_seed
@@ -80,7 +80,7 @@ class News:
 
 
 def numel(module: nn.Module, name: str) -> int:
-    """Returns how many numbers a tensor has; a stored byte may hold two."""
+    """Returns how many values a tensor has; a stored byte may hold two."""
     path, _, leaf = name.rpartition(".")
     layer = module.get_submodule(path)
     if isinstance(layer, Linear) and leaf == "weight":

@@ -43,7 +43,7 @@ class ComfyLinear(Linear):
         """Computes with the layer's own tensors, or with copies made for this call."""
         if not self.comfy_cast_weights:
             return super().forward(x)
-        # ComfyUI adds LoRAs here to the numbers as they are stored, some versions without scales.
+        # ComfyUI adds LoRAs here to the weight as it is stored, some versions without scales.
         patches, self.weight_function = self.weight_function, []
         try:
             weight, bias, stream = comfy.ops.cast_bias_weight(

@@ -93,16 +93,16 @@ def check_conditionings(model: ModelFacts, positive: Any, negative: Any) -> None
                     f"{embedding.shape[-1]}, {model.label} needs {model.text_dim}. Load the "
                     f"model's own encoder: {TEXT_ENCODER_FILE} for every released model."
                 )
-    pictured = any("concat_latent_image" in options for _, options in positive)
-    if pictured and model.kind != "i2v":
+    has_image = any("concat_latent_image" in options for _, options in positive)
+    if has_image and model.kind != "i2v":
         raise PairingError(
-            f"This model cannot start from a picture. Got {model.label} with a start or end image, "
+            f"This model cannot start from an image. Got {model.label} with a start or end image, "
             "need I2V-A14B. Load the wan2.2_i2v_high_noise_14B and wan2.2_i2v_low_noise_14B files, "
             "or disconnect the image."
         )
-    if not pictured and model.kind == "i2v":
+    if not has_image and model.kind == "i2v":
         raise PairingError(
-            f"This model needs a picture. Got {model.label} without start or end image, need one. "
+            f"This model needs an image. Got {model.label} without start or end image, need one. "
             "Connect it at 'Wan image to video', or load the wan2.2_t2v_high_noise_14B and "
             "wan2.2_t2v_low_noise_14B files for text to video."
         )
@@ -119,8 +119,8 @@ def check_latent(model: ModelFacts, samples: Any) -> None:
         return
     if channels in VAE_FILES and samples.ndim == 5:
         raise PairingError(
-            f"The latent is of another VAE. Got {channels} channels, {model.label} needs "
-            f"{model.latent_channels}. Load the VAE {VAE_FILES[model.latent_channels]}."
+            f"This latent was made with a different VAE. Got {channels} channels, {model.label} "
+            f"needs {model.latent_channels}. Load the VAE {VAE_FILES[model.latent_channels]}."
         )
     raise PairingError(
         f"The latent is no Wan video. Got shape {tuple(samples.shape)}, need (B, "
@@ -128,16 +128,16 @@ def check_latent(model: ModelFacts, samples: Any) -> None:
     )
 
 
-def check_picture_length(positive: Any, negative: Any, samples: Any) -> None:
+def check_image_length(positive: Any, negative: Any, samples: Any) -> None:
     """Refuses a latent of another length than the video in the conditionings.
 
     Raises:
         PairingError: names both lengths.
     """
     for _, options in (*positive, *negative):
-        picture = options.get("concat_latent_image")
-        if picture is not None and picture.shape[2] != samples.shape[2]:
-            given, wanted = (video_frames(latent.shape[2]) for latent in (samples, picture))
+        image = options.get("concat_latent_image")
+        if image is not None and image.shape[2] != samples.shape[2]:
+            given, wanted = (video_frames(latent.shape[2]) for latent in (samples, image))
             raise PairingError(
                 f"The latent and the start or end image are of different lengths. Got a latent of "
                 f"{given} frames, need {wanted} as in the conditioning. Take both from the same "

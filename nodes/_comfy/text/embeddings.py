@@ -42,7 +42,7 @@ def encode(clip: comfy.sd.CLIP, text: str) -> tuple[Tensor, str | None]:
     if getattr(clip.tokenizer, "clip_name", None) != "umt5xxl":
         raise PairingError(
             f"This CLIP is no umT5 encoder. Got {type(clip.tokenizer).__name__}, need umT5. "
-            "Connect 'Load Wan text encoder', or core's CLIPLoader with type 'wan'."
+            "Connect 'Load Wan text encoder', or ComfyUI's CLIPLoader with type 'wan'."
         )
     tokenizer = getattr(clip.tokenizer, clip.tokenizer.clip).tokenizer
     tokens = tokenizer(clean_prompt(text))["input_ids"]

@@ -60,7 +60,7 @@ def load_clip(checkpoint: Checkpoint) -> comfy.sd.CLIP:
 def _load_small_clip(path: Path, sizes: TextEncoderConfig) -> comfy.sd.CLIP:
     """Loads a umT5 of another size than xxl, which core's own loader does not recognise."""
     tensors = dict(comfy.utils.load_torch_file(str(path)))
-    dtype = _dequantise(tensors)
+    dtype = _dequantize(tensors)
     block = "encoder.block.0.layer"
     config = {
         "d_ff": tensors[f"{block}.1.DenseReluDense.wi_0.weight"].shape[0],
@@ -136,7 +136,7 @@ def _clip_class(config: dict[str, Any]) -> type:
     return Model
 
 
-def _dequantise(tensors: dict[str, Tensor]) -> torch.dtype:
+def _dequantize(tensors: dict[str, Tensor]) -> torch.dtype:
     """Turns scaled fp8 weights into bf16, in place; returns the dtype of the weights."""
     for name in [name for name in tensors if name.endswith((".scale_weight", ".weight_scale"))]:
         weight = name.rpartition(".")[0] + ".weight"

@@ -23,7 +23,7 @@ WORKING_DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
 
 class ComfyWanVae(nn.Module):
-    """Speaks core's first-stage protocol: latents are the encoder's own, not normalised numbers."""
+    """Speaks core's first-stage protocol: latents in the encoder's own scale, not normalised."""
 
     comfy_has_chunked_io = True
     """Tells newer cores that `decode` can write into their own buffer."""
@@ -90,7 +90,7 @@ def fitting_tiling(
 
 
 def progress() -> Any:
-    """Returns a callback that moves the running node's bar and heeds the cancel button."""
+    """Returns a callback that moves the running node's bar and obeys the cancel button."""
     bar = None
 
     def on_chunk(done: int, total: int) -> None:
@@ -184,7 +184,7 @@ def load_comfy_vae(checkpoint: Checkpoint, precision: str) -> WanDuetVAE:
 
 
 def decode(vae: comfy.sd.VAE, latent: Tensor, tiling: str) -> Tensor:
-    """Returns pictures (B * T, H, W, 3) in [0, 1] with any VAE.
+    """Returns images (B * T, H, W, 3) in [0, 1] with any VAE.
 
     Args:
         vae: ours or a stock one.

@@ -1,4 +1,4 @@
-"""Pictures in ComfyUI's conditionings and latents, in the keys that its model classes read."""
+"""Images in ComfyUI's conditionings and latents, in the keys that its model classes read."""
 
 from typing import Any
 

@@ -32,18 +32,18 @@ def test_statistics(kernels: Any, x: torch.Tensor):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
 
 
-def test_quantise(kernels: Any, x: torch.Tensor):
+def test_quantize(kernels: Any, x: torch.Tensor):
     mean = x.float().mean(1, keepdim=True)
     factor = torch.tensor([0.5, 1.0, 2.0]).expand(2, 1, 3).contiguous()
-    got, expected = (f(x, mean, factor, None).float() for f in (kernels.quantise, plain.quantise))
-    # The interpreter loses the carry of numbers that round up to a power of two. Its bf16 matrix
-    # product is broken, which leaves the rotation to the trial on the device.
+    got, expected = (f(x, mean, factor, None).float() for f in (kernels.quantize, plain.quantize))
+    # The interpreter loses the carry of numbers that round up to a power of two. Its bf16
+    # matmul is broken, which leaves the rotation to the trial on the device.
     assert (got != expected).float().mean() < 0.04
 
 
 def test_a_trial_sees_a_fault(kernels: Any):
     def without_mean(x, mean, factor, rotation):
-        return plain.quantise(x, 0 * mean, factor, rotation)
+        return plain.quantize(x, 0 * mean, factor, rotation)
 
     cpu = torch.device("cpu")
     assert plain.trial_difference(plain.PLAIN, cpu) == 0

@@ -11,11 +11,11 @@ A14B = DiTConfig(
 VIDEO = 3 * GIB
 
 
-@pytest.mark.parametrize(("number_format", "gib"), [("bf16", 31), ("fp8", 18)])
-def test_what_fits_is_not_refused(number_format: str, gib: int):
-    check_fit(A14B, number_format, VIDEO, gib * GIB, peers=False)
+@pytest.mark.parametrize(("weight_format", "gib"), [("bf16", 31), ("fp8", 18)])
+def test_what_fits_is_not_refused(weight_format: str, gib: int):
+    check_fit(A14B, weight_format, VIDEO, gib * GIB, peers=False)
     with pytest.raises(MemoryLimitError):
-        check_fit(A14B, number_format, VIDEO, (gib - 2) * GIB, peers=False)
+        check_fit(A14B, weight_format, VIDEO, (gib - 2) * GIB, peers=False)
 
 
 def test_the_message_says_what_fits():

@@ -27,7 +27,7 @@ RATES = {"bf16_tflops": 1.0, "fp8_tflops": 2.0, "attention_tflops": 0.5, "copy_g
 
 
 def counted(config: DiTConfig, frames: int, height: int, width: int) -> tuple[int, int]:
-    """Returns the operations of a real forward pass on the meta device: products, attention."""
+    """Returns the operations of a real forward pass on the meta device: matmuls, attention."""
     attention = 0
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -49,18 +49,18 @@ def counted(config: DiTConfig, frames: int, height: int, width: int) -> tuple[in
 def test_a_forward_pass_does_what_is_counted(config: DiTConfig):
     work = forward_work(config, 3 * 4 * 5, "bf16")
 
-    assert (work.products, work.attention) == counted(config, 3, 8, 10)
+    assert (work.matmuls, work.attention) == counted(config, 3, 8, 10)
 
 
 def test_a14b_at_480p81():
     work = forward_work(A14B, 32_760, "fp8")
 
-    assert work.products / work.attention == pytest.approx(0.88, abs=0.01)
+    assert work.matmuls / work.attention == pytest.approx(0.88, abs=0.01)
     assert work.weight_bytes / 2**30 == pytest.approx(13.9, abs=0.2)
 
 
 def test_floor_of_a_forward_pass():
-    work = Work(products=4 * 10**12, attention=10**12, weight_bytes=10**9)
+    work = Work(matmuls=4 * 10**12, attention=10**12, weight_bytes=10**9)
 
     assert forward_floor(work, "bf16", RATES)["floor_seconds"] == 4 + 2
     assert forward_floor(work, "fp8 storage", RATES)["floor_seconds"] == 4 + 2

@@ -43,7 +43,7 @@ LINES: dict[str, dict[str, Any]] = {
 SHOWN = {
     "ceilings": {
         "model": "A14B",
-        "bf16 products, TFLOP/s": "741",
+        "bf16 matmuls, TFLOP/s": "741",
         "fp8": "",
         "copies, GB/s": "3009",
     },

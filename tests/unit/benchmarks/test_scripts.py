@@ -77,7 +77,7 @@ def test_forward_beside_comfyui(comfyui: Path):
 
 
 @pytest.mark.comfy
-def test_forward_beside_fp8_products(comfyui: Path):
+def test_forward_beside_fp8_matmuls(comfyui: Path):
     options = ("--format", "fp8", "--layers", "1", "--repeats", "1", "--error-frames", "1")
     options += ("--lora", "--beside", "comfyui")
     lines = run("forward.py", comfyui, "toy", "64x64x5", *options)

@@ -47,10 +47,10 @@ def one_kernel_norm(monkeypatch) -> None:
 
 @pytest.fixture
 def timestep_per_token(monkeypatch) -> None:
-    """Has every token look up one of two timesteps, as with a first picture."""
+    """Has every token look up one of two timesteps, as with a first image."""
 
     def two_timesteps(timestep: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
-        """Stands in for the search for distinct values, which meta tensors do not have."""
+        """Replaces the search for distinct values, which meta tensors do not have."""
         index = torch.empty(len(timestep), tokens, dtype=torch.int64, device="meta")
         return torch.empty(2, device="meta"), index
 
@@ -154,12 +154,12 @@ def test_the_estimate_of_a14b_is_what_is_alive(config, precision, size, batch):
 @pytest.mark.parametrize(
     ("size", "batch"), [(SIZE_704P121, 1), (SIZE_704P17, 2), (SIZE_704P1, 1), (SIZE_704P1, 2)]
 )
-def test_the_estimate_of_5b_with_a_picture_is_what_is_alive(precision, size, batch):
+def test_the_estimate_of_5b_with_an_image_is_what_is_alive(precision, size, batch):
     check_estimate(TI2V_5B, precision, size, batch)
 
 
 @pytest.mark.usefixtures("one_kernel_norm")
-def test_5b_without_a_picture_is_not_estimated_too_low():
+def test_5b_without_an_image_is_not_estimated_too_low():
     over = activation_bytes(TI2V_5B, BF16, 1, *SIZE_704P121) - peak_bytes(
         TI2V_5B, BF16, SIZE_704P121
     )

@@ -14,7 +14,7 @@ VAE = (
     "Wan2.2's (TI2V-5B)."
 )
 TIMES = f"need (2,), (2, {FRAMES}) per latent frame or (2, {TOKENS}) per token."
-COND = "need (2, 20, 3, 6, 8): 4 mask channels (1 = known frame), then the picture's latent."
+COND = "need (2, 20, 3, 6, 8): 4 mask channels (1 = known frame), then the image's latent."
 
 BAD_INPUTS = {
     "latent of the other VAE": (
@@ -59,20 +59,20 @@ BAD_INPUTS = {
     ),
     "text of another batch": ("t2v", {"text": (1, 7, 20)}, ["Got (1, 7, 20)", "B = 2"]),
     "text without a batch": ("t2v", {"text": (7, 20)}, ["Got (7, 20)", "need (B, L, C)"]),
-    "no picture": ("i2v", {"cond": None}, ["needs condition channels", "Got cond none", COND]),
-    "picture without mask": (
+    "no image": ("i2v", {"cond": None}, ["needs condition channels", "Got cond none", COND]),
+    "image without mask": (
         "i2v",
         {"cond": (2, 16, 3, 6, 8)},
         ["Got cond (2, 16, 3, 6, 8)", COND],
     ),
-    "picture of another size": ("i2v", {"cond": (2, 20, 3, 6, 10)}, ["(2, 20, 3, 6, 10)", COND]),
-    "picture of another batch": ("i2v", {"cond": (1, 20, 3, 6, 8)}, ["(1, 20, 3, 6, 8)", COND]),
-    "picture for T2V": (
+    "image of another size": ("i2v", {"cond": (2, 20, 3, 6, 10)}, ["(2, 20, 3, 6, 10)", COND]),
+    "image of another batch": ("i2v", {"cond": (1, 20, 3, 6, 8)}, ["(1, 20, 3, 6, 8)", COND]),
+    "image for T2V": (
         "t2v",
         {"cond": (2, 20, 3, 6, 8)},
         ["takes no condition channels", "Got cond (2, 20, 3, 6, 8), need none", "Load the I2V"],
     ),
-    "picture for the 5B model": (
+    "image for the 5B model": (
         "ti2v",
         {"cond": (2, 20, 3, 6, 8)},
         ["takes no condition channels", "Got cond (2, 20, 3, 6, 8), need none", "Load the I2V"],

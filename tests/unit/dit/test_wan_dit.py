@@ -1,4 +1,4 @@
-"""The whole transformer: batches, text, sizes, number formats, and how its blocks are run."""
+"""The whole transformer: batches, text, sizes, dtypes, and how its blocks are run."""
 
 import pytest
 import torch
@@ -113,7 +113,7 @@ def test_the_last_axis_of_the_head_is_row_column_channel():
 
 
 @torch.no_grad()
-def test_every_number_format_stays_close():
+def test_every_dtype_stays_close():
     inputs = make_inputs(make_dit("i2v"))
     exact = make_dit("i2v")(*inputs)
     for precision, limit in ((FP16, 1e-3), (BF16, 8e-3), (BF16_RESIDUAL, 2e-2)):

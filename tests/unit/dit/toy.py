@@ -69,7 +69,7 @@ def make_inputs(model: WanDiT, batch: int = 1, seed: int = 0) -> Inputs:
 
 
 def first_frame_clean(batch: int) -> Tensor:
-    """Returns timesteps (B, T) as of the 5B model with a first picture: 0 for its frame."""
+    """Returns timesteps (B, T) as of the 5B model with a first image: 0 for its frame."""
     timestep = make_inputs(make_dit(), batch).timestep.unsqueeze(1).repeat(1, FRAMES)
     timestep[:, 0] = 0
     return timestep

@@ -97,7 +97,7 @@ def scaled(
     shape: str = "tensor",
     dtype: torch.dtype = torch.float8_e4m3fn,
 ) -> State:
-    """Quantises the block weights; `shape` is tensor, one, row, flat row or block."""
+    """Quantizes the block weights; `shape` is tensor, one, row, flat row or block."""
     state = dict(state)
     for layer in block_layers(state):
         dense = state[f"{layer}.weight"].float()
@@ -107,8 +107,8 @@ def scaled(
         axes = (0, 1, 2) if shape in ("tensor", "one") else (2,)
         largest = 127 if dtype == torch.int8 else torch.finfo(dtype).max
         scale = grouped.abs().amax(dim=axes, keepdim=True) / largest
-        numbers = (grouped / scale).view(rows, columns)
-        state[f"{layer}.weight"] = (numbers.round() if dtype == torch.int8 else numbers).to(dtype)
+        codes = (grouped / scale).view(rows, columns)
+        state[f"{layer}.weight"] = (codes.round() if dtype == torch.int8 else codes).to(dtype)
         state[f"{layer}.{leaf}"] = scale.reshape(
             {"tensor": (), "one": (1,), "row": (rows, 1), "flat row": (rows,)}.get(
                 shape, (rows, blocks, 1)
@@ -124,11 +124,11 @@ def in_blocks(state: State, name: str) -> State:
         dense = state[f"{layer}.weight"].float()
         if name == "nvfp4":
             scale = dense.abs().amax() / (6 * 448)
-            numbers, scales = comfy_kitchen.quantize_nvfp4(dense, scale)
+            codes, scales = comfy_kitchen.quantize_nvfp4(dense, scale)
             state[f"{layer}.weight_scale_2"] = scale
         else:
-            numbers, scales = comfy_kitchen.quantize_mxfp8(dense)
-        state[f"{layer}.weight"], state[f"{layer}.weight_scale"] = numbers, scales
+            codes, scales = comfy_kitchen.quantize_mxfp8(dense)
+        state[f"{layer}.weight"], state[f"{layer}.weight_scale"] = codes, scales
         state[f"{layer}.comfy_quant"] = note({"format": name})
     return state
 

@@ -38,16 +38,16 @@ LIMITS = {"nvfp4": 0.11, "mxfp8": 0.032}
 
 
 def by_the_library(state: State, name: str, layer: str = LAYER) -> Tensor:
-    """A layer's weight, widened by ComfyUI's kernel library."""
-    numbers, scale = state[f"{layer}.weight"], state[f"{layer}.weight_scale"]
+    """A layer's weight, dequantized by ComfyUI's kernel library."""
+    codes, scale = state[f"{layer}.weight"], state[f"{layer}.weight_scale"]
     if name == "mxfp8":
-        return comfy_kitchen.dequantize_mxfp8(numbers, scale, torch.float32)
+        return comfy_kitchen.dequantize_mxfp8(codes, scale, torch.float32)
     second = state[f"{layer}.weight_scale_2"]
-    return comfy_kitchen.dequantize_nvfp4(numbers, second, scale, torch.float32)
+    return comfy_kitchen.dequantize_nvfp4(codes, second, scale, torch.float32)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_numbers_are_those_of_comfyui(name: str, tmp_path: Path) -> None:
+def test_the_codes_are_those_of_comfyui(name: str, tmp_path: Path) -> None:
     state = in_blocks(dit_state(), name)
     file = save(tmp_path / "a.safetensors", state)
     info, model = detect(file), load_dit(file)
@@ -55,10 +55,10 @@ def test_the_numbers_are_those_of_comfyui(name: str, tmp_path: Path) -> None:
     assert info.parameters == sum(tensor.numel() for tensor in dit_state().values())
     assert torch.equal(dense(model, LAYER), by_the_library(state, name))
     assert model.precision.compute_dtype == torch.bfloat16
-    widened = dit_state() | {
+    dequantized = dit_state() | {
         f"{layer}.weight": by_the_library(state, name, layer) for layer in block_layers(dit_state())
     }
-    same = velocity(load_dit(save(tmp_path / "b.safetensors", widened), dtype=torch.float32))
+    same = velocity(load_dit(save(tmp_path / "b.safetensors", dequantized), dtype=torch.float32))
     got = velocity(load_dit(file, dtype=torch.float32))
     assert (got - same).norm() < 1e-5 * same.norm()
     exact = velocity(load_dit(save(tmp_path / "c.safetensors", dit_state())))

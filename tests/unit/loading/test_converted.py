@@ -211,7 +211,7 @@ def test_notes_and_small_quantized_tensors(tmp_path: Path) -> None:
     assert torch.equal(dense(load_dit(file), "head.head"), head.to(E4M3).float() * 0.5)
 
 
-def test_plain_fp8_outside_the_blocks_is_widened(tmp_path: Path) -> None:
+def test_plain_fp8_outside_the_blocks_is_dequantized(tmp_path: Path) -> None:
     state = {key: tensor.to(E4M3) for key, tensor in dit_state().items()}
     source = save(tmp_path / "a.safetensors", state)
     model = load_dit(converted_file(source, "int8", tmp_path))
@@ -220,7 +220,7 @@ def test_plain_fp8_outside_the_blocks_is_widened(tmp_path: Path) -> None:
         assert torch.equal(model.state_dict()[key].float(), state[key].float())
 
 
-def test_a_mixture_of_plain_fp8_and_wider_numbers(tmp_path: Path) -> None:
+def test_a_mixture_of_plain_fp8_and_wider_weights(tmp_path: Path) -> None:
     state = to_fp8(dit_state())
     state["blocks.0.ffn.0.weight"] = dit_state()["blocks.0.ffn.0.weight"]
     source = save(tmp_path / "a.safetensors", state)

@@ -128,7 +128,7 @@ def test_toy_transformer(tmp_path: Path):
         (scaled(dit_state(), dtype=torch.int8, shape="row"), "int8 scaled"),
     ],
 )
-def test_number_formats_are_named(state: dict, name: str, tmp_path: Path):
+def test_weight_formats_are_named(state: dict, name: str, tmp_path: Path):
     assert detect(save(tmp_path / "a.safetensors", state)).format == name
 
 

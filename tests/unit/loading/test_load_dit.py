@@ -1,4 +1,4 @@
-"""What `load_dit` puts into memory, for every key style, number format and file layout."""
+"""What `load_dit` puts into memory, for every key style, weight format and file layout."""
 
 import logging
 from pathlib import Path

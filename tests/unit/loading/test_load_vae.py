@@ -91,7 +91,7 @@ PREVIEWS = {
     "lighttaew2_1": (16, torch.float32, "LightTAE preview VAE for Wan2.1 (16 channels), fp32"),
     "taew2_2": (48, torch.float16, "TAEHV preview VAE for Wan2.2 (48 channels), fp16"),
     "lighttaew2_2": (48, torch.bfloat16, "LightTAE preview VAE for Wan2.2 (48 channels), bf16"),
-    # The name goes before the number format, which decides where the name says nothing.
+    # The name goes before the dtype, which decides where the name says nothing.
     "Wan_TAEW2_1_fp32": (16, torch.float32, "TAEHV preview VAE for Wan2.1 (16 channels), fp32"),
     "LightTAE": (48, torch.float16, "LightTAE preview VAE for Wan2.2 (48 channels), fp16"),
     "preview": (16, torch.float16, "TAEHV preview VAE for Wan2.1 (16 channels), fp16"),
@@ -157,7 +157,7 @@ REFUSED_PREVIEWS = {
         {"decoder.layers.3.conv.0.weight": torch.zeros(2)},
         r"Got a preview VAE for images",
     ),
-    "a widened layer": (
+    "a wider layer": (
         "taew2_1",
         preview_state() | {"decoder.7.conv.weight": torch.zeros(64, 32, 1, 1)},
         r"TAEHV preview VAE for Wan2\.1.*1 of another shape \(decoder\.7\.conv\.weight: \[64,",

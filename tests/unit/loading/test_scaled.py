@@ -1,4 +1,4 @@
-"""Every spelling of scaled weights dequantises to exactly stored numbers times scale."""
+"""Every spelling of scaled weights dequantizes to exactly the stored codes times scale."""
 
 import json
 from pathlib import Path
@@ -27,13 +27,13 @@ E4M3, E5M2, INT8 = torch.float8_e4m3fn, torch.float8_e5m2, torch.int8
 
 
 def expected_weight(state: State, leaf: str) -> torch.Tensor:
-    """Numbers times scale, written out independently of the library."""
-    numbers, scale = state[f"{LAYER}.weight"].float(), state[f"{LAYER}.{leaf}"]
-    rows, columns = numbers.shape
+    """Codes times scale, written out independently of the library."""
+    codes, scale = state[f"{LAYER}.weight"].float(), state[f"{LAYER}.{leaf}"]
+    rows, columns = codes.shape
     if scale.numel() == 1:
-        return numbers * scale.item()
+        return codes * scale.item()
     blocks = scale.numel() // rows
-    return numbers * scale.reshape(rows, blocks).repeat_interleave(columns // blocks, dim=1)
+    return codes * scale.reshape(rows, blocks).repeat_interleave(columns // blocks, dim=1)
 
 
 @pytest.mark.parametrize("leaf", ["scale_weight", "weight_scale"])
@@ -191,7 +191,7 @@ def test_a_scale_without_layer_is_refused(tmp_path: Path):
         ({f"{LAYER}.bias": torch.zeros(512, dtype=torch.int8)}, "I8 tensors"),
     ],
 )
-def test_other_number_formats_are_named(extra: State, name: str, tmp_path: Path):
+def test_other_weight_formats_are_named(extra: State, name: str, tmp_path: Path):
     file = save(tmp_path / "a.safetensors", scaled(dit_state()) | extra)
     (key,) = extra
     for read in (detect, load_dit):
@@ -200,7 +200,7 @@ def test_other_number_formats_are_named(extra: State, name: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("layers", [{"x": {"format": "mxfp4"}}, {"x": "mxfp4"}])
-def test_other_number_formats_are_found_in_the_metadata(layers: dict, tmp_path: Path):
+def test_other_weight_formats_are_found_in_the_metadata(layers: dict, tmp_path: Path):
     metadata = {"_quantization_metadata": json.dumps({"layers": layers})}
     with pytest.raises(CheckpointError, match="Got mxfp4 in x"):
         detect(save(tmp_path / "a.safetensors", scaled(dit_state()), metadata))

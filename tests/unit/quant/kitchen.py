@@ -49,4 +49,4 @@ NVFP4_KERNEL = replace(
 MXFP8_KERNEL = replace(
     kernels_for(MXFP8)[0], make=lambda: MxFp8Matmul(comfy_kitchen.quantize_mxfp8, scaled_mm_mxfp8)
 )
-"""Stand in for kernels whose matmuls exist on Blackwell GPUs only."""
+"""Replace kernels whose matmuls exist on Blackwell GPUs only."""

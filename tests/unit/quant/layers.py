@@ -65,7 +65,7 @@ def row_errors(got: Tensor, exact: Tensor) -> Tensor:
 def natural_errors(got: Tensor, x: Tensor, layer: Linear, weight: Tensor) -> Tensor:
     """Returns errors in units of |token| * |row of the weight| / sqrt(I), flat: (tokens, O).
 
-    That is the size of a product of random numbers. A format that serves every token and every
+    That is the size of a matmul of random numbers. A format that serves every token and every
     feature equally well has the same error everywhere in these units.
     """
     tokens, dense = x.double().flatten(0, -2), weight.double()

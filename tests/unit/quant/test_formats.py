@@ -43,7 +43,7 @@ def test_floats_are_converted(source: torch.dtype, weight_format: WeightFormat) 
 
 @pytest.mark.parametrize("weight_format", [FP8_SCALED, INT8_SCALED], ids=by_name)
 @pytest.mark.parametrize("shape", [(), (96, 1), (96, 4, 1)])
-def test_numbers_of_the_wanted_kind_are_kept(weight_format: WeightFormat, shape: tuple) -> None:
+def test_codes_of_the_wanted_kind_are_kept(weight_format: WeightFormat, shape: tuple) -> None:
     weight, scale = (20 * random(96, 256)).to(weight_format.dtype), random(*shape).exp()
     kept = convert(scaled(weight, scale), weight_format)
     assert kept.weight is weight
@@ -100,7 +100,7 @@ def test_weights_in_blocks_become_any_kind(
     stored = source.quantize(random(96, 256))
     exact, converted = dense(stored), convert(stored, weight_format)
     assert converted.format is weight_format
-    # 4-bit numbers are few: a row may hold mostly those that lie badly for others.
+    # 4-bit codes are few: a row may hold mostly those that lie badly for others.
     assert rms_error(dense(converted), exact) < ALL[weight_format]
 
 

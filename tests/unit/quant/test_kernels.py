@@ -175,7 +175,7 @@ def test_gradients_pass_through_dequantized_weights(compute_dtype: torch.dtype) 
 
 
 class Recorder:
-    """Stands for comfy-kitchen's int8_linear."""
+    """Replaces comfy-kitchen's int8_linear."""
 
     def __call__(
         self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, dtype: torch.dtype

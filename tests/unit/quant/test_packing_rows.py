@@ -1,4 +1,4 @@
-"""Row-wise quantisation and conversion between number formats."""
+"""Row-wise quantization and conversion between weight formats."""
 
 import pytest
 import torch
@@ -53,8 +53,8 @@ def test_a_row_that_is_not_finite_is_not_hidden(dtype: torch.dtype, bad: float) 
     x = random(3, 32)
     x[1, 4] = bad
     codes, scale = quantize_rows(x, dtype)
-    product = scale_weight(codes, scale).sum(1)
-    assert product.isfinite().tolist() == [True, False, True]
+    total = scale_weight(codes, scale).sum(1)
+    assert total.isfinite().tolist() == [True, False, True]
 
 
 def test_any_axes_and_strides() -> None:

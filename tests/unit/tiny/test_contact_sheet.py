@@ -48,9 +48,9 @@ def test_the_caption_takes_the_lines_it_needs(columns: int, lines: int):
     assert (caption[:GAP_PX] == 255).all()
 
 
-def crop(picture: Image.Image, corner: tuple[int, int], size: tuple[int, int]) -> bytes:
+def crop(image: Image.Image, corner: tuple[int, int], size: tuple[int, int]) -> bytes:
     x, y = corner
-    return picture.crop((x, y, x + size[0], y + size[1])).tobytes()
+    return image.crop((x, y, x + size[0], y + size[1])).tobytes()
 
 
 def test_any_script_can_be_written():

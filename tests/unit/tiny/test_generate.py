@@ -1,4 +1,4 @@
-"""Clips from prompts and pictures, with toy weights under the shipped names."""
+"""Clips from prompts and images, with toy weights under the shipped names."""
 
 import shutil
 from dataclasses import replace
@@ -18,7 +18,7 @@ from tools.tiny_generate import (
     load_tiny_vae,
     sample,
 )
-from tools.tiny_generate.clips import picture_condition
+from tools.tiny_generate.clips import image_condition
 from tools.tiny_score.quality import (
     EQUAL_DB,
     make_and_score,
@@ -55,7 +55,7 @@ def random(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def pictures(count: int = 2) -> Tensor:
+def images(count: int = 2) -> Tensor:
     return random(count, 3, 32, 32).clamp(-1, 1)
 
 
@@ -117,7 +117,7 @@ def test_a_given_first_frame_is_clean_at_every_step_and_in_the_end():
 @pytest.mark.parametrize(("kind", "given"), [("t2v", False), ("i2v", True), ("ti2v", True)])
 def test_a_clip_does_not_depend_on_the_clips_beside_it(models, kind, given):
     wan = load_tiny(models, kind)
-    both = pictures() if given else None
+    both = images() if given else None
     together = generate(wan, PROMPTS, both, **SMALL)
     alone = generate(wan, PROMPTS[1:], None if both is None else both[1:], **SMALL)
     torch.testing.assert_close(together[1:], alone, atol=1e-4, rtol=1e-4)
@@ -125,21 +125,21 @@ def test_a_clip_does_not_depend_on_the_clips_beside_it(models, kind, given):
     assert (other - alone).abs().max() > 0.1
 
 
-def test_ti2v_works_without_a_picture_and_keeps_one(models):
+def test_ti2v_works_without_an_image_and_keeps_one(models):
     wan = load_tiny(models, "ti2v")
-    first = wan.vae.encode(pictures().unsqueeze(2))
-    assert torch.equal(generate(wan, PROMPTS, pictures(), **SMALL)[:, :, :1], first)
+    first = wan.vae.encode(images().unsqueeze(2))
+    assert torch.equal(generate(wan, PROMPTS, images(), **SMALL)[:, :, :1], first)
     assert not torch.equal(generate(wan, PROMPTS, **SMALL)[:, :, :1], first)
 
 
-def test_the_picture_condition_is_the_official_one(models):
+def test_the_image_condition_is_the_official_one(models):
     vae = load_tiny_vae(models, "i2v")
-    cond = picture_condition(vae, pictures(), frames=9)
+    cond = image_condition(vae, images(), frames=9)
     assert cond.shape == (2, 20, 3, 4, 4)
     assert cond[:, :4, 0].eq(1).all()
     assert cond[:, :4, 1:].eq(0).all()
     video = torch.zeros(2, 3, 9, 32, 32)
-    video[:, :, 0] = pictures()
+    video[:, :, 0] = images()
     torch.testing.assert_close(cond[:, 4:], vae.encode(video), atol=1e-5, rtol=1e-5)
 
 
@@ -181,12 +181,12 @@ def test_missing_and_ambiguous_files_are_named(models, tmp_path):
 def test_clips_are_scored_and_their_first_frames_compared(models):
     prompts = score_prompts()[:2]
     wan = load_tiny(models, "ti2v")
-    clips = make_and_score(wan, prompts, with_picture=True, steps=1)
+    clips = make_and_score(wan, prompts, with_image=True, steps=1)
     assert clips.videos.shape == (2, 3, 17, 128, 128)
     assert clips.rates.videos == 2
     assert clips.rates.all == 0
     assert clips.first_frame_db == (EQUAL_DB, EQUAL_DB)
-    without = make_and_score(wan, prompts[:1], with_picture=False, steps=1)
+    without = make_and_score(wan, prompts[:1], with_image=False, steps=1)
     assert not without.first_frame_db
 
 

@@ -159,9 +159,9 @@ def test_conditions_are_those_of_the_library(maker):
     video = maker.clips.render(maker.clips.scenes(0, 2))
     cond = maker.condition(video, torch.tensor([False, True]))
     for item, last in enumerate((0, 1)):
-        pictures = (video[item].permute(1, 2, 3, 0) + 1) / 2
-        end = pictures[-1:] if last else None
-        known = condition_video(video.shape[2], pictures[:1], end).permute(3, 0, 1, 2)[None]
+        images = (video[item].permute(1, 2, 3, 0) + 1) / 2
+        end = images[-1:] if last else None
+        known = condition_video(video.shape[2], images[:1], end).permute(3, 0, 1, 2)[None]
         latent = maker.vae.encode(known * 2 - 1)
         mask = known_frames_mask(video.shape[2], 1, last, *latent.shape[-2:])
         assert torch.equal(cond[item : item + 1, :4], mask)

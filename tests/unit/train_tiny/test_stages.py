@@ -83,8 +83,8 @@ def test_the_learning_rate_rises_stays_and_falls_to_almost_nothing():
 def test_a_preview_shows_clips(stages, trained, tmp_path):
     output = tmp_path / "preview.png"
     preview(stages, micro_recipe(), trained, output, device=CPU, clips=2, steps=3)
-    with Image.open(output) as picture:
-        assert picture.size == (SHOWN_FRAMES * 32, 2 * 32)
+    with Image.open(output) as image:
+        assert image.size == (SHOWN_FRAMES * 32, 2 * 32)
 
 
 @pytest.mark.parametrize("name", ["text_encoder", "vae22", "t2v_small"])

@@ -59,8 +59,8 @@ def test_a_trial_finds_every_fault() -> None:
 
 
 @pytest.fixture
-def triton_stand_in(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Stands in for the module of kernels, with the trial on the CPU."""
+def triton_substitute(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Replaces the module of kernels, with the trial on the CPU."""
     module = ModuleType("wan_model.vae.triton_kernels")
     module.TritonPointwise = PlainPointwise
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -71,28 +71,28 @@ def triton_stand_in(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_triton_is_used_where_it_works(triton_stand_in: ModuleType) -> None:
+def test_triton_is_used_where_it_works(triton_substitute: ModuleType) -> None:
     chosen = fastest_pointwise(GPU, torch.bfloat16)
-    assert isinstance(chosen, triton_stand_in.TritonPointwise)
+    assert isinstance(chosen, triton_substitute.TritonPointwise)
     assert chosen is not PLAIN
     assert fastest_pointwise(CPU, torch.bfloat16) is PLAIN
     assert fastest_pointwise(GPU, torch.float64) is PLAIN
 
 
 def test_triton_is_left_where_it_is_wrong(
-    triton_stand_in: ModuleType, caplog: pytest.LogCaptureFixture
+    triton_substitute: ModuleType, caplog: pytest.LogCaptureFixture
 ) -> None:
-    triton_stand_in.TritonPointwise = NoShortcut
+    triton_substitute.TritonPointwise = NoShortcut
     assert fastest_pointwise(GPU, torch.bfloat16) is PLAIN
     assert "wrong numbers" in caplog.text
 
 
-def test_triton_is_left_where_it_fails(triton_stand_in: ModuleType) -> None:
+def test_triton_is_left_where_it_fails(triton_substitute: ModuleType) -> None:
     class NoCompilerError(Exception):
         """As raised by what Triton calls."""
 
     def fail() -> None:
         raise NoCompilerError
 
-    triton_stand_in.TritonPointwise = fail
+    triton_substitute.TritonPointwise = fail
     assert fastest_pointwise(GPU, torch.bfloat16) is PLAIN

@@ -67,7 +67,7 @@ def test_sizes(vae: PreviewVae, frames: int, latent_frames: int) -> None:
 
 
 def test_streaming_is_exact(vae: PreviewVae) -> None:
-    """All frames at once through the same layers; the first three frames stand for nothing."""
+    """All frames at once through the same layers; the first three frames mean nothing."""
     latent = make_latent(vae, 5, batch=2)
     native = vae._rescaled(latent, True, vae.config.normalized)
     features = vae.decoder(native.movedim(2, 1).flatten(0, 1), FrameMemory(2))
@@ -206,7 +206,7 @@ def test_a_latent_of_another_vae_is_refused(vae: PreviewVae) -> None:
         vae.decode(torch.zeros(1, channels, 1, 2, 2))
 
 
-def test_without_an_encoder_pictures_are_refused(vae: PreviewVae) -> None:
+def test_without_an_encoder_images_are_refused(vae: PreviewVae) -> None:
     decoder_only = build_preview_vae(dataclasses.replace(vae.config, encoder_dim=0))
     decoder = {k: t for k, t in vae.state_dict().items() if k.startswith("decoder.")}
     decoder_only.load_state_dict(decoder)

@@ -32,13 +32,13 @@ def near_sighted(vae: WanVae) -> WanVae:
     "tiling", [Tiling(64, 0), Tiling(64, 16), Tiling(128, 64), Tiling(128, 120)]
 )
 @pytest.mark.parametrize("scale", [1, 8])
-def test_blended_crops_are_the_picture(size: tuple[int, int], tiling: Tiling, scale: int) -> None:
-    picture = value("picture", (3, size[0] * scale, size[1] * scale))
-    blended = torch.zeros_like(picture)
+def test_blended_crops_are_the_image(size: tuple[int, int], tiling: Tiling, scale: int) -> None:
+    image = value("image", (3, size[0] * scale, size[1] * scale))
+    blended = torch.zeros_like(image)
     for tile in plan_tiles(size, tiling, stride=8, scale=scale, device=CPU):
         assert max(len(tile.rows), len(tile.columns)) <= tiling.tile_px // 8
-        tile.blend(tile.weighted(tile.crop(picture, scale)), blended, scale)
-    torch.testing.assert_close(blended, picture, atol=1e-5, rtol=0)
+        tile.blend(tile.weighted(tile.crop(image, scale)), blended, scale)
+    torch.testing.assert_close(blended, image, atol=1e-5, rtol=0)
 
 
 def test_neighbours_share_the_overlap_and_fade_linearly() -> None:

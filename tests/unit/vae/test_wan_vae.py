@@ -1,4 +1,4 @@
-"""Streaming, batches, number formats, progress and refusals of the VAEs."""
+"""Streaming, batches, dtypes, progress and refusals of the VAEs."""
 
 import copy
 

@@ -43,7 +43,7 @@ def score_prompts() -> tuple[Prompt, ...]:
 
 
 def prompt_scene(prompt: Prompt, seed: int = 0) -> Scene:
-    """Returns a scene that a prompt describes, whose frame 0 serves as the picture of I2V."""
+    """Returns a scene that a prompt describes, whose frame 0 serves as the image of I2V."""
     stream = Stream(seed, "prompt", prompt.text)
     thing = make_thing(stream, prompt.colour, prompt.shape, prompt.motion, Camera())
     backdrop = "dark grey" if prompt.colour in ("white", "yellow", "cyan") else "light grey"

@@ -28,7 +28,7 @@ DIRECTIONS: dict[str, tuple[int, int]] = {
 MOTIONS = ("still", *DIRECTIONS, "rotate", "grow", "shrink", "bounce", "orbit")
 
 CAMERAS = ("still", "left", "right", "up", "down", "in", "out")
-"""Pans name where the camera goes, so the picture moves the other way; in and out are zooms."""
+"""Pans name where the camera goes, so the image moves the other way; in and out are zooms."""
 
 BACKGROUNDS = ("plain", "gradient", "stripes", "checker")
 

@@ -1,6 +1,6 @@
 """Fewer forward passes: steps, or their unconditional half, that follow from earlier ones.
 
-A `StepCache` stands between a solver and one model for one run. Of every call it decides whether
+A `StepCache` is between a solver and one model for one run. Of every call it decides whether
 the model runs. What it bounds: the estimated relative error of each reused velocity, summed up
 since the last computed step, stays below a threshold. What it does not bound: the true error, of
 which estimates know only what earlier steps have shown, and the difference of the finished video,

@@ -1,6 +1,6 @@
-"""Draws the pictures of the wan22-tiny templates: `python -m tools.make_pictures [FOLDER]`.
+"""Draws the images of the wan22-tiny templates: `python -m tools.make_images [FOLDER]`.
 
-The picture that the templates animate, and, if FOLDER holds the demo's videos, the templates'
+The image that the templates animate, and, if FOLDER holds the demo's videos, the templates'
 thumbnails: four frames each.
 """
 
@@ -34,7 +34,7 @@ CIRCLE = scenes.Scene(
 
 
 def draw_circle(path: Path) -> None:
-    """Writes the picture that the templates animate."""
+    """Writes the image that the templates animate."""
     path.parent.mkdir(exist_ok=True)
     frame_grid(scenes.render([CIRCLE], frames=1)[0], columns=1).save(path)
 
@@ -48,7 +48,7 @@ def draw_thumbnail(video: Path, path: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m tools.make_pictures", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.make_images", description=__doc__)
     parser.add_argument("videos", nargs="?", type=Path, help="output folder of the demo")
     videos: Path | None = parser.parse_args().videos
     draw_circle(WORKFLOWS / "input" / "wan22-tiny-circle.png")

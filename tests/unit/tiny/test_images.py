@@ -1,4 +1,4 @@
-"""tools.make_pictures, and the picture that it drew for the templates."""
+"""tools.make_images, and the image that it drew for the templates."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tools.make_pictures import CIRCLE, WORKFLOWS, draw_circle, draw_thumbnail
+from tools.make_images import CIRCLE, WORKFLOWS, draw_circle, draw_thumbnail
 from tools.tiny_score import read_video
 from tools.train_tiny.scenes import render
 
 
-def test_the_templates_picture_is_the_scene(tmp_path: Path):
+def test_the_templates_image_is_the_scene(tmp_path: Path):
     draw_circle(tmp_path / "circle.png")
     shipped = read_video(WORKFLOWS / "input" / "wan22-tiny-circle.png")
 
