@@ -52,7 +52,7 @@ export const FALLBACK = {
   cfg_low: 3,
 };
 
-/** Stands for the end of any run, as in the node's own default. */
+/** Means the end of any run, as in the node's own default. */
 const LAST_STEP = 10000;
 
 const SHOWN = ["steps", "cfg_high", "cfg_low", "sampler", "scheduler", "shift", "boundary",
