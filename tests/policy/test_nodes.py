@@ -16,6 +16,7 @@ from . import contract
 
 MIN_TOOLTIP = 40
 MAX_IMPORT_SECONDS = 0.5
+"""Of the processor, which a busy machine does not change."""
 
 NODE = {
     "required": [{"name": "model", "type": "MODEL"}, {"name": "steps", "type": "INT", "min": 1}],
