@@ -1,11 +1,14 @@
 """Test-only ComfyUI nodes that patch a MODEL as packs do, written against core's Wan model."""
 
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from types import MethodType
 from typing import Any
 from unittest.mock import patch
 
+import folder_paths
 import torch
 from comfy.ldm.flux.math import apply_rope1
 from comfy.ldm.modules import attention
@@ -106,9 +109,14 @@ def scale_before_output(model: Any) -> None:
         model.add_object_patch(f"{MODEL}.blocks.{i}.self_attn.o.forward", forward)
 
 
+def ramp(x: Tensor) -> Tensor:
+    """Returns something to add to tokens (B, L, C)."""
+    return torch.linspace(0, 0.2, x.shape[-1], dtype=x.dtype, device=x.device)
+
+
 def patch_cross_attention(model: Any) -> None:
     """Core's attn2_patch, on the tokens after cross-attention."""
-    model.set_model_patch(lambda args: args["x"] + 0.1, "attn2_patch")
+    model.set_model_patch(lambda args: args["x"] + ramp(args["x"]), "attn2_patch")
 
 
 def shift_cross_attention(model: Any) -> None:
@@ -117,7 +125,8 @@ def shift_cross_attention(model: Any) -> None:
     for i, block in enumerate(dit.blocks):
 
         def forward(*args: Any, layer: nn.Module = block.cross_attn, **kwargs: Any) -> Tensor:
-            return type(layer).forward(layer, *args, **kwargs) + 0.1
+            branch = type(layer).forward(layer, *args, **kwargs)
+            return branch + ramp(branch)
 
         model.add_object_patch(f"{MODEL}.blocks.{i}.cross_attn.forward", forward)
 
@@ -191,8 +200,12 @@ def feed_in_parts(model: Any) -> None:
 def stretch_positions(model: Any) -> None:
     """As core's ScaleROPE."""
     model.model_options["transformer_options"]["rope_options"] = {
-        "scale_x": 1.5, "scale_y": 0.5, "scale_t": 3.0,
-        "shift_x": 1.0, "shift_y": -2.0, "shift_t": 4.0,
+        "scale_x": 1.5,
+        "scale_y": 0.5,
+        "scale_t": 3.0,
+        "shift_x": 1.0,
+        "shift_y": -2.0,
+        "shift_t": 4.0,
     }
 
 
@@ -279,6 +292,34 @@ class ReplaceForward(io.ComfyNode):
         return io.NodeOutput(patched)
 
 
+class ReadOptions(io.ComfyNode):
+    """A MODEL whose self-attention writes a line for each call: what the options say of it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestReadOptions",
+            category="WanDuet tests",
+            inputs=[io.Model.Input("model"), io.String.Input("name")],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, name: str) -> io.NodeOutput:
+        patched = model.clone()
+        path = Path(folder_paths.get_output_directory()) / f"{name}.jsonl"
+        names = ("block_index", "total_blocks", "block_type", "grid_sizes")
+
+        def read(args: dict[str, Any]) -> Tensor:
+            with path.open("a", encoding="utf-8") as file:
+                found = {name: args["transformer_options"][name] for name in names}
+                file.write(json.dumps(found) + "\n")
+            return args["x"]
+
+        patched.set_model_patch(read, "attn1_patch")
+        return io.NodeOutput(patched)
+
+
 class PatchObject(io.ComfyNode):
     """A MODEL with an object patch that does nothing, at any place."""
 
@@ -305,7 +346,7 @@ class PatchExtension(ComfyExtension):
     """The nodes of this file."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [PatchModel, ReplaceForward, PatchObject]
+        return [PatchModel, ReplaceForward, ReadOptions, PatchObject]
 
 
 async def comfy_entrypoint() -> PatchExtension:

@@ -1,15 +1,28 @@
 """Patches of other nodes give on our MODEL what they give on core's: docs/compatibility.md."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from .graphs import Prompt, memory, moe_sampler, node
+from .graphs import (
+    VAE_22,
+    Prompt,
+    image_to_video,
+    memory,
+    model,
+    moe_sampler,
+    node,
+    random_text,
+    save,
+    vae,
+)
 from .server import ComfyServer
 from .stock import (
     LORA,
     T2V_HIGH,
     T2V_LOW,
+    TI2V,
     difference,
     empty_latent,
     ksampler,
@@ -112,3 +125,66 @@ def test_streamed_experts_with_loras_in_our_sampler(
             options = {"steps": 2, "boundary": 0.875, "cfg_low": 2.0, "shift": 5.0}
             prompt |= moe_sampler(name, **links, **text, latent_image=("latent", 0), **options)
     check(comfy_server, prompt, kinds)
+
+
+def test_frames_with_timesteps_of_their_own(comfy_server: ComfyServer):
+    """The 5B's first frame has timestep 0."""
+    kinds = {kind: kind for kind in ("enhance_motion", "replace_inputs", "wrap_blocks")}
+    size = {"width": 64, "height": 64, "length": 9}
+    start = node("WanDuetTestImage", seed=1, width=64, height=64, count=1, channels=3)
+    prompt = {**vae(VAE_22), "start": start}
+    text = {"positive": ("positive", 0), "negative": ("negative", 0)}
+    prompt |= image_to_video(**text, start_image=("start", 0), **size)
+    for who, nodes in loaders(TI2V).items():
+        prompt |= nodes
+        for kind in ("", *kinds):
+            name = f"{who}_{kind}"
+            prompt |= patched(who, f"{name}_patched", kind)
+            sampled = {"latent_image": ("size", 2), "steps": 2}
+            prompt |= ksampler((f"{name}_patched", 0), name, **sampled)
+    check(comfy_server, prompt, kinds)
+
+
+def test_in_16_bit(comfy_server: ComfyServer):
+    """Patches meet tensors of one dtype; the result is that of fp32 but for the rounding."""
+    kinds = ("override_attention", "guide_text", "enhance_motion", "patch_self_attention")
+    prompt = {**empty_latent(**SIZES), **model(T2V_HIGH, "fp32")}
+    prompt |= model(T2V_HIGH, "bf16", precision="bf16")
+    for precision in ("fp32", "bf16"):
+        for kind in kinds:
+            name = f"{precision}_{kind}"
+            prompt |= patched(precision, f"{name}_patched", kind)
+            prompt |= ksampler((f"{name}_patched", 0), name, steps=2)
+    names = [f"{precision}_{kind}" for precision in ("fp32", "bf16") for kind in kinds]
+    saved = run_to_tensors(comfy_server, prompt, {name: (name, 0) for name in names})
+    for kind in kinds:
+        exact = saved[f"fp32_{kind}"]
+        assert (saved[f"bf16_{kind}"] - exact).norm() < 0.02 * exact.norm(), kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"), [("override_attention", 2), ("halve_last_block", 0), ("wrap_blocks", 2)]
+)
+def test_what_patched_blocks_go_without_is_said_once(
+    comfy_server: ComfyServer, kind: str, count: int
+):
+    prompt = {**random_text(), **empty_latent(**SIZES), **model(T2V_HIGH)}
+    prompt["sparse"] = node("WanDuetTestSparseAttention", model=("model", 0), name="patched_sparse")
+    prompt |= patched("sparse", "patched", kind)
+    prompt |= ksampler(("patched", 0), "sampler", steps=2, cfg=3.0)
+    result = comfy_server.run(prompt | save("patched", latent=("sampler", 0)))
+    assert result.status == "success", result.error
+    said = [text for text in result.texts("sampler") if "Other nodes patch" in text]
+    assert len(said) == bool(count)
+    assert all(f"patch {count} of 2 blocks" in text and "sparse attention" in text for text in said)
+
+
+def test_patches_know_where_they_are(comfy_server: ComfyServer):
+    prompt = {**random_text(), **empty_latent(**SIZES), **model(T2V_HIGH)}
+    prompt["read"] = node("WanDuetTestReadOptions", model=("model", 0), name="read_options")
+    prompt |= ksampler(("read", 0), "sampler", steps=1)
+    result = comfy_server.run(prompt | save("read", latent=("sampler", 0)))
+    assert result.status == "success", result.error
+    lines = [json.loads(line) for line in (comfy_server.output / "read_options.jsonl").open()]
+    shared = {"total_blocks": 2, "block_type": "double", "grid_sizes": [3, 2, 3]}
+    assert lines == [{"block_index": i, **shared} for i in range(2)]
