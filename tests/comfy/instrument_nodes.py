@@ -323,7 +323,7 @@ class SparseAttention(io.ComfyNode):
 
 
 class AttachHook(io.ComfyNode):
-    """A MODEL with a hook that does nothing: a patch, or a replacement in some place and layer."""
+    """A MODEL with a hook that does nothing: a patch, a wrapper, a replacement of some layer."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -332,7 +332,7 @@ class AttachHook(io.ComfyNode):
             category="WanDuet tests",
             inputs=[
                 io.Model.Input("model"),
-                io.Combo.Input("kind", options=["patch", "replacement", "option"]),
+                io.Combo.Input("kind", options=["patch", "replacement", "wrapper"]),
                 io.String.Input("name"),
                 io.Int.Input("layer", default=0),
             ],
@@ -351,7 +351,7 @@ class AttachHook(io.ComfyNode):
         elif kind == "replacement":
             patched.set_model_patch_replace(replacement, "dit", name, layer)
         else:
-            patched.model_options["transformer_options"][name] = replacement
+            patched.add_wrapper_with_key(name, "test", replacement)
         return io.NodeOutput(patched)
 
 

@@ -11,11 +11,10 @@ from .stock import T2V_HIGH, empty_latent, ksampler
 pytestmark = pytest.mark.comfy
 
 UNKNOWN = [
-    ("patch", {"name": "attn2_patch"}, "attn2_patch"),
+    ("patch", {"name": "middle_patch"}, "middle_patch"),
     ("replacement", {"name": "double_block", "layer": 2}, "dit double_block 2"),
     ("replacement", {"name": "single_block"}, "dit single_block 0"),
-    ("option", {"name": "optimized_attention_override"}, "optimized_attention_override"),
-    ("option", {"name": "rope_options"}, "rope_options"),
+    ("wrapper", {"name": "every_block"}, "wrapper every_block"),
 ]
 
 
@@ -30,7 +29,7 @@ def warnings(server: ComfyServer, prompt: Prompt, **options: Any) -> list[str]:
     prompt |= ksampler(("hooked", 0), "sampler", **options)
     result = server.run(prompt | save("hooked", latent=("sampler", 0)))
     assert result.status == "success", result.error
-    return [text for text in result.texts("sampler") if "have no effect" in text]
+    return [text for text in result.texts("sampler") if "no effect" in text]
 
 
 @pytest.mark.parametrize(("kind", "options", "said"), UNKNOWN)
@@ -45,12 +44,12 @@ def test_it_is_named_once_in_a_run(comfy_server: ComfyServer, kind: str, options
 def test_several_are_named_together(comfy_server: ComfyServer):
     prompt = {
         **model(T2V_HIGH),
-        **hook("model", "first", "patch", name="attn1_patch"),
+        **hook("model", "first", "patch", name="attn1_output_patch"),
         **hook("first", "second", "replacement", name="double_block"),
         **hook("second", "hooked", "replacement", name="double_block", layer=7),
     }
     (text,) = warnings(comfy_server, prompt)
-    assert "Got attn1_patch, dit double_block 7, need" in text
+    assert "Got attn1_output_patch, dit double_block 7, need" in text
 
 
 def test_nothing_is_said_of_replaced_blocks(comfy_server: ComfyServer):
@@ -58,3 +57,44 @@ def test_nothing_is_said_of_replaced_blocks(comfy_server: ComfyServer):
         options = {"name": "double_block", "layer": layer}
         prompt = {**model(T2V_HIGH), **hook("model", "hooked", "replacement", **options)}
         assert not warnings(comfy_server, prompt)
+
+
+def object_patch(name: str) -> Prompt:
+    hooked = {"hooked": node("WanDuetTestPatchObject", model=("model", 0), name=name)}
+    return {**model(T2V_HIGH), **hooked}
+
+
+@pytest.mark.parametrize("name", ["head.forward", "patch_embedding.forward", "unpatchify"])
+def test_patched_parts_that_are_not_used_as_in_cores_model(comfy_server: ComfyServer, name: str):
+    (text,) = warnings(comfy_server, object_patch(f"diffusion_model.{name}"), cfg=3.0)
+    assert f"Got diffusion_model.{name}, need" in text
+
+
+@pytest.mark.parametrize("name", ["rope_embedder", "blocks.1.cross_attn.forward", "blocks.0"])
+def test_nothing_is_said_of_parts_that_are(comfy_server: ComfyServer, name: str):
+    assert not warnings(comfy_server, object_patch(f"diffusion_model.{name}"))
+
+
+@pytest.mark.parametrize(
+    ("hooked", "said"),
+    [
+        (object_patch("diffusion_model.vace_blocks"), "Got diffusion_model.vace_blocks, need"),
+        (
+            {**model(T2V_HIGH), "hooked": node("WanDuetTestReplaceForward", model=("model", 0))},
+            "Use 'Wan step cache' in place of",
+        ),
+    ],
+)
+def test_what_cannot_run_is_refused_in_a_sentence(
+    comfy_server: ComfyServer, hooked: Prompt, said: str
+):
+    prompt = {**random_text(), **empty_latent(), **hooked, **ksampler(("hooked", 0), "sampler")}
+    result = comfy_server.run(prompt | save("hooked", latent=("sampler", 0)))
+    assert result.status == "error"
+    assert said in result.error
+    assert len(result.error) < 600
+    # The model is none the worse for it.
+    assert not warnings(
+        comfy_server,
+        {**model(T2V_HIGH), **hook("model", "hooked", "replacement", name="double_block")},
+    )

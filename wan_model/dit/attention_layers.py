@@ -65,8 +65,8 @@ class SelfAttention(_Projections):
 
         Norms and rotation are done in fp32 and rounded once.
         """
-        q = rotate(self.heads(self.norm_q(self.q(h))), angles).to(self.compute_dtype)
-        k = rotate(self.heads(self.norm_k(self.k(h))), angles).to(self.compute_dtype)
+        q = rotate(self.heads(self.norm_q(self.q(h).float())), angles).to(self.compute_dtype)
+        k = rotate(self.heads(self.norm_k(self.k(h).float())), angles).to(self.compute_dtype)
         for target, part in zip(qkv, (q, k, self.heads(self.v(h))), strict=True):
             target.copy_(part)
 
@@ -76,9 +76,8 @@ class CrossAttention(_Projections):
 
     def keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Returns k, v (B, S, H, D) of the embedded text."""
-        k = self.norm_k(self.k(text)).to(self.compute_dtype)
-        return self.heads(k), self.heads(self.v(text))
+        return self.heads(self.norm_k(self.k(text))), self.heads(self.v(text))
 
     def queries(self, h: Tensor) -> Tensor:
         """Returns q (B, L, H, D) for a run of tokens."""
-        return self.heads(self.norm_q(self.q(h)).to(self.compute_dtype))
+        return self.heads(self.norm_q(self.q(h)))

@@ -1,4 +1,4 @@
-"""Normalisation with fp32 statistics and fp32 results, whatever comes in.
+"""Normalisation in fp32, whatever comes in.
 
 Small weights may be left on the host by a memory manager; they are brought to x when used.
 """
@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the whole hidden width, before the split into heads."""
+    """x / rms(x) * weight over the whole hidden width, before the split into heads.
+
+    The result has the dtype of x: whoever rotates it gives fp32, so that it is rounded once.
+    """
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -17,9 +20,9 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(dim), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns fp32 (..., dim)."""
+        """Returns (..., dim)."""
         weight = self.weight.to(x.device, torch.float32)
-        return F.rms_norm(x.float(), weight.shape, weight, self.eps)
+        return F.rms_norm(x.float(), weight.shape, weight, self.eps).to(x.dtype)
 
 
 class LayerNorm(nn.Module):

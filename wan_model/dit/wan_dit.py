@@ -71,6 +71,7 @@ class WanDiT(nn.Module):
         precision: Precision,
         attention: AttentionFn,
         linear: type[Linear] = Linear,
+        block: type[Block] = Block,
     ) -> None:
         super().__init__()
         self.config = config
@@ -90,7 +91,7 @@ class WanDiT(nn.Module):
         )
         self.time_projection = nn.Sequential(nn.SiLU(), linear(dim, 6 * dim, compute_dtype=fp32))
         self.blocks = nn.ModuleList(
-            Block(config, precision, linear) for _ in range(config.num_layers)
+            block(config, precision, linear) for _ in range(config.num_layers)
         )
         self.head = Head(config, linear)
 

@@ -13,16 +13,18 @@ from torch import Tensor
 
 from ....wan_model.attention import AttentionFn, FirstPasses, guarded
 from ....wan_model.dit import WanDiT
-from .forward_pass import ForwardPass
+from .core_attributes import CoreAttributes
+from .core_block import CoreBlock
+from .core_positions import core_embedder
+from .forward_pass import ForwardPass, ModelInputs
 from .pool import ExpertPool
 
 
-class ComfyWanDiT(WanDiT):
+class ComfyWanDiT(CoreAttributes, WanDiT):
     """What other nodes attach to a MODEL is the business of `ForwardPass`."""
 
     dtype = torch.float32
     """What ComfyUI hands inputs over in: latents and text stay fp32 up to the first block."""
-    patch_size = (1, 2, 2)
     pool: weakref.ref[ExpertPool] | None = None
     """Where the weights come from; None if they are all in place. It refers to this, so it is
     owned by the model around this."""
@@ -30,7 +32,8 @@ class ComfyWanDiT(WanDiT):
     """Number of this in the pool."""
 
     def __init__(self, *args: Any, attention: AttentionFn, **kwargs: Any) -> None:
-        super().__init__(*args, attention=guarded(attention), **kwargs)
+        super().__init__(*args, attention=guarded(attention), block=CoreBlock, **kwargs)
+        self.rope_embedder = core_embedder(self.config.head_dim)
         self.first_passes = FirstPasses()
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -58,13 +61,16 @@ class ComfyWanDiT(WanDiT):
         transformer_options: dict[str, Any] | None = None,
         **_: Any,
     ) -> Tensor:
+        if "forward_orig" in vars(self):
+            CoreAttributes.forward_orig(self)
         frames, height, width = x.shape[2:]
         x = self._padded(x, time_dim_concat)
         channels = self.config.out_channels
         cond = x[:, channels:] if self.config.cond_channels else None
         velocity = partial(self.velocity, x[:, :channels], timestep, context, cond)
         # The options that come out of the wrappers, which may have changed them.
-        velocity = self._pass(transformer_options or {}).run(velocity)
+        inputs = ModelInputs(x, timestep)
+        velocity = self._pass(transformer_options or {}).run(velocity, inputs)
         return velocity[:, :, :frames, :height, :width]
 
     def _pass(self, options: dict[str, Any]) -> ForwardPass:

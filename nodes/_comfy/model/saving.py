@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Any
 
 import comfy.lora
-import comfy.model_patcher
 import comfy.utils
 import torch
 from comfy import quant_ops
@@ -18,6 +17,7 @@ from ....wan_model.loading.encodings import encoding_of
 from ....wan_model.loading.writer import weight_tensors
 from ....wan_model.quant import SCALED, Linear, StoredWeight
 from .low_rank import PREFIX, Patches
+from .object_patches import PatchablePatcher
 
 IN_FILES = "model.diffusion_model."
 """What ComfyUI puts before the names of a transformer's tensors."""
@@ -29,11 +29,11 @@ a `scaled_fp8` tensor, whose two elements ask for matmuls in full precision, and
 NOTES = set(quant_ops.QUANT_ALGOS) if hasattr(comfy.utils, "convert_old_quants") else set[str]()
 """Notes that this ComfyUI reads beside weights; before 0.4 it read none."""
 
-PATCHER_SAVES = hasattr(comfy.model_patcher.ModelPatcher, "model_state_dict_for_saving")
+PATCHER_SAVES = hasattr(PatchablePatcher, "model_state_dict_for_saving")
 """Whether the patcher gives what is saved, with patches that are not merged."""
 
 
-class SavingPatcher(comfy.model_patcher.ModelPatcher):
+class SavingPatcher(PatchablePatcher):
     """A patcher that gives our transformer's tensors as files hold them."""
 
     def model_state_dict_for_saving(self, model: Any = None, prefix: str = "") -> dict[str, Tensor]:

@@ -1,12 +1,24 @@
 """Which hooks of other nodes our forward pass does not honour."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from comfy.patcher_extension import WrappersMP
+
+from .core_hooks import PATCHES
 from .patched_blocks import BLOCK, BLOCKS
 
-UNKNOWN_OPTIONS = ("optimized_attention_override", "rope_options")
-"""Transformer options that core's Wan model honours and ours does not."""
+WRAPPERS = {kind for name, kind in vars(WrappersMP).items() if name.isupper()}
+"""Kinds that ComfyUI's sampling or our forward pass calls."""
+
+ROOT = "diffusion_model."
+HONOURED = re.compile(
+    r"forward|_forward|forward_orig|rope_encode|rope_embedder(\..+)?|attend"
+    r"|(text_embedding|time_embedding|time_projection)(\..+)?"
+    r"|blocks\.\d+(\.forward|\.modulation|\.(self_attn|cross_attn|ffn|norm[123])(\..+)?)?"
+)
+"""Attributes of our transformer that it uses as core's does: what stands there is called alike."""
 
 
 def unknown_hooks(options: Mapping[str, Any], num_blocks: int) -> tuple[str, ...]:
@@ -19,13 +31,23 @@ def unknown_hooks(options: Mapping[str, Any], num_blocks: int) -> tuple[str, ...
     return tuple(dict.fromkeys(_unknown(options, num_blocks)))
 
 
+def unknown_object_patches(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns those names of object patches that our transformer does not use as core's does."""
+    inside = (name.removeprefix(ROOT) for name in names if name.startswith(ROOT))
+    return tuple(ROOT + name for name in inside if not HONOURED.fullmatch(name))
+
+
 def _unknown(options: Mapping[str, Any], num_blocks: int) -> Iterator[str]:
-    yield from (name for name in UNKNOWN_OPTIONS if options.get(name))
-    yield from (name for name, functions in options.get("patches", {}).items() if functions)
+    for name, functions in options.get("patches", {}).items():
+        if functions and name not in PATCHES:
+            yield name
     for place, replacements in options.get("patches_replace", {}).items():
         for key in replacements:
             if place != BLOCKS or not _is_block(key, num_blocks):
                 yield f"{place} {_shown(key)}"
+    for kind, wrappers in options.get("wrappers", {}).items():
+        if any(wrappers.values()) and kind not in WRAPPERS:
+            yield f"wrapper {kind}"
 
 
 def _is_block(key: Any, num_blocks: int) -> bool:

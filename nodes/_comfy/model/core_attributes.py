@@ -1,0 +1,115 @@
+"""What nodes for core's Wan model look up on it beside layers."""
+
+from typing import Any, NoReturn
+
+from torch import Tensor, nn
+
+from ....wan_model.config import DiTConfig
+from ....wan_model.errors import PairingError
+from .core_positions import positions
+
+
+class CoreAttributes(nn.Module):
+    """Mixin of a transformer with a `config`."""
+
+    config: DiTConfig
+    rope_embedder: nn.Module
+    patch_size = (1, 2, 2)
+    model_type = "t2v"
+    """To core an "i2v" model is one with an embedding of the start image, as Wan2.1 has."""
+    img_emb = ref_conv = None
+
+    @property
+    def dim(self) -> int:
+        """Hidden width."""
+        return self.config.dim
+
+    @property
+    def ffn_dim(self) -> int:
+        """Inner width of the feed-forward layers."""
+        return self.config.ffn_dim
+
+    @property
+    def freq_dim(self) -> int:
+        """Width of the timestep's sinusoids."""
+        return self.config.freq_dim
+
+    @property
+    def text_dim(self) -> int:
+        """Width of the text encoder's output."""
+        return self.config.text_dim
+
+    @property
+    def text_len(self) -> int:
+        """Tokens that text is padded to."""
+        return self.config.text_len
+
+    @property
+    def in_dim(self) -> int:
+        """Channels of the input."""
+        return self.config.in_channels
+
+    @property
+    def out_dim(self) -> int:
+        """Channels of the latent."""
+        return self.config.out_channels
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads of a layer."""
+        return self.config.num_heads
+
+    @property
+    def num_layers(self) -> int:
+        """Number of blocks."""
+        return self.config.num_layers
+
+    def rope_encode(
+        self,
+        t: int,
+        h: int,
+        w: int,
+        t_start: float = 0,
+        steps_t: int | None = None,
+        steps_h: int | None = None,
+        steps_w: int | None = None,
+        device: Any = None,
+        dtype: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """Returns the rotations of a video's tokens, fp32 (1, L, 1, P, 2, 2).
+
+        Args:
+            t: latent frames.
+            h: height of the latent.
+            w: width of the latent.
+            t_start: place of the first frame.
+            steps_t: tokens along time, unless there is one for each place.
+            steps_h: along the height.
+            steps_w: along the width.
+            device: that positions are made on.
+            dtype: of positions.
+            transformer_options: ComfyUI's.
+        """
+        sizes = (t, (h + 1) // 2, (w + 1) // 2)
+        steps = tuple(
+            size if step is None else step
+            for size, step in zip(sizes, (steps_t, steps_h, steps_w), strict=True)
+        )
+        options = transformer_options or {}
+        ids = positions(sizes, (t_start, 0, 0), steps, options, device, dtype)  # pyright: ignore[reportArgumentType]
+        return self.rope_embedder(ids).movedim(1, 2)
+
+    def forward_orig(self, *_: Any, **__: Any) -> NoReturn:
+        """Stands for the inside of core's forward pass, which some nodes replace.
+
+        Raises:
+            PairingError: says what to use in place of such a node.
+        """
+        raise PairingError(
+            "Another node replaces the inside of ComfyUI's own Wan model. Got one of 'Load Wan "
+            "model' or 'Load Wan experts', which computes in its own way, need one of ComfyUI's "
+            "'Load Diffusion Model'. Use 'Wan step cache' in place of nodes such as TeaCache or "
+            "MagCache, or load the model with 'Load Diffusion Model'."
+        )

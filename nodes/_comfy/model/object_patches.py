@@ -1,0 +1,52 @@
+"""A patcher that says which object patches of other nodes our transformer cannot have."""
+
+import logging
+from typing import Any
+
+import comfy.model_patcher
+
+from ....wan_model.errors import PairingError
+from ..host import runtime
+from .unknown_hooks import ROOT, unknown_object_patches
+
+ADVICE = "Remove the node that adds them, or load the model with 'Load Diffusion Model'."
+
+
+class PatchablePatcher(comfy.model_patcher.ModelPatcher):
+    """Speaks up where patches are put in place, and where a run begins."""
+
+    def patch_model(self, *args: Any, **kwargs: Any) -> Any:
+        """Puts weights and patches in place.
+
+        Raises:
+            PairingError: if a patch is for a part that core's Wan model has and ours has not.
+        """
+        missing = [
+            name for name in self.object_patches if name.startswith(ROOT) and not self._has(name)
+        ]
+        if missing:
+            raise PairingError(
+                f"Some patches do not fit this model. Got {', '.join(missing)}, need parts that "
+                f"the model of 'Load Wan model' and 'Load Wan experts' has. {ADVICE}"
+            )
+        return super().patch_model(*args, **kwargs)
+
+    def pre_run(self) -> None:
+        """Called when a run begins."""
+        unknown = unknown_object_patches(self.object_patches)
+        if unknown:
+            runtime.show(
+                runtime.running_node(),
+                f"Some patches may have no effect on this model. Got {', '.join(unknown)}, need "
+                f"patches of what is inside of its blocks. {ADVICE}",
+                level=logging.WARNING,
+            )
+        super().pre_run()
+
+    def _has(self, name: str) -> bool:
+        part = self.model
+        for step in name.split("."):
+            if not hasattr(part, step):
+                return False
+            part = getattr(part, step)
+        return True
