@@ -11,6 +11,7 @@ from ._comfy.model import facts
 from ._comfy.sampling import samplers
 from ._comfy.sampling.guider import Expert, MoEGuider
 from ._comfy.sampling.run import sample_latent
+from ._comfy.sampling.run_shift import at_shift
 from ._report import check_choices, reports_errors
 
 
@@ -79,6 +80,7 @@ class WanDuetMoESampler(io.ComfyNode):
         facts.check_latent(high, latent_image["samples"])
         facts.check_conditionings(high, positive, negative)
         facts.check_picture_length(positive, negative, latent_image["samples"])
+        shift, said = settings.shift_of_run(shift, model_high, model_low)
         chosen = settings.resolve(
             high.official,
             steps=steps,
@@ -92,11 +94,11 @@ class WanDuetMoESampler(io.ComfyNode):
             sigmas, start_at_step, end_at_step, return_with_leftover_noise == "disable"
         )
         two = model_low is not None
-        text = _plan_text(high, chosen, sigmas, sampler, scheduler, two)
+        text = "\n".join([_plan_text(high, chosen, sigmas, sampler, scheduler, two), *said])
         runtime.show(cls.hidden.unique_id, text)
         guider = MoEGuider(
-            Expert(model_high, chosen.cfg_high),
-            Expert(model_low, chosen.cfg_low) if two else None,
+            Expert(at_shift(model_high, chosen.shift), chosen.cfg_high),
+            Expert(at_shift(model_low, chosen.shift), chosen.cfg_low) if two else None,
             chosen.boundary,
             heading=text,
         )

@@ -1,14 +1,20 @@
 """Sampling settings: widgets shared by the sampling nodes, and what 0 and -1 stand for."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from comfy_api.latest import io
 
 from ..wan_model.config import OFFICIAL, OfficialSettings
 from ..wan_model.errors import SettingsError
-from ._comfy.sampling import samplers
+from ._comfy.sampling import run_shift, samplers
 
 T2V = OFFICIAL["t2v"]
+
+SHIFT_TOOLTIP = (
+    "Moves steps towards high noise. 0: the official value, 12 for T2V, 5 for I2V and 5B, or that "
+    "of ModelSamplingSD3 in front. 4-step LoRAs are made for 5; 3 is advised for I2V at 480p."
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,29 @@ def resolve(
     )
 
 
+def shift_of_run(shift: float, *models: Any) -> tuple[float, list[str]]:
+    """Returns what a shift widget means with these MODELs, and what is to be said of it.
+
+    Args:
+        shift: the widget's value. At 0 and below, that of a node in front counts, if there is one.
+        models: the experts, or None where there is none.
+    """
+    said = [
+        f"{name} has no effect here: Wan's schedule is that of a flow with a shift."
+        for name in dict.fromkeys(run_shift.sampling_in_front(m) for m in models if m is not None)
+        if name is not None
+    ]
+    front = [found for found in run_shift.shifts_in_front(*models) if found > 0]
+    named = " and ".join(f"{found:g}" for found in front)
+    if shift > 0 and front and front != [shift]:
+        said.append(f"The MODEL's shift {named} is not used: this node's is {shift:g}, 0 takes it.")
+    elif shift <= 0 and front:
+        one = f", of {named}: a run has one" if len(front) > 1 else ""
+        said.append(f"shift {front[0]:g} from the MODEL{one}")
+        shift = front[0]
+    return shift, said
+
+
 def steps_input() -> io.Int.Input:
     """Number of steps over both experts."""
     return io.Int.Input(
@@ -76,7 +105,7 @@ def cfg_input(which: str, values: str) -> io.Float.Input:
     )
 
 
-def shift_input() -> io.Float.Input:
+def shift_input(*, optional: bool = False, tooltip: str = SHIFT_TOOLTIP) -> io.Float.Input:
     """Shift of the noise schedule."""
     return io.Float.Input(
         "shift",
@@ -85,8 +114,8 @@ def shift_input() -> io.Float.Input:
         max=100.0,
         step=0.5,
         round=0.01,
-        tooltip="Moves steps towards high noise. 0: the official value, 12 for T2V, 5 for I2V and "
-        "5B. 4-step LoRAs are made for 5; 3 is advised for I2V at 480p.",
+        optional=optional,
+        tooltip=tooltip,
     )
 
 
