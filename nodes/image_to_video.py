@@ -13,6 +13,7 @@ from ..wan_model.conditioning import (
     condition_video,
     fit_bicubic,
     fit_lanczos,
+    in_colour,
     known_frames_mask,
     resize_bicubic,
 )
@@ -45,9 +46,9 @@ class Pictures:
         return self.start if self.start is not None else self.end
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Pictures":
-        """Returns the pictures, changed; an alpha channel is dropped."""
+        """Returns the pictures in colour, changed."""
         both = (self.start, self.end)
-        return Pictures(*(None if p is None else change(p[..., :3]) for p in both))
+        return Pictures(*(None if p is None else change(in_colour(p)) for p in both))
 
     def describe(self) -> str:
         """Says what the video is made from."""
