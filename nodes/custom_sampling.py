@@ -74,7 +74,7 @@ class WanDuetMoEGuider(io.ComfyNode):
         high = facts.model_facts(model_high)
         if model_low is not None:
             facts.check_experts(high, facts.model_facts(model_low))
-        facts.check_conditionings(high, positive, negative)
+        unread = facts.check_conditionings(high, positive, negative)
         shift, said = settings.shift_of_run(shift, model_high, model_low)
         chosen = settings.resolve(
             high.official, shift=shift, boundary=boundary, cfg_high=cfg_high, cfg_low=cfg_low
@@ -88,7 +88,9 @@ class WanDuetMoEGuider(io.ComfyNode):
         cfg = f"{chosen.cfg_high:g}" if low is None else f"{chosen.cfg_high:g} | {chosen.cfg_low:g}"
         switch = "" if low is None else f", boundary {chosen.boundary:g}"
         text = f"{high.label}\ncfg {cfg}{switch}, shift {chosen.shift:g}"
-        runtime.show(cls.hidden.unique_id, "\n".join([text, *said]))
+        if low is None and high.expert is not None:
+            said.append(f"The {high.expert}-noise expert runs alone, at all noise levels.")
+        runtime.show(cls.hidden.unique_id, "\n".join([text, *said, *unread]))
         return io.NodeOutput(guider)
 
 
