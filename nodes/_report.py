@@ -4,13 +4,17 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, TypeVar
 
-from ..wan_model.errors import MemoryLimitError, WanError
+from ..wan_model.errors import MemoryLimitError, RelativeError, WanError
 
 MAX_LISTED = 12
 """Choices that a message names."""
 
 LIMITS_ADVICE = (
     "Limits are inputs of the 'Wan memory' node: 0 leaves the VRAM budget open, -1 any other."
+)
+
+RELATIVES_ADVICE = (
+    "Or load this one with ComfyUI's 'Load Diffusion Model': 'Wan sampler' takes both its experts."
 )
 
 Execute = TypeVar("Execute", bound=Callable[..., Any])
@@ -41,6 +45,8 @@ def reports_errors(execute: Execute) -> Execute:
 def _for_the_editor(error: WanError) -> str:
     if isinstance(error, MemoryLimitError) and error.limits:
         return f"{error} {LIMITS_ADVICE}"
+    if isinstance(error, RelativeError):
+        return f"{error} {RELATIVES_ADVICE}"
     return str(error)
 
 

@@ -10,10 +10,16 @@ from ._comfy.host import runtime
 from ._comfy.model import facts
 from ._comfy.sampling import samplers
 from ._comfy.sampling.guider import Expert, MoEGuider
+from ._comfy.sampling.run_shift import at_shift
 from ._report import check_choices, reports_errors
 from .widgets import widgets
 
 CATEGORY = "Wan 2.2/custom sampling"
+
+SHIFT_OF_SIGMAS = (
+    "Shift of the sigmas that will be run: percentages of other nodes, hooks and some samplers "
+    "follow it. 0: the official value, as in 'Wan sigmas', or that of ModelSamplingSD3 in front."
+)
 
 
 class WanDuetMoEGuider(io.ComfyNode):
@@ -44,6 +50,7 @@ class WanDuetMoEGuider(io.ComfyNode):
                     "negative", tooltip="Negative prompt, with images if there are any."
                 ),
                 *widgets("cfg_high", "cfg_low", "boundary"),
+                *widgets("shift", optional=True, tooltip=SHIFT_OF_SIGMAS),
             ],
             outputs=[io.Guider.Output(display_name="guider")],
             hidden=[io.Hidden.unique_id],
@@ -60,21 +67,29 @@ class WanDuetMoEGuider(io.ComfyNode):
         cfg_low: float,
         boundary: float,
         model_low: Any = None,
+        shift: float = 0.0,
     ) -> io.NodeOutput:
         """Makes the guider."""
         high = facts.model_facts(model_high)
         if model_low is not None:
             facts.check_experts(high, facts.model_facts(model_low))
-        facts.check_conditionings(high, positive, negative)
+        unread = facts.check_conditionings(high, positive, negative)
+        shift, said = settings.shift_of_run(shift, model_high, model_low)
         chosen = settings.resolve(
-            high.official, boundary=boundary, cfg_high=cfg_high, cfg_low=cfg_low
+            high.official, shift=shift, boundary=boundary, cfg_high=cfg_high, cfg_low=cfg_low
         )
-        low = None if model_low is None else Expert(model_low, chosen.cfg_low)
-        guider = MoEGuider(Expert(model_high, chosen.cfg_high), low, chosen.boundary)
+        first = Expert(at_shift(model_high, chosen.shift), chosen.cfg_high)
+        low = None
+        if model_low is not None:
+            low = Expert(at_shift(model_low, chosen.shift), chosen.cfg_low)
+        guider = MoEGuider(first, low, chosen.boundary)
         guider.set_conds(positive, negative)
         cfg = f"{chosen.cfg_high:g}" if low is None else f"{chosen.cfg_high:g} | {chosen.cfg_low:g}"
         switch = "" if low is None else f", boundary {chosen.boundary:g}"
-        runtime.show(cls.hidden.unique_id, f"{high.label}\ncfg {cfg}{switch}")
+        text = f"{high.label}\ncfg {cfg}{switch}, shift {chosen.shift:g}"
+        if low is None and high.expert is not None:
+            said.append(f"The {high.expert}-noise expert runs alone, at all noise levels.")
+        runtime.show(cls.hidden.unique_id, "\n".join([text, *said, *unread]))
         return io.NodeOutput(guider)
 
 
@@ -134,14 +149,15 @@ class WanDuetSigmas(io.ComfyNode):
     ) -> io.NodeOutput:
         """Makes the list and counts the high-noise steps."""
         official = settings.T2V if model is None else facts.model_facts(model).official
+        shift, said = settings.shift_of_run(shift, model)
         chosen = settings.resolve(official, steps=steps, shift=shift, boundary=boundary)
         sigmas = samplers.make_schedule(sampler, scheduler, chosen.steps, chosen.shift, denoise)
         switch_step = count_high_noise_steps(sigmas, chosen.boundary)
-        runtime.show(
-            cls.hidden.unique_id,
+        text = (
             f"High {switch_step} | Low {max(0, len(sigmas) - 1) - switch_step} "
-            f"(shift {chosen.shift:g}, boundary {chosen.boundary:g})",
+            f"(shift {chosen.shift:g}, boundary {chosen.boundary:g})"
         )
+        runtime.show(cls.hidden.unique_id, "\n".join([text, *said]))
         return io.NodeOutput(sigmas, switch_step)
 
 

@@ -13,6 +13,7 @@ from ..wan_model.conditioning import (
     condition_video,
     fit_bicubic,
     fit_lanczos,
+    in_colour,
     known_frames_mask,
     resize_bicubic,
 )
@@ -43,9 +44,9 @@ class Images:
         return self.start if self.start is not None else self.end
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Images":
-        """Returns the images, changed; an alpha channel is dropped."""
+        """Returns the images in colour, changed."""
         both = (self.start, self.end)
-        return Images(*(None if p is None else change(p[..., :3]) for p in both))
+        return Images(*(None if p is None else change(in_colour(p)) for p in both))
 
     def describe(self) -> str:
         """Says what the video is made from."""

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..wan_model.config import DiTConfig
 from ..wan_model.errors import PairingError
-from ..wan_model.loading import Checkpoint, guess_expert, open_checkpoint
+from ..wan_model.loading import Checkpoint, guess_pair, open_checkpoint
 from ..wan_model.offload import Limits
 from ._comfy.host import runtime
 from ._comfy.model.attention_choice import choose as choose_attention
@@ -242,8 +242,8 @@ def _pair_problem(high: str | None, low: str | None) -> str | None:
             f"Both experts are the same file. Got {high} twice, need the high-noise and the "
             "low-noise file. Choose the other one in one of the two."
         )
-    found = [guess_expert(runtime.model_path("diffusion_models", name)) for name in (high, low)]
-    if found == ["low", "high"]:
+    found = guess_pair(*(runtime.model_path("diffusion_models", name) for name in (high, low)))
+    if found == ("low", "high"):
         return (
             f"These look swapped, judging by the file names. Got {high} as high_noise_model and "
             f"{low} as low_noise_model, need them the other way round. Swap them."

@@ -10,7 +10,8 @@ from ._comfy.host import runtime
 from ._comfy.model import facts
 from ._comfy.sampling import samplers
 from ._comfy.sampling.guider import Expert, MoEGuider
-from ._comfy.sampling.run import sample_latent
+from ._comfy.sampling.run import as_video, sample_latent
+from ._comfy.sampling.run_shift import at_shift
 from ._report import check_choices, reports_errors
 from .widgets import widgets
 
@@ -90,9 +91,11 @@ class WanDuetMoESampler(io.ComfyNode):
         high = facts.model_facts(model_high)
         if model_low is not None:
             facts.check_experts(high, facts.model_facts(model_low))
+        latent_image = as_video(model_high, latent_image)
         facts.check_latent(high, latent_image["samples"])
-        facts.check_conditionings(high, positive, negative)
-        facts.check_image_length(positive, negative, latent_image["samples"])
+        unread = facts.check_conditionings(high, positive, negative)
+        facts.check_image_length(high, positive, negative, latent_image["samples"])
+        shift, said = settings.shift_of_run(shift, model_high, model_low)
         chosen = settings.resolve(
             high.official,
             steps=steps,
@@ -106,11 +109,13 @@ class WanDuetMoESampler(io.ComfyNode):
             sigmas, start_at_step, end_at_step, return_with_leftover_noise == "disable"
         )
         two = model_low is not None
-        text = _plan_text(high, chosen, sigmas, sampler, scheduler, two)
+        text = "\n".join(
+            [_plan_text(high, chosen, sigmas, sampler, scheduler, two), *said, *unread]
+        )
         runtime.show(cls.hidden.unique_id, text)
         guider = MoEGuider(
-            Expert(model_high, chosen.cfg_high),
-            Expert(model_low, chosen.cfg_low) if two else None,
+            Expert(at_shift(model_high, chosen.shift), chosen.cfg_high),
+            Expert(at_shift(model_low, chosen.shift), chosen.cfg_low) if two else None,
             chosen.boundary,
             heading=text,
         )
@@ -162,9 +167,14 @@ def _plan_text(
     """Says what will run, with the values chosen automatically."""
     count = max(0, len(sigmas) - 1)
     how = f"{sampler}/{scheduler}, shift {chosen.shift:g}"
-    if not two_experts:
-        return f"{model.label}\n{count} steps, {how}, cfg {chosen.cfg_high:g}"
     plan = ExpertPlan.of(sigmas, chosen.boundary)
+    if not two_experts:
+        lines = [model.label, f"{count} steps, {how}, cfg {chosen.cfg_high:g}"]
+        foreign = {"high": plan.steps_low, "low": plan.steps_high}.get(model.expert or "", 0)
+        other = "low" if model.expert == "high" else "high"
+        if foreign:
+            lines.append(f"{foreign} of {count} steps are those of a {other}-noise expert.")
+        return "\n".join(lines)
     lines = [
         model.label,
         f"{plan.describe()} (boundary {chosen.boundary:g})",

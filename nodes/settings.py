@@ -1,9 +1,11 @@
 """Sampling settings: what 0 and -1 in a widget mean."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..wan_model.config import OFFICIAL, OfficialSettings
 from ..wan_model.errors import SettingsError
+from ._comfy.sampling import run_shift
 
 T2V = OFFICIAL["t2v"]
 
@@ -45,3 +47,26 @@ def resolve(
         cfg_high=cfg_high if cfg_high > 0 else official.cfg_high,
         cfg_low=cfg_low if cfg_low > 0 else official.cfg_low,
     )
+
+
+def shift_of_run(shift: float, *models: Any) -> tuple[float, list[str]]:
+    """Returns what a shift widget means with these MODELs, and what is to be said of it.
+
+    Args:
+        shift: the widget's value. At 0 and below, that of a node in front counts, if there is one.
+        models: the experts, or None where there is none.
+    """
+    said = [
+        f"{name} has no effect here: Wan's schedule is that of a flow with a shift."
+        for name in dict.fromkeys(run_shift.sampling_in_front(m) for m in models if m is not None)
+        if name is not None
+    ]
+    front = [found for found in run_shift.shifts_in_front(*models) if found > 0]
+    named = " and ".join(f"{found:g}" for found in front)
+    if shift > 0 and front and front != [shift]:
+        said.append(f"The MODEL's shift {named} is not used: this node's is {shift:g}, 0 takes it.")
+    elif shift <= 0 and front:
+        one = f", of {named}: a run has one" if len(front) > 1 else ""
+        said.append(f"shift {front[0]:g} from the MODEL{one}")
+        shift = front[0]
+    return shift, said

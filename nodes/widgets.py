@@ -101,7 +101,8 @@ TABLE: dict[str, Row] = {
         step=0.5,
         round=0.01,
         tooltip="Moves steps towards high noise. 0: the official value, 12 for T2V, 5 for I2V and "
-        "5B. 4-step LoRAs are made for 5; 3 is advised for I2V at 480p.",
+        "5B, or that of ModelSamplingSD3 in front. 4-step LoRAs are made for 5; 3 is advised for "
+        "I2V at 480p.",
     ),
     "boundary": Row(
         io.Float,

@@ -24,7 +24,13 @@ if not torch.cuda.is_available():
     # Read when Triton is imported, which comes later: then its kernels run on the CPU.
     os.environ["TRITON_INTERPRET"] = "1"
 
-HELPER_NODES = ("helper_nodes.py", "instrument_nodes.py", "memory_nodes.py", "patch_nodes.py")
+HELPER_NODES = (
+    "helper_nodes.py",
+    "instrument_nodes.py",
+    "memory_nodes.py",
+    "patch_nodes.py",
+    "relative_nodes.py",
+)
 
 
 def import_library() -> None:

@@ -14,6 +14,18 @@ GREY = 0.5
 """What the unknown frames of an I2V condition video hold, in [0, 1]."""
 
 
+def in_colour(images: Tensor, dim: int = -1) -> Tensor:
+    """Returns images with three channels: grey is repeated, an alpha channel is dropped.
+
+    Args:
+        images: of one to four channels; one and two are grey, without and with alpha.
+        dim: of the channels.
+    """
+    if images.shape[dim] >= 3:
+        return images.narrow(dim, 0, 3)
+    return images.narrow(dim, 0, 1).repeat_interleave(3, dim)
+
+
 def known_frames_mask(frames: int, first: int, last: int, height: int, width: int) -> Tensor:
     """Returns the I2V mask (1, 4, T', h, w): 1 where a frame is given, 0 where it is generated.
 

@@ -13,6 +13,10 @@ class CheckpointError(WanError):
     """A file that cannot be loaded as what it was given for: damaged, of another model, unsafe."""
 
 
+class RelativeError(CheckpointError):
+    """A file of Wan's wider family, such as VACE or S2V, which this library has no model for."""
+
+
 class ShapeError(WanError):
     """A size, frame count or tensor shape that the model cannot work with."""
 

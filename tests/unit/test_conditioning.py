@@ -10,6 +10,7 @@ from wan_model.conditioning import (
     condition_video,
     fit_bicubic,
     fit_lanczos,
+    in_colour,
     known_frames_mask,
     resize_bicubic,
 )
@@ -143,3 +144,11 @@ def test_lanczos_is_the_official_one(height: int, width: int):
     for given, result in zip(images, fitted, strict=True):
         pixels = (given * 255).round().to(torch.uint8).numpy()
         assert torch.equal(result, official_lanczos(pixels, 96, 64))
+
+
+@pytest.mark.parametrize(("channels", "taken"), [(1, [0, 0, 0]), (2, [0, 0, 0]), (4, [0, 1, 2])])
+def test_images_of_any_number_of_channels_get_three(channels: int, taken: list[int]):
+    images = torch.rand(2, 3, 4, channels)
+
+    assert in_colour(images).equal(images[..., taken])
+    assert in_colour(images.movedim(-1, 1), 1).equal(images[..., taken].movedim(-1, 1))

@@ -3,7 +3,7 @@
 from .checkpoint import Checkpoint, CheckpointInfo, detect, open_checkpoint
 from .converted import converted_file
 from .dit import load_dit
-from .files import guess_expert
+from .files import Expert, guess_expert, guess_pair
 from .models import find_dit_kind
 from .sizes import TextEncoderConfig
 from .strict import unchanged_regions
@@ -12,11 +12,13 @@ from .vae import load_vae
 __all__ = [
     "Checkpoint",
     "CheckpointInfo",
+    "Expert",
     "TextEncoderConfig",
     "converted_file",
     "detect",
     "find_dit_kind",
     "guess_expert",
+    "guess_pair",
     "load_dit",
     "load_vae",
     "open_checkpoint",

@@ -13,13 +13,21 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..config import DiTConfig, Kind, VaeConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, RelativeError
 from ..quant import WeightFormat
 from ..vae.preview import PreviewVaeConfig
 from .entries import EXTRAS, WeightEntry, group, unsupported
 from .files import CheckpointFiles, Expert, find_files, guess_expert
 from .keymap import PREFIXES, Component, KeyStyle, official_names, strip_prefix
-from .models import BUNDLED_PARTS, ComponentKind, OtherModel, label_of, recognise, variant_of
+from .models import (
+    BUNDLED_PARTS,
+    WAN_RELATIVES,
+    ComponentKind,
+    OtherModel,
+    label_of,
+    recognise,
+    variant_of,
+)
 from .sizes import Clues, Config, TextEncoderConfig
 from .source import RawTensor, first_names
 from .source_safetensors import open_safetensors
@@ -191,7 +199,8 @@ def _recognise(path: Path, tensors: list[RawTensor]) -> tuple[ComponentKind, Key
     bundled = bundled and any(key.startswith(BUNDLED_PARTS) for key in keys)
     found = recognise([strip_prefix(key) for key in keys], bundled=bundled)
     if isinstance(found, OtherModel):
-        raise CheckpointError(
+        error = RelativeError if found in WAN_RELATIVES else CheckpointError
+        raise error(
             f"{path.name} is not a supported model. Got {found.what}, need a Wan2.2 T2V-A14B, "
             f"I2V-A14B or TI2V-5B model, a Wan VAE or a umT5 text encoder. {found.advice}"
         )

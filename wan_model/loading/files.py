@@ -166,16 +166,29 @@ def _stays_inside(name: str) -> bool:
 def guess_expert(path: Path) -> Expert | None:
     """Guesses the expert from the words "high" and "low" in the file name, then the folder name.
 
-    In diffusers pipelines the folder `transformer` beside a `transformer_2` is the high-noise one.
+    A folder's word counts if it speaks of noise, or is all of its name: folders are also called
+    "high quality". In diffusers pipelines the folder `transformer` beside a `transformer_2` is the
+    high-noise one.
     """
-    for name in (path.name, path.parent.name):
-        spaced = re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower()
-        words = set(re.findall(r"(?<![a-z])(high|low)(?![a-z])|(high|low)(?=[ _-]?noise)", spaced))
-        found = {first or second for first, second in words}
-        if len(found) == 1:
-            return "high" if found == {"high"} else "low"
-        if found:
-            return None
+    expert, _ = _word(path.name)
+    return expert or _guess_folder(path, told_apart=False)
+
+
+def guess_pair(high: Path, low: Path) -> tuple[Expert | None, Expert | None]:
+    """Guesses the experts of two files, where a bare word counts only if they differ in it."""
+    (first, sure), (second, sure_too) = _word(high.name), _word(low.name)
+    if first == second and not (sure and sure_too):
+        first, second = None, None
+    above, beside = (_guess_folder(path, told_apart=True) for path in (high, low))
+    if above != beside:
+        return first or above, second or beside
+    return first, second
+
+
+def _guess_folder(path: Path, *, told_apart: bool) -> Expert | None:
+    expert, sure = _word(path.parent.name)
+    if expert and (told_apart or sure or path.parent.name.lower() == expert):
+        return expert
     folder = path if path.is_dir() else path.parent
     if (
         folder.name in ("transformer", "transformer_2")
@@ -183,3 +196,13 @@ def guess_expert(path: Path) -> Expert | None:
     ):
         return "high" if folder.name == "transformer" else "low"
     return None
+
+
+def _word(name: str) -> tuple[Expert | None, bool]:
+    """Returns the one expert that a name speaks of, and whether it speaks of noise."""
+    spaced = re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower()
+    noise = {*re.findall(r"(high|low)(?=[ _-]?noise)", spaced)}
+    found = noise or {*re.findall(r"(?<![a-z])(high|low)(?![a-z])", spaced)}
+    if len(found) != 1:
+        return None, False
+    return ("high" if "high" in found else "low"), bool(noise)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ..config import DiTConfig, VaeConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, RelativeError
 from ..quant import PLAIN
 from ..vae.preview import Family, PreviewVaeConfig
 from .entries import WeightEntry
@@ -95,7 +95,7 @@ def dit_config(clues: Clues, kinds: Mapping[tuple[int, int], str]) -> DiTConfig:
         )
     if head % 4 or channels not in kinds:
         known = [f"{inputs} and {outputs} ({name})" for (inputs, outputs), name in kinds.items()]
-        raise CheckpointError(
+        raise RelativeError(
             f"{clues.file} is not a supported Wan model. Got {in_channels} input and "
             f"{head / 4:g} output channels, need {', '.join(known[:-1])} or {known[-1]}. Fun "
             "control and inpainting models have others; choose another file."

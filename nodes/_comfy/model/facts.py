@@ -7,11 +7,14 @@ from comfy.model_patcher import ModelPatcher
 
 from ....wan_model.config import OFFICIAL, Kind, OfficialSettings
 from ....wan_model.errors import PairingError
-from ....wan_model.loading import find_dit_kind
+from ....wan_model.loading import Expert, find_dit_kind
 from ....wan_model.shapes import video_frames
 from .load_models import CHECKPOINT
+from .relatives import conditions_read, family_of, relative_kind, unread_conditions
 
 VAE_FILES = {16: "wan_2.1_vae.safetensors (A14B models)", 48: "wan2.2_vae.safetensors (TI2V-5B)"}
+LATENTS = ("concat_latent_image", "time_dim_concat", "reference_latents", "pose_video_latent")
+"""Keys of encoded images and videos in conditionings."""
 TEXT_ENCODER_FILE = "umt5_xxl_fp8_e4m3fn_scaled.safetensors"
 
 
@@ -24,6 +27,12 @@ class ModelFacts:
     text_dim: int
     label: str
     """For people; the file's label if the model came from our loader."""
+    family: str = ""
+    """For relatives of Wan2.2 of core's own loader, such as VACE: their class."""
+    reads: frozenset[str] = frozenset()
+    """Conditions beside text, images and Phantom's videos that have an effect."""
+    expert: Expert | None = None
+    """To judge by the name of the file, if our loader loaded it."""
 
     @property
     def official(self) -> OfficialSettings:
@@ -35,7 +44,7 @@ def model_facts(patcher: ModelPatcher) -> ModelFacts:
     """Reads the facts off a MODEL of any loader.
 
     Raises:
-        PairingError: if it is no Wan2.2 T2V, I2V or TI2V model.
+        PairingError: if it is no Wan2.2 T2V, I2V or TI2V model, nor a relative of core's.
     """
     dit = getattr(patcher.model, "diffusion_model", None)
     patch = getattr(getattr(dit, "patch_embedding", None), "weight", None)
@@ -45,11 +54,23 @@ def model_facts(patcher: ModelPatcher) -> ModelFacts:
         raise _not_wan(name)
     channels = (patch.shape[1], patcher.model.latent_format.latent_channels)
     found = find_dit_kind(*channels)
-    if found is None:
+    kind = relative_kind(patcher.model, *channels) if found is None else found.kind
+    if kind is None:
         raise _not_wan(f"{name} with {channels[0]} input and {channels[1]} latent channels")
+    family = family_of(patcher.model)
+    if found is None and not family:
+        family = f"{name} with {channels[0]} input channels"
     info = patcher.get_attachment(CHECKPOINT)
-    label = found.name if info is None else info.label
-    return ModelFacts(found.kind, channels[1], text[0].in_features, label)
+    label = info.label if info is not None else family or (found.name if found else name)
+    return ModelFacts(
+        kind,
+        channels[1],
+        text[0].in_features,
+        label,
+        family=family,
+        reads=conditions_read(patcher.model),
+        expert=None if info is None else info.expert,
+    )
 
 
 def _not_wan(found: str) -> PairingError:
@@ -71,20 +92,31 @@ def check_experts(high: ModelFacts, low: ModelFacts) -> None:
             "at model_low, need it at model_high alone. Disconnect model_low, or load both experts "
             "of T2V-A14B or I2V-A14B."
         )
-    if high.kind != low.kind or high.text_dim != low.text_dim:
+    same = (high.kind, high.family) == (low.kind, low.family)
+    if not same or high.text_dim != low.text_dim:
         raise PairingError(
             f"The two experts do not belong together. Got {high.label} at model_high and "
             f"{low.label} at model_low, need the high-noise and the low-noise file of one model. "
             "Choose both of T2V-A14B or both of I2V-A14B."
         )
+    if (high.expert, low.expert) == ("low", "high"):
+        raise PairingError(
+            f"The experts are swapped, to judge by the names of their files. Got {high.label} at "
+            f"model_high and {low.label} at model_low, need them the other way round. Exchange "
+            "the two."
+        )
 
 
-def check_conditionings(model: ModelFacts, positive: Any, negative: Any) -> None:
+def check_conditionings(model: ModelFacts, positive: Any, negative: Any) -> list[str]:
     """Refuses conditionings made for another model, before anything is computed.
+
+    Returns:
+        what is to be said of conditions that have no effect.
 
     Raises:
         PairingError: names what is wrong and the file that is right.
     """
+    said = unread_conditions(model.reads, model.label, positive, negative)
     for conditioning in (positive, negative):
         for embedding, _ in conditioning:
             if embedding is not None and embedding.shape[-1] != model.text_dim:
@@ -93,6 +125,9 @@ def check_conditionings(model: ModelFacts, positive: Any, negative: Any) -> None
                     f"{embedding.shape[-1]}, {model.label} needs {model.text_dim}. Load the "
                     f"model's own encoder: {TEXT_ENCODER_FILE} for every released model."
                 )
+    _check_latents(model, positive, negative)
+    if model.family:
+        return said
     has_image = any("concat_latent_image" in options for _, options in positive)
     if has_image and model.kind != "i2v":
         raise PairingError(
@@ -106,6 +141,27 @@ def check_conditionings(model: ModelFacts, positive: Any, negative: Any) -> None
             "Connect it at 'Wan image to video', or load the wan2.2_t2v_high_noise_14B and "
             "wan2.2_t2v_low_noise_14B files for text to video."
         )
+    return said
+
+
+def _check_latents(model: ModelFacts, positive: Any, negative: Any) -> None:
+    """Refuses conditions that another VAE has encoded; those of relatives may be of several."""
+    for _, options in (*positive, *negative):
+        for key in LATENTS:
+            for latent in _listed(options.get(key)):
+                channels = latent.shape[1]
+                fits = channels == model.latent_channels
+                if not fits and (not model.family or channels in (4, 48)):
+                    raise PairingError(
+                        f"A condition is of another VAE. Got {channels} channels in {key}, "
+                        f"{model.label} needs {model.latent_channels}. Load the VAE "
+                        f"{VAE_FILES[model.latent_channels]} for the node that adds it."
+                    )
+
+
+def _listed(value: Any) -> list[Any]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [one for one in values if hasattr(one, "shape")]
 
 
 def check_latent(model: ModelFacts, samples: Any) -> None:
@@ -128,12 +184,14 @@ def check_latent(model: ModelFacts, samples: Any) -> None:
     )
 
 
-def check_image_length(positive: Any, negative: Any, samples: Any) -> None:
-    """Refuses a latent of another length than the video in the conditionings.
+def check_image_length(model: ModelFacts, positive: Any, negative: Any, samples: Any) -> None:
+    """Refuses a latent of another length than the video in the conditionings of I2V.
 
     Raises:
         PairingError: names both lengths.
     """
+    if model.family:
+        return
     for _, options in (*positive, *negative):
         image = options.get("concat_latent_image")
         if image is not None and image.shape[2] != samples.shape[2]:

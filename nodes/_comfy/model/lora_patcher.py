@@ -63,6 +63,7 @@ class LoraPatcher(SavingPatcher):
         """Loads weights, with what is no operand merged; forced to patch, to be saved, too."""
         with self._merging(self._merged()):
             super().load(device_to, lowvram_model_memory, force_patch_weights, full_load)
+            self._merge_between_layers(device_to)
             self.model.merged_patches = self.patches
         if force_patch_weights:
             self.model.unmerged = self.unmerged_patches(everywhere=True)
@@ -114,6 +115,17 @@ class LoraPatcher(SavingPatcher):
             if rest:
                 unmerged[key] = rest
         return unmerged
+
+    def _merge_between_layers(self, device_to: Any) -> None:
+        """Merges what ComfyUI passes over: weights beside layers, such as modulations.
+
+        A weight with a backup has been merged already.
+        """
+        for path, module in self.model.named_modules():
+            if any(True for _ in module.children()):
+                for name, _ in module.named_parameters(path, recurse=False):
+                    if name not in self.backup:
+                        self.patch_weight_to_device(name, device_to)
 
     def _merged(self) -> Patches:
         return sort_patches(self.dit, self.patches, {})[1]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ....wan_model.loading.encodings import encoding_of
 from ....wan_model.loading.writer import weight_tensors
 from ....wan_model.quant import SCALED, Linear, StoredWeight
+from .lora_report import report
 from .low_rank import PREFIX, Patches
 from .object_patches import PatchablePatcher
 
@@ -34,7 +35,19 @@ PATCHER_SAVES = hasattr(PatchablePatcher, "model_state_dict_for_saving")
 
 
 class SavingPatcher(PatchablePatcher):
-    """A patcher that gives our transformer's tensors as files hold them."""
+    """A patcher that gives our transformer's tensors as files hold them, and says what LoRAs do."""
+
+    def add_patches(self, patches: Any, *strengths: Any, **options: Any) -> list[Any]:
+        """Adds patches, such as those of a LoRA file; returns the keys that the model has."""
+        taken = super().add_patches(patches, *strengths, **options)
+        report(self.model.diffusion_model, patches, taken)
+        return taken
+
+    def add_hook_patches(self, hook: Any, patches: Any, *strengths: Any, **options: Any) -> Any:
+        """Adds patches that a hook switches on and off."""
+        taken = super().add_hook_patches(hook, patches, *strengths, **options)
+        report(self.model.diffusion_model, patches, taken, only_trouble=True)
+        return taken
 
     def model_state_dict_for_saving(self, model: Any = None, prefix: str = "") -> dict[str, Tensor]:
         """Returns the transformer's tensors by name, with patches."""

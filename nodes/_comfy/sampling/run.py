@@ -7,7 +7,19 @@ import comfy.sample
 import comfy.samplers
 import latent_preview
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
+
+
+def as_video(model: ModelPatcher, latent: dict[str, Any]) -> dict[str, Any]:
+    """Returns a LATENT of a video; one of an image becomes one frame, as in core's samplers.
+
+    An empty image may have the channels of another model; it gets those of this one.
+    """
+    samples: Tensor = latent["samples"]
+    if samples.ndim != 4:
+        return latent
+    return {**latent, "samples": comfy.sample.fix_empty_latent_channels(model, samples)}
 
 
 def sample_latent(

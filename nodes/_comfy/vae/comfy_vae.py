@@ -9,11 +9,12 @@ import comfy.sd
 import torch
 from torch import Tensor, nn
 
+from ....wan_model.conditioning import in_colour
 from ....wan_model.config import VaeConfig
 from ....wan_model.loading import Checkpoint, load_vae
 from ....wan_model.vae import Tiling, WanVae, choose_tiling, estimate_peak_bytes
 from ....wan_model.vae.preview import PreviewVaeConfig, estimate_preview_bytes
-from ..host.runtime import free_bytes, progress_bar, raise_if_interrupted
+from ..host.runtime import free_bytes, progress_bar, raise_if_interrupted, running_node, show
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +34,21 @@ class ComfyWanVae(nn.Module):
         self.vae = vae
 
     def encode(self, video: Tensor, device: Any = None) -> Tensor:  # noqa: ARG002 - core's call
-        """Returns latents (B, z, T', H', W') fp32 for a video (B, 3, 4n+1, H, W) in [-1, 1]."""
+        """Returns latents (B, z, T', H', W') fp32 for a video (B, 3, T, H, W) in [-1, 1]."""
         height, width = video.shape[-2:]
         return self.encode_tiled(video, self._tiling("encode", width, height))
 
     def encode_tiled(self, video: Tensor, tiling: Tiling | None) -> Tensor:
-        """As `encode`, with tiles of choice."""
+        """As `encode`, with tiles of choice.
+
+        Of a length that no latent has, the first 4n+1 frames are taken, as core's VAE does.
+        """
+        given = video.shape[2]
+        frames = (given - 1) // 4 * 4 + 1
+        if frames != given:
+            text = f"The first {frames} of {given} frames are encoded: a latent holds 4n+1 frames."
+            show(running_node(), text)
+        video = in_colour(video, 1)[:, :, :frames]
         return self.vae.encode(video, normalized=False, tiling=tiling, on_chunk=progress())
 
     def decode(self, latent: Tensor, output_buffer: Tensor | None = None, **_: Any) -> Tensor:

@@ -23,7 +23,7 @@ from tests.unit.loading.checkpoints import (
 from wan_model import detect, load_dit, load_vae
 from wan_model.config import DiTConfig, VaeConfig
 from wan_model.errors import CheckpointError
-from wan_model.loading import TextEncoderConfig, guess_expert, open_checkpoint
+from wan_model.loading import TextEncoderConfig, guess_expert, guess_pair, open_checkpoint
 
 SIZES = {"F32": 4, "BF16": 2, "F8_E4M3": 1}
 
@@ -188,10 +188,34 @@ def test_text_encoders_with_official_names_or_scales(tmp_path: Path):
         ("highland.safetensors", None),
         ("high_and_low_merge.safetensors", None),
         ("wan2.2_t2v_14B.safetensors", None),
+        ("High/model.safetensors", "high"),
+        ("high quality/wan22_L.safetensors", None),
+        ("Low VRAM/wan22_H.safetensors", None),
+        ("high_quality_low_noise.safetensors", "low"),
     ],
 )
 def test_the_expert_is_guessed_from_the_name(path: str, expert: str | None):
     assert guess_expert(Path("models") / path) == expert
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "experts"),
+    [
+        ("high quality/wan22_H", "high quality/wan22_L", (None, None)),
+        ("Low VRAM/wan22_H", "Low VRAM/wan22_L", (None, None)),
+        ("low_vram_H", "low_vram_L", (None, None)),
+        ("wan_high", "wan_low", ("high", "low")),
+        ("wan_low", "wan_high", ("low", "high")),
+        ("wan high/model", "wan low/model", ("high", "low")),
+        ("low_noise_model/a", "high_noise_model/a", ("low", "high")),
+        ("a_high_noise", "b_high_noise", ("high", "high")),
+        ("low vram/a_high", "low vram/b", ("high", None)),
+    ],
+)
+def test_bare_words_tell_two_files_apart_where_they_differ(
+    high: str, low: str, experts: tuple[str | None, str | None]
+):
+    assert guess_pair(Path(f"{high}.safetensors"), Path(f"{low}.safetensors")) == experts
 
 
 def test_the_expert_of_a_diffusers_pipeline(tmp_path: Path):

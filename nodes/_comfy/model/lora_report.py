@@ -1,0 +1,63 @@
+"""What becomes of a LoRA file on our MODEL, in one line at the node that loads it."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
+from torch import nn
+
+from ..host import runtime
+from .arrival import numel
+from .low_rank import PREFIX
+
+
+def report(
+    dit: nn.Module,
+    patches: Mapping[Any, Any],
+    taken: Collection[Any],
+    *,
+    only_trouble: bool = False,
+) -> None:
+    """Says how many weights a file changes, if these patches come from one.
+
+    Args:
+        dit: the transformer.
+        patches: as a node gives them, by key; none at all is a file without a known name.
+        taken: keys of weights that the model has.
+        only_trouble: whether to be silent of a file of which all has an effect.
+    """
+    if not all(_from_file(what) for what in patches.values()):
+        return
+    failed = sum(not _fits(dit, key, patches[key]) for key in taken)
+    matched, skipped = len(taken) - failed, len(patches) - len(taken)
+    if only_trouble and matched == len(patches) > 0:
+        return
+    text = f"LoRA: {matched} matched, {skipped} skipped, {failed} failed"
+    if failed:
+        text += " (made for weights of another size)"
+    if not matched:
+        text += ". It has no effect on this model"
+    runtime.show(runtime.running_node(), f"{text}.")
+
+
+def _from_file(what: Any) -> bool:
+    """Whether a patch is of a LoRA file; those of merged models are the weights themselves."""
+    return isinstance(what, WeightAdapterBase) or (
+        isinstance(what, tuple) and bool(what) and isinstance(what[0], str)
+    )
+
+
+def _fits(dit: nn.Module, key: Any, what: Any) -> bool:
+    """Whether a patch has the size of its weight, as far as that is known beforehand."""
+    if not isinstance(key, str):
+        return True
+    if isinstance(what, LoRAAdapter):
+        up, down, _, mid, _, reshape = what.weights
+        if mid is not None or reshape is not None:
+            return True
+        given = up.flatten(1).shape[0] * down.flatten(1).shape[1]
+    elif isinstance(what, tuple) and what[0] == "diff" and len(what[1]) == 1:
+        given = what[1][0].numel()
+    else:
+        return True
+    return given == numel(dit, key.removeprefix(PREFIX))
