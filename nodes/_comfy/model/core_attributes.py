@@ -102,7 +102,7 @@ class CoreAttributes(nn.Module):
         return self.rope_embedder(ids).movedim(1, 2)
 
     def forward_orig(self, *_: Any, **__: Any) -> NoReturn:
-        """Stands for the inside of core's forward pass, which some nodes replace.
+        """Takes the place of the inside of core's forward pass, which some nodes replace.
 
         Raises:
             PairingError: says what to use in place of such a node.

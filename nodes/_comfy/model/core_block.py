@@ -187,7 +187,7 @@ class CoreBlock(Block):
 
 
 def attend_as_core(options: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Returns core's attention (B, L, H, D), or what stands in for it by the options."""
+    """Returns core's attention (B, L, H, D), or what replaces it by the options."""
     attended = comfy.ldm.modules.attention.optimized_attention(
         *(part.flatten(-2) for part in (q, k, v)),
         heads=q.shape[-2],

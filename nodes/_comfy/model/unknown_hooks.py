@@ -18,7 +18,7 @@ HONOURED = re.compile(
     r"|(text_embedding|time_embedding|time_projection)(\..+)?"
     r"|blocks\.\d+(\.forward|\.modulation|\.(self_attn|cross_attn|ffn|norm[123])(\..+)?)?"
 )
-"""Attributes of our transformer that it uses as core's does: what stands there is called alike."""
+"""Attributes of our transformer that it calls as core does its own, replaced or not."""
 
 
 def unknown_hooks(options: Mapping[str, Any], num_blocks: int) -> tuple[str, ...]:
