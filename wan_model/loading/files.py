@@ -176,13 +176,14 @@ def guess_expert(path: Path) -> Expert | None:
 
 def guess_pair(high: Path, low: Path) -> tuple[Expert | None, Expert | None]:
     """Guesses the experts of two files, where a bare word counts only if they differ in it."""
-    (first, sure), (second, sure_too) = _word(high.name), _word(low.name)
-    if first == second and not (sure and sure_too):
-        first, second = None, None
+    (of_high, sure), (of_low, sure_too) = _word(high.name), _word(low.name)
+    counts = of_high != of_low or (sure and sure_too)
     above, beside = (_guess_folder(path, told_apart=True) for path in (high, low))
-    if above != beside:
-        return first or above, second or beside
-    return first, second
+    tells = above != beside
+    return (
+        (of_high if counts else None) or (above if tells else None),
+        (of_low if counts else None) or (beside if tells else None),
+    )
 
 
 def _guess_folder(path: Path, *, told_apart: bool) -> Expert | None:
