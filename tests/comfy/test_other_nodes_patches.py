@@ -169,7 +169,8 @@ def test_what_patched_blocks_go_without_is_said_once(
     comfy_server: ComfyServer, kind: str, count: int
 ):
     prompt = {**random_text(), **empty_latent(**SIZES), **model(T2V_HIGH)}
-    prompt["sparse"] = node("WanDuetTestSparseAttention", model=("model", 0), name="patched_sparse")
+    options = {"name": "patched_sparse", "label": "", "broken": False}
+    prompt["sparse"] = node("WanDuetTestSparseAttention", model=("model", 0), **options)
     prompt |= patched("sparse", "patched", kind)
     prompt |= ksampler(("patched", 0), "sampler", steps=2, cfg=3.0)
     result = comfy_server.run(prompt | save("patched", latent=("sampler", 0)))

@@ -64,7 +64,7 @@ def object_patch(name: str) -> Prompt:
     return {**model(T2V_HIGH), **hooked}
 
 
-@pytest.mark.parametrize("name", ["head.forward", "patch_embedding.forward", "unpatchify"])
+@pytest.mark.parametrize("name", ["head.forward", "patch_embedding.forward"])
 def test_patched_parts_that_are_not_used_as_in_cores_model(comfy_server: ComfyServer, name: str):
     (text,) = warnings(comfy_server, object_patch(f"diffusion_model.{name}"), cfg=3.0)
     assert f"Got diffusion_model.{name}, need" in text
@@ -91,10 +91,10 @@ def test_what_cannot_run_is_refused_in_a_sentence(
     prompt = {**random_text(), **empty_latent(), **hooked, **ksampler(("hooked", 0), "sampler")}
     result = comfy_server.run(prompt | save("hooked", latent=("sampler", 0)))
     assert result.status == "error"
-    assert said in result.error
-    assert len(result.error) < 600
+    assert result.error is not None
+    message = result.error["exception_message"]
+    assert said in message
+    assert len(message) < 500
     # The model is none the worse for it.
-    assert not warnings(
-        comfy_server,
-        {**model(T2V_HIGH), **hook("model", "hooked", "replacement", name="double_block")},
-    )
+    harmless = hook("model", "hooked", "replacement", name="double_block")
+    assert not warnings(comfy_server, {**model(T2V_HIGH), **harmless})
