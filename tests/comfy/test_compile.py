@@ -167,3 +167,17 @@ def test_models_of_other_loaders_are_refused(comfy_server: ComfyServer):
     assert error["exception_type"].endswith("WanDuetError")
     assert error["exception_message"].startswith("This MODEL cannot be compiled by 'Wan compile'.")
     assert "Load Wan model" in error["exception_message"]
+
+
+def test_what_other_nodes_patch_runs_uncompiled(comfy_server: ComfyServer):
+    patch = node("WanDuetTestPatch", model=("model", 0), kind="enhance_motion")
+    prompt: Prompt = {**random_text(), **empty_latent(), **model(T2V_HIGH), "patched": patch}
+    prompt |= compiled(("patched", 0), "compiled") | ksampler(("compiled", 0), "fused")
+    prompt |= ksampler(("patched", 0), "plain")
+    result = comfy_server.run(saved(prompt, "fused", "plain"))
+
+    assert result.status == "success", result.error
+    (said,) = (text for text in result.texts("fused") if "Other nodes" in text)
+    assert "patch 2 of 2 blocks" in said
+    assert "without 'Wan compile'." in said
+    assert difference(latent(comfy_server, "fused"), latent(comfy_server, "plain")) == 0
