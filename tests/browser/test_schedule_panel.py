@@ -1,5 +1,7 @@
 """The schedule panel of WanDuetMoESampler: Python's numbers, live, in every way of running."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -124,36 +126,45 @@ def test_does_nothing_while_nobody_does_anything(editor: Editor):
     assert editor.call("ownFrames", 30) == 0  # it has looked, once
 
 
+@contextmanager
+def unanswered(editor: Editor) -> Iterator[list[Route]]:
+    """Holds back the answers to what the panel asks; those left are given at the end."""
+    held: list[Route] = []
+    editor.page.route("**/wanduet/schedule*", lambda route: held.append(route))
+    try:
+        yield held
+    finally:
+        editor.page.unroute("**/wanduet/schedule*")
+        for route in held:
+            route.continue_()
+
+
 def test_asks_one_question_at_a_time_and_none_twice(editor: Editor):
     _, sampler = add_pair(editor)
-    held: list[Route] = []
-    asked: list[str] = []
+    with unanswered(editor) as held:
+        for steps in (30, 31, 32, 33):
+            editor.set_widgets(sampler, {"steps": steps})
+            editor.call("frames", 4)
+        assert ["steps=30" in route.request.url for route in held] == [True]
 
-    def hold(route: Route) -> None:
-        held.append(route)
-        asked.append(route.request.url)
+        held.pop().continue_()
+        editor.page.wait_for_timeout(200)
+        assert ["steps=33" in route.request.url for route in held] == [True]
+        assert editor.panel(sampler).split == "High 26 | Low 14"
+        held.pop().continue_()
+        editor.settle()
+        assert editor.panel(sampler).split == split_of(33)
 
-    editor.page.route("**/wanduet/schedule*", hold)
-    for steps in (30, 31, 32, 33):
-        editor.set_widgets(sampler, {"steps": steps})
+        editor.set_widgets(sampler, {"steps": 30})
         editor.call("frames", 4)
-    assert ["steps=30" in url for url in asked] == [True]
+        assert editor.panel(sampler).split == split_of(30)
+        assert not held
 
-    held.pop().continue_()
-    editor.page.wait_for_timeout(200)
-    assert ["steps=33" in url for url in asked] == [False, True]
-    assert editor.panel(sampler).split == "High 26 | Low 14"
-    held.pop().continue_()
-    editor.settle()
-    high = expert_split("unipc", 33, 12.0, 0.875)
-    assert editor.panel(sampler).split == f"High {high} | Low {33 - high}"
 
-    editor.set_widgets(sampler, {"steps": 30})
-    editor.call("frames", 4)
-    high = expert_split("unipc", 30, 12.0, 0.875)
-    assert editor.panel(sampler).split == f"High {high} | Low {30 - high}"
-    assert len(asked) == 2
-    editor.page.unroute("**/wanduet/schedule*")
+def split_of(steps: int) -> str:
+    """Returns what is shown for so many steps of T2V."""
+    high = expert_split("unipc", steps, 12.0, 0.875)
+    return f"High {high} | Low {steps - high}"
 
 
 def test_core_scheduler(editor: Editor):
