@@ -13,6 +13,9 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 
+FULL_MEMORY = ("allocate memory", "not enough memory")
+"""What torch's messages say on Linux and on Windows; it has no type of its own for the host."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RawTensor:
@@ -89,6 +92,8 @@ def _map(raw: RawTensor) -> torch.UntypedStorage:
             raise damaged(raw.file, "It was cut off", f"{nbytes} bytes", need)
         mapped = torch.UntypedStorage.from_file(str(raw.file), shared=False, nbytes=nbytes)
     except (RuntimeError, OSError) as error:
+        if any(text in str(error) for text in FULL_MEMORY):
+            raise  # not the file's fault
         raise damaged(raw.file, "It cannot be mapped", error, "a readable file") from error
     assert isinstance(mapped, torch.UntypedStorage)
     return mapped

@@ -11,10 +11,7 @@ from ..errors import CheckpointError, MemoryLimitError
 from ..offload import FileRegion
 from ..quant import PLAIN, Linear, QuantPolicy, StoredWeight, WeightFormat, holds
 from .checkpoint import Checkpoint
-from .source import Reader, first_names
-
-FULL_MEMORY = ("allocate memory", "not enough memory")
-"""What torch's messages say on Linux and on Windows; it has no type of its own for the host."""
+from .source import FULL_MEMORY, Reader, first_names
 
 KeptDtype = Callable[[str, nn.Module, torch.dtype], torch.dtype]
 """(tensor name, its module, dtype in the file) -> dtype in memory, for tensors without scale."""
