@@ -88,13 +88,8 @@ class WanDuetMoESampler(io.ComfyNode):
         model_low: Any = None,
     ) -> io.NodeOutput:
         """Checks everything that can be checked, shows the plan, samples."""
-        high = facts.model_facts(model_high)
-        if model_low is not None:
-            facts.check_experts(high, facts.model_facts(model_low))
         latent_image = as_video(model_high, latent_image)
-        facts.check_latent(high, latent_image["samples"])
-        unread = facts.check_conditionings(high, positive, negative)
-        facts.check_image_length(high, positive, negative, latent_image["samples"])
+        high, unread = _checked(model_high, model_low, positive, negative, latent_image)
         shift, said = settings.shift_of_run(shift, model_high, model_low)
         chosen = settings.resolve(
             high.official,
@@ -129,6 +124,23 @@ class WanDuetMoESampler(io.ComfyNode):
             add_noise=add_noise == "enable",
         )
         return io.NodeOutput(result)
+
+
+def _checked(
+    model_high: Any, model_low: Any, positive: Any, negative: Any, latent_image: dict[str, Any]
+) -> tuple[facts.ModelFacts, list[str]]:
+    """Returns what the model is, and what is to be said of conditionings that it does not read.
+
+    Raises:
+        PairingError: for inputs that do not belong together.
+    """
+    high = facts.model_facts(model_high)
+    if model_low is not None:
+        facts.check_experts(high, facts.model_facts(model_low))
+    facts.check_latent(high, latent_image["samples"])
+    unread = facts.check_conditionings(high, positive, negative)
+    facts.check_image_length(high, positive, negative, latent_image["samples"])
+    return high, unread
 
 
 def _inputs() -> list[Any]:

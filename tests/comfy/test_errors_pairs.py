@@ -251,15 +251,6 @@ CASES = {
         "sampler",
         ["different lengths", "Got a latent of 9 frames, need 5", "'Wan image to video'"],
     ),
-    "latent of an image": (
-        prompt(
-            experts(),
-            {"size_2d": node("EmptyLatentImage", width=64, height=64, batch_size=1)},
-            sampler={"latent_image": ("size_2d", 0)},
-        ),
-        "sampler",
-        ["no Wan video", "(1, 4, 8, 8)", "'Wan image to video'"],
-    ),
 }
 
 

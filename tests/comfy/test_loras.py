@@ -92,7 +92,7 @@ def card(
     folder = base / "models" / "diffusion_models"
     paths = [models / name for name in (FP8, NVFP4, MXFP8)]
     int8 = converted_file(models / T2V[0], "int8", made, device=torch.device("cpu"))
-    (folder / INT8).symlink_to(int8)
+    (folder / INT8).symlink_to(int8.info.path)
     for path in (*paths, folder / INT8):
         save_file(dequantized(path), folder / f"exact_{path.name}")
     with ComfyServer(comfyui, base, arguments=("--cpu",)) as server:
