@@ -178,7 +178,8 @@ def guess_pair(high: Path, low: Path) -> tuple[Expert | None, Expert | None]:
     """Guesses the experts of two files, where a bare word counts only if they differ in it."""
     (of_high, sure), (of_low, sure_too) = _word(high.name), _word(low.name)
     counts = of_high != of_low or (sure and sure_too)
-    above, beside = (_guess_folder(path, told_apart=True) for path in (high, low))
+    above = _guess_folder(high, told_apart=True)
+    beside = _guess_folder(low, told_apart=True)
     tells = above != beside
     return (
         (of_high if counts else None) or (above if tells else None),

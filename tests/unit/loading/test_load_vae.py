@@ -140,7 +140,7 @@ REFUSED_PREVIEWS = {
     "another model by its name": (
         "taehv",
         preview_state(),
-        r"judge by its name\. Got one of HunyuanVideo, need one of Wan.*rename",
+        r"judging by its name\. Got one of HunyuanVideo, need one of Wan.*rename",
     ),
     "a large decoder": (
         "taew2_2_super",
