@@ -73,7 +73,7 @@ class AddCondition(io.ComfyNode):
             inputs=[
                 io.Conditioning.Input("conditioning"),
                 io.String.Input("key"),
-                io.Int.Input("channels", default=16),
+                io.Int.Input("channels", default=16, optional=True),
             ],
             outputs=[io.Conditioning.Output()],
         )
