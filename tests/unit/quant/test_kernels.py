@@ -1,6 +1,7 @@
 """Matmuls of quantized weights: their error against fp32, and what they demand."""
 
 from dataclasses import replace
+from operator import attrgetter
 
 import pytest
 import torch
@@ -211,7 +212,9 @@ MISFITS = [
 ]
 
 
-@pytest.mark.parametrize("kernel", [ROWWISE_FP8, UNIT_SCALE_FP8, *INT8_KERNELS], ids=str)
+@pytest.mark.parametrize(
+    "kernel", [ROWWISE_FP8, UNIT_SCALE_FP8, *INT8_KERNELS], ids=attrgetter("label")
+)
 @pytest.mark.parametrize(("shape", "scale", "reason"), MISFITS)
 def test_constraints_are_data(
     kernel: MatmulKernel, shape: tuple, scale: tuple, reason: str
@@ -225,7 +228,9 @@ def test_constraints_are_data(
 
 
 @pytest.mark.parametrize(
-    ("kernel", "other"), [(NVFP4_KERNEL, MXFP8_KERNEL), (MXFP8_KERNEL, ROWWISE_FP8)], ids=str
+    ("kernel", "other"),
+    [(NVFP4_KERNEL, MXFP8_KERNEL), (MXFP8_KERNEL, ROWWISE_FP8)],
+    ids=attrgetter("label"),
 )
 def test_constraints_of_blocks(kernel: MatmulKernel, other: MatmulKernel) -> None:
     quantize = kernel.format.quantize
