@@ -45,6 +45,7 @@ from wan_model.config import DiTConfig, Precision
 from wan_model.dit import BlockRunner, WanDiT, run_in_order
 from wan_model.dit.activation_memory import activation_bytes
 from wan_model.dit.compiled_stages import CompiledStages
+from wan_model.dit.stage_choice import FastestStages, with_stages
 from wan_model.errors import BackendError, WanError
 from wan_model.quant import AS_STORED, PLAIN, Linear, StoredWeight, policy_for
 from wan_model.quant import names as format_names
@@ -63,6 +64,9 @@ CONFIGS = {"a14b": (A14B, 8), "5b": (TI2V_5B, 16), "toy": (TOY, 8)}
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 """Latent, timestep, text."""
+
+STAGES = ("fused", "compiled", "plain")
+"""What does the work between matmuls: our kernels, torch.compile, or PyTorch's own operations."""
 
 
 @dataclass(frozen=True)
@@ -144,15 +148,22 @@ def label_of(attention: AttentionFn) -> str:
     return attention.backend.name if isinstance(attention, Selected) else "sdpa"
 
 
-def build_ours(task: Task, attention: AttentionFn, compiled: bool, lora: bool = False) -> Built:
+def runner_of(stages: str, precision: Precision) -> BlockRunner:
+    """Returns what runs the blocks, with stages of a kind of `STAGES`."""
+    if stages == "compiled":
+        return CompiledStages().around(run_in_order)
+    if stages == "fused":
+        return with_stages(run_in_order, FastestStages(precision))
+    return run_in_order
+
+
+def build_ours(task: Task, attention: AttentionFn, stages: str, lora: bool = False) -> Built:
     """Returns our transformer, if it fits."""
     if task.device.type == "cuda":
         free_bytes = torch.cuda.mem_get_info(task.device)[0]
         largest = max(task.estimate_bytes(size, attention) for size in task.sizes)
         check_fit(task.config, task.weight_format, largest, free_bytes, bool(task.peers))
-    runner: BlockRunner = run_in_order
-    if compiled:
-        runner = CompiledStages().around(run_in_order)
+    runner = runner_of(stages, task.precision)
     model = random_dit(task.config, task.precision, task.weight_format, attention, task.device)
 
     if lora and not loras.give(model, task.device):
@@ -260,7 +271,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--attention", choices=names(), default="auto", help="ours")
     parser.add_argument("--residual", choices=("fp32", "bf16"), default="fp32", help="ours")
     parser.add_argument("--lora", action="store_true", help="measure ours with LoRAs, too")
-    parser.add_argument("--compile", action="store_true", help="compile our blocks' stages")
+    parser.add_argument("--stages", choices=STAGES, default="fused", help="of our blocks")
     parser.add_argument("--beside", choices=PEERS, nargs="+", default=[], help="peers to measure")
     parser.add_argument("--repeats", type=int, default=3, help="timed passes of a turn")
     parser.add_argument("--rounds", type=int, default=1, help="turns of each contestant")
@@ -289,8 +300,9 @@ def run(options: argparse.Namespace) -> None:
         peers=tuple(options.beside),
     )
     attention = attention_of(options.attention)
-    build = partial(build_ours, task, attention, options.compile)
-    own = {"residual": options.residual, "compiled": options.compile}
+    build = partial(build_ours, task, attention, options.stages)
+    own = {"residual": options.residual, "stages": options.stages}
+    own["compiled"] = options.stages == "compiled"
     # Cached: with --rounds the ceilings are measured once.
     ours = Contestant(OURS, build, own, cache(partial(expectations, task, attention)))
     with_lora = Contestant(OURS + loras.WITH_LORA, partial(build, lora=True), own)

@@ -35,6 +35,8 @@ def _settings(row: Row) -> str:
     parts = [str(row.line.get("attention", "")).removeprefix("attention_")]
     if row.line.get("compiled"):
         parts.append("compiled")
+    elif row.line.get("stages") == "plain":
+        parts.append("plain")
     if row.line.get("residual") == "bf16":
         parts.append("bf16 residual")
     return ", ".join(part for part in parts if part)
@@ -90,7 +92,7 @@ RATIOS = (_ratio("ours / its: time", "seconds"), _ratio("memory", "peak_gib"))
 
 FORWARD = Layout(
     subject=("model", "layers", "format", "size"),
-    settings=("residual", "compiled", "attention"),
+    settings=("residual", "compiled", "stages", "attention"),
     columns=(
         Column("model", _model),
         SIZE,

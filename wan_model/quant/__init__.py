@@ -15,7 +15,7 @@ from .formats import (
     convert,
     holds,
 )
-from .linear import DEQUANTIZED, Linear, LinearOperands, Matmul
+from .linear import DEQUANTIZED, Linear, LinearOperands, Matmul, QuantizedRows
 from .packing import quantize_rows, scale_weight, unscale_weight
 from .policy import AS_STORED, QuantPolicy, WeightChoice, find, names, policy_for
 
@@ -30,6 +30,7 @@ __all__ = [
     "LowRank",
     "Matmul",
     "QuantPolicy",
+    "QuantizedRows",
     "Stored",
     "StoredWeight",
     "WeightChoice",

@@ -28,7 +28,7 @@ from .formats import (
     scale_of,
     tensor_scale_of,
 )
-from .linear import DEQUANTIZED, LinearOperands, Matmul, scale_columns
+from .linear import DEQUANTIZED, LinearOperands, Matmul, QuantizedRows, scale_columns
 from .packing import FP8, LARGEST, LARGEST_E2M1, quantize_rows
 
 FAST_ACCUMULATION = True
@@ -53,10 +53,15 @@ class Fp8Matmul:
     """
 
     name: str = "fp8"
+    codes_dtype: torch.dtype = FP8
 
     def __call__(self, layer: LinearOperands, x: Tensor) -> Tensor:
         """See `Matmul`; by way of bf16."""
-        codes, scale = quantize_rows(x, FP8)
+        return self.of_rows(layer, QuantizedRows(*quantize_rows(x, FP8)))
+
+    def of_rows(self, layer: LinearOperands, rows: QuantizedRows) -> Tensor:
+        """See `RowMatmul`."""
+        codes, scale = rows.codes, rows.scale
         weight_scale = scale_of(layer).reshape(-1, 1).expand(layer.weight.shape[0], 1)
         out = torch.ops.aten._scaled_mm(
             codes.flatten(0, -2),
@@ -67,7 +72,7 @@ class Fp8Matmul:
             out_dtype=torch.bfloat16,
             use_fast_accum=FAST_ACCUMULATION,
         )
-        return out.view(*x.shape[:-1], -1).to(layer.compute_dtype)
+        return out.view(*codes.shape[:-1], -1).to(layer.compute_dtype)
 
 
 @dataclass(frozen=True)
@@ -79,11 +84,16 @@ class UnitScaleFp8Matmul:
     """
 
     name: str = "fp8, scaled afterwards"
+    codes_dtype: torch.dtype = FP8
 
     def __call__(self, layer: LinearOperands, x: Tensor) -> Tensor:
         """See `Matmul`; by way of bf16."""
-        codes, scale = quantize_rows(x, FP8)
-        one = torch.ones((), device=x.device)
+        return self.of_rows(layer, QuantizedRows(*quantize_rows(x, FP8)))
+
+    def of_rows(self, layer: LinearOperands, rows: QuantizedRows) -> Tensor:
+        """See `RowMatmul`."""
+        codes = rows.codes
+        one = torch.ones((), device=codes.device)
         out = torch.ops.aten._scaled_mm(
             codes.flatten(0, -2),
             layer.weight.t(),
@@ -92,7 +102,7 @@ class UnitScaleFp8Matmul:
             out_dtype=torch.bfloat16,
             use_fast_accum=FAST_ACCUMULATION,
         )
-        out = out.view(*x.shape[:-1], -1).mul_(scale)
+        out = out.view(*codes.shape[:-1], -1).mul_(rows.scale)
         return scale_columns(out, scale_of(layer), layer.bias).to(layer.compute_dtype)
 
 

@@ -7,7 +7,7 @@ Shape legend: O output features, I input features.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,30 @@ class Matmul(Protocol):
 
     def __call__(self, layer: LinearOperands, x: Tensor, /) -> Tensor:
         """Returns x (..., I) @ weight.T + bias as (..., O) in the layer's compute dtype."""
+        ...
+
+
+@dataclass(frozen=True)
+class QuantizedRows:
+    """Tokens that were quantized by what made them."""
+
+    codes: Tensor
+    """(..., I), contiguous."""
+    scale: Tensor
+    """fp32 (..., 1). A token is about codes * scale."""
+
+
+@runtime_checkable
+class RowMatmul(Protocol):
+    """A `Matmul` that quantizes tokens row by row, and also takes them as such."""
+
+    @property
+    def codes_dtype(self) -> torch.dtype:
+        """Of the tokens' codes."""
+        ...
+
+    def of_rows(self, layer: LinearOperands, rows: QuantizedRows, /) -> Tensor:
+        """Returns what the matmul returns for the tokens that were quantized."""
         ...
 
 
@@ -131,7 +155,21 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (..., out_features) in `compute_dtype` for x (..., in_features)."""
-        return add_low_rank(self.matmul(self, x), x, self.adapters)
+        return add_low_rank(self.multiply(x), x, self.adapters)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Returns what `forward` does without adapters."""
+        return self.matmul(self, x)
+
+    @property
+    def codes_dtype(self) -> torch.dtype | None:
+        """Of the codes that `multiply_rows` takes; None if it takes none."""
+        return self.matmul.codes_dtype if isinstance(self.matmul, RowMatmul) else None
+
+    def multiply_rows(self, rows: QuantizedRows) -> Tensor:
+        """Returns what `multiply` does, for tokens (..., in_features) that are quantized."""
+        assert isinstance(self.matmul, RowMatmul)
+        return self.matmul.of_rows(self, rows)
 
     def extra_repr(self) -> str:
         """Shows sizes and formats in `print(module)`."""

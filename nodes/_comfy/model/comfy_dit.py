@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ....wan_model.attention import AttentionFn, FirstPasses, guarded
 from ....wan_model.dit import WanDiT
+from ....wan_model.dit.stage_choice import FastestStages
 from .core_attributes import CoreAttributes
 from .core_block import CoreBlock
 from .core_positions import core_embedder
@@ -35,6 +36,7 @@ class ComfyWanDiT(CoreAttributes, WanDiT):
         super().__init__(*args, attention=guarded(attention), block=CoreBlock, **kwargs)
         self.rope_embedder = core_embedder(self.config.head_dim)
         self.first_passes = FirstPasses()
+        self.stages = FastestStages(self.precision)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

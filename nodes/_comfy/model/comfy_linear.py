@@ -10,7 +10,7 @@ import comfy.ops
 import torch
 from torch import Tensor
 
-from ....wan_model.quant import Linear, StoredWeight, WeightFormat, add_low_rank
+from ....wan_model.quant import Linear, StoredWeight, WeightFormat
 from .arrival import string_to_seed
 
 
@@ -39,10 +39,15 @@ class ComfyLinear(Linear):
         self.weight_function: list[Any] = []
         self.bias_function: list[Any] = []
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def codes_dtype(self) -> torch.dtype | None:
+        """None also where weights are brought for a call."""
+        return None if self.comfy_cast_weights else super().codes_dtype
+
+    def multiply(self, x: Tensor) -> Tensor:
         """Computes with the layer's own tensors, or with copies made for this call."""
         if not self.comfy_cast_weights:
-            return super().forward(x)
+            return super().multiply(x)
         # ComfyUI adds LoRAs here to the weight as it is stored, some versions without scales.
         patches, self.weight_function = self.weight_function, []
         try:
@@ -66,7 +71,7 @@ class ComfyLinear(Linear):
         )
         out = self.matmul(operands, x)
         comfy.ops.uncast_bias_weight(self, weight, bias, stream)
-        return add_low_rank(out, x, self.adapters)
+        return out
 
     def _patched(self, weight: Tensor) -> Tensor:
         """Returns a stored weight with the LoRAs that ComfyUI has not merged, as it merges them."""

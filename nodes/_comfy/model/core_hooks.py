@@ -18,6 +18,11 @@ def patches(options: Mapping[str, Any], name: str) -> list[Callable[..., Any]]:
     return options.get("patches", {}).get(name, [])
 
 
+def has_patched_parts(block: nn.Module) -> bool:
+    """Whether an object patch has replaced the `forward` of a part of a block, or of it."""
+    return any(is_patched(part) for part in block.modules())
+
+
 def is_patched(module: nn.Module) -> bool:
     """Whether an object patch has replaced `module.forward`.
 

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ....wan_model.attention import AttentionFn, FirstPasses, Guarded, SparseSchedule
 from ....wan_model.dit import BlockFn, BlockInputs, BlockRunner
+from ....wan_model.dit.stage_choice import with_stages
 from ....wan_model.dit.timesteps import sinusoid
 from ..host import runtime
 from .core_block import CoreBlock, core_way
-from .core_hooks import is_patched
+from .core_hooks import has_patched_parts, is_patched
 from .core_positions import OPTION as POSITIONS
 from .core_positions import is_cores_own
 from .core_shapes import CoreInputs, from_freqs
@@ -55,9 +56,9 @@ class ForwardPass:
 
     In this order, from outside to the blocks: wrappers of other nodes; a word on hooks that have
     no effect; the guard of low-precision attention; the weights engine; positions of tokens by
-    other nodes; patches of other nodes inside of blocks; compiled stages; the attention of each
-    layer in a sparse step; the replacements of blocks by other nodes. A hook of another kind gets
-    a method here, and leaves the transformer as it is.
+    other nodes; patches of other nodes inside of blocks; fused or compiled stages; the attention
+    of each layer in a sparse step; the replacements of blocks by other nodes. A hook of another
+    kind gets a method here, and leaves the transformer as it is.
     """
 
     dit: "ComfyWanDiT"
@@ -84,7 +85,7 @@ class ForwardPass:
         self._tell_patches(inputs)
         blocks = PatchedBlocks(self.options, inputs.x, partial(self._time, inputs.timestep))
         attend, runner = self._at_this_step(blocks)
-        runner = self._compiled(runner)
+        runner = self._staged(runner)
         runner = self._with_core_blocks(runner, inputs)
         runner = self._positioned(runner, inputs)
         return self._guarded(attend, partial(self._with_weights, velocity, runner))
@@ -164,9 +165,11 @@ class ForwardPass:
             return for_this_pass(attend, self.options, runner)
         return attend, runner
 
-    def _compiled(self, runner: BlockRunner) -> BlockRunner:
+    def _staged(self, runner: BlockRunner) -> BlockRunner:
         stages = self.options.get(COMPILED)
-        return runner if stages is None else stages.around(runner)
+        if stages is None:
+            return with_stages(runner, self.dit.stages, has_patched_parts)
+        return stages.around(runner)
 
     def _with_weights(self, velocity: Velocity, runner: BlockRunner) -> Tensor:
         return velocity(runner) if self.engine is None else self.engine(velocity, runner)

@@ -1,0 +1,124 @@
+"""Fused stages: Triton's kernels, interpreted on the CPU, and who gets them."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from tests.unit.dit.toy import BF16, FP32, first_frame_clean, make_dit, make_inputs
+from wan_model.dit import run_in_order, stage_choice
+from wan_model.dit.block import Block
+from wan_model.dit.stage_choice import (
+    TOLERANCE,
+    FastestStages,
+    fastest_stages,
+    own_stages,
+    trial_error,
+    with_stages,
+)
+from wan_model.quant import QuantizedRows, quantize_rows
+
+pytest.importorskip("triton")
+interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="Not interpreted on a GPU.")
+
+CPU = torch.device("cpu")
+
+
+class Fused(FastestStages):
+    """Gives fused stages on the CPU, too."""
+
+    def __init__(self, *, with_codes: bool = False):
+        super().__init__(FP32)
+        self.with_codes = with_codes
+
+    def on(self, device):  # noqa: ARG002
+        from wan_model.dit.fused_stages import FusedStages
+
+        return partial(FusedStages, with_codes=self.with_codes)
+
+
+def fused_stages(**options):
+    return Fused(**options).on(CPU)
+
+
+@interpreted
+@pytest.mark.parametrize(("with_codes", "most"), [(False, 1e-6), (True, 3e-2)])
+def test_every_stage_computes_what_the_block_computes(with_codes, most):
+    """With LoRAs, two samples, and timesteps that differ between tokens."""
+    error = trial_error(fused_stages(with_codes=with_codes), CPU, FP32, with_codes=with_codes)
+    assert error < most
+
+
+@interpreted
+def test_a_model_predicts_the_same(monkeypatch):
+    """In bf16, with runs of unequal length."""
+    monkeypatch.setattr("wan_model.dit.tokens.RUN_TOKENS", 20)
+    model = make_dit("ti2v", BF16, num_layers=1)
+    inputs = make_inputs(model)._replace(timestep=first_frame_clean(1))
+    runners = with_stages(run_in_order, Fused()), run_in_order
+    with torch.no_grad():
+        got, expected = (model.velocity(*inputs, runner) for runner in runners)
+    assert (got - expected).norm() < 5e-3 * expected.norm()
+
+
+@interpreted
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+def test_a_broken_token_stays_visible_in_codes(broken):
+    from wan_model.dit.fused_kernels import quantize
+
+    x = torch.randn(1, 4, 24, generator=torch.Generator().manual_seed(0))
+    x[0, 1], x[0, 2, 5] = 0, broken
+    rows: QuantizedRows = quantize(x)
+    values = rows.codes.float() * rows.scale
+    assert values.isfinite().all(-1).tolist() == [[True, True, False, True]]
+    assert not values[0, 1].any()
+    codes, scale = quantize_rows(x, rows.codes.dtype)
+    torch.testing.assert_close(rows.scale[0, [0, 3]], scale[0, [0, 3]])
+    assert (rows.codes.float() != codes.float())[0, [0, 3]].float().mean() < 0.04
+
+
+@interpreted
+def test_a_trial_sees_a_fault():
+    def faulty(block):
+        stages = fused_stages()(block)
+        object.__setattr__(stages, "add_self_attention", partial(_without_gate, stages))
+        return stages
+
+    assert trial_error(faulty, CPU, FP32, with_codes=False) > TOLERANCE
+
+
+def _without_gate(stages, x, attention, attended, residual):
+    rows = attention.rows.clone()
+    rows[:, 2] = 1
+    attention = replace(attention, rows=rows)
+    return type(stages).add_self_attention(stages, x, attention, attended, residual)
+
+
+def test_blocks_that_somebody_changed_and_training_keep_their_own(monkeypatch):
+    model = make_dit()
+    inputs = make_inputs(model)
+    used = []
+
+    def record(block, *arguments, **options):
+        used.append(options.get("stages"))
+        return Block.forward(block, *arguments, **options)
+
+    for block in model.blocks:
+        monkeypatch.setattr(block, "forward", partial(record, block))
+    stages = FastestStages(FP32)
+    monkeypatch.setattr(stages, "on", lambda _: lambda block: block)
+    runner = with_stages(run_in_order, stages, lambda block: block is model.blocks[0])
+    with torch.no_grad():
+        model.velocity(*inputs, runner)
+    assert [stages is None for stages in used] == [True, False]
+    used.clear()
+    model.velocity(*inputs, runner)
+    assert used == [None, None]
+
+
+def test_no_kernels_on_the_cpu_and_none_that_fail(monkeypatch):
+    assert fastest_stages(CPU, FP32) is own_stages
+    monkeypatch.setattr(stage_choice, "trial_error", lambda *_, **__: 1.0)
+    choose = partial(stage_choice._if_right, device=CPU, precision=FP32)
+    assert choose(own_stages, with_codes=False) is own_stages
