@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..quant import LowRank, QuantizedRows
+from ..quant import QuantizedRows
 from ..quant.packing import FP8, LARGEST
 from .modulation import Modulation
 from .rope import Rotation
@@ -24,11 +23,6 @@ SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 
 MODULATED, AFFINE = 1, 2
 """What follows a layer norm."""
-
-TILE_TOKENS, TILE_FEATURES = 128, 128
-"""Of the result of a program that adds LoRAs."""
-LARGEST_STEP = 64
-"""Ranks that it multiplies at a time."""
 
 WIDE = 8192
 """Values of a token from which on a program gets more warps."""
@@ -185,19 +179,6 @@ def _activate_rows(x: Tensor, tokens: Tokens, *, with_gelu: bool) -> None:
     )  # fmt: skip
 
 
-def add_low_rank(out: Tensor, x: Tensor, adapter: LowRank) -> Tensor:
-    """Returns out (B, L, O) with what LoRAs add to it for x (B, L, I), in its place."""
-    inner = F.linear(x, adapter.a).flatten(0, -2)
-    (count, rank), width = inner.shape, out.shape[-1]
-    grid = (triton.cdiv(count, TILE_TOKENS), triton.cdiv(width, TILE_FEATURES))
-    _add_low_rank[grid](
-        inner, adapter.scale, adapter.b, out, count, width,
-        rank=rank, ranks=min(LARGEST_STEP, rank & -rank),
-        tokens=TILE_TOKENS, features=TILE_FEATURES, num_warps=8,
-    )  # fmt: skip
-    return out
-
-
 def _warps(width: int) -> int:
     return 16 if width > WIDE else 8
 
@@ -248,9 +229,9 @@ def _add_and_norm(
 
 @triton.jit
 def _quantize(v, codes, scale_at, inside, smallest, largest: tl.constexpr):
-    """Values outside are zero. Infinity or NaN reaches the scale through the second sum."""
-    scale = tl.maximum(tl.max(tl.abs(v), 0) / largest, smallest) + tl.sum(v * 0.0, 0)
-    tl.store(codes, (v / scale).to(codes.dtype.element_ty), inside)
+    """Values outside are zero. A maximum passes NaN over, so infinity takes its place there."""
+    scale = tl.maximum(tl.max(tl.where(v == v, tl.abs(v), float("inf")), 0) / largest, smallest)
+    tl.store(codes, (v * (1 / scale)).to(codes.dtype.element_ty), inside)
     tl.store(scale_at, scale)
 
 
@@ -294,23 +275,3 @@ def _activate(
         tl.store(values + place, v.to(values.dtype.element_ty), inside)
     if has_codes:
         _quantize(v, codes + place, scales + row, inside, smallest, largest)
-
-
-@triton.jit(do_not_specialize=["count"])
-def _add_low_rank(
-    inner, scale, b, out, count, width,
-    rank: tl.constexpr, ranks: tl.constexpr, tokens: tl.constexpr, features: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * tokens + tl.arange(0, tokens)[:, None]
-    feature = tl.program_id(1) * features + tl.arange(0, features)
-    exists, inside = row < count, feature < width
-    place = out + row * width + feature[None, :]
-    both = exists & inside[None, :]
-    total = tl.load(place, both, 0.0).to(tl.float32)
-    for first in range(0, rank, ranks):
-        column = first + tl.arange(0, ranks)
-        left = tl.load(inner + row * rank + column[None, :], exists, 0.0).to(tl.float32)
-        left = (left * tl.load(scale + column)[None, :]).to(b.dtype.element_ty)
-        right = tl.load(b + feature[None, :] * rank + column[:, None], inside[None, :], 0.0)
-        total = tl.dot(left, right, total)
-    tl.store(place, total.to(out.dtype.element_ty), both)

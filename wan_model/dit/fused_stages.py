@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..quant import Linear
+from ..quant import Linear, add_low_rank
 from ..quant.packing import FP8
 from .block import Block
-from .fused_kernels import Tokens, Wanted, add, add_low_rank, gelu, norm, quantize, rms_norm
+from .fused_kernels import Tokens, Wanted, add, gelu, norm, quantize, rms_norm
 from .modulation import Modulation
 from .norms import AffineLayerNorm, RMSNorm
 from .rope import Rotation
@@ -93,10 +93,10 @@ class FusedStages:
         else:
             assert tokens.values is not None
             out = layer.multiply(tokens.values)
-        for adapter in layer.adapters:
-            assert tokens.values is not None
-            out = add_low_rank(out, tokens.values, adapter)
-        return out
+        if not layer.adapters:
+            return out
+        assert tokens.values is not None
+        return add_low_rank(out, tokens.values, layer.adapters)
 
 
 def _weight(norm: RMSNorm | AffineLayerNorm, x: Tensor) -> Tensor:
