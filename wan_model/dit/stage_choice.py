@@ -164,8 +164,10 @@ def with_stages(
 
     def staged(blocks: Iterable[BlockFn], stages_of: StagesOf) -> Iterator[BlockFn]:
         for block in blocks:
-            plain = not isinstance(block, Block) or changed(block)
-            yield block if plain else partial(block, stages=stages_of(block))
+            if isinstance(block, Block) and not changed(block):
+                yield partial(block, stages=stages_of(block))
+            else:
+                yield block
 
     def run(blocks: Iterable[BlockFn], x: Tensor, inputs: BlockInputs, /) -> Tensor:
         stages_of = own_stages if inputs.residual.recorded else stages.on(x.device)
