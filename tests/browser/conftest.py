@@ -98,11 +98,11 @@ def arguments(frontend: str) -> tuple[str, ...]:
     return ("--front-end-root", folder)
 
 
-@pytest.fixture(scope="session", params=MODES, ids=lambda mode: mode.name)
-def session_editor(
+@pytest.fixture(scope="module", params=MODES, ids=lambda mode: mode.name)
+def open_editor(
     request: pytest.FixtureRequest, browser: Browser, server_of: ServerOf
 ) -> Iterator[Editor]:
-    """One page per way of running the editor."""
+    """One page per way of running the editor, closed when done: it draws all the time."""
     mode: Mode = request.param
     context = browser.new_context(viewport=VIEWPORT)
     editor = Editor(context.new_page(), server_of(mode.frontend), mode)
@@ -112,8 +112,8 @@ def session_editor(
 
 
 @pytest.fixture
-def editor(session_editor: Editor) -> Iterator[Editor]:
+def editor(open_editor: Editor) -> Iterator[Editor]:
     """The page with an empty graph. An error in its console fails the test."""
-    session_editor.clear()
-    yield session_editor
-    assert session_editor.take_errors() == []
+    open_editor.clear()
+    yield open_editor
+    assert open_editor.take_errors() == []
