@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
+import torch
 from torch import nn
 
 from .low_rank import (
@@ -61,6 +62,8 @@ class LoraPatcher(SavingPatcher):
         full_load: bool = False,
     ) -> None:
         """Loads weights, with what is no operand merged; forced to patch, to be saved, too."""
+        if device_to is not None:
+            self.operands.move(self.dit, torch.device(device_to))
         with self._merging(self._merged()):
             super().load(device_to, lowvram_model_memory, force_patch_weights, full_load)
             self._merge_between_layers(device_to)
