@@ -87,6 +87,7 @@ def load_models(
     else:
         for model in models:
             model.operands, model.merged_patches = LoraOperands(device), {}
+            model.scales, model.hook_scales = {}, {}
     patcher_class = LoraPatcher if engine is None else WanPatcher
     patchers = [patcher_class(model, device, offload_device) for model in models]
     for patcher, info in zip(patchers, infos, strict=True):
