@@ -161,9 +161,7 @@ class LoraPatcher(SavingPatcher):
         """Gives scales back to weights that have been restored."""
         for key in [key for key in scales if key not in backup]:
             layer = self.dit.get_submodule(path_of(key))
-            for name, scale in zip(
-                ("weight_scale", "weight_scale_2"), scales.pop(key), strict=True
-            ):
+            for name, scale in scales.pop(key).items():
                 setattr(layer, name, None if scale is None else scale.to(layer.weight.device))
 
     def _merged(self) -> Patches:
