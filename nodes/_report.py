@@ -1,13 +1,10 @@
-"""Errors and choices as the user sees them."""
+"""Errors as the user sees them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
 from ..wan_model.errors import MemoryLimitError, RelativeError, WanError
-
-MAX_LISTED = 12
-"""Choices that a message names."""
 
 LIMITS_ADVICE = (
     "Limits are inputs of the 'Wan memory' node: 0 leaves the VRAM budget open, -1 any other."
@@ -48,24 +45,3 @@ def _for_the_editor(error: WanError) -> str:
     if isinstance(error, RelativeError):
         return f"{error} {RELATIVES_ADVICE}"
     return str(error)
-
-
-def check_choices(inputs: Iterable[Any], **chosen: str | None) -> bool | str:
-    """Returns True, or what is wrong with the chosen values, as `validate_inputs` is to return.
-
-    ComfyUI 0.3 checks no choices of nodes like ours.
-
-    Args:
-        inputs: a schema's inputs.
-        chosen: values by input; None comes from another node and is not known yet.
-    """
-    options = {item.id: item.options for item in inputs if item.id in chosen}
-    for name, value in chosen.items():
-        if value is not None and value not in options[name]:
-            known = ", ".join(options[name][:MAX_LISTED])
-            more = len(options[name]) - MAX_LISTED
-            return (
-                f"{name} has no such choice. Got {value!r}, need one of: {known}"
-                f"{f' and {more} more' if more > 0 else ''}. Choose one of these."
-            )
-    return True

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..wan_model.dit.compiled_stages import Mode
 from ._comfy.model.compiled_model import with_compiled_stages
-from ._report import check_choices, reports_errors
+from ._report import reports_errors
 from .skip_steps import CATEGORY
 from .widgets import widgets
 
@@ -28,11 +28,6 @@ class WanDuetCompile(io.ComfyNode):
             outputs=[io.Model.Output(display_name="model")],
             hidden=[io.Hidden.unique_id],
         )
-
-    @classmethod
-    def validate_inputs(cls, mode: str | None = None) -> bool | str:
-        """Refuses an unknown choice."""
-        return check_choices(_inputs(), mode=mode)
 
     @classmethod
     @reports_errors

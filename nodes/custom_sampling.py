@@ -11,7 +11,7 @@ from ._comfy.model import facts
 from ._comfy.sampling import samplers
 from ._comfy.sampling.guider import Expert, MoEGuider
 from ._comfy.sampling.run_shift import at_shift
-from ._report import check_choices, reports_errors
+from ._report import reports_errors
 from .widgets import widgets
 
 CATEGORY = "Wan 2.2/custom sampling"
@@ -128,14 +128,6 @@ class WanDuetSigmas(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls, scheduler: str | None = None, sampler: str | None = None
-    ) -> bool | str:
-        """Refuses unknown choices."""
-        inputs = cls.define_schema().inputs
-        return check_choices(inputs, scheduler=scheduler, sampler=sampler)
-
-    @classmethod
     @reports_errors
     def execute(
         cls,
@@ -176,11 +168,6 @@ class WanDuetSamplerSelect(io.ComfyNode):
             inputs=widgets("sampler"),
             outputs=[io.Sampler.Output(display_name="sampler")],
         )
-
-    @classmethod
-    def validate_inputs(cls, sampler: str | None = None) -> bool | str:
-        """Refuses an unknown choice."""
-        return check_choices(cls.define_schema().inputs, sampler=sampler)
 
     @classmethod
     @reports_errors

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ._comfy.model import facts
 from ._comfy.vae.comfy_vae import decode
-from ._report import check_choices, reports_errors
+from ._report import reports_errors
 from .widgets import widgets
 
 
@@ -33,11 +33,6 @@ class WanDuetVAEDecode(io.ComfyNode):
             ],
             outputs=[io.Image.Output(display_name="images")],
         )
-
-    @classmethod
-    def validate_inputs(cls, tiling: str | None = None) -> bool | str:
-        """Refuses an unknown choice."""
-        return check_choices(cls.define_schema().inputs, tiling=tiling)
 
     @classmethod
     @reports_errors

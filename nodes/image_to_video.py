@@ -20,8 +20,6 @@ from ..wan_model.conditioning import (
 from ..wan_model.config import OFFICIAL
 from ..wan_model.errors import PairingError, ShapeError
 from ..wan_model.shapes import (
-    check_frames,
-    check_size,
     i2v_size_for_area,
     latent_size,
     ti2v_size_for_area,
@@ -29,7 +27,7 @@ from ..wan_model.shapes import (
 from ._comfy.host import runtime
 from ._comfy.vae import image_conditioning
 from ._report import reports_errors
-from .widgets import CROP, KEEP_ASPECT, MAX_LENGTH, MAX_SIDE, widgets
+from .widgets import CROP, KEEP_ASPECT, widgets
 
 
 @dataclass(frozen=True)
@@ -82,25 +80,6 @@ class WanDuetImageToVideo(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
-
-    @classmethod
-    def validate_inputs(
-        cls, width: int | None = None, height: int | None = None, length: int | None = None
-    ) -> bool | str:
-        """Refuses sizes and lengths that fit no model; None is not known yet."""
-        for name, value, most in (
-            ("width", width, MAX_SIDE),
-            ("height", height, MAX_SIDE),
-            ("length", length, MAX_LENGTH),
-        ):
-            if value is not None and value > most:
-                return f"The {name} is too large. Got {value}, need at most {most}. Use less."
-        try:
-            check_size(16 if width is None else width, 16 if height is None else height, 16)
-            check_frames(1 if length is None else length)
-        except ShapeError as error:
-            return str(error)
-        return True
 
     @classmethod
     @reports_errors

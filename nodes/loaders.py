@@ -1,13 +1,14 @@
 """Nodes that load models, VAEs and text encoders as ComfyUI's own types."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..wan_model.config import DiTConfig
 from ..wan_model.errors import PairingError
-from ..wan_model.loading import Checkpoint, guess_pair, open_checkpoint
+from ..wan_model.loading import Checkpoint, guess_pair, open_checkpoint, says_noise
 from ..wan_model.offload import Limits
 from ._comfy.host import runtime
 from ._comfy.model.attention_choice import choose as choose_attention
@@ -16,7 +17,8 @@ from ._comfy.model.precision_choice import QUANTIZED
 from ._comfy.model.precision_choice import explain as explain_precision
 from ._comfy.text import umt5
 from ._comfy.vae import comfy_vae
-from ._report import check_choices, reports_errors
+from ._report import reports_errors
+from .checked_inputs import Choice
 
 CATEGORY = "Wan 2.2/load"
 PRECISIONS = ["auto", "bf16", "fp16", "fp32"]
@@ -53,14 +55,12 @@ ATTENTION_TOOLTIP = (
 )
 
 
-def _attention_input() -> io.Combo.Input:
-    return io.Combo.Input(
-        "attention", options=ATTENTIONS, default="auto", tooltip=ATTENTION_TOOLTIP
-    )
+def _attention_input() -> Choice.Input:
+    return Choice.Input("attention", options=ATTENTIONS, default="auto", tooltip=ATTENTION_TOOLTIP)
 
 
-def _precision_input(options: Sequence[str], tooltip: str) -> io.Combo.Input:
-    return io.Combo.Input("precision", options=list(options), default="auto", tooltip=tooltip)
+def _precision_input(options: Sequence[str], tooltip: str) -> Choice.Input:
+    return Choice.Input("precision", options=list(options), default="auto", tooltip=tooltip)
 
 
 def _memory_input() -> Any:
@@ -73,18 +73,8 @@ def _memory_input() -> Any:
     )
 
 
-def _model_input(name: str, tooltip: str) -> io.Combo.Input:
-    return io.Combo.Input(name, options=runtime.model_names("diffusion_models"), tooltip=tooltip)
-
-
-def _missing_file(folder: str, name: str | None) -> str | None:
-    """Says that a file is not there; None if it is, or comes from another node."""
-    if name is None or name in runtime.model_names(folder):
-        return None
-    return (
-        f"The file {name!r} was not found. Got a name that is not in models/{folder}, need one of "
-        "the files there. Put it there and press R, or pick another file."
-    )
+def _model_input(name: str, tooltip: str) -> Choice.Input:
+    return Choice.Input(name, options=runtime.model_names("diffusion_models"), tooltip=tooltip)
 
 
 class WanDuetModelLoader(io.ComfyNode):
@@ -112,19 +102,6 @@ class WanDuetModelLoader(io.ComfyNode):
             ],
             outputs=[io.Model.Output(display_name="model")],
             hidden=[io.Hidden.unique_id],
-        )
-
-    @classmethod
-    def validate_inputs(
-        cls,
-        model_name: str | None = None,
-        precision: str | None = None,
-        attention: str | None = None,
-    ) -> bool | str:
-        """Refuses files that are not there, and unknown choices."""
-        inputs = cls.define_schema().inputs
-        return _missing_file("diffusion_models", model_name) or check_choices(
-            inputs, precision=precision, attention=attention
         )
 
     @classmethod
@@ -182,11 +159,13 @@ class WanDuetExpertLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls, high_noise_model: str | None = None, low_noise_model: str | None = None
-    ) -> bool | str:
-        """Refuses pairs that the file names alone show to be wrong; None is not known yet."""
-        return _pair_problem(high_noise_model, low_noise_model) or True
+    def validate_inputs(cls, low_noise_model: str | None = None) -> bool | str:
+        """Refuses a low-noise file that is not there or has the name of a high-noise one.
+
+        ComfyUI checks what this does not read, and would repeat an error at all that it reads.
+        None is not known yet.
+        """
+        return _low_noise_problem(low_noise_model) or True
 
     @classmethod
     def fingerprint_inputs(
@@ -207,8 +186,7 @@ class WanDuetExpertLoader(io.ComfyNode):
     ) -> io.NodeOutput:
         """Checks that the files are a pair, then loads them."""
         names = (high_noise_model, low_noise_model)
-        if problem := _pair_problem(*names):
-            raise PairingError(problem)
+        _check_names(*names)
         files = [runtime.model_path("diffusion_models", name) for name in names]
         checkpoints = [open_checkpoint(file) for file in files]
         _check_pair(*checkpoints)
@@ -233,28 +211,41 @@ def _load(
     return patchers
 
 
-def _pair_problem(high: str | None, low: str | None) -> str | None:
-    missing = _missing_file("diffusion_models", high) or _missing_file("diffusion_models", low)
-    if missing or high is None or low is None:
-        return missing
-    if high == low:
+def _low_noise_problem(name: str | None) -> str | None:
+    if name is None:
+        return None
+    if name not in runtime.model_names("diffusion_models"):
         return (
+            f"The file {name!r} was not found. Got a name that is not in models/diffusion_models, "
+            "need one of the files there. Put it there and press R, or pick another file."
+        )
+    if says_noise(Path(name).name) == "high":
+        return (
+            f"This is a high-noise file, judging by its name. Got {name} as low_noise_model, need "
+            "the low-noise expert. Choose that one, or rename a file whose name is wrong."
+        )
+    return None
+
+
+def _check_names(high: str, low: str) -> None:
+    """Refuses pairs that the names alone show to be wrong, before a file is opened."""
+    if high == low:
+        raise PairingError(
             f"Both experts are the same file. Got {high} twice, need the high-noise and the "
             "low-noise file. Choose the other one in one of the two."
         )
     found = guess_pair(*(runtime.model_path("diffusion_models", name) for name in (high, low)))
     if found == ("low", "high"):
-        return (
+        raise PairingError(
             f"These look swapped, judging by the file names. Got {high} as high_noise_model and "
             f"{low} as low_noise_model, need them the other way round. Swap them."
         )
     if found[0] == "low" or found[1] == "high":
-        return (
+        raise PairingError(
             f"Both experts are {found[0] or found[1]}-noise files, judging by the file names. Got "
             f"{high} as high_noise_model and {low} as low_noise_model, need one of each. Choose "
             "the other one, or rename a file whose name is wrong."
         )
-    return None
 
 
 def _check_pair(*experts: Checkpoint) -> None:
@@ -288,7 +279,7 @@ class WanDuetVAELoader(io.ComfyNode):
             "the names are easily confused. taew2_1 and taew2_2 are tiny VAEs that decode a rough "
             "video in a fraction of the time.",
             inputs=[
-                io.Combo.Input(
+                Choice.Input(
                     "vae_name",
                     options=[*runtime.model_names("vae"), *cls._preview_names()],
                     tooltip="VAE file in models/vae: wan_2.1_vae.safetensors for A14B models, "
@@ -305,16 +296,6 @@ class WanDuetVAELoader(io.ComfyNode):
             ],
             outputs=[io.Vae.Output(display_name="vae")],
             hidden=[io.Hidden.unique_id],
-        )
-
-    @classmethod
-    def validate_inputs(
-        cls, vae_name: str | None = None, precision: str | None = None
-    ) -> bool | str:
-        """Refuses a file that is not there, and an unknown precision."""
-        inputs = cls.define_schema().inputs
-        return _missing_file(cls._folder(vae_name), vae_name) or check_choices(
-            inputs, precision=precision
         )
 
     @classmethod
@@ -355,7 +336,7 @@ class WanDuetTextEncoderLoader(io.ComfyNode):
             description="Loads a umT5 text encoder as a CLIP that every node takes. Its size is "
             "read from the file.",
             inputs=[
-                io.Combo.Input(
+                Choice.Input(
                     "text_encoder_name",
                     options=runtime.model_names("text_encoders"),
                     tooltip="umT5 file in models/text_encoders: umt5_xxl_fp8_e4m3fn_scaled (6 GB), "
@@ -365,11 +346,6 @@ class WanDuetTextEncoderLoader(io.ComfyNode):
             outputs=[io.Clip.Output(display_name="clip")],
             hidden=[io.Hidden.unique_id],
         )
-
-    @classmethod
-    def validate_inputs(cls, text_encoder_name: str | None = None) -> bool | str:
-        """Refuses a file that is not there."""
-        return _missing_file("text_encoders", text_encoder_name) or True
 
     @classmethod
     def fingerprint_inputs(cls, text_encoder_name: str | None = None) -> str:

@@ -12,7 +12,7 @@ from ._comfy.sampling import samplers
 from ._comfy.sampling.guider import Expert, MoEGuider
 from ._comfy.sampling.run import as_video, sample_latent
 from ._comfy.sampling.run_shift import at_shift
-from ._report import check_choices, reports_errors
+from ._report import reports_errors
 from .widgets import widgets
 
 SAMPLING = (
@@ -45,23 +45,6 @@ class WanDuetMoESampler(io.ComfyNode):
             inputs=_inputs(),
             outputs=[io.Latent.Output(display_name="latent")],
             hidden=[io.Hidden.unique_id],
-        )
-
-    @classmethod
-    def validate_inputs(
-        cls,
-        sampler: str | None = None,
-        scheduler: str | None = None,
-        add_noise: str | None = None,
-        return_with_leftover_noise: str | None = None,
-    ) -> bool | str:
-        """Refuses unknown choices."""
-        return check_choices(
-            _inputs(),
-            sampler=sampler,
-            scheduler=scheduler,
-            add_noise=add_noise,
-            return_with_leftover_noise=return_with_leftover_noise,
         )
 
     @classmethod

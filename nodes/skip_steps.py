@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..wan_model.sampling import StepCacheSettings
 from ._comfy.model import facts
 from ._comfy.sampling.step_cache_wrappers import with_step_cache
-from ._report import check_choices, reports_errors
+from ._report import reports_errors
 from .widgets import widgets
 
 CATEGORY = "Wan 2.2/speed"
@@ -30,11 +30,6 @@ class WanDuetStepCache(io.ComfyNode):
             outputs=[io.Model.Output(display_name="model")],
             hidden=[io.Hidden.unique_id],
         )
-
-    @classmethod
-    def validate_inputs(cls, method: str | None = None) -> bool | str:
-        """Refuses an unknown choice."""
-        return check_choices(_inputs(), method=method)
 
     @classmethod
     @reports_errors

@@ -9,7 +9,9 @@ from comfy_api.latest import io
 
 from ..wan_model.dit.compiled_stages import Mode
 from ..wan_model.sampling import STEP_CACHE_METHODS
+from ..wan_model.shapes import check_frames, check_size
 from ._comfy.sampling import samplers
+from .checked_inputs import Choice, Steps
 
 CROP, KEEP_ASPECT = "crop to size", "keep aspect (official)"
 MAX_SIDE, MAX_LENGTH = 8192, 8193
@@ -37,6 +39,10 @@ class Row:
         if callable(options.get("options")):  # asked each time: other packs add samplers
             options["options"] = options["options"]()
         return self._kind.Input(name, **options)
+
+
+def _check_side(pixels: int) -> None:
+    check_size(pixels, pixels, 16)
 
 
 TABLE: dict[str, Row] = {
@@ -78,7 +84,7 @@ TABLE: dict[str, Row] = {
         "for I2V. 1 ignores the negative prompt and halves the time: right for 4-step LoRAs.",
     ),
     "sampler": Row(
-        io.Combo,
+        Choice,
         options=samplers.sampler_names,
         default="unipc",
         tooltip="unipc: the official solver. dpm++: the official alternative. euler: for "
@@ -86,7 +92,7 @@ TABLE: dict[str, Row] = {
         "ones.",
     ),
     "scheduler": Row(
-        io.Combo,
+        Choice,
         options=samplers.scheduler_names,
         default="wan",
         tooltip="Spacing of the noise levels. wan: the official list of the chosen sampler. The "
@@ -141,14 +147,14 @@ TABLE: dict[str, Row] = {
         "restart.",
     ),
     "add_noise": Row(
-        io.Combo,
+        Choice,
         options=["enable", "disable"],
         default="enable",
         tooltip="disable only where the latent already holds the noise of an earlier, "
         "unfinished run.",
     ),
     "return_with_leftover_noise": Row(
-        io.Combo,
+        Choice,
         options=["disable", "enable"],
         default="disable",
         tooltip="enable to keep the remaining noise in a run that stops early, so that another "
@@ -157,7 +163,7 @@ TABLE: dict[str, Row] = {
     "width": Row(
         io.Int,
         default=832,
-        min=16,
+        min=Steps(16, _check_side, "a multiple of 16"),
         max=MAX_SIDE,
         step=16,
         tooltip="Pixels, a multiple of 16 (A14B) or 32 (5B). Trained sizes: 832x480 "
@@ -166,7 +172,7 @@ TABLE: dict[str, Row] = {
     "height": Row(
         io.Int,
         default=480,
-        min=16,
+        min=Steps(16, _check_side, "a multiple of 16"),
         max=MAX_SIDE,
         step=16,
         tooltip="Pixels, a multiple of 16 (A14B) or 32 (5B). Memory and time grow "
@@ -175,7 +181,7 @@ TABLE: dict[str, Row] = {
     "length": Row(
         io.Int,
         default=81,
-        min=1,
+        min=Steps(1, check_frames, "4n+1"),
         max=MAX_LENGTH,
         step=4,
         tooltip="Frames, 4n+1. 81 is 5 seconds at 16 fps (A14B), 121 is 5 seconds at "
@@ -189,7 +195,7 @@ TABLE: dict[str, Row] = {
         tooltip="Number of videos per run, each with a different seed. Memory grows with it.",
     ),
     "size_mode": Row(
-        io.Combo,
+        Choice,
         options=[CROP, KEEP_ASPECT],
         default=CROP,
         optional=True,
@@ -236,7 +242,7 @@ TABLE: dict[str, Row] = {
         "own. -1: 2, or 1 where VRAM is short. 0 waits for every block: for measurements only.",
     ),
     "method": Row(
-        io.Combo,
+        Choice,
         options=list(STEP_CACHE_METHODS),
         default="auto",
         tooltip="easycache and magcache skip whole steps, by two estimates of the error. cfg "
@@ -273,7 +279,7 @@ TABLE: dict[str, Row] = {
         "always computed.",
     ),
     "mode": Row(
-        io.Combo,
+        Choice,
         options=list(get_args(Mode)),
         default="default",
         tooltip="Mode of torch.compile. default is ready in seconds. "
@@ -281,7 +287,7 @@ TABLE: dict[str, Row] = {
         "which takes minutes once.",
     ),
     "tiling": Row(
-        io.Combo,
+        Choice,
         options=["auto", "off", "on"],
         default="auto",
         tooltip="auto: tiles when free memory is too small for whole frames. off: "

@@ -32,6 +32,24 @@ class RandomConditioning(io.ComfyNode):
         return io.NodeOutput([[torch.randn(1, tokens, text_dim, generator=generator), {}]])
 
 
+class GiveChoice(io.ComfyNode):
+    """One of its own list of choices."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        choices = ["euler", "heun"]
+        return io.Schema(
+            node_id="WanDuetTestChoice",
+            category="WanDuet tests",
+            inputs=[io.Combo.Input("value", options=choices)],
+            outputs=[io.Combo.Output(options=choices)],
+        )
+
+    @classmethod
+    def execute(cls, value: str) -> io.NodeOutput:
+        return io.NodeOutput(value)
+
+
 class SaveTensors(io.ComfyNode):
     """Saves latents and images exactly, as `NAME.safetensors` in the output folder."""
 
@@ -154,7 +172,14 @@ class TestExtension(ComfyExtension):
     """The nodes of this file."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [RandomConditioning, SaveTensors, RandomImage, RecordModelInputs, ForeignObjects]
+        return [
+            RandomConditioning,
+            GiveChoice,
+            SaveTensors,
+            RandomImage,
+            RecordModelInputs,
+            ForeignObjects,
+        ]
 
 
 async def comfy_entrypoint() -> TestExtension:

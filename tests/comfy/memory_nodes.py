@@ -169,6 +169,37 @@ class Watched(io.ComfyNode):
         return io.NodeOutput()
 
 
+class CopyToDevice(io.ComfyNode):
+    """A copy with weights of its own on "cpu:0", as core's Select Model Device makes it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestCopyToDevice",
+            category="WanDuet tests",
+            inputs=[io.Model.Input("model")],
+            outputs=[io.Model.Output(), io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: Any) -> io.NodeOutput:
+        device = torch.device("cpu", 0)
+        if hasattr(model, "deepclone_multigpu"):
+            copies = model.deepclone_multigpu(device), model.clone(force_deepcopy=True)
+        else:  # of older cores: what the two do
+            source = model
+            while not hasattr(source, "cached_patcher_init"):
+                source = source.parent
+            load, arguments = source.cached_patcher_init
+            copies = load(*arguments), load(*arguments, disable_dynamic=True)
+            copies[0].load_device = device
+            for copy in copies:
+                copy.patches, copy.attachments = model.patches, model.attachments
+        assert copies[0].model is not model.model
+        assert copies[1].model is not model.model
+        return io.NodeOutput(*copies)
+
+
 def open_model_files() -> list[str]:
     """Returns the names of open checkpoints."""
     found = []
@@ -186,7 +217,7 @@ class MemoryTestExtension(ComfyExtension):
     """The nodes of this file."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TakeMemory, OutOfMemory, RecordHeld, Watch, Watched]
+        return [TakeMemory, OutOfMemory, RecordHeld, Watch, Watched, CopyToDevice]
 
 
 async def comfy_entrypoint() -> MemoryTestExtension:

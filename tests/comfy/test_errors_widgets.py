@@ -1,4 +1,4 @@
-"""Wrong widgets: refused before anything runs, with the node, the input and a remedy."""
+"""Wrong widgets: refused before anything runs, each with one error, at its own input."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -50,7 +50,16 @@ def every_choice() -> Prompt:
         ),
         "select": node("WanDuetSamplerSelect", sampler="euler"),
         "noise": node("RandomNoise", noise_seed=1),
-        "guider": node("BasicGuider", model=("model", 0), conditioning=("text", 0)),
+        "cached": node(
+            "WanDuetStepCache",
+            model=("model", 0),
+            method="auto",
+            threshold=0.0,
+            start_percent=0.15,
+            end_percent=0.95,
+        ),
+        "compiled": node("WanDuetCompile", model=("cached", 0), mode="default"),
+        "guider": node("BasicGuider", model=("compiled", 0), conditioning=("text", 0)),
         "custom": node(
             "SamplerCustomAdvanced",
             noise=("noise", 0),
@@ -69,122 +78,152 @@ def server_still_works(comfy_server: ComfyServer) -> Iterator[None]:
     assert result.status == "success", result.error
 
 
-def refusal(server: ComfyServer, prompt: Prompt, node_id: str) -> list[dict[str, Any]]:
-    """Queues a prompt that must be refused for one node; returns that node's errors."""
+def refusal(server: ComfyServer, prompt: Prompt, node_id: str) -> dict[str, Any]:
+    """Queues a prompt that must be refused for one input; returns the error."""
     with pytest.raises(PromptRejected) as caught:
         server.queue(prompt)
     assert caught.value.status == 400
     assert caught.value.error["type"] == "prompt_outputs_failed_validation"
     assert caught.value.node_errors.keys() == {node_id}
-    return caught.value.node_errors[node_id]["errors"]
+    (error,) = caught.value.node_errors[node_id]["errors"]
+    return error
 
 
 @pytest.mark.parametrize(
-    ("widget", "value", "advice"),
+    ("node_id", "widget", "value", "kind", "text"),
     [
-        ("length", 6, "Use 5 or 9."),
-        ("length", 80, "Use 77 or 81."),
-        ("length", 0, "Use 1."),
-        ("length", -3, "Use 1."),
-        ("length", 100_001, "Got 100001, need at most 8193."),
-        ("width", 72, "Use 64 or 80."),
-        ("width", 0, "Use 16."),
-        ("width", -16, "Use 16."),
-        ("width", 100_000, "Got 100000, need at most 8192."),
-        ("height", 1081, "Use 1072 or 1088."),
+        ("size", "length", 6, "smaller_than_min", "or not 4n+1. Use 5 or 9."),
+        ("size", "length", 80, "smaller_than_min", "Value 80 smaller than min of 1, or not 4n+1. "),
+        ("size", "length", 0, "smaller_than_min", "Use 1."),
+        ("size", "length", -3, "smaller_than_min", "Use 1."),
+        ("size", "length", 100_001, "bigger_than_max", "max of 8193"),
+        ("size", "width", 72, "smaller_than_min", "or not a multiple of 16. Use 64 or 80."),
+        ("size", "width", 100, "smaller_than_min", "Use 96 or 112."),
+        ("size", "width", 0, "smaller_than_min", "Use 16."),
+        ("size", "width", -16, "smaller_than_min", "Use 16."),
+        ("size", "width", 100_000, "bigger_than_max", "max of 8192"),
+        ("size", "height", 1081, "smaller_than_min", "Use 1072 or 1088."),
+        ("size", "batch_size", 0, "smaller_than_min", "min of 1"),
+        ("sampler", "boundary", 1.5, "bigger_than_max", "max of 1.0"),
+        ("sampler", "boundary", -2, "smaller_than_min", "min of -1.0"),
+        ("sampler", "steps", -5, "smaller_than_min", "min of -1"),
+        ("sampler", "steps", 100_000, "bigger_than_max", "max of 1000"),
+        ("sampler", "cfg_high", -2, "smaller_than_min", "min of -1.0"),
+        ("sampler", "shift", 1e6, "bigger_than_max", "max of 100.0"),
+        ("sampler", "denoise", 1.1, "bigger_than_max", "max of 1.0"),
+        ("sampler", "start_at_step", -1, "smaller_than_min", "min of 0"),
+        ("sampler", "seed", -1, "smaller_than_min", "min of 0"),
     ],
 )
-def test_sizes(comfy_server: ComfyServer, widget: str, value: int, advice: str):
+def test_numbers(
+    comfy_server: ComfyServer, node_id: str, widget: str, value: float, kind: str, text: str
+):
     prompt = good_prompt()
-    prompt["size"]["inputs"][widget] = value
-    errors = refusal(comfy_server, prompt, "size")
+    prompt[node_id]["inputs"][widget] = value
+    error = refusal(comfy_server, prompt, node_id)
 
-    assert {error["type"] for error in errors} == {"custom_validation_failed"}
-    # Core repeats the one message for every input that the check looked at.
-    texts = {error["details"].split(" - ", 1)[1] for error in errors}
-    assert len(texts) == 1
-    text = texts.pop()
-    assert f"Got {value}, need" in text
-    assert advice in text
+    assert (error["type"], error["details"]) == (f"value_{kind}", widget)
+    assert text in error["message"]
+
+
+def test_what_is_no_number(comfy_server: ComfyServer):
+    prompt = good_prompt()
+    prompt["size"]["inputs"]["batch_size"] = "many"
+    error = refusal(comfy_server, prompt, "size")
+
+    assert error["type"] == "invalid_input_type"
+    assert error["extra_info"]["input_name"] == "batch_size"
+
+
+def test_two_wrong_values_are_two_errors(comfy_server: ComfyServer):
+    prompt = good_prompt()
+    prompt["size"]["inputs"] |= {"width": 100, "length": 80}
+    with pytest.raises(PromptRejected) as caught:
+        comfy_server.queue(prompt)
+    errors = caught.value.node_errors["size"]["errors"]
+    assert sorted(error["details"] for error in errors) == ["length", "width"]
 
 
 @pytest.mark.parametrize(
     ("high", "low", "text"),
     [
-        (HIGH, HIGH, f"Both experts are the same file. Got {HIGH} twice"),
-        (LOW, HIGH, "These look swapped"),
-        (HIGH, "toy_i2v_high_noise.safetensors", "Both experts are high-noise files"),
+        (LOW, HIGH, f"a high-noise file, judging by its name. Got {HIGH} as low_noise_model"),
+        (
+            HIGH,
+            HIGH,
+            f"a high-noise file, judging by its name. Got {HIGH} as low_noise_model, need",
+        ),
+        (HIGH, "", "The file '' was not found. Got a name that is not in models/d"),
+    ],
+)
+def test_low_noise_files_by_name(comfy_server: ComfyServer, high: str, low: str, text: str):
+    error = refusal(comfy_server, good_prompt() | experts((high, low)), "experts")
+
+    assert error["type"] == "custom_validation_failed"
+    assert error["extra_info"]["input_name"] == "low_noise_model"
+    assert text in error["details"]
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "text"),
+    [
+        (LOW, LOW, f"Both experts are the same file. Got {LOW} twice, need"),
         ("toy_i2v_low_noise.safetensors", LOW, "Both experts are low-noise files"),
-        ("gone.safetensors", LOW, "The file 'gone.safetensors' was not found"),
-        (HIGH, "", "The file '' was not found"),
     ],
 )
 def test_pairs_by_name(comfy_server: ComfyServer, high: str, low: str, text: str):
-    prompt = good_prompt() | experts((high, low))
-    errors = refusal(comfy_server, prompt, "experts")
+    result = comfy_server.run(good_prompt() | experts((high, low)))
 
-    assert {error["type"] for error in errors} == {"custom_validation_failed"}
-    named = {error["extra_info"]["input_name"] for error in errors}
-    assert named == {"high_noise_model", "low_noise_model"}
-    assert all(text in error["details"] for error in errors)
-    assert all("Got " in error["details"] and "need " in error["details"] for error in errors)
+    assert result.error is not None
+    assert result.error["node_id"] == "experts"
+    assert text in result.error["exception_message"]
 
 
 @pytest.mark.parametrize(
-    ("node_id", "widget", "value", "kind"),
+    ("node_id", "widget", "choices"),
     [
-        ("size", "batch_size", "many", "invalid_input_type"),
-        ("size", "batch_size", 0, "value_smaller_than_min"),
-        ("sampler", "boundary", 1.5, "value_bigger_than_max"),
-        ("sampler", "boundary", -2, "value_smaller_than_min"),
-        ("sampler", "steps", -5, "value_smaller_than_min"),
-        ("sampler", "steps", 100_000, "value_bigger_than_max"),
-        ("sampler", "cfg_high", -2, "value_smaller_than_min"),
-        ("sampler", "shift", 1e6, "value_bigger_than_max"),
-        ("sampler", "denoise", 1.1, "value_bigger_than_max"),
-        ("sampler", "start_at_step", -1, "value_smaller_than_min"),
-        ("sampler", "seed", -1, "value_smaller_than_min"),
+        ("model", "model_name", ""),
+        ("experts", "high_noise_model", ""),
+        ("experts", "precision", "['auto', 'bf16', 'fp16', 'fp32', 'fp8', 'int8', 'nvfp4']"),
+        ("experts", "attention", "['auto', 'sdpa', "),
+        ("vae", "vae_name", "toy_wan_2.1_vae.safetensors"),
+        ("clip", "text_encoder_name", "["),
+        ("vae", "precision", "['auto', 'bf16', 'fp16', 'fp32']"),
+        ("model", "precision", "['auto', 'bf16', 'fp16', 'fp32', 'fp8', 'int8', 'nvfp4']"),
+        ("model", "attention", "['auto', 'sdpa', "),
+        ("sampler", "sampler", "(list of length "),
+        ("sampler", "scheduler", "['wan', 'simple', "),
+        ("sampler", "add_noise", "['enable', 'disable']"),
+        ("sampler", "return_with_leftover_noise", "['disable', 'enable']"),
+        ("size", "size_mode", "['crop to size', "),
+        ("decode", "tiling", "['auto', 'off', 'on']"),
+        ("sigmas", "scheduler", "['wan', "),
+        ("sigmas", "sampler", "(list of length "),
+        ("select", "sampler", "(list of length "),
+        ("cached", "method", "['auto', "),
+        ("compiled", "mode", "['default', "),
     ],
 )
-def test_ranges(comfy_server: ComfyServer, node_id: str, widget: str, value: Any, kind: str):
-    prompt = good_prompt()
-    prompt[node_id]["inputs"][widget] = value
-    errors = refusal(comfy_server, prompt, node_id)
-
-    assert kind in {error["type"] for error in errors}
-    assert widget in {error["extra_info"]["input_name"] for error in errors}
-
-
-@pytest.mark.parametrize(
-    ("node_id", "widget", "text"),
-    [
-        ("model", "model_name", "'nonsense' was not found. Got a name that is not in models/d"),
-        ("vae", "vae_name", "'nonsense' was not found. Got a name that is not in models/vae, "),
-        ("clip", "text_encoder_name", "Got a name that is not in models/text_encoders, "),
-        ("vae", "precision", "Got 'nonsense', need one of: auto, bf16, fp16, fp32. Choose"),
-        (
-            "model",
-            "precision",
-            "need one of: auto, bf16, fp16, fp32, fp8, int8, nvfp4. Choose one of",
-        ),
-        ("model", "attention", "Got 'nonsense', need one of: auto, sdpa"),
-        ("sampler", "sampler", "Got 'nonsense', need one of: unipc, dpm++, euler,"),
-        ("sampler", "scheduler", "Got 'nonsense', need one of: wan, simple,"),
-        ("sampler", "add_noise", "Got 'nonsense', need one of: enable, disable. Choose"),
-        ("decode", "tiling", "Got 'nonsense', need one of: auto, off, on. Choose"),
-        ("sigmas", "scheduler", "Got 'nonsense', need one of: wan,"),
-        ("select", "sampler", "Got 'nonsense', need one of: unipc,"),
-    ],
-)
-def test_choices(comfy_server: ComfyServer, node_id: str, widget: str, text: str):
+def test_choices(comfy_server: ComfyServer, node_id: str, widget: str, choices: str):
     prompt = {**good_prompt(), **every_choice()}
     prompt[node_id]["inputs"][widget] = "nonsense"
     prompt |= save("good", latent=("custom", 0), image=("decode", 0))
-    errors = refusal(comfy_server, prompt, node_id)
+    error = refusal(comfy_server, prompt, node_id)
 
-    assert widget in {error["extra_info"]["input_name"] for error in errors}
-    assert len({error["details"].split(" - ", 1)[1] for error in errors}) == 1
-    assert all(text in error["details"] for error in errors), errors
+    assert error["type"] == "value_not_in_list"
+    assert error["extra_info"]["input_name"] == widget
+    assert error["details"].startswith(f"{widget}: 'nonsense' not in ")
+    assert choices in error["details"]
+
+
+def test_choices_of_other_nodes_are_taken(comfy_server: ComfyServer):
+    """Links from lists of choices, as packs have them."""
+    prompt = good_prompt()
+    prompt["choice"] = node("WanDuetTestChoice", value="euler")
+    prompt["sampler"]["inputs"]["sampler"] = ["choice", 0]
+    result = comfy_server.run(prompt)
+
+    assert result.status == "success", result.error
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.toy.make_checkpoints import DIM, FFN_DIM
@@ -31,6 +31,9 @@ MXFP8 = "toy4096_t2v_high_noise_mxfp8.safetensors"
 INT8 = "int8.safetensors"
 KINDS = "kinds.safetensors"
 """A LoRA file with DoRA, whole differences, and differences of biases beside plain LoRAs."""
+E5M2 = "e5m2.safetensors"
+BEYOND = "beyond.safetensors"
+"""A whole difference that takes a weight far above the range of its format."""
 HELPERS = ("helper_nodes.py", "emulated_card.py", "memory_nodes.py")
 ROOMY, TIGHT = 1024, 1
 """MiB of the emulated card: all fits, or only what ComfyUI cannot stream."""
@@ -55,6 +58,16 @@ def dequantized(path: Path) -> dict[str, Tensor]:
         if isinstance(layer, Linear):
             state[f"{name}.weight"] = layer.stored().dequantize(torch.float32).contiguous()
     return state
+
+
+def scaled_e5m2(path: Path) -> dict[str, Tensor]:
+    """Returns a checkpoint with block weights in fp8 e5m2, one scale each."""
+    state = load_file(path)
+    for name in [n for n, t in state.items() if n.startswith("blocks.") and t.ndim == 2]:
+        scale = state[name].float().abs().max() / torch.finfo(torch.float8_e5m2).max
+        state[name] = (state[name].float() / scale).to(torch.float8_e5m2)
+        state[f"{name.removesuffix('.weight')}.scale_weight"] = scale
+    return {**state, "scaled_fp8": torch.zeros(2, dtype=torch.float8_e5m2)}
 
 
 def kinds() -> dict[str, Tensor]:
@@ -93,7 +106,8 @@ def card(
     paths = [models / name for name in (FP8, NVFP4, MXFP8)]
     int8 = converted_file(models / T2V[0], "int8", made, device=torch.device("cpu"))
     (folder / INT8).symlink_to(int8.info.path)
-    for path in (*paths, folder / INT8):
+    save_file(scaled_e5m2(models / T2V[0]), folder / E5M2)
+    for path in (*paths, folder / INT8, folder / E5M2):
         save_file(dequantized(path), folder / f"exact_{path.name}")
     with ComfyServer(comfyui, base, arguments=("--cpu",)) as server:
         yield server
@@ -151,6 +165,43 @@ def test_what_is_no_plain_lora_is_merged(card: ComfyServer):
         assert error(other, results[2]) < FP32_ROUNDING, place
     exact = sampled(card, f"exact_{FP8}", "loaded by ComfyUI", 1.0, lora=KINDS)
     assert error(results[2], exact) < 0.05 < error(exact, sampled(card, FP8, "loaded by ComfyUI"))
+
+
+def changed(server: ComfyServer, name: str, place: str, how: str) -> Tensor:
+    """Samples two steps with BEYOND on the MODEL, in a hook, or nowhere; nothing is unloaded."""
+    mib, limits = PLACES[place]
+    server.run({"card": node("WanDuetTestSetCard", nbytes=mib << 20)})
+    options = {} if limits is None else {"memory": ("memory", 0)}
+    prompt: Prompt = {**random_text(64, 20), **empty_latent(), **model(name, **options)}
+    prompt |= {} if limits is None else memory(**limits)
+    lora = {"lora_name": BEYOND, "strength_model": 1.0}
+    links = {"model_high": ("model", 0), "model_low": None, "steps": 2, **LINKS}
+    if how == "model":
+        prompt["lora"] = node("LoraLoaderModelOnly", model=("model", 0), **lora)
+        links["model_high"] = ("lora", 0)
+    if how == "hook":
+        prompt["hook"] = node("CreateHookLora", strength_clip=0.0, **lora)
+        properties = {"strength": 1.0, "set_cond_area": "default", "hooks": ("hook", 0)}
+        prompt["hooked"] = node("ConditioningSetProperties", cond_NEW=("positive", 0), **properties)
+        links["positive"] = ("hooked", 0)
+    result = server.run({**prompt, **moe_sampler(**links), **save("beyond", latent=("sampler", 0))})
+    assert result.status == "success", result.error
+    return latent(server, "beyond")
+
+
+def test_what_is_merged_may_be_beyond_a_formats_range(card: ComfyServer):
+    diff = torch.zeros(DIM, DIM)
+    diff[::16] = torch.randn(DIM // 16, DIM, generator=torch.Generator().manual_seed(6))
+    file = {"diffusion_model.blocks.0.self_attn.v.diff": diff}
+    save_file(file, card.base / "models" / "loras" / BEYOND)
+    ways = ("model", "hook", "")
+    exact = {way: changed(card, f"exact_{E5M2}", "loaded by ComfyUI", way) for way in ways}
+    assert error(exact["model"], exact[""]) > 0.2
+    for place in PLACES:
+        card.free()
+        for way in ways:
+            bound = 4e-2 if way else FP32_ROUNDING
+            assert error(changed(card, E5M2, place, way), exact[way]) < bound, (place, way)
 
 
 def looked(server: ComfyServer, name: str, strength: float, seed: int) -> dict[str, Any]:

@@ -234,3 +234,30 @@ def test_impossible_limits(comfy_server: ComfyServer, limits: dict[str, Any], me
     assert error is not None
     assert error["exception_type"].endswith("WanDuetError")
     assert error["exception_message"].startswith(message)
+
+
+@pytest.mark.parametrize("limits", [{"blocks_to_swap": 1}, None])
+def test_copies_for_other_devices(comfy_server: ComfyServer, limits: dict[str, Any] | None):
+    """Both experts of two precisions, with a LoRA, by the MODEL's own factory."""
+    lora = {"lora_name": LORA, "strength_model": 1.0}
+    prompt = {**INPUTS, **limited(experts((FP8, T2V[1])), limits)}
+    for number in range(2):
+        source = f"lora_{number}"
+        prompt[source] = node("LoraLoaderModelOnly", model=("experts", number), **lora)
+        prompt[f"copy_{number}"] = node("WanDuetTestCopyToDevice", model=(source, 0))
+    pairs = {"own": ("lora", 0), "device": ("copy", 0), "deep": ("copy", 1)}
+    for name, (source, output) in pairs.items():
+        links = {"model_high": (f"{source}_0", output), "model_low": (f"{source}_1", output)}
+        prompt |= moe_sampler(name, **links, **LINKS, shift=8.0)
+    # Again, after the others have run.
+    prompt |= moe_sampler(
+        "again", model_high=("lora_0", 0), model_low=("lora_1", 0), **LINKS, shift=8.0, seed=8
+    )
+    prompt |= moe_sampler(
+        "moved", model_high=("copy_0", 0), model_low=("copy_1", 0), **LINKS, shift=8.0, seed=8
+    )
+    saved = run_to_tensors(comfy_server, prompt, {n: (n, 0) for n in (*pairs, "again", "moved")})
+    assert torch.equal(saved["own"], saved["device"])
+    assert torch.equal(saved["own"], saved["deep"])
+    assert torch.equal(saved["again"], saved["moved"])
+    assert not torch.equal(saved["own"], saved["again"])

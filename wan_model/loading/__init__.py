@@ -3,7 +3,7 @@
 from .checkpoint import Checkpoint, CheckpointInfo, detect, open_checkpoint
 from .converted import converted_file
 from .dit import load_dit
-from .files import Expert, guess_expert, guess_pair
+from .files import Expert, guess_expert, guess_pair, says_noise
 from .models import find_dit_kind
 from .sizes import TextEncoderConfig
 from .strict import unchanged_regions
@@ -22,5 +22,6 @@ __all__ = [
     "load_dit",
     "load_vae",
     "open_checkpoint",
+    "says_noise",
     "unchanged_regions",
 ]

@@ -174,6 +174,12 @@ def guess_expert(path: Path) -> Expert | None:
     return expert or _guess_folder(path, told_apart=False)
 
 
+def says_noise(name: str) -> Expert | None:
+    """Returns the expert of whose noise a file's name speaks, as the official names do."""
+    expert, sure = _word(name)
+    return expert if sure else None
+
+
 def guess_pair(high: Path, low: Path) -> tuple[Expert | None, Expert | None]:
     """Guesses the experts of two files, where a bare word counts only if they differ in it."""
     (of_high, sure), (of_low, sure_too) = _word(high.name), _word(low.name)

@@ -14,6 +14,7 @@ from .formats import (
     WeightFormat,
     convert,
     holds,
+    merged,
 )
 from .linear import DEQUANTIZED, Linear, LinearOperands, Matmul, QuantizedRows
 from .packing import quantize_rows, scale_weight, unscale_weight
@@ -39,6 +40,7 @@ __all__ = [
     "convert",
     "find",
     "holds",
+    "merged",
     "names",
     "policy_for",
     "quantize_rows",

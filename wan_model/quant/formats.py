@@ -7,7 +7,7 @@ Shape legend: O output features, I input features, N blocks of a row.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from .packing import (
     E2M1_PER_E4M3,
     E5M2,
     FP8,
+    LARGEST,
     MXFP8_BLOCK,
     NVFP4_BLOCK,
     e2m1_as_e4m3,
@@ -27,10 +28,15 @@ from .packing import (
     quantize_mxfp8,
     quantize_nvfp4,
     quantize_rows,
+    roomier_nvfp4,
+    roomier_scales,
     round_at_random,
     scale_weight,
     unscale_weight,
 )
+
+Scales = tuple[Tensor | None, Tensor | None]
+"""weight_scale and weight_scale_2 of a weight."""
 
 REQUANTIZED_AT_ONCE = 1 << 22
 """Codes of a weight: what rounding needs for them beside the weight is small then."""
@@ -53,6 +59,11 @@ class Stored(Protocol):
     def weight_scale_2(self) -> Tensor | None:
         """fp32, for the whole tensor. Only nvfp4 has it."""
         ...
+
+
+def scales_of(_: Tensor, stored: Stored) -> Scales:
+    """Returns the scales that are stored."""
+    return stored.weight_scale, stored.weight_scale_2
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,12 @@ class WeightFormat:
 
     Rounded up or down at random, so that changes that are smaller than a step are not lost.
     """
+    roomier: Callable[[Tensor, Stored], Scales] = scales_of
+    """(weight (O, I), stored) -> scales with which no value of the weight is too large a code.
+
+    They are those that are stored but where values would be cut off: what is not changed is not
+    rounded again.
+    """
     block: int = 1
     """Weights in a row that share a scale of few bits; rows are a multiple of it."""
     codes_per_item: int = 1
@@ -139,6 +156,13 @@ def convert(stored: StoredWeight, target: WeightFormat) -> StoredWeight:
     if stored.format is not PLAIN.get(weight.dtype) or weight.itemsize in (1, 8):
         weight = stored.dequantize(torch.float32)
     return target.quantize(weight)
+
+
+def merged(weight: Tensor, stored: StoredWeight, generator: torch.Generator) -> StoredWeight:
+    """Returns a changed weight (O, I) fp32 in the format of the one it was, rounded at random."""
+    scale, scale_2 = stored.format.roomier(weight, stored)
+    roomy = StoredWeight(stored.format, stored.weight, scale, scale_2)
+    return replace(roomy, weight=stored.format.requantize(weight, roomy, generator))
 
 
 def holds(stored: WeightFormat, target: WeightFormat) -> bool:
@@ -255,6 +279,9 @@ def _scaled(name: str, dtype: torch.dtype) -> WeightFormat:
             return codes(weight, stored).to(dtype)
         return at_random(weight, stored, generator)
 
+    def roomier(weight: Tensor, stored: Stored) -> Scales:
+        return roomier_scales(weight, scale_of(stored), dtype), None
+
     at_random = _requantize_with(codes, partial(_round, dtype))
     return WeightFormat(
         name=f"{name} scaled",
@@ -262,6 +289,7 @@ def _scaled(name: str, dtype: torch.dtype) -> WeightFormat:
         dequantize=_times_scale,
         quantize=quantize,
         requantize=requantize,
+        roomier=roomier if dtype in LARGEST else scales_of,
         row_scales=True,
     )
 
@@ -298,6 +326,8 @@ MXFP8 = WeightFormat(
     requantize=_requantize_with(
         lambda weight, stored: _per_block(weight, _mxfp8_factors(stored)), partial(_round, FP8)
     ),
+    # The larger of two exponents, in tiles both.
+    roomier=lambda weight, stored: (scale_of(stored).maximum(quantize_mxfp8(weight)[1]), None),
 )
 NVFP4 = WeightFormat(
     name="nvfp4",
@@ -310,5 +340,6 @@ NVFP4 = WeightFormat(
     requantize=_requantize_with(
         lambda weight, stored: _per_block(weight, _nvfp4_factors(stored)), encode_e2m1
     ),
+    roomier=lambda weight, stored: roomier_nvfp4(weight, scale_of(stored), tensor_scale_of(stored)),
 )
 FORMATS = (*PLAIN.values(), *SCALED.values(), MXFP8, NVFP4)

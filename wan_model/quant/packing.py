@@ -42,6 +42,9 @@ EXPONENT_BIAS = 127
 NOT_FINITE = 255
 """The exponent of what has infinity or NaN in it."""
 
+ALL_BUT_ROUNDING = 1 - 2**-16
+"""A weight that comes from the largest code may be a little above it."""
+
 TILE_ROWS, TILE_COLUMNS = 128, 4
 """Scales come in tiles of this many; missing ones at the edges are zero."""
 
@@ -104,6 +107,48 @@ def round_at_random(values: Tensor, dtype: torch.dtype, chance: Tensor) -> Tenso
     step = torch.ldexp(torch.ones_like(values), exponent - mantissa)
     codes = (values / step).add_(chance).floor_().mul_(step)
     return codes.clamp_(-largest, largest).to(dtype)
+
+
+def roomier_scales(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns scales with which no code of a weight (O, I) is too large, else those given.
+
+    Codes of floats are the same at twice the scale, so theirs grow by powers of two.
+
+    Args:
+        weight: of any float dtype.
+        scale: as in `scale_weight`.
+        dtype: a key of `LARGEST`.
+    """
+    if scale.numel() == 1:
+        largest = weight.abs().amax().reshape(scale.shape)
+    elif scale.ndim == 3:
+        largest = weight.unflatten(1, (scale.shape[1], -1)).abs().amax(-1, keepdim=True)
+    else:
+        largest = weight.abs().amax(-1, keepdim=True)
+    needed = (largest.float() / LARGEST[dtype]).clamp_min_(torch.finfo(torch.float32).tiny)
+    factor = needed / scale.float() * ALL_BUT_ROUNDING
+    if dtype.is_floating_point:
+        factor = factor.log2().ceil().exp2()
+    grown = torch.where(scale == 0, needed, scale.float() * factor.clamp_min(1))
+    return grown.to(scale.dtype)
+
+
+def roomier_nvfp4(weight: Tensor, scales: Tensor, tensor_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns scales and tensor's scale with which no code of a weight (O, I) is too large.
+
+    Blocks whose codes fit keep their scales, but for those below e4m3's range where the tensor's
+    scale grows, by a power of two.
+    """
+    blocks = weight.float().unflatten(1, (-1, NVFP4_BLOCK))
+    needed = blocks.abs().amax(-1) / LARGEST_E2M1
+    factor = needed.amax() / (tensor_scale * LARGEST[FP8]) * ALL_BUT_ROUNDING
+    factor = factor.log2().ceil().exp2().clamp_min_(1)
+    grown = tensor_scale * factor
+    old = unswizzle(scales, *needed.shape).float() / factor
+    # Rounded up: a step of e4m3 is at most an eighth.
+    new = (needed / grown * (1 + 1 / 16)).clamp_(max=LARGEST[FP8]).to(FP8).float()
+    cut_off = needed * ALL_BUT_ROUNDING > old * grown
+    return swizzle(torch.where(cut_off, new, old)).to(scales.dtype), grown
 
 
 def swizzle(scales: Tensor) -> Tensor:

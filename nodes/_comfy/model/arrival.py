@@ -107,4 +107,4 @@ def patch(layer: nn.Module, leaf: str, key: str, patches: list[Any]) -> None:
     if store is None:
         stored.data.copy_(comfy.float.stochastic_rounding(weight, stored.dtype, seed=seed))
     else:
-        store(weight, inplace_update=True, seed=seed)
+        store(weight, inplace_update=True, seed=seed, own_scales=True)

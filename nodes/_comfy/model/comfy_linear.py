@@ -10,7 +10,7 @@ import comfy.ops
 import torch
 from torch import Tensor
 
-from ....wan_model.quant import Linear, StoredWeight, WeightFormat
+from ....wan_model.quant import Linear, StoredWeight, WeightFormat, merged
 from .arrival import string_to_seed
 
 
@@ -60,7 +60,7 @@ class ComfyLinear(Linear):
             )
         finally:
             self.weight_function = patches
-        stored = self._stored(self._patched(weight))
+        stored = self._patched(weight)
         operands = _OnDevice(
             stored.format,
             stored.weight,
@@ -73,10 +73,10 @@ class ComfyLinear(Linear):
         comfy.ops.uncast_bias_weight(self, weight, bias, stream)
         return out
 
-    def _patched(self, weight: Tensor) -> Tensor:
-        """Returns a stored weight with the LoRAs that ComfyUI has not merged, as it merges them."""
+    def _patched(self, weight: Tensor) -> StoredWeight:
+        """Returns the weight with the LoRAs that ComfyUI has not merged, as it merges them."""
         if not self.weight_function:
-            return weight
+            return self._stored(weight)
         dense, seed = self.convert_weight(weight.to(torch.float32, copy=True)), 0
         for function in self.weight_function:
             if isinstance(function, comfy.model_patcher.LowVramPatch):
@@ -98,25 +98,40 @@ class ComfyLinear(Linear):
         inplace_update: bool = False,
         seed: int | None = None,
         return_weight: bool = False,
+        own_scales: bool = False,
         **_: Any,
     ) -> Tensor | None:
-        """Stores a patched weight (O, I) in the layer's format."""
-        stored = self._rounded(weight, seed or 0)
+        """Stores a patched weight (O, I) in the layer's format; scales grow with its values.
+
+        Args:
+            weight: fp32.
+            inplace_update: whether to write into the tensor of the weight that there is.
+            seed: of random rounding.
+            return_weight: whether to return the codes instead; the layer stays as it is.
+            own_scales: whether the layer's scales are its own, to be written into; if not, others
+                take their place.
+        """
         if return_weight:
-            return stored
+            return self._rounded(weight, seed or 0).weight
+        stored = self._rounded(weight, seed or 0)
         if inplace_update:
-            self.weight.data.copy_(stored)
+            self.weight.data.copy_(stored.weight)
         else:
-            self.weight = torch.nn.Parameter(stored, requires_grad=False)
+            self.weight = torch.nn.Parameter(stored.weight, requires_grad=False)
+        for name, tensor in stored.tensors():
+            if name != "weight" and own_scales:
+                getattr(self, name).copy_(tensor)
+            elif name != "weight":
+                setattr(self, name, tensor)
         return None
 
-    def _rounded(self, weight: Tensor, seed: int) -> Tensor:
-        """Returns a weight (O, I) in the layer's format; its scales stay as they are."""
+    def _rounded(self, weight: Tensor, seed: int) -> StoredWeight:
+        """Returns a weight (O, I) in the layer's format."""
         if not self.format.is_quantized and not self.format.row_scales:
-            return comfy.float.stochastic_rounding(weight, self.weight.dtype, seed=seed)
-        like_stored = torch.empty_like(self.weight, device=weight.device)
-        generator = torch.Generator(weight.device).manual_seed(seed)
-        return self.format.requantize(weight, self._stored(like_stored), generator)
+            dtype = self.weight.dtype
+            return self._stored(comfy.float.stochastic_rounding(weight, dtype, seed=seed))
+        like_stored = self._stored(torch.empty_like(self.weight, device=weight.device))
+        return merged(weight, like_stored, torch.Generator(weight.device).manual_seed(seed))
 
     def _stored(self, weight: Tensor) -> StoredWeight:
         """Returns a weight in the layer's format with its scales, on the weight's device."""

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -10,7 +11,13 @@ import comfy.model_patcher
 import torch
 
 from ....wan_model.attention import AttentionFn
-from ....wan_model.loading import Checkpoint, converted_file, load_dit, unchanged_regions
+from ....wan_model.loading import (
+    Checkpoint,
+    converted_file,
+    load_dit,
+    open_checkpoint,
+    unchanged_regions,
+)
 from ....wan_model.offload import HostModel, Limits
 from ..host.runtime import cache_folder, compute_dtype
 from .base_model import base_model
@@ -80,11 +87,25 @@ def load_models(
     else:
         for model in models:
             model.operands, model.merged_patches = LoraOperands(device), {}
+            model.scales, model.hook_scales = {}, {}
     patcher_class = LoraPatcher if engine is None else WanPatcher
     patchers = [patcher_class(model, device, offload_device) for model in models]
     for patcher, info in zip(patchers, infos, strict=True):
         patcher.set_attachments(CHECKPOINT, info)
+        # Of newer cores, which have no other way to a copy on another GPU.
+        patcher.cached_patcher_init = (load_again, (info.path, precision, attention, limits))
     return patchers
+
+
+def load_again(
+    path: Path,
+    precision: str,
+    attention: AttentionFn,
+    limits: Limits | None,
+    disable_dynamic: bool = True,  # noqa: ARG001 - core's call; ours never are
+) -> comfy.model_patcher.ModelPatcher:
+    """Loads one file as a MODEL that shares nothing with others; ComfyUI copies patches to it."""
+    return load_models([open_checkpoint(path)], precision, attention, limits)[0]
 
 
 def _share_pool(

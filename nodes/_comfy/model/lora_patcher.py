@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
+import torch
 from torch import nn
 
 from .low_rank import (
@@ -13,6 +14,7 @@ from .low_rank import (
     joined,
     operand_bytes,
     path_of,
+    quantized_layer,
     same_patches,
     sort_patches,
 )
@@ -61,6 +63,8 @@ class LoraPatcher(SavingPatcher):
         full_load: bool = False,
     ) -> None:
         """Loads weights, with what is no operand merged; forced to patch, to be saved, too."""
+        if device_to is not None:
+            self.operands.move(self.dit, torch.device(device_to))
         with self._merging(self._merged()):
             super().load(device_to, lowvram_model_memory, force_patch_weights, full_load)
             self._merge_between_layers(device_to)
@@ -74,11 +78,14 @@ class LoraPatcher(SavingPatcher):
     ) -> Any:
         """Leaves weights to be brought for each call, with what is no operand merged then."""
         with self._merging(self.model.merged_patches):
-            return super().partially_unload(device_to, memory_to_free, force_patch_weights)
+            freed = super().partially_unload(device_to, memory_to_free, force_patch_weights)
+        self._restore_scales(self.model.scales, self.backup)
+        return freed
 
     def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> None:
         """Gives the model its own weights back, and takes the operands away."""
         super().unpatch_model(device_to, unpatch_weights)
+        self._restore_scales(self.model.scales, self.backup)
         if unpatch_weights:
             self.operands.set(self.dit, {})
             self.operands.place(self.dit)
@@ -90,13 +97,29 @@ class LoraPatcher(SavingPatcher):
     def patch_hooks(self, hooks: Any) -> None:
         """Applies hooks, of which LoRAs become operands beside those of the model."""
         super().patch_hooks(hooks)
+        for cached in self.cached_hook_patches.values():
+            # ComfyUI would copy them into codes as they are.
+            for key in [key for key in cached if quantized_layer(self.dit, key)]:
+                cached.pop(key)
         self._place(hooks)
 
     def unpatch_hooks(self, whitelist_keys_set: set[str] | None = None) -> None:
         """Takes hooks back."""
         super().unpatch_hooks(whitelist_keys_set)
+        self._restore_scales(self.model.hook_scales, self.hook_backup)
         if not whitelist_keys_set:
             self._place(None)
+
+    def patch_weight_to_device(self, key: str, *args: Any, **kwargs: Any) -> Any:
+        """Merges what belongs to a weight, whose scales may grow with it."""
+        self._remember_scales(key, self.model.scales, self.backup)
+        return super().patch_weight_to_device(key, *args, **kwargs)
+
+    def patch_hook_weight_to_device(self, *args: Any, **kwargs: Any) -> Any:
+        """Merges what hooks add to a weight."""
+        key = kwargs["key"]
+        self._remember_scales(key, self.model.hook_scales, self.hook_backup)
+        return super().patch_hook_weight_to_device(*args, **kwargs)
 
     def unmerged_patches(self, *, everywhere: bool = False) -> Patches:
         """Returns the patches that the weights in place do not have.
@@ -126,6 +149,20 @@ class LoraPatcher(SavingPatcher):
                 for name, _ in module.named_parameters(path, recurse=False):
                     if name not in self.backup:
                         self.patch_weight_to_device(name, device_to)
+
+    def _remember_scales(self, key: str, scales: dict[str, Any], backup: Any) -> None:
+        """Keeps the scales of a weight that is about to be backed up; ComfyUI has the codes."""
+        layer = quantized_layer(self.dit, key) if key not in backup else None
+        if layer is not None:
+            names = ("weight_scale", "weight_scale_2")
+            scales[key] = {name: getattr(layer, name) for name in names}
+
+    def _restore_scales(self, scales: dict[str, Any], backup: Any) -> None:
+        """Gives scales back to weights that have been restored."""
+        for key in [key for key in scales if key not in backup]:
+            layer = self.dit.get_submodule(path_of(key))
+            for name, scale in scales.pop(key).items():
+                setattr(layer, name, None if scale is None else scale.to(layer.weight.device))
 
     def _merged(self) -> Patches:
         return sort_patches(self.dit, self.patches, {})[1]

@@ -187,6 +187,12 @@ class LoraOperands:
         self._stacked: dict[str, tuple[Tensor, Tensor]] = {}
         self._scales = torch.empty(0)
 
+    def move(self, module: nn.Module, device: torch.device) -> None:
+        """Has a device compute from now on."""
+        if device != self._device:
+            self._device, self._scales = device, self._scales.to(device)
+            self.place(module)
+
     def set(self, module: nn.Module, loras: Mapping[str, list[Lora]]) -> bool:
         """Takes LoRAs by their layers' paths; in use are those that were there already.
 

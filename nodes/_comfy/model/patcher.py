@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from comfy.patcher_extension import CallbacksMP
 
 from .low_rank import joined
@@ -70,6 +71,8 @@ class WanPatcher(SavingPatcher):
             # To be saved: the weights stay as in the file, so that is where LoRAs are merged.
             self.model.unmerged = self.unmerged_patches()
         with self.use_ejected():
+            if device_to is not None:
+                self.pool.move(torch.device(device_to))
             self.unpatch_hooks()
             self.pool.prepare(self.model.expert, self.model.sampled_shape)
             self.model.device = device_to

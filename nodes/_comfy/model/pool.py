@@ -74,16 +74,28 @@ class ExpertPool:
         self.step_passes: list[int | None] = [None] * len(models)
         self.passes = 0
         self._hosts = tuple(models)
+        self._limits = limits
+        self._open(device)
+        limits.check(len(models[0].blocks))
+
+    def _open(self, device: torch.device) -> None:
         self._torch_device = device
         self._device = open_device(device)
-        self._limits = limits
-        self._patches = ArrivalPatches(len(models), device)
+        self._patches = ArrivalPatches(len(self._hosts), device)
         self._rates: _Rates | None = None
         self._margin_bytes = 0
         self._pace = Pace()
         self._estimated_seconds = 0.0
         self._engine: OffloadEngine | None = None
-        limits.check(len(models[0].blocks))
+
+    def move(self, device: torch.device) -> None:
+        """Has a device compute from now on; memory of the one before is given back."""
+        if device == self._torch_device:
+            return
+        self.release()
+        for host in self._hosts:
+            host.carry({})
+        self._open(device)
 
     @property
     def nbytes(self) -> int:

@@ -42,8 +42,10 @@ def _unknown(options: Mapping[str, Any], num_blocks: int) -> Iterator[str]:
         if functions and name not in PATCHES:
             yield name
     for place, replacements in options.get("patches_replace", {}).items():
+        found = [key for key in replacements if place == BLOCKS and _is_block(key, num_blocks)]
         for key in replacements:
-            if place != BLOCKS or not _is_block(key, num_blocks):
+            # Skip-layer guidance names layers of both kinds that transformers have.
+            if key not in found and not (found and key[0] == "single_block"):
                 yield f"{place} {_shown(key)}"
     for kind, wrappers in options.get("wrappers", {}).items():
         if any(wrappers.values()) and kind not in WRAPPERS:

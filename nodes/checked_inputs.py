@@ -1,0 +1,68 @@
+"""Inputs whose values ComfyUI checks itself: a wrong one is one error, at its own input.
+
+What `validate_inputs` refuses, ComfyUI repeats at every input that this function reads, so our
+nodes say in their schemas what is valid. A type here has the `Input` that ComfyUI's own have.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..wan_model.errors import ShapeError
+
+
+class Choice:
+    """A choice of a list."""
+
+    class Input(io.Combo.Input):
+        """As `io.Combo.Input`, but for the name of its type: ComfyUI 0.3 does not check "COMBO"."""
+
+        def get_io_type(self) -> Any:
+            """Returns the choices, the older name of the type; all versions check those."""
+            return _Choices(self.options)
+
+
+class _Choices(list[str]):
+    """Takes links from other choices, as "COMBO" does."""
+
+    def __ne__(self, other: object) -> bool:
+        return not (isinstance(other, list) or other in ("COMBO", "*"))
+
+    __hash__ = None
+
+
+class Steps(int):
+    """The least value of a number whose valid values have gaps, as `min` of an input.
+
+    ComfyUI compares values with it and puts it into "Value {} smaller than min of {}". To all
+    others, such as the graph editor, it is the number.
+    """
+
+    _advice = ""
+
+    def __new__(cls, least: int, check: Callable[[int], None], rule: str) -> "Steps":
+        """Makes the limit.
+
+        Args:
+            least: the least valid value.
+            check: raises ShapeError at any that is not valid; its last sentence is the advice.
+            rule: what values between are not, such as "4n+1".
+        """
+        self = super().__new__(cls, least)
+        self._check, self._rule = check, rule
+        return self
+
+    def __getnewargs__(self) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return int(self), self._check, self._rule
+
+    def __gt__(self, value: int) -> bool:
+        try:
+            self._check(value)
+        except ShapeError as error:
+            self._advice = str(error).rsplit(". ", 1)[-1]
+            return True
+        return False
+
+    def __format__(self, spec: str) -> str:
+        return f"{int(self)}, or not {self._rule}. {self._advice}"
