@@ -83,7 +83,7 @@ def fill(
                 setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
             elif policy is not None and entry.is_block_matrix and policy.takes(stored):
                 policy.place(module, stored, device)
-            elif stored.weight_scale is not None:
+            elif stored.format is not PLAIN.get(stored.weight.dtype):
                 module.put(stored.to(device))
             else:
                 tensor = stored.weight.to(device)
@@ -137,9 +137,10 @@ def _memory_limit(checkpoint: Checkpoint) -> Iterator[None]:
 
 
 def _dense(stored: StoredWeight) -> Tensor:
-    """Returns a tensor without scales, for a layer that has no place for them: a convolution."""
+    """Returns a tensor of numbers, for a layer that has no place for scales: a convolution."""
     weight = stored.weight
-    if stored.weight_scale is None:
+    if stored.format is PLAIN.get(weight.dtype):
         return weight
-    flat = replace(stored, weight=weight.flatten(1))
-    return flat.dequantize(torch.float32).view_as(weight)
+    flat = stored if stored.weight_scale is None else replace(stored, weight=weight.flatten(1))
+    shape = stored.format.shape(tuple(weight.shape))
+    return flat.dequantize(torch.float32).view(shape)

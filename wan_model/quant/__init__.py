@@ -15,6 +15,7 @@ from .formats import (
     convert,
     holds,
 )
+from .gguf_formats import GGUF_FORMATS
 from .linear import DEQUANTIZED, Linear, LinearOperands, Matmul
 from .packing import quantize_rows, scale_weight, unscale_weight
 from .policy import AS_STORED, QuantPolicy, WeightChoice, find, names, policy_for
@@ -23,6 +24,7 @@ __all__ = [
     "AS_STORED",
     "DEQUANTIZED",
     "FORMATS",
+    "GGUF_FORMATS",
     "PLAIN",
     "SCALED",
     "Linear",
