@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.toy.gguf_files import write_dit
 from tests.toy.make_checkpoints import DIM, FFN_DIM
 from wan_model.loading import converted_file, load_dit
 from wan_model.quant import Linear
@@ -29,6 +30,7 @@ FP8 = "toy_t2v_high_noise_scaled_fp8.safetensors"
 NVFP4 = "toy4096_t2v_high_noise_nvfp4.safetensors"
 MXFP8 = "toy4096_t2v_high_noise_mxfp8.safetensors"
 INT8 = "int8.safetensors"
+GGUF, EXACT_GGUF = "gguf.gguf", "exact_gguf.safetensors"
 KINDS = "kinds.safetensors"
 """A LoRA file with DoRA, whole differences, and differences of biases beside plain LoRAs."""
 HELPERS = ("helper_nodes.py", "emulated_card.py", "memory_nodes.py")
@@ -95,6 +97,7 @@ def card(
     (folder / INT8).symlink_to(int8.info.path)
     for path in (*paths, folder / INT8):
         save_file(dequantized(path), folder / f"exact_{path.name}")
+    save_file(write_dit(folder / GGUF, load_file(models / T2V[0]), "Q4_1"), folder / EXACT_GGUF)
     with ComfyServer(comfyui, base, arguments=("--cpu",)) as server:
         yield server
 
@@ -131,10 +134,11 @@ def error(got: Tensor, exact: Tensor) -> float:
     return ((got - exact).norm() / exact.norm()).item()
 
 
-@pytest.mark.parametrize("name", [FP8, INT8, MXFP8, NVFP4])
+@pytest.mark.parametrize("name", [FP8, INT8, MXFP8, NVFP4, GGUF])
 def test_they_are_exact_on_quantized_weights(card: ComfyServer, name: str):
-    exact = sampled(card, f"exact_{name}", "loaded by ComfyUI", 1.0, -0.4)
-    bare = sampled(card, f"exact_{name}", "loaded by ComfyUI")
+    reference = EXACT_GGUF if name == GGUF else f"exact_{name}"
+    exact = sampled(card, reference, "loaded by ComfyUI", 1.0, -0.4)
+    bare = sampled(card, reference, "loaded by ComfyUI")
     assert error(exact, bare) > 0.03
     for place in PLACES:
         assert error(sampled(card, name, place, 1.0, -0.4), exact) < FP32_ROUNDING, place
@@ -151,6 +155,19 @@ def test_what_is_no_plain_lora_is_merged(card: ComfyServer):
         assert error(other, results[2]) < FP32_ROUNDING, place
     exact = sampled(card, f"exact_{FP8}", "loaded by ComfyUI", 1.0, lora=KINDS)
     assert error(results[2], exact) < 0.05 < error(exact, sampled(card, FP8, "loaded by ComfyUI"))
+
+
+def test_nothing_is_rounded_on_gguf(card: ComfyServer):
+    """DoRA and whole differences are merged into the dequantized weight of each call."""
+    save_file(kinds(), card.base / "models" / "loras" / KINDS)
+    exact = sampled(card, EXACT_GGUF, "loaded by ComfyUI", 1.0, lora=KINDS)
+    for place in PLACES:
+        assert error(sampled(card, GGUF, place, 1.0, lora=KINDS), exact) < FP32_ROUNDING, place
+    bare = sampled(card, EXACT_GGUF, "loaded by ComfyUI")
+    assert error(bare, exact) > 0.03
+    # Nothing of it is left behind.
+    assert error(sampled(card, GGUF, "streamed by the engine"), bare) < FP32_ROUNDING
+    assert error(sampled(card, GGUF, "loaded by ComfyUI"), bare) < FP32_ROUNDING
 
 
 def looked(server: ComfyServer, name: str, strength: float, seed: int) -> dict[str, Any]:
