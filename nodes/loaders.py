@@ -1,6 +1,7 @@
 """Nodes that load models, VAEs and text encoders as ComfyUI's own types."""
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 from comfy_api.latest import io
@@ -78,9 +79,15 @@ def _model_input(name: str, tooltip: str) -> io.Combo.Input:
 
 
 def _missing_file(folder: str, name: str | None) -> str | None:
-    """Says that a file is not there; None if it is, or comes from another node."""
+    """Says that a file cannot be had; None if it can, or if its name comes from another node."""
     if name is None or name in runtime.model_names(folder):
         return None
+    if runtime.is_file(folder, name):
+        ending = PurePath(name).suffix or "no ending"
+        return (
+            f"The file {name!r} is of a kind that is not read here. Got {ending}, need "
+            f"{runtime.endings(folder)}. Pick another version of the model."
+        )
     return (
         f"The file {name!r} was not found. Got a name that is not in models/{folder}, need one of "
         "the files there. Put it there and press R, or pick another file."
