@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.toy.gguf_files import write_dit
+from tests.toy.gguf_files import write_dit, write_umt5
+from tests.toy.make_checkpoints import make_text_encoder
 
 from .client import PromptRejected
-from .graphs import T2V, Prompt, experts, moe_sampler, random_text, save
+from .graphs import T2V, Prompt, experts, moe_sampler, node, random_text, save
 from .server import ComfyServer
 from .stock import empty_latent, latent
 from .test_routes import ask
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.comfy
 PAIR = ("gguf/Wan2.2-HighNoise-Q8_0.gguf", "gguf/Wan2.2-LowNoise-Q4_0.gguf")
 EXACT = ("gguf/exact_high_noise.safetensors", "gguf/exact_low_noise.safetensors")
 KINDS = ("Q8_0", "Q4_0")
+UMT5, EXACT_UMT5 = "umt5-Q8_0.gguf", "exact_umt5.safetensors"
 LINKS = {"positive": ("positive", 0), "negative": ("negative", 0), "latent_image": ("latent", 0)}
 
 
@@ -31,12 +33,19 @@ def files(comfy_server: ComfyServer, toy_models: Path) -> Iterator[None]:
     for source, packed, exact, kind in zip(T2V, PAIR, EXACT, KINDS, strict=True):
         state = load_file(toy_models / "diffusion_models" / source)
         save_file(write_dit(folder / packed, state, kind), folder / exact)
+    encoder = make_text_encoder("umt5")
+    texts = folder.parent / "text_encoders"
+    exact = write_umt5(texts / UMT5, encoder, "Q8_0")
+    exact = {name: tensor.half() for name, tensor in exact.items()}
+    save_file({**exact, "spiece_model": encoder["spiece_model"]}, texts / EXACT_UMT5)
     (folder / "gguf" / "model.ckpt").write_bytes(b"\x80\x02")
     (folder / "gguf" / "broken.gguf").write_bytes(b"GGUF\x03")
     yield
     for file in (folder / "gguf").iterdir():
         file.unlink()
     (folder / "gguf").rmdir()
+    (texts / UMT5).unlink()
+    (texts / EXACT_UMT5).unlink()
 
 
 def sampled(server: ComfyServer, pair: tuple[str, str]) -> torch.Tensor:
@@ -50,6 +59,21 @@ def sampled(server: ComfyServer, pair: tuple[str, str]) -> torch.Tensor:
 def test_a_pair_samples_as_its_numbers_in_safetensors(comfy_server: ComfyServer):
     got, exact = sampled(comfy_server, PAIR), sampled(comfy_server, EXACT)
     assert (got - exact).norm() < 1e-5 * exact.norm()
+
+
+def test_a_text_encoder_gives_the_embedding_of_its_numbers(comfy_server: ComfyServer):
+    found: list[torch.Tensor] = []
+    for name in (UMT5, EXACT_UMT5):
+        about = {"clip": ("clip", 0), "positive": "two foxes \u4e24\u53ea", "negative": ""}
+        prompt: Prompt = {
+            "clip": node("WanDuetTextEncoderLoader", text_encoder_name=name),
+            "text": node("WanDuetTextEncode", **about),
+        }
+        result = comfy_server.run({**prompt, **save("umt5", conditioning=("text", 0))})
+        assert result.status == "success", result.error
+        found.append(load_file(comfy_server.output / "umt5.safetensors")["conditioning"])
+    assert found[0].any()
+    assert (found[0] - found[1]).norm() < 1e-5 * found[1].norm()
 
 
 def test_they_are_listed_and_described(comfy_server: ComfyServer):

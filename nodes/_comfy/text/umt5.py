@@ -1,4 +1,7 @@
-"""The umT5 text encoder, loaded through ComfyUI's own implementation."""
+"""The umT5 text encoder, loaded through ComfyUI's own implementation.
+
+GGUF files are dequantized to fp16 for it, which is what the encoder's 16-bit files are.
+"""
 
 import hashlib
 from pathlib import Path
@@ -15,7 +18,9 @@ from torch import Tensor
 
 from ....wan_model.errors import CheckpointError
 from ....wan_model.loading import Checkpoint, TextEncoderConfig
-from ....wan_model.loading.source import first_names
+from ....wan_model.loading.gguf_tokenizer import sentencepiece_model
+from ....wan_model.loading.source import Reader, first_names
+from ....wan_model.loading.source_gguf import is_gguf
 from ....wan_model.quant import scale_weight
 from ..host.runtime import embedding_folders
 
@@ -45,21 +50,31 @@ def load_clip(checkpoint: Checkpoint) -> comfy.sd.CLIP:
             f"Choose {ENCODER_FILES}."
         )
     _check_whole(checkpoint, info.config)
-    if info.config.dim == 4096:
-        clip = comfy.sd.load_clip(
-            ckpt_paths=[str(path)],
-            embedding_directory=embedding_folders(),
-            clip_type=comfy.sd.CLIPType.WAN,
-        )
+    folders = embedding_folders()
+    about = {"embedding_directory": folders, "clip_type": comfy.sd.CLIPType.WAN}
+    if info.config.dim != 4096:
+        clip = _load_small_clip(_tensors(checkpoint), info.config)
+    elif is_gguf(path):
+        clip = comfy.sd.load_text_encoder_state_dicts([_tensors(checkpoint)], **about)
     else:
-        clip = _load_small_clip(path, info.config)
+        clip = comfy.sd.load_clip(ckpt_paths=[str(path)], **about)
     clip.patcher.set_attachments(ENCODER, fingerprint(path))
     return clip
 
 
-def _load_small_clip(path: Path, sizes: TextEncoderConfig) -> comfy.sd.CLIP:
+def _tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Returns what a file holds by transformers' names, numbers of GGUF in fp16."""
+    if not is_gguf(checkpoint.path):
+        return dict(comfy.utils.load_torch_file(str(checkpoint.path)))
+    read = Reader()
+    entries = checkpoint.entries.values()
+    tensors = {entry.name: entry.read(read).dequantize(torch.float16) for entry in entries}
+    tokenizer = bytearray(sentencepiece_model(checkpoint.path))
+    return {**tensors, "spiece_model": torch.frombuffer(tokenizer, dtype=torch.uint8)}
+
+
+def _load_small_clip(tensors: dict[str, Tensor], sizes: TextEncoderConfig) -> comfy.sd.CLIP:
     """Loads a umT5 of another size than xxl, which core's own loader does not recognise."""
-    tensors = dict(comfy.utils.load_torch_file(str(path)))
     dtype = _dequantize(tensors)
     block = "encoder.block.0.layer"
     config = {
@@ -91,13 +106,14 @@ def _load_small_clip(path: Path, sizes: TextEncoderConfig) -> comfy.sd.CLIP:
 
 def _check_whole(checkpoint: Checkpoint, sizes: TextEncoderConfig) -> None:
     """Refuses a file that core's loader would take and then fail on, or fill with noise."""
-    if checkpoint.info.key_style != "transformers":
+    if checkpoint.info.key_style == "official":
         raise CheckpointError(
             f"{checkpoint.path.name} has the key names of the official code. Got those, need "
             f"the names that ComfyUI reads. Choose {ENCODER_FILES}."
         )
     blocks = [f"encoder.block.{i}.layer.{part}" for i in range(sizes.num_layers) for part in PARTS]
-    needed = [*blocks, "encoder.final_layer_norm.weight", "spiece_model"]
+    needed = [*blocks, "encoder.final_layer_norm.weight"]
+    needed += [] if is_gguf(checkpoint.path) else ["spiece_model"]
     present = checkpoint.entries.keys() | checkpoint.extras.keys()
     missing = [name for name in needed if name not in present]
     if missing:
