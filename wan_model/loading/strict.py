@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, MemoryLimitError
 from ..offload import FileRegion
-from ..quant import PLAIN, Linear, QuantPolicy, StoredWeight, WeightFormat, holds
+from ..quant import (
+    DEQUANTIZED,
+    PLAIN,
+    Linear,
+    Matmul,
+    QuantPolicy,
+    StoredWeight,
+    WeightFormat,
+    holds,
+)
 from .checkpoint import Checkpoint
 from .source import FULL_MEMORY, Reader, first_names
 
@@ -61,11 +70,13 @@ def fill(
     device: torch.device,
     kept_dtype: KeptDtype,
     policy: QuantPolicy | None = None,
+    matmul: Matmul = DEQUANTIZED,
 ) -> None:
     """Gives every parameter of an empty model its tensor, one by one.
 
     A tensor that needs no change and stays on the CPU remains a view of the file. Weights of
-    the blocks' linear layers are what the policy says, if it takes them.
+    the blocks' linear layers are what the policy says, if it takes them. Other quantized
+    ones are multiplied with `matmul`.
 
     Raises:
         CheckpointError: for broken scales, or if the file cannot be read after all.
@@ -85,6 +96,7 @@ def fill(
                 policy.place(module, stored, device)
             elif stored.format is not PLAIN.get(stored.weight.dtype):
                 module.put(stored.to(device))
+                module.matmul = matmul
             else:
                 tensor = stored.weight.to(device)
                 tensor = tensor.to(kept_dtype(name, module, tensor.dtype))

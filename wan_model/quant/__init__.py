@@ -16,6 +16,7 @@ from .formats import (
     holds,
 )
 from .gguf_formats import GGUF_FORMATS
+from .gguf_matmul import fastest_matmul
 from .linear import DEQUANTIZED, Linear, LinearOperands, Matmul
 from .packing import quantize_rows, scale_weight, unscale_weight
 from .policy import AS_STORED, QuantPolicy, WeightChoice, find, names, policy_for
@@ -38,6 +39,7 @@ __all__ = [
     "WeightFormat",
     "add_low_rank",
     "convert",
+    "fastest_matmul",
     "find",
     "holds",
     "names",
