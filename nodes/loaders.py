@@ -110,7 +110,7 @@ class WanDuetModelLoader(io.ComfyNode):
                 _model_input(
                     "model_name",
                     "Transformer file in models/diffusion_models, such as "
-                    "wan2.2_ti2v_5B_fp16.safetensors. For the two A14B experts use "
+                    "wan2.2_ti2v_5B_fp16.safetensors, or .gguf. For the two A14B experts use "
                     "'Load Wan experts'.",
                 ),
                 _precision_input([*PRECISIONS, *QUANTIZED], PRECISION_TOOLTIP),
@@ -366,7 +366,8 @@ class WanDuetTextEncoderLoader(io.ComfyNode):
                     "text_encoder_name",
                     options=runtime.model_names("text_encoders"),
                     tooltip="umT5 file in models/text_encoders: umt5_xxl_fp8_e4m3fn_scaled (6 GB), "
-                    "or umt5_xxl_fp16 (11 GB), which follows prompts a little closer.",
+                    "or umt5_xxl_fp16 (11 GB), which follows prompts a little closer. "
+                    "A .gguf file stays as small as it is.",
                 ),
             ],
             outputs=[io.Clip.Output(display_name="clip")],

@@ -22,6 +22,7 @@ PAIR = ("gguf/Wan2.2-HighNoise-Q8_0.gguf", "gguf/Wan2.2-LowNoise-Q4_0.gguf")
 EXACT = ("gguf/exact_high_noise.safetensors", "gguf/exact_low_noise.safetensors")
 KINDS = ("Q8_0", "Q4_0")
 UMT5, EXACT_UMT5 = "umt5-Q8_0.gguf", "exact_umt5.safetensors"
+LINEARS = tuple(f"{name}.weight" for name in (".q", ".k", ".v", ".o", "wi_0", "wi_1", "wo"))
 LINKS = {"positive": ("positive", 0), "negative": ("negative", 0), "latent_image": ("latent", 0)}
 
 
@@ -36,7 +37,8 @@ def files(comfy_server: ComfyServer, toy_models: Path) -> Iterator[None]:
     encoder = make_text_encoder("umt5")
     texts = folder.parent / "text_encoders"
     exact = write_umt5(texts / UMT5, encoder, "Q8_0")
-    exact = {name: tensor.half() for name, tensor in exact.items()}
+    # All but the matrices of linear layers becomes fp16.
+    exact = {n: t if n.endswith(LINEARS) else t.half().float() for n, t in exact.items()}
     save_file({**exact, "spiece_model": encoder["spiece_model"]}, texts / EXACT_UMT5)
     (folder / "gguf" / "model.ckpt").write_bytes(b"\x80\x02")
     (folder / "gguf" / "broken.gguf").write_bytes(b"GGUF\x03")
@@ -63,17 +65,22 @@ def test_a_pair_samples_as_its_numbers_in_safetensors(comfy_server: ComfyServer)
 
 def test_a_text_encoder_gives_the_embedding_of_its_numbers(comfy_server: ComfyServer):
     found: list[torch.Tensor] = []
+    nbytes: list[int] = []
     for name in (UMT5, EXACT_UMT5):
-        about = {"clip": ("clip", 0), "positive": "two foxes \u4e24\u53ea", "negative": ""}
+        about = {"clip": ("size", 0), "positive": "two foxes \u4e24\u53ea", "negative": ""}
         prompt: Prompt = {
             "clip": node("WanDuetTextEncoderLoader", text_encoder_name=name),
+            "size": node("WanDuetTestClipSize", clip=("clip", 0), name="umt5_size"),
             "text": node("WanDuetTextEncode", **about),
         }
         result = comfy_server.run({**prompt, **save("umt5", conditioning=("text", 0))})
         assert result.status == "success", result.error
         found.append(load_file(comfy_server.output / "umt5.safetensors")["conditioning"])
+        nbytes.append(int((comfy_server.output / "umt5_size.txt").read_text()))
     assert found[0].any()
     assert (found[0] - found[1]).norm() < 1e-5 * found[1].norm()
+    # 8.5 of 32 bits in its matrices, 16 in its table of tokens.
+    assert nbytes[0] < 0.4 * nbytes[1]
 
 
 def test_they_are_listed_and_described(comfy_server: ComfyServer):
