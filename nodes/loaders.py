@@ -77,6 +77,22 @@ def _model_input(name: str, tooltip: str) -> Choice.Input:
     return Choice.Input(name, options=runtime.model_names("diffusion_models"), tooltip=tooltip)
 
 
+def _missing_file(folder: str, name: str | None) -> str | None:
+    """Says that a file cannot be had; None if it can, or if its name comes from another node."""
+    if name is None or name in runtime.model_names(folder):
+        return None
+    if runtime.is_file(folder, name):
+        ending = Path(name).suffix or "no ending"
+        return (
+            f"The file {name!r} is of a kind that is not read here. Got {ending}, need "
+            f"{runtime.endings(folder)}. Pick another version of the model."
+        )
+    return (
+        f"The file {name!r} was not found. Got a name that is not in models/{folder}, need one of "
+        "the files there. Put it there and press R, or pick another file."
+    )
+
+
 class WanDuetModelLoader(io.ComfyNode):
     """Loads one transformer file: TI2V-5B, or a single expert."""
 
@@ -93,7 +109,7 @@ class WanDuetModelLoader(io.ComfyNode):
                 _model_input(
                     "model_name",
                     "Transformer file in models/diffusion_models, such as "
-                    "wan2.2_ti2v_5B_fp16.safetensors. For the two A14B experts use "
+                    "wan2.2_ti2v_5B_fp16.safetensors, or .gguf. For the two A14B experts use "
                     "'Load Wan experts'.",
                 ),
                 _precision_input([*PRECISIONS, *QUANTIZED], PRECISION_TOOLTIP),
@@ -103,6 +119,11 @@ class WanDuetModelLoader(io.ComfyNode):
             outputs=[io.Model.Output(display_name="model")],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, model_name: str | None = None) -> bool | str:
+        """Refuses a file that cannot be had; see `WanDuetExpertLoader.validate_inputs`."""
+        return _missing_file("diffusion_models", model_name) or True
 
     @classmethod
     def fingerprint_inputs(cls, model_name: str | None = None, **_: Any) -> str:
@@ -214,11 +235,8 @@ def _load(
 def _low_noise_problem(name: str | None) -> str | None:
     if name is None:
         return None
-    if name not in runtime.model_names("diffusion_models"):
-        return (
-            f"The file {name!r} was not found. Got a name that is not in models/diffusion_models, "
-            "need one of the files there. Put it there and press R, or pick another file."
-        )
+    if missing := _missing_file("diffusion_models", name):
+        return missing
     if says_noise(Path(name).name) == "high":
         return (
             f"This is a high-noise file, judging by its name. Got {name} as low_noise_model, need "
@@ -299,6 +317,11 @@ class WanDuetVAELoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, vae_name: str | None = None) -> bool | str:
+        """Refuses a file that cannot be had; see `WanDuetExpertLoader.validate_inputs`."""
+        return _missing_file(cls._folder(vae_name), vae_name) or True
+
+    @classmethod
     def fingerprint_inputs(cls, vae_name: str | None = None, **_: Any) -> str:
         """Has a file that was written again be loaded again."""
         return runtime.file_stamp(cls._folder(vae_name), vae_name)
@@ -340,12 +363,18 @@ class WanDuetTextEncoderLoader(io.ComfyNode):
                     "text_encoder_name",
                     options=runtime.model_names("text_encoders"),
                     tooltip="umT5 file in models/text_encoders: umt5_xxl_fp8_e4m3fn_scaled (6 GB), "
-                    "or umt5_xxl_fp16 (11 GB), which follows prompts a little closer.",
+                    "or umt5_xxl_fp16 (11 GB), which follows prompts a little closer. "
+                    "A .gguf file stays as small as it is.",
                 ),
             ],
             outputs=[io.Clip.Output(display_name="clip")],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, text_encoder_name: str | None = None) -> bool | str:
+        """Refuses a file that cannot be had; see `WanDuetExpertLoader.validate_inputs`."""
+        return _missing_file("text_encoders", text_encoder_name) or True
 
     @classmethod
     def fingerprint_inputs(cls, text_encoder_name: str | None = None) -> str:

@@ -41,11 +41,11 @@ def describe(query: Query) -> dict[str, Any]:
     """Returns what a model file is and the official settings of its kind.
 
     Args:
-        query: "folder" (must be "diffusion_models") and "name" as ComfyUI lists it. No other file
-            is opened.
+        query: "folder" (must be "diffusion_models") and "name" as our loaders list it. No other
+            file is opened.
 
     Raises:
-        LookupError: if ComfyUI does not list the file, or it is no diffusion model.
+        LookupError: if the loaders do not list the file, or it is no diffusion model.
         WanError: if it is not of Wan2.2.
     """
     folder, name = query.get("folder", ""), query.get("name", "")

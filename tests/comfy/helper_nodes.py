@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import folder_paths
 import torch
@@ -168,18 +169,31 @@ class ForeignObjects(io.ComfyNode):
         return io.NodeOutput(patcher, clip, SimpleNamespace(latent_channels=4))
 
 
+class ClipSize(io.ComfyNode):
+    """Saves how many bytes a CLIP's encoder takes, and passes it on."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestClipSize",
+            category="WanDuet tests",
+            inputs=[io.Clip.Input("clip"), io.String.Input("name")],
+            outputs=[io.Clip.Output()],
+        )
+
+    @classmethod
+    def execute(cls, clip: Any, name: str) -> io.NodeOutput:
+        path = Path(folder_paths.get_output_directory()) / f"{name}.txt"
+        path.write_text(str(clip.patcher.model_size()))
+        return io.NodeOutput(clip)
+
+
 class TestExtension(ComfyExtension):
     """The nodes of this file."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [
-            RandomConditioning,
-            GiveChoice,
-            SaveTensors,
-            RandomImage,
-            RecordModelInputs,
-            ForeignObjects,
-        ]
+        nodes = [RandomConditioning, GiveChoice, SaveTensors, RandomImage, RecordModelInputs]
+        return [*nodes, ForeignObjects, ClipSize]
 
 
 async def comfy_entrypoint() -> TestExtension:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.toy.gguf_files import write_dit
 from tests.toy.make_checkpoints import DIM, FFN_DIM
 from wan_model.loading import converted_file, load_dit
 from wan_model.quant import Linear
@@ -29,6 +30,7 @@ FP8 = "toy_t2v_high_noise_scaled_fp8.safetensors"
 NVFP4 = "toy4096_t2v_high_noise_nvfp4.safetensors"
 MXFP8 = "toy4096_t2v_high_noise_mxfp8.safetensors"
 INT8 = "int8.safetensors"
+GGUF, EXACT_GGUF = "gguf.gguf", "exact_gguf.safetensors"
 KINDS = "kinds.safetensors"
 """A LoRA file with DoRA, whole differences, and differences of biases beside plain LoRAs."""
 E5M2 = "e5m2.safetensors"
@@ -109,6 +111,7 @@ def card(
     save_file(scaled_e5m2(models / T2V[0]), folder / E5M2)
     for path in (*paths, folder / INT8, folder / E5M2):
         save_file(dequantized(path), folder / f"exact_{path.name}")
+    save_file(write_dit(folder / GGUF, load_file(models / T2V[0]), "Q4_1"), folder / EXACT_GGUF)
     with ComfyServer(comfyui, base, arguments=("--cpu",)) as server:
         yield server
 
@@ -145,10 +148,11 @@ def error(got: Tensor, exact: Tensor) -> float:
     return ((got - exact).norm() / exact.norm()).item()
 
 
-@pytest.mark.parametrize("name", [FP8, INT8, MXFP8, NVFP4])
+@pytest.mark.parametrize("name", [FP8, INT8, MXFP8, NVFP4, GGUF])
 def test_they_are_exact_on_quantized_weights(card: ComfyServer, name: str):
-    exact = sampled(card, f"exact_{name}", "loaded by ComfyUI", 1.0, -0.4)
-    bare = sampled(card, f"exact_{name}", "loaded by ComfyUI")
+    reference = EXACT_GGUF if name == GGUF else f"exact_{name}"
+    exact = sampled(card, reference, "loaded by ComfyUI", 1.0, -0.4)
+    bare = sampled(card, reference, "loaded by ComfyUI")
     assert error(exact, bare) > 0.03
     for place in PLACES:
         assert error(sampled(card, name, place, 1.0, -0.4), exact) < FP32_ROUNDING, place
@@ -202,6 +206,19 @@ def test_what_is_merged_may_be_beyond_a_formats_range(card: ComfyServer):
         for way in ways:
             bound = 4e-2 if way else FP32_ROUNDING
             assert error(changed(card, E5M2, place, way), exact[way]) < bound, (place, way)
+
+
+def test_nothing_is_rounded_on_gguf(card: ComfyServer):
+    """DoRA and whole differences are merged into the dequantized weight of each call."""
+    save_file(kinds(), card.base / "models" / "loras" / KINDS)
+    exact = sampled(card, EXACT_GGUF, "loaded by ComfyUI", 1.0, lora=KINDS)
+    for place in PLACES:
+        assert error(sampled(card, GGUF, place, 1.0, lora=KINDS), exact) < FP32_ROUNDING, place
+    bare = sampled(card, EXACT_GGUF, "loaded by ComfyUI")
+    assert error(bare, exact) > 0.03
+    # Nothing of it is left behind.
+    assert error(sampled(card, GGUF, "streamed by the engine"), bare) < FP32_ROUNDING
+    assert error(sampled(card, GGUF, "loaded by ComfyUI"), bare) < FP32_ROUNDING
 
 
 def looked(server: ComfyServer, name: str, strength: float, seed: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.toy.gguf_files import write_dit
 from tests.toy.make_checkpoints import scale_to_fp8
 
 from .graphs import Prompt, memory, model, node, random_text, save, stock_model
@@ -46,6 +47,7 @@ def files(comfy_server: ComfyServer, toy_models: Path) -> Iterator[Path]:
     save_file(scale_to_fp8(state, "comfy_quant"), folder / "fp8.safetensors")
     save_file(by_row(state, torch.float8_e4m3fn), folder / "fp8 by row.safetensors")
     save_file(by_row(state, torch.int8), folder / "int8.safetensors")
+    write_dit(folder / "gguf.safetensors", state, "Q5_1")  # the content tells
     for name in ("mxfp8", "nvfp4"):
         file = source / f"toy4096_t2v_high_noise_{name}.safetensors"
         shutil.copy(file, folder / f"{name}.safetensors")
@@ -83,7 +85,7 @@ def core_knows(comfyui: Path, name: str) -> bool:
     return notes and f'"{name}"' in (comfyui / "comfy" / "quant_ops.py").read_text()
 
 
-@pytest.mark.parametrize("name", ["plain", "fp8", "fp8 by row", "int8", "mxfp8", "nvfp4"])
+@pytest.mark.parametrize("name", ["plain", "fp8", "fp8 by row", "int8", "mxfp8", "nvfp4", "gguf"])
 def test_a_saved_model_means_what_it_meant(
     comfy_server: ComfyServer, comfyui: Path, files: Path, name: str
 ):
@@ -114,7 +116,7 @@ def legacy(source: Path) -> str:
 
 
 @pytest.mark.parametrize("limits", [{}, memory(blocks_to_swap=1)], ids=["core", "engine"])
-@pytest.mark.parametrize("name", ["plain", "fp8", "nvfp4"])
+@pytest.mark.parametrize("name", ["plain", "fp8", "nvfp4", "gguf"])
 def test_loras_are_saved_with_the_model(
     comfy_server: ComfyServer, files: Path, name: str, limits: Prompt
 ):

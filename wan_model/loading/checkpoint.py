@@ -18,6 +18,7 @@ from ..quant import WeightFormat
 from ..vae.preview import PreviewVaeConfig
 from .entries import EXTRAS, WeightEntry, group, unsupported
 from .files import CheckpointFiles, Expert, find_files, guess_expert
+from .gguf_layout import whole_shapes
 from .keymap import PREFIXES, Component, KeyStyle, official_names, strip_prefix
 from .models import (
     BUNDLED_PARTS,
@@ -30,6 +31,7 @@ from .models import (
 )
 from .sizes import Clues, Config, TextEncoderConfig
 from .source import RawTensor, first_names
+from .source_gguf import is_gguf, open_gguf
 from .source_safetensors import open_safetensors
 
 Wanted = TypeVar("Wanted", DiTConfig, VaeConfig, TextEncoderConfig)
@@ -112,8 +114,8 @@ class Checkpoint:
 
 
 CheckpointLike = Checkpoint | str | PathLike[str]
-"""An opened checkpoint, or the path of one: a .safetensors file, a shard or the index of a sharded
-one, or a folder with one."""
+"""An opened checkpoint, or the path of one: a .safetensors or .gguf file, a shard or the index of a
+sharded one, or a folder with one."""
 
 
 def detect(path: CheckpointLike) -> CheckpointInfo:
@@ -149,6 +151,8 @@ def open_checkpoint(path: CheckpointLike) -> Checkpoint:
     keys = {strip_prefix(raw.name) for raw in tensors}
     rename = official_names(kind.component, style, keys)
     named = _named(path, [(rename(strip_prefix(raw.name)), raw) for raw in tensors])
+    if any(map(is_gguf, files.files)):
+        named = whole_shapes(path.name, kind.component, named)
     entries = group(path.name, named, metadata, lambda key: rename(strip_prefix(key)))
     _refuse_blocks_outside_of_transformers(path, kind, entries.values())
     config = kind.read_config(Clues(file=path.name, entries=entries, config_json=config_json))
@@ -179,7 +183,8 @@ def _read_headers(path: Path, files: CheckpointFiles) -> tuple[list[RawTensor], 
     tensors: list[RawTensor] = []
     metadata: dict[str, str] = {}
     for file in files.files:
-        source = open_safetensors(file)
+        gguf = file.suffix.lower() == ".gguf" or is_gguf(file)
+        source = open_gguf(file) if gguf else open_safetensors(file)
         tensors += source.tensors
         metadata |= source.metadata
     present = {(raw.name, raw.file.name) for raw in tensors}
@@ -229,7 +234,7 @@ def _refuse_blocks_outside_of_transformers(
     path: Path, kind: ComponentKind, entries: Iterable[WeightEntry]
 ) -> None:
     for entry in entries:
-        if entry.format.block > 1 and kind.component != "dit":
+        if entry.format.block > 1 and len(entry.parts) > 1 and kind.component != "dit":
             what = f"{entry.format.name} of a {kind.component}"
             raise unsupported(path.name, what, next(iter(entry.parts.values())).name)
 

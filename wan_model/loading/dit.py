@@ -11,7 +11,7 @@ from ..attention import AttentionFn, resolve
 from ..config import DiTConfig, Precision
 from ..dit import WanDiT
 from ..errors import SettingsError
-from ..quant import AS_STORED, Linear, QuantPolicy, policy_for
+from ..quant import AS_STORED, Linear, QuantPolicy, fastest_matmul, policy_for
 from .checkpoint import CheckpointInfo, CheckpointLike, open_checkpoint
 from .strict import check_tensors, fill
 
@@ -39,8 +39,8 @@ def load_dit(
     Layers that compute in fp32 (embeddings, norms, modulation, head) keep what the file stores.
 
     Args:
-        path: a .safetensors file, a shard or the index of a sharded one, or a folder with one; or
-            a checkpoint that is open already.
+        path: a .safetensors or .gguf file, a shard or the index of a sharded one, or a folder
+            with one; or a checkpoint that is open already.
         device: where the weights go.
         dtype: in which the blocks compute and their weights are kept, but fp16 and bf16 stay what
             they are for the other. None: that of the file, bf16 if it is quantized.
@@ -71,7 +71,8 @@ def load_dit(
     with torch.device("meta"):
         model = dit_class(config, precision=precision, attention=attend, linear=linear_class)
     check_tensors(model, checkpoint)
-    fill(model, checkpoint, torch.device(device), kept_dtype, policy)
+    matmul = fastest_matmul(policy.device, info.formats)
+    fill(model, checkpoint, torch.device(device), kept_dtype, policy, matmul)
     layers = [m for m in model.blocks.modules() if isinstance(m, Linear)]
     formats = Counter(f"{layer.format.name} ({layer.matmul.name})" for layer in layers)
     counts = ", ".join(f"{count} {name}" for name, count in formats.items())

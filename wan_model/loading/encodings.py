@@ -2,7 +2,7 @@
 
 This is the only place that knows. A row of `ENCODINGS` makes a format readable and, if ComfyUI has
 a name for it, writable with ComfyUI's note. Sources: ComfyUI (`convert_old_quants`, `quant_ops`),
-musubi-tuner, LightX2V.
+musubi-tuner, LightX2V. What GGUF calls a type is its stored dtype.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..quant import PLAIN, SCALED, StoredWeight, WeightFormat
+from ..quant import GGUF_FORMATS, PLAIN, SCALED, StoredWeight, WeightFormat
 from ..quant.formats import MXFP8, NVFP4
 from .source import RawTensor
 from .source_safetensors import DTYPES
@@ -105,9 +105,13 @@ ENCODINGS = (
         for dtype in SCALED
     ),
     *(Encoding(format=PLAIN[dtype], weight=DTYPES[dtype]) for dtype in PLAIN),
+    *(Encoding(format=packed, weight=packed.name) for packed in GGUF_FORMATS),
 )
 
-READABLE = "fp32, bf16, fp16, fp8 (plain or scaled), int8 with scales, or ComfyUI's nvfp4 or mxfp8"
+READABLE = (
+    "fp32, bf16, fp16, fp8 (plain or scaled), int8 with scales, ComfyUI's nvfp4 or mxfp8, or "
+    "GGUF's Q2_K to Q8_0, IQ4_NL or IQ4_XS"
+)
 """For people."""
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..offload import FileRegion
-from ..quant import StoredWeight, WeightFormat
+from ..quant import PLAIN, StoredWeight, WeightFormat
 from ..quant.packing import NOT_FINITE, swizzled_shape
 from .encodings import (
     ALIEN_LEAVES,
@@ -58,7 +58,7 @@ class WeightEntry:
     @property
     def is_bare(self) -> bool:
         """Whether these are codes without a scale, which then is one."""
-        return self.format.is_quantized and len(self.parts) == 1
+        return self.format.is_quantized and self.format is PLAIN.get(self.format.dtype)
 
     @property
     def nbytes(self) -> int:

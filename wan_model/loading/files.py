@@ -1,7 +1,7 @@
 """From the path that a person gives to the files that belong to it, and what their names tell.
 
 A path may be one file, a folder, the index of a sharded checkpoint, or any one of its shards.
-Nothing but safetensors is ever opened; a pickled file could run code.
+Nothing but safetensors and GGUF is ever opened; a pickled file could run code.
 """
 
 import re
@@ -63,7 +63,7 @@ def find_files(path: Path) -> CheckpointFiles:
 
 
 def refuse_other_files(file: Path) -> None:
-    """Refuses files that are recognisably not safetensors, by name and by first bytes.
+    """Refuses files that are recognisably no model files, by name and by first bytes.
 
     Raises:
         CheckpointError: names what the file is.
@@ -71,9 +71,7 @@ def refuse_other_files(file: Path) -> None:
     with file.open("rb") as stream:
         start = stream.read(16)
     suffix = file.suffix.lower()
-    if suffix == ".gguf" or start.startswith(b"GGUF"):
-        found = "a GGUF file; GGUF files are not supported yet"
-    elif suffix in PICKLE_SUFFIXES or _is_pickle(start):
+    if suffix in PICKLE_SUFFIXES or _is_pickle(start):
         found = "a pickled PyTorch file, which could run code when opened"
     elif not start:
         found = "an empty file"
@@ -84,7 +82,7 @@ def refuse_other_files(file: Path) -> None:
     else:
         return
     raise CheckpointError(
-        f"{file.name} cannot be used. Got {found}, need safetensors. {SAFETENSORS_ADVICE}"
+        f"{file.name} cannot be used. Got {found}, need safetensors or GGUF. {SAFETENSORS_ADVICE}"
     )
 
 

@@ -1,6 +1,7 @@
 """Key names: from every spelling found in the wild to the official one.
 
-Sources: `convert_wan_to_diffusers.py` of diffusers, both VAEs of the official repository.
+Sources: `convert_wan_to_diffusers.py` of diffusers, both VAEs of the official repository,
+`constants.py` of gguf-py.
 """
 
 import re
@@ -8,7 +9,7 @@ from collections.abc import Callable
 from typing import Literal
 
 Component = Literal["dit", "vae", "preview_vae", "text_encoder"]
-KeyStyle = Literal["official", "comfy prefix", "diffusers", "transformers"]
+KeyStyle = Literal["official", "comfy prefix", "diffusers", "transformers", "llama.cpp"]
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.model.", "model.", "net.")
 """Put before the official names by ComfyUI and trainers. No official name starts like them."""
@@ -26,6 +27,8 @@ def strip_prefix(name: str) -> str:
 
 def official_names(component: Component, style: KeyStyle, names: set[str]) -> Callable[[str], str]:
     """Returns the function from a name of this style (without prefix) to the official name."""
+    if style == "llama.cpp":
+        return _umt5_name
     if style != "diffusers":
         return lambda name: name
     if component == "dit":
@@ -62,6 +65,19 @@ _DIT_BLOCK = {
         )
     },
 }
+_UMT5_OUTSIDE = {
+    "token_embd": "shared",
+    "enc.output_norm": "encoder.final_layer_norm",
+}
+_UMT5_BLOCK = {
+    **{f"attn_{part}": f"layer.0.SelfAttention.{part}" for part in "qkvo"},
+    "attn_rel_b": "layer.0.SelfAttention.relative_attention_bias",
+    "attn_norm": "layer.0.layer_norm",
+    "ffn_gate": "layer.1.DenseReluDense.wi_0",
+    "ffn_up": "layer.1.DenseReluDense.wi_1",
+    "ffn_down": "layer.1.DenseReluDense.wo",
+    "ffn_norm": "layer.1.layer_norm",
+}
 _VAE_OUTSIDE = {"quant_conv": "conv1", "post_quant_conv": "conv2"}
 _VAE_CODER = {
     "conv_in": "conv1",
@@ -93,6 +109,14 @@ def _dit_name(name: str) -> str:
     if block is None:
         return _replace(_DIT_OUTSIDE, name)
     return block[0] + _replace(_DIT_BLOCK, name[block.end() :])
+
+
+def _umt5_name(name: str) -> str:
+    """Returns the name that transformers has, as other files of text encoders."""
+    block = re.match(r"enc\.blk\.(\d+)\.", name)
+    if block is None:
+        return _replace(_UMT5_OUTSIDE, name)
+    return f"encoder.block.{block[1]}." + _replace(_UMT5_BLOCK, name[block.end() :])
 
 
 def _vae21_name(name: str) -> str:

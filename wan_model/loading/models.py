@@ -137,6 +137,7 @@ COMPONENTS = (
                 "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
                 "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight",
             ),
+            "llama.cpp": ("enc.blk.0.attn_rel_b.weight", "enc.blk.1.attn_rel_b.weight"),
         },
     ),
 )
@@ -216,7 +217,7 @@ STRANGERS = (
     OtherModel(
         "a diffusers model of another family", ("transformer_blocks.", "single_transformer_blocks.")
     ),
-    OtherModel("a T5 text encoder without umT5's bias per layer", ("encoder.block.",)),
+    OtherModel("a T5 text encoder without umT5's bias per layer", ("encoder.block.", "enc.blk.")),
     OtherModel("a CLIP text encoder", ("text_model.", "transformer.resblocks.")),
     OtherModel("a CLIP vision model", ("vision_model.", "visual.")),
     OtherModel("a language model", ("layers.0.",)),

@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, MemoryLimitError
 from ..offload import FileRegion
-from ..quant import PLAIN, Linear, QuantPolicy, StoredWeight, WeightFormat, holds
+from ..quant import (
+    DEQUANTIZED,
+    PLAIN,
+    Linear,
+    Matmul,
+    QuantPolicy,
+    StoredWeight,
+    WeightFormat,
+    holds,
+)
 from .checkpoint import Checkpoint
 from .source import FULL_MEMORY, Reader, first_names
 
@@ -61,11 +70,13 @@ def fill(
     device: torch.device,
     kept_dtype: KeptDtype,
     policy: QuantPolicy | None = None,
+    matmul: Matmul = DEQUANTIZED,
 ) -> None:
     """Gives every parameter of an empty model its tensor, one by one.
 
     A tensor that needs no change and stays on the CPU remains a view of the file. Weights of
-    the blocks' linear layers are what the policy says, if it takes them.
+    the blocks' linear layers are what the policy says, if it takes them. Other quantized
+    ones are multiplied with `matmul`.
 
     Raises:
         CheckpointError: for broken scales, or if the file cannot be read after all.
@@ -83,8 +94,9 @@ def fill(
                 setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
             elif policy is not None and entry.is_block_matrix and policy.takes(stored):
                 policy.place(module, stored, device)
-            elif stored.weight_scale is not None:
+            elif stored.format is not PLAIN.get(stored.weight.dtype):
                 module.put(stored.to(device))
+                module.matmul = matmul
             else:
                 tensor = stored.weight.to(device)
                 tensor = tensor.to(kept_dtype(name, module, tensor.dtype))
@@ -137,9 +149,10 @@ def _memory_limit(checkpoint: Checkpoint) -> Iterator[None]:
 
 
 def _dense(stored: StoredWeight) -> Tensor:
-    """Returns a tensor without scales, for a layer that has no place for them: a convolution."""
+    """Returns a tensor of numbers, for a layer that has no place for scales: a convolution."""
     weight = stored.weight
-    if stored.weight_scale is None:
+    if stored.format is PLAIN.get(weight.dtype):
         return weight
-    flat = replace(stored, weight=weight.flatten(1))
-    return flat.dequantize(torch.float32).view_as(weight)
+    flat = stored if stored.weight_scale is None else replace(stored, weight=weight.flatten(1))
+    shape = stored.format.shape(tuple(weight.shape))
+    return flat.dequantize(torch.float32).view(shape)

@@ -16,6 +16,8 @@ from .formats import (
     holds,
     merged,
 )
+from .gguf_formats import GGUF_FORMATS
+from .gguf_matmul import fastest_matmul
 from .linear import DEQUANTIZED, Linear, LinearOperands, Matmul, QuantizedRows
 from .packing import quantize_rows, scale_weight, unscale_weight
 from .policy import AS_STORED, QuantPolicy, WeightChoice, find, names, policy_for
@@ -24,6 +26,7 @@ __all__ = [
     "AS_STORED",
     "DEQUANTIZED",
     "FORMATS",
+    "GGUF_FORMATS",
     "PLAIN",
     "SCALED",
     "Linear",
@@ -38,6 +41,7 @@ __all__ = [
     "WeightFormat",
     "add_low_rank",
     "convert",
+    "fastest_matmul",
     "find",
     "holds",
     "merged",

@@ -103,10 +103,11 @@ class WeightFormat:
     """(stored, float dtype) -> weight (O, I); no copy if it is that already."""
     quantize: Callable[[Tensor], StoredWeight]
     """From a weight (O, I) of any float dtype, with new scales, rounded to nearest."""
-    requantize: Callable[[Tensor, Stored, torch.Generator], Tensor]
+    requantize: Callable[[Tensor, Stored, torch.Generator], Tensor] | None
     """(weight fp32 (O, I), stored, random numbers) -> its codes at the scales that are stored.
 
-    Rounded up or down at random, so that changes that are smaller than a step are not lost.
+    Rounded up or down at random, so that changes that are smaller than a step are not lost. None
+    for weights that never change: what is merged into them is merged into a dequantized copy.
     """
     roomier: Callable[[Tensor, Stored], Scales] = scales_of
     """(weight (O, I), stored) -> scales with which no value of the weight is too large a code.

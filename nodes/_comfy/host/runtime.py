@@ -14,10 +14,37 @@ from server import PromptServer
 logger = logging.getLogger(__name__)
 
 
+GGUF_FOLDERS = ("diffusion_models", "text_encoders")
+"""Model folders of which files of GGUF are read as well."""
+
+
 def model_names(folder: str) -> list[str]:
-    """Returns the safetensors files of one of ComfyUI's model folders, by relative name."""
+    """Returns the model files of one of ComfyUI's folders, by relative name: safetensors, GGUF."""
     names = folder_paths.get_filename_list(folder)
-    return [name for name in names if name.lower().endswith((".safetensors", ".sft"))]
+    names = [name for name in names if name.lower().endswith((".safetensors", ".sft"))]
+    return sorted({*names, *_gguf_names(folder)}) if folder in GGUF_FOLDERS else names
+
+
+def _gguf_names(folder: str) -> list[str]:
+    """Looks for them itself: ComfyUI lists only endings that it knows, which are not ours to add.
+
+    Other packs list such files under folder names of their own.
+    """
+    found: list[str] = []
+    for path in folder_paths.get_folder_paths(folder):
+        files, _ = folder_paths.recursive_search(path, excluded_dir_names=[".git"])
+        found += [name for name in files if name.lower().endswith(".gguf")]
+    return found
+
+
+def endings(folder: str) -> str:
+    """Returns what the names of model files in a folder end in, for people."""
+    return ".safetensors or .gguf" if folder in GGUF_FOLDERS else ".safetensors"
+
+
+def is_file(folder: str, name: str) -> bool:
+    """Whether a file lies in one of ComfyUI's model folders, listed or not."""
+    return folder_paths.get_full_path(folder, name) is not None
 
 
 def model_path(folder: str, name: str) -> Path:
@@ -30,8 +57,8 @@ def model_path(folder: str, name: str) -> Path:
 
 
 def listed_file(folder: str, name: str) -> Path | None:
-    """Returns the path of a model file that ComfyUI lists in a folder; None for any other name."""
-    if name not in folder_paths.get_filename_list(folder):
+    """Returns the path of a model file that the loaders list; None for any other name."""
+    if name not in model_names(folder):
         return None
     path = folder_paths.get_full_path(folder, name)
     return Path(path) if path else None

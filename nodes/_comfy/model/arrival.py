@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ....wan_model.offload import Extra
 from ....wan_model.quant import Linear
+from .dense_patches import place_dense, split_dense
 from .low_rank import PREFIX, LoraOperands, Patches, same_patches, sort_patches
 
 COPIES = 3
@@ -26,7 +27,8 @@ class ArrivalPatches:
     """The patches of every expert. Called by the engine, as its `OnArrival`."""
 
     def __init__(self, experts: int, device: torch.device) -> None:
-        self._merged: list[dict[str, list[Any]]] = [{} for _ in range(experts)]
+        self._merged: list[Patches] = [{} for _ in range(experts)]
+        self._dense: list[Patches] = [{} for _ in range(experts)]
         self._by_block: list[dict[int | None, dict[str, list[Any]]]] = [{} for _ in range(experts)]
         self._operands = [LoraOperands(device) for _ in range(experts)]
 
@@ -40,6 +42,8 @@ class ArrivalPatches:
             waiting: patches that may become active without others than these.
         """
         loras, merged = sort_patches(module, active, waiting)
+        merged, self._dense[expert] = split_dense(module, merged)
+        place_dense(module, self._dense[expert])
         before, self._merged[expert] = self._merged[expert], merged
         blocks = self._by_block[expert] = {}
         for key, patches in merged.items():
@@ -58,7 +62,8 @@ class ArrivalPatches:
 
     def workspace_bytes(self, module: nn.Module, expert: int) -> int:
         """Returns the memory that merging into the largest such weight of a model takes."""
-        numels = [numel(module, key.removeprefix(PREFIX)) for key in self._merged[expert]]
+        keys = (*self._merged[expert], *self._dense[expert])
+        numels = [numel(module, key.removeprefix(PREFIX)) for key in keys]
         return COPIES * torch.float32.itemsize * max(numels, default=0)
 
     def __call__(self, model: int, block: int | None, module: nn.Module) -> None:

@@ -10,8 +10,10 @@ import comfy.ops
 import torch
 from torch import Tensor
 
-from ....wan_model.quant import Linear, StoredWeight, WeightFormat, merged
+from ....wan_model.errors import BackendError
+from ....wan_model.quant import DEQUANTIZED, PLAIN, StoredWeight, WeightFormat, merged
 from .arrival import string_to_seed
+from .dense_patches import DensePatched
 
 
 @dataclass
@@ -26,7 +28,7 @@ class _OnDevice:
     compute_dtype: torch.dtype
 
 
-class ComfyLinear(Linear):
+class ComfyLinear(DensePatched):
     """A linear layer whose weights ComfyUI may leave on the host and patch with LoRAs.
 
     The attribute and method names are those that ComfyUI's patcher looks for on a layer.
@@ -47,7 +49,9 @@ class ComfyLinear(Linear):
     def multiply(self, x: Tensor) -> Tensor:
         """Computes with the layer's own tensors, or with copies made for this call."""
         if not self.comfy_cast_weights:
-            return super().multiply(x)
+            if self.dense_patches is None:
+                return super().multiply(x)
+            return self._multiplied(self.weight, self.bias, x)
         # ComfyUI adds LoRAs here to the weight as it is stored, some versions without scales.
         patches, self.weight_function = self.weight_function, []
         try:
@@ -60,18 +64,19 @@ class ComfyLinear(Linear):
             )
         finally:
             self.weight_function = patches
-        stored = self._patched(weight)
-        operands = _OnDevice(
-            stored.format,
-            stored.weight,
-            bias,
-            stored.weight_scale,
-            stored.weight_scale_2,
-            self.compute_dtype,
-        )
-        out = self.matmul(operands, x)
+        out = self._multiplied(weight, bias, x)
         comfy.ops.uncast_bias_weight(self, weight, bias, stream)
         return out
+
+    def _multiplied(self, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+        """Returns the product with copies of the layer's tensors, patched."""
+        dtype = self.compute_dtype
+        if self.dense_patches is not None:
+            dense = self.patched_dense(self._stored(weight).dequantize(torch.float32)).to(dtype)
+            return DEQUANTIZED(_OnDevice(PLAIN[dtype], dense, bias, None, None, dtype), x)
+        stored = self._patched(weight)
+        scales = stored.weight_scale, stored.weight_scale_2
+        return self.matmul(_OnDevice(stored.format, stored.weight, bias, *scales, dtype), x)
 
     def _patched(self, weight: Tensor) -> StoredWeight:
         """Returns the weight with the LoRAs that ComfyUI has not merged, as it merges them."""
@@ -88,7 +93,7 @@ class ComfyLinear(Linear):
 
     def convert_weight(self, weight: Tensor, **_: Any) -> Tensor:
         """Returns the dequantized weight, to be patched."""
-        if self.weight_scale is None:
+        if self.format is PLAIN.get(self.weight.dtype):
             return weight
         return self._stored(weight.to(self.weight.dtype)).dequantize(torch.float32)
 
@@ -130,6 +135,11 @@ class ComfyLinear(Linear):
         if not self.format.is_quantized and not self.format.row_scales:
             dtype = self.weight.dtype
             return self._stored(comfy.float.stochastic_rounding(weight, dtype, seed=seed))
+        if self.format.requantize is None:
+            raise BackendError(
+                f"A weight cannot be patched in its place. Got one in {self.format.name}, need one "
+                "that can be rounded to anew. Load a safetensors version of the model."
+            )
         like_stored = self._stored(torch.empty_like(self.weight, device=weight.device))
         return merged(weight, like_stored, torch.Generator(weight.device).manual_seed(seed))
 

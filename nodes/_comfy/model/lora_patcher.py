@@ -8,6 +8,7 @@ from uuid import uuid4
 import torch
 from torch import nn
 
+from .dense_patches import place_dense, split_dense
 from .low_rank import (
     LoraOperands,
     Patches,
@@ -89,10 +90,11 @@ class LoraPatcher(SavingPatcher):
         if unpatch_weights:
             self.operands.set(self.dit, {})
             self.operands.place(self.dit)
+            place_dense(self.dit, {})
 
     def get_combined_hook_patches(self, hooks: Any) -> Patches:
         """Returns what is to be merged for hooks."""
-        return sort_patches(self.dit, super().get_combined_hook_patches(hooks), {})[1]
+        return self._in_weights(super().get_combined_hook_patches(hooks))
 
     def patch_hooks(self, hooks: Any) -> None:
         """Applies hooks, of which LoRAs become operands beside those of the model."""
@@ -165,7 +167,11 @@ class LoraPatcher(SavingPatcher):
                 setattr(layer, name, None if scale is None else scale.to(layer.weight.device))
 
     def _merged(self) -> Patches:
-        return sort_patches(self.dit, self.patches, {})[1]
+        return self._in_weights(self.patches)
+
+    def _in_weights(self, patches: Patches) -> Patches:
+        """Returns those patches that ComfyUI merges into weights as they are stored."""
+        return split_dense(self.dit, sort_patches(self.dit, patches, {})[1])[0]
 
     @contextmanager
     def _merging(self, patches: Patches) -> Iterator[None]:
@@ -182,6 +188,7 @@ class LoraPatcher(SavingPatcher):
             return
         active = joined(self.patches, super().get_combined_hook_patches(hooks))
         waiting = joined(*self.hook_patches.values())
-        loras, _ = sort_patches(self.dit, active, waiting)
+        loras, merged = sort_patches(self.dit, active, waiting)
+        place_dense(self.dit, split_dense(self.dit, merged)[1])
         if self.operands.set(self.dit, loras):
             self.operands.place(self.dit)

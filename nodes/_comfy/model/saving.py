@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ....wan_model.loading.encodings import encoding_of
 from ....wan_model.loading.writer import weight_tensors
-from ....wan_model.quant import SCALED, Linear, StoredWeight
+from ....wan_model.quant import PLAIN, SCALED, Linear, StoredWeight
 from .lora_report import report
 from .low_rank import PREFIX, Patches
 from .object_patches import PatchablePatcher
@@ -94,7 +94,7 @@ def saved_tensors(dit: nn.Module, patches: Patches, device: torch.device) -> dic
     }
     unpatched = {p: stored for p, stored in quantized.items() if f"{p}.weight" not in patched}
     legacy = all(p in unpatched and _is_legacy(unpatched[p]) for p in layers if "blocks." in p)
-    bare = all(stored.weight_scale is None for stored in unpatched.values())
+    bare = all(stored.format is PLAIN.get(stored.weight.dtype) for stored in unpatched.values())
     state = {name: tensor.detach() for name, tensor in dit.state_dict().items()}
     for path, stored in quantized.items():
         for leaf, _ in stored.tensors():

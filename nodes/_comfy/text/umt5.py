@@ -1,4 +1,7 @@
-"""The umT5 text encoder, loaded through ComfyUI's own implementation."""
+"""The umT5 text encoder, loaded through ComfyUI's own implementation.
+
+Matrices of GGUF files stay packed in it.
+"""
 
 import hashlib
 from pathlib import Path
@@ -15,9 +18,12 @@ from torch import Tensor
 
 from ....wan_model.errors import CheckpointError
 from ....wan_model.loading import Checkpoint, TextEncoderConfig
-from ....wan_model.loading.source import first_names
-from ....wan_model.quant import scale_weight
+from ....wan_model.loading.gguf_tokenizer import sentencepiece_model
+from ....wan_model.loading.source import Reader, first_names
+from ....wan_model.loading.source_gguf import is_gguf
+from ....wan_model.quant import WeightFormat, scale_weight
 from ..host.runtime import embedding_folders
+from .packed_linear import packed_operations
 
 ENCODER_FILES = "umt5_xxl_fp8_e4m3fn_scaled.safetensors or umt5_xxl_fp16.safetensors"
 PARTS = (
@@ -27,6 +33,12 @@ PARTS = (
     "1.layer_norm.weight",
 )
 """Tensors of one encoder block."""
+
+LINEARS = (
+    *(f".SelfAttention.{name}.weight" for name in "qkvo"),
+    *(f".DenseReluDense.{name}.weight" for name in ("wi_0", "wi_1", "wo")),
+)
+"""How the names of linear layers' weights end."""
 
 ENCODER = "wanduet_text_encoder"
 """Attachment of a CLIP's patcher: a fingerprint of the file it came from."""
@@ -45,22 +57,42 @@ def load_clip(checkpoint: Checkpoint) -> comfy.sd.CLIP:
             f"Choose {ENCODER_FILES}."
         )
     _check_whole(checkpoint, info.config)
-    if info.config.dim == 4096:
+    if is_gguf(path):
+        clip = _load_packed_clip(checkpoint, info.config)
+    elif info.config.dim == 4096:
         clip = comfy.sd.load_clip(
             ckpt_paths=[str(path)],
             embedding_directory=embedding_folders(),
             clip_type=comfy.sd.CLIPType.WAN,
         )
     else:
-        clip = _load_small_clip(path, info.config)
+        tensors = dict(comfy.utils.load_torch_file(str(path)))
+        clip = _load_sized_clip(tensors, info.config, {"dtype": _dequantize(tensors)})
     clip.patcher.set_attachments(ENCODER, fingerprint(path))
     return clip
 
 
-def _load_small_clip(path: Path, sizes: TextEncoderConfig) -> comfy.sd.CLIP:
-    """Loads a umT5 of another size than xxl, which core's own loader does not recognise."""
-    tensors = dict(comfy.utils.load_torch_file(str(path)))
-    dtype = _dequantize(tensors)
+def _load_packed_clip(checkpoint: Checkpoint, sizes: TextEncoderConfig) -> comfy.sd.CLIP:
+    """Loads a file of GGUF, of which matrices stay packed and all else becomes fp16."""
+    read = Reader()
+    tensors: dict[str, Tensor] = {}
+    formats: dict[str, WeightFormat] = {}
+    for name, entry in checkpoint.entries.items():
+        stored = entry.read(read)
+        if name.endswith(LINEARS):
+            tensors[name], formats[name] = stored.weight, stored.format
+        else:
+            tensors[name] = stored.dequantize(torch.float16)
+    tokenizer = bytearray(sentencepiece_model(checkpoint.path))
+    tensors["spiece_model"] = torch.frombuffer(tokenizer, dtype=torch.uint8)
+    options = {"dtype": torch.float16, "custom_operations": packed_operations(formats)}
+    return _load_sized_clip(tensors, sizes, options)
+
+
+def _load_sized_clip(
+    tensors: dict[str, Tensor], sizes: TextEncoderConfig, options: dict[str, Any]
+) -> comfy.sd.CLIP:
+    """Loads a umT5 that core's own loader does not recognise: of another size, or packed."""
     block = "encoder.block.0.layer"
     config = {
         "d_ff": tensors[f"{block}.1.DenseReluDense.wi_0.weight"].shape[0],
@@ -75,29 +107,28 @@ def _load_small_clip(path: Path, sizes: TextEncoderConfig) -> comfy.sd.CLIP:
     }
     target = SimpleNamespace(
         params={},
-        clip=_clip_class(config),
+        clip=_clip_class(config, tensors),
         tokenizer=comfy.text_encoders.wan.WanT5Tokenizer,
     )
-    clip = comfy.sd.CLIP(
+    return comfy.sd.CLIP(
         target,
         embedding_directory=embedding_folders(),
         tokenizer_data={"spiece_model": tensors["spiece_model"]},
         parameters=sum(tensor.numel() for tensor in tensors.values()),
-        model_options={"dtype": dtype},
+        model_options=options,
     )
-    clip.load_sd(tensors)
-    return clip
 
 
 def _check_whole(checkpoint: Checkpoint, sizes: TextEncoderConfig) -> None:
     """Refuses a file that core's loader would take and then fail on, or fill with noise."""
-    if checkpoint.info.key_style != "transformers":
+    if checkpoint.info.key_style == "official":
         raise CheckpointError(
             f"{checkpoint.path.name} has the key names of the official code. Got those, need "
             f"the names that ComfyUI reads. Choose {ENCODER_FILES}."
         )
     blocks = [f"encoder.block.{i}.layer.{part}" for i in range(sizes.num_layers) for part in PARTS]
-    needed = [*blocks, "encoder.final_layer_norm.weight", "spiece_model"]
+    needed = [*blocks, "encoder.final_layer_norm.weight"]
+    needed += [] if is_gguf(checkpoint.path) else ["spiece_model"]
     present = checkpoint.entries.keys() | checkpoint.extras.keys()
     missing = [name for name in needed if name not in present]
     if missing:
@@ -107,8 +138,11 @@ def _check_whole(checkpoint: Checkpoint, sizes: TextEncoderConfig) -> None:
         )
 
 
-def _clip_class(config: dict[str, Any]) -> type:
-    """Returns core's umT5 model class with other sizes."""
+def _clip_class(config: dict[str, Any], tensors: dict[str, Tensor]) -> type:
+    """Returns core's umT5 model class with other sizes, which has these weights from the start.
+
+    ComfyUI measures and may move a model before it gives it weights; packed ones have no size then.
+    """
 
     class Encoder(comfy.sd1_clip.SDClipModel):
         def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None):
@@ -132,6 +166,7 @@ def _clip_class(config: dict[str, Any]) -> type:
                 name="umt5xxl",
                 clip_model=Encoder,
             )
+            self.load_sd(tensors)
 
     return Model
 

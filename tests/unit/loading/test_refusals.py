@@ -160,9 +160,8 @@ def test_truncated_files(kept: int, tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [
-        ("a.gguf", b"GGUF\x03\x00\x00\x00", "GGUF files are not supported yet"),
-        ("a.safetensors", b"GGUF\x03\x00\x00\x00", "GGUF files are not supported yet"),
-        ("a.gguf", b"", "GGUF files are not supported yet"),
+        ("a.gguf", b"", "an empty file"),
+        ("a.gguf", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
         ("a.pth", b"", "a pickled PyTorch file"),
         ("a.ckpt", b"anything", "a pickled PyTorch file"),
         ("a.bin", b"anything", "a pickled PyTorch file"),

@@ -1,0 +1,124 @@
+"""GGUF files in the ordinary loaders: a pair, what lists it, and what is said of files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.toy.gguf_files import write_dit, write_umt5
+from tests.toy.make_checkpoints import make_text_encoder
+
+from .client import PromptRejected
+from .graphs import T2V, Prompt, experts, moe_sampler, node, random_text, save
+from .server import ComfyServer
+from .stock import empty_latent, latent
+from .test_routes import ask
+
+pytestmark = pytest.mark.comfy
+
+PAIR = ("gguf/Wan2.2-HighNoise-Q8_0.gguf", "gguf/Wan2.2-LowNoise-Q4_0.gguf")
+EXACT = ("gguf/exact_high_noise.safetensors", "gguf/exact_low_noise.safetensors")
+KINDS = ("Q8_0", "Q4_0")
+UMT5, EXACT_UMT5 = "umt5-Q8_0.gguf", "exact_umt5.safetensors"
+LINEARS = tuple(f"{name}.weight" for name in (".q", ".k", ".v", ".o", "wi_0", "wi_1", "wo"))
+LINKS = {"positive": ("positive", 0), "negative": ("negative", 0), "latent_image": ("latent", 0)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def files(comfy_server: ComfyServer, toy_models: Path) -> Iterator[None]:
+    """A pair of GGUF files, the same numbers as safetensors, and files of other kinds."""
+    folder = comfy_server.base / "models" / "diffusion_models"
+    (folder / "gguf").mkdir()
+    for source, packed, exact, kind in zip(T2V, PAIR, EXACT, KINDS, strict=True):
+        state = load_file(toy_models / "diffusion_models" / source)
+        save_file(write_dit(folder / packed, state, kind), folder / exact)
+    encoder = make_text_encoder("umt5")
+    texts = folder.parent / "text_encoders"
+    exact = write_umt5(texts / UMT5, encoder, "Q8_0")
+    # All but the matrices of linear layers becomes fp16.
+    exact = {n: t if n.endswith(LINEARS) else t.half().float() for n, t in exact.items()}
+    save_file({**exact, "spiece_model": encoder["spiece_model"]}, texts / EXACT_UMT5)
+    (folder / "gguf" / "model.ckpt").write_bytes(b"\x80\x02")
+    (folder / "gguf" / "broken.gguf").write_bytes(b"GGUF\x03")
+    yield
+    for file in (folder / "gguf").iterdir():
+        file.unlink()
+    (folder / "gguf").rmdir()
+    (texts / UMT5).unlink()
+    (texts / EXACT_UMT5).unlink()
+
+
+def sampled(server: ComfyServer, pair: tuple[str, str]) -> torch.Tensor:
+    prompt: Prompt = {**random_text(64, 20), **empty_latent(), **experts(pair)}
+    prompt |= moe_sampler(steps=4, **LINKS)
+    result = server.run({**prompt, **save("gguf", latent=("sampler", 0))})
+    assert result.status == "success", result.error
+    return latent(server, "gguf")
+
+
+def test_a_pair_samples_as_its_numbers_in_safetensors(comfy_server: ComfyServer):
+    got, exact = sampled(comfy_server, PAIR), sampled(comfy_server, EXACT)
+    assert (got - exact).norm() < 1e-5 * exact.norm()
+
+
+def test_a_text_encoder_gives_the_embedding_of_its_numbers(comfy_server: ComfyServer):
+    found: list[torch.Tensor] = []
+    nbytes: list[int] = []
+    for name in (UMT5, EXACT_UMT5):
+        about = {"clip": ("size", 0), "positive": "two foxes \u4e24\u53ea", "negative": ""}
+        prompt: Prompt = {
+            "clip": node("WanDuetTextEncoderLoader", text_encoder_name=name),
+            "size": node("WanDuetTestClipSize", clip=("clip", 0), name="umt5_size"),
+            "text": node("WanDuetTextEncode", **about),
+        }
+        result = comfy_server.run({**prompt, **save("umt5", conditioning=("text", 0))})
+        assert result.status == "success", result.error
+        found.append(load_file(comfy_server.output / "umt5.safetensors")["conditioning"])
+        nbytes.append(int((comfy_server.output / "umt5_size.txt").read_text()))
+    assert found[0].any()
+    assert (found[0] - found[1]).norm() < 1e-5 * found[1].norm()
+    # 8.5 of 32 bits in its matrices, 16 in its table of tokens.
+    assert nbytes[0] < 0.4 * nbytes[1]
+
+
+def test_they_are_listed_and_described(comfy_server: ComfyServer):
+    info = comfy_server.object_info()
+    for loader, names in (
+        ("WanDuetExpertLoader", ("high_noise_model", "low_noise_model")),
+        ("WanDuetModelLoader", ("model_name",)),
+    ):
+        for name in names:
+            kind, options = info[loader]["input"]["required"][name]
+            assert set(PAIR) <= {*(options["options"] if kind == "COMBO" else kind)}
+    stock = str(info["UNETLoader"])
+    assert not any(name in stock for name in PAIR)
+    answer = ask(comfy_server, "describe", folder="diffusion_models", name=PAIR[1])
+    assert (answer["kind"], answer["expert"]) == ("t2v", "low")
+    assert answer["label"].endswith("low noise, Q4_0")
+
+
+@pytest.mark.parametrize(
+    ("pair", "parts"),
+    [
+        (PAIR[::-1], ["look swapped"]),
+        (
+            (PAIR[0], "gguf/model.ckpt"),
+            ["of a kind that is not read", "Got .ckpt", ".safetensors or .gguf"],
+        ),
+        ((PAIR[0], "gguf/nothing.gguf"), ["was not found"]),
+        ((PAIR[0], "gguf/broken.gguf"), ["broken.gguf is damaged", "header is cut off"]),
+    ],
+)
+def test_refusals_name_the_right_thing(
+    comfy_server: ComfyServer, pair: tuple[str, str], parts: list[str]
+):
+    prompt: Prompt = {**random_text(64, 20), **empty_latent(), **experts(pair)}
+    prompt |= {**moe_sampler(**LINKS), **save("gguf", latent=("sampler", 0))}
+    try:
+        result = comfy_server.run(prompt)
+        text = result.error["exception_message"] if result.error else "no error"
+    except PromptRejected as error:
+        text = str(error)
+    assert all(part in text for part in parts), text

@@ -1,0 +1,87 @@
+"""The block types of GGUF as weight formats. A weight stays the bytes that its file holds.
+
+Scales lie among the codes, so that a weight is one tensor: uint8 (O, bytes of a row). F32, F16 and
+BF16 of GGUF are the plain formats.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from . import gguf_packing
+from .formats import Stored, WeightFormat
+
+DEQUANTIZED_AT_ONCE = 1 << 22
+"""Numbers of a weight: what it takes in fp32 on the way is small then."""
+
+Decoder = Callable[[Tensor], Tensor]
+"""Bytes of blocks (N, B) -> their numbers, fp32 (N, numbers of a block)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GgufFormat(WeightFormat):
+    """A block type. Its `block` is how many weights one block has."""
+
+    block_bytes: int
+    """Of one block, its scales included."""
+
+    @property
+    def bits(self) -> float:
+        """Per weight, scales included."""
+        return 8 * self.block_bytes / self.block
+
+    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of a weight whose bytes have the given one."""
+        return (*stored[:-1], stored[-1] // self.block_bytes * self.block)
+
+
+def _dequantize(
+    decode: Decoder, block: int, block_bytes: int, stored: Stored, dtype: torch.dtype
+) -> Tensor:
+    packed = stored.weight
+    shape = *packed.shape[:-1], packed.shape[-1] // block_bytes * block
+    blocks = packed.reshape(-1, block_bytes)
+    at_once = DEQUANTIZED_AT_ONCE // block
+    if len(blocks) <= at_once or torch.compiler.is_compiling():
+        return decode(blocks).to(dtype).view(shape)
+    out = torch.empty((len(blocks), block), dtype=dtype, device=packed.device)
+    for source, target in zip(blocks.split(at_once), out.split(at_once), strict=True):
+        target.copy_(decode(source))
+    return out.view(shape)
+
+
+def _only_read(name: str, *_: object) -> NoReturn:
+    raise NotImplementedError(f"{name} can be read only")
+
+
+def _format(name: str, decode: Decoder, block: int, block_bytes: int) -> GgufFormat:
+    return GgufFormat(
+        name=name,
+        dtype=torch.uint8,
+        block=block,
+        block_bytes=block_bytes,
+        dequantize=partial(_dequantize, decode, block, block_bytes),
+        quantize=partial(_only_read, name),
+        requantize=None,
+    )
+
+
+GGUF_FORMATS = (
+    _format("Q8_0", gguf_packing.q8_0, 32, 34),
+    _format("Q6_K", gguf_packing.q6_k, 256, 210),
+    _format("Q5_K", gguf_packing.q5_k, 256, 176),
+    _format("Q5_1", gguf_packing.q5_1, 32, 24),
+    _format("Q5_0", gguf_packing.q5_0, 32, 22),
+    _format("Q4_K", gguf_packing.q4_k, 256, 144),
+    _format("Q4_1", gguf_packing.q4_1, 32, 20),
+    _format("Q4_0", gguf_packing.q4_0, 32, 18),
+    _format("IQ4_NL", gguf_packing.iq4_nl, 32, 18),
+    _format("IQ4_XS", gguf_packing.iq4_xs, 256, 136),
+    _format("Q3_K", gguf_packing.q3_k, 256, 110),
+    _format("Q2_K", gguf_packing.q2_k, 256, 84),
+)
+"""Called what GGUF calls them."""

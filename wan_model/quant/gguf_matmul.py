@@ -1,0 +1,96 @@
+"""How weights of GGUF are multiplied: dequantized for each call, by Triton where that is right.
+
+Shape legend: O output features, I input features.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..kernel_trial import triton_kernels_if_right
+from .formats import StoredWeight, WeightFormat
+from .gguf_formats import GgufFormat
+from .linear import DEQUANTIZED, LinearOperands, Matmul
+
+TOLERANCE = 1e-4
+"""Most rms error of a trial in fp32: products and sums may be rounded together."""
+
+TRIAL_ROWS, TRIAL_BLOCKS = 3, 11
+"""Of a small weight: no whole number of programs."""
+
+Dequantizer = Callable[[str, Tensor, tuple[int, ...], torch.dtype], Tensor]
+"""(name of a format, bytes (O, bytes of a row), shape (O, I), dtype) -> the weight."""
+
+
+@dataclass(frozen=True)
+class FusedMatmul:
+    """A weight dequantized by one kernel for each call; others, and compiled code, by PyTorch."""
+
+    dequantize: Dequantizer
+    formats: frozenset[str]
+    """Names of those that the kernel takes."""
+    name: str = "dequantized by Triton"
+
+    def __call__(self, layer: LinearOperands, x: Tensor) -> Tensor:
+        """See `Matmul`."""
+        weight, dtype = layer.weight, layer.compute_dtype
+        fits = layer.format.name in self.formats and weight.is_contiguous()
+        # Inductor fuses PyTorch's code itself.
+        if not fits or torch.compiler.is_compiling():
+            return DEQUANTIZED(layer, x)
+        shape = layer.format.shape(tuple(weight.shape))
+        dense = self.dequantize(layer.format.name, weight, shape, dtype)
+        bias = None if layer.bias is None else layer.bias.to(dtype)
+        return F.linear(x.to(dtype), dense, bias)
+
+
+def fastest_matmul(device: torch.device, formats: Collection[WeightFormat]) -> Matmul:
+    """Returns how to multiply weights of these formats on a device.
+
+    Triton's kernels are taken where they give the right numbers in a trial. They run on the
+    current device only.
+    """
+    packed = [one for one in formats if isinstance(one, GgufFormat)]
+    if not packed or device.type != "cuda":
+        return DEQUANTIZED
+    if device.index is not None and device.index != torch.cuda.current_device():
+        return DEQUANTIZED
+    return triton_kernels_if_right(
+        make=_triton,
+        plain=DEQUANTIZED,
+        error=lambda matmul: trial_error(matmul, device, packed),
+        tolerance=TOLERANCE,
+        what="Dequantizing GGUF",
+    )
+
+
+def _triton() -> Matmul:
+    from . import gguf_kernels
+
+    return FusedMatmul(gguf_kernels.dequantize, frozenset(gguf_kernels.KERNELS))
+
+
+@dataclass(frozen=True)
+class _Trial(StoredWeight):
+    """A small layer without bias, whose result for the identity is its weight."""
+
+    bias: Tensor | None = None
+    compute_dtype: torch.dtype = torch.float32
+
+
+def trial_error(matmul: Matmul, device: torch.device, formats: Collection[GgufFormat]) -> float:
+    """Returns the largest rms error of a few formats' weights, relative to PyTorch's own."""
+    return max(_error(matmul, device, one) for one in formats)
+
+
+def _error(matmul: Matmul, device: torch.device, packed: GgufFormat) -> float:
+    nbytes = TRIAL_ROWS * TRIAL_BLOCKS * packed.block_bytes
+    # Every pattern of bits, but none that is infinity or NaN in fp16: no byte is above 0x7b.
+    weight = (torch.arange(nbytes, device=device) * 37 % 0x7B).to(torch.uint8)
+    layer = _Trial(packed, weight.view(TRIAL_ROWS, -1))
+    identity = torch.eye(TRIAL_BLOCKS * packed.block, device=device)
+    got, expected = matmul(layer, identity), layer.dequantize(torch.float32).t()
+    return float((got - expected).norm() / expected.norm())
