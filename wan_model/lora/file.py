@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from ..errors import CheckpointError
 from ..loading.files import refuse_other_files
 from ..loading.source import RawTensor, Reader, damaged, first_names, shown
 from ..loading.source_safetensors import DTYPES, open_safetensors
-from .names import take_apart, what_else
+from .names import expert_of, take_apart, what_else
 from .scales import HeaderScales
 
 STORED = {name: dtype for dtype, name in DTYPES.items()} | {
@@ -81,6 +82,12 @@ class LoraFile:
     unknown: tuple[str, ...]
     """Keys that no kind of LoRA has."""
     metadata: dict[str, str]
+
+    @cached_property
+    def of_both_experts(self) -> bool:
+        """Whether the file holds a pair: modules of the low-noise expert, and others."""
+        found = {expert_of(module.name)[0] for module in self.modules}
+        return "low" in found and len(found) > 1
 
 
 def open_lora(path: Path) -> LoraFile:

@@ -38,12 +38,6 @@ class LoraModules:
         self.file = file
 
     @cached_property
-    def of_both_experts(self) -> bool:
-        """Whether the file holds a pair: modules of the low-noise expert, and others."""
-        found = {self._expert(module)[0] for module in self.file.modules}
-        return "low" in found and len(found) > 1
-
-    @cached_property
     def _changes(self) -> dict[str, tuple[list[Change], list[Change]]]:
         """Of the weight and of the bias, by the module's name in the file."""
         return {
@@ -63,17 +57,14 @@ class LoraModules:
         """
         names, result = Names(shapes), Translated()
         for module in self.file.modules:
-            belongs, name = self._expert(module)
-            if self.of_both_experts and expert is not None and (belongs or "high") != expert:
+            belongs, name = expert_of(module.name)
+            if self.file.of_both_experts and expert is not None and (belongs or "high") != expert:
                 continue
             self._place(module, name, names, shapes, result)
         if not result.changes:
             raise self._useless(result)
         result.unmatched.extend(self.file.unknown)
         return result
-
-    def _expert(self, module: LoraModule) -> tuple[Expert | None, str]:
-        return expert_of(module.name)
 
     def _place(
         self, module: LoraModule, name: str, names: Names, shapes: Shapes, result: Translated

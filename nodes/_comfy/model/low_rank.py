@@ -14,6 +14,7 @@ from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter
 from torch import Tensor, nn
 
 from ....wan_model.quant import Linear, LowRank, stacked, stacked_rank
+from .file_change import FileChange
 
 PREFIX = "diffusion_model."
 
@@ -104,17 +105,26 @@ def split(patches: Sequence[Any], layer: Linear) -> tuple[list[Lora], list[Any]]
 def as_lora(patch: Any, layer: Linear) -> Lora | None:
     """Returns a patch as LoRA of a layer; None if it is something else, or does not fit."""
     strength, what, strength_model, offset, function = patch
-    if not isinstance(what, LoRAAdapter) or strength_model != 1.0:
+    if offset is not None or function is not None or strength_model != 1.0:
+        return None
+    if isinstance(what, FileChange):
+        return None if what.pair is None else _lora(*what.pair, strength, layer)
+    if not isinstance(what, LoRAAdapter):
         return None
     up, down, alpha, *others = what.weights
-    if offset is not None or function is not None or any(one is not None for one in others):
+    if any(one is not None for one in others):
         return None
+    return _lora(down, up, 1.0 if alpha is None else float(alpha) / len(down), strength, layer)
+
+
+def _lora(down: Tensor, up: Tensor, scale: float, strength: float, layer: Linear) -> Lora | None:
+    """Returns a LoRA of a layer, None if it does not fit."""
     rank, *inputs = down.shape
     if tuple(up.shape[:2]) != (layer.out_features, rank) or math.prod(up.shape[2:]) != 1:
         return None
     if math.prod(inputs) != layer.in_features:
         return None
-    return Lora(down, up, strength * (1.0 if alpha is None else float(alpha) / rank))
+    return Lora(down, up, strength * scale)
 
 
 def _adds(patch: Any) -> bool:
@@ -122,6 +132,8 @@ def _adds(patch: Any) -> bool:
     _, what, strength_model, _, _ = patch
     if strength_model != 1.0:
         return False
+    if isinstance(what, FileChange):
+        return what.adds
     if isinstance(what, LoRAAdapter):
         return what.weights[4] is None and what.weights[5] is None
     if isinstance(what, (LoHaAdapter, LoKrAdapter)):
