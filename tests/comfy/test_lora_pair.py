@@ -48,6 +48,8 @@ def strange() -> dict[str, Tensor]:
         f"{block}ffn.0.lokr_w1": randn(4, 4),
         f"{block}ffn.0.lokr_w2_a": randn(FFN_DIM // 4, 2),
         f"{block}ffn.0.lokr_w2_b": randn(2, DIM // 4),
+        f"{block}ffn.2.lokr_w1": randn(4, 4),
+        f"{block}ffn.2.lokr_w2": randn(DIM // 4, FFN_DIM // 4),
         f"{block}self_attn.k.lora_A.weight": randn(LORA_RANK, DIM),
         f"{block}self_attn.k.lora_B.weight": randn(DIM, LORA_RANK),
         f"{block}self_attn.k.dora_scale": 1 + randn(DIM, 1).abs(),
@@ -166,7 +168,7 @@ def test_every_kind_is_the_same_with_and_without_the_engine_and_on_cores_model(s
         results[name] = latent(server, name)
         if name != "bare":
             (said,) = result.texts("pair")
-            assert "at 1: 6 weights changed by about" in said
+            assert "at 1: 7 weights changed by about" in said
             assert "1 skipped, for image inputs that Wan2.1 has" in said
             assert len(said.splitlines()) == 1
     assert error(results["engine"], results["ours"]) < FP32_ROUNDING
@@ -176,6 +178,29 @@ def test_every_kind_is_the_same_with_and_without_the_engine_and_on_cores_model(s
         < 0.02
         < error(results["bare"], results["ours"])
     )
+
+
+def test_products_of_matrices_are_exact_on_fp8_weights(server: ComfyServer):
+    kept = ("self_attn.q", "ffn.0", "ffn.2", "cross_attn.v")
+    state = strange() | make_lora("high", layers=1)
+    named = {name: tensor for name, tensor in state.items() if any(part in name for part in kept)}
+    loras = server.base / "models" / "loras"
+    save_file(
+        {k: v for k, v in named.items() if "ffn.0.lora_" not in k}, loras / "lokr.safetensors"
+    )
+    rows = pair("lokr.safetensors", "none") | pair(
+        "lokr.safetensors", "none", "_2", strength_high=-0.4
+    )
+    one = {"model_high": ("pair", 0), "model_low": None}
+    with_loras = pair_node("model", None, rows)
+    exact, _ = sampled(server, model(f"exact_{FP8}", "model") | with_loras, one)
+    bare, _ = sampled(server, model(f"exact_{FP8}", "model"), {**one, "model_high": ("model", 0)})
+    assert error(exact, bare) > 0.03
+    for options in ({}, {"memory": ("memory", 0)}):
+        prompt = {**memory(blocks_to_swap=1), **model(FP8, "model", **options)}
+        got, (said,) = sampled(server, prompt | with_loras, one)
+        assert error(got, exact) < FP32_ROUNDING
+        assert "rounds" not in said
 
 
 def ran(server: ComfyServer, models: Prompt, links: tuple[str | None, ...], *rows: dict[str, Any]):

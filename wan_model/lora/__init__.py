@@ -4,7 +4,7 @@
 depends on the weight), `translate` puts them in their places.
 """
 
-from .changes import Addition, Change, Difference, LowRank, Pair
+from .changes import Addition, Change, Difference, Factors, LowRank, Pair
 from .file import LoraFile, open_lora
 from .pairs import experts_of, partner
 from .transforms import Replacement
@@ -14,6 +14,7 @@ __all__ = [
     "Addition",
     "Change",
     "Difference",
+    "Factors",
     "LoraFile",
     "LoraModules",
     "LowRank",

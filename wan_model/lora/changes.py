@@ -28,6 +28,16 @@ class Pair(NamedTuple):
     scale: float
 
 
+class Factors(NamedTuple):
+    """A change as a Kronecker product: scale * kron(first, second)."""
+
+    first: Tensor
+    """(O1, I1)."""
+    second: Tensor
+    """(O2, I2)."""
+    scale: float
+
+
 class Change(Protocol):
     """What is done to one weight. Equal to no other, so that it can be told again."""
 
@@ -68,6 +78,11 @@ class Addition:
             return own[0] == shape[0] or len(shape) == 1 or 1 in (own[0], shape[0])
         same = len(own) == len(shape) == 5 and own[:1] + own[2:] == shape[:1] + shape[2:]
         return same and own[1] < shape[1]
+
+    @property
+    def factors(self) -> Factors | None:
+        """The same as a Kronecker product of two matrices, where it is kept as one."""
+        return None
 
     def applied(self, weight: Tensor, strength: float) -> Tensor:
         """See `Change`."""
@@ -216,6 +231,24 @@ class Kronecker(Addition):
             torch.kron(one, two.float()) for one, two in zip(first, self.second, strict=True)
         )
         return Pair(down, up, self.scale) if len(down) <= MAX_RANK else None
+
+    @cached_property
+    def factors(self) -> Factors | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """See `Addition`."""
+        if self.core is not None or self.second[-1].ndim > 2:
+            return None
+        first, second = (
+            factors[0] if len(factors) == 1 else factors[0].float() @ factors[1].float()
+            for factors in (self.first, self.second)
+        )
+        return Factors(first, second, self.scale)
+
+    def norm(self) -> float:
+        """See `Addition`: the product of both norms."""
+        if self.factors is None:
+            return super().norm()
+        first, second, scale = self.factors
+        return abs(scale) * float(first.float().norm() * second.float().norm())
 
     def delta(self, like: Tensor) -> Tensor:
         """See `Addition`."""

@@ -6,7 +6,7 @@ import torch
 from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
 from torch import Tensor
 
-from ....wan_model.lora import Addition, Change, Difference, LowRank, Pair
+from ....wan_model.lora import Addition, Change, Difference, Factors, LowRank, Pair
 
 
 class FileChange(WeightAdapterBase):
@@ -28,6 +28,11 @@ class FileChange(WeightAdapterBase):
     def pair(self) -> Pair | None:
         """The same as two thin matrices, if it is."""
         return self.change.pair if isinstance(self.change, Addition) else None
+
+    @property
+    def factors(self) -> Factors | None:
+        """The same as a Kronecker product, if it is one."""
+        return self.change.factors if isinstance(self.change, Addition) else None
 
     @property
     def adds(self) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from wan_model.errors import CheckpointError
+from wan_model.lora import Addition
 
 from .files import DIM, FFN, RANK, changed, randn, translated, weight
 
@@ -272,13 +273,27 @@ def test_thin_matrices_are_the_same_change(tmp_path: Path):
     for state in cases:
         result = translated(tmp_path, {f"{NAME}.{leaf}": t for leaf, t in state.items()})
         (change,) = result.changes[f"{NAME}.weight"]
-        pair = change.pair  # pyright: ignore[reportAttributeAccessIssue]
+        assert isinstance(change, Addition)
+        pair = change.pair
+        assert pair is not None
         delta = pair.scale * pair.up.double() @ pair.down.double()
         exact = changed(result, f"{NAME}.weight") - weight(f"{NAME}.weight")
         assert torch.allclose(delta, exact, rtol=1e-5, atol=1e-6)
-        assert change.norm() == pytest.approx(float(exact.norm()), rel=1e-5)  # pyright: ignore
-    result = translated(tmp_path, {f"{NAME}.{leaf}": t for leaf, t in WHOLE.items()})
-    assert result.changes[f"{NAME}.weight"][0].pair is None  # pyright: ignore
+        assert change.norm() == pytest.approx(float(exact.norm()), rel=1e-5)
+
+
+def test_kronecker_products_are_kept_as_such(tmp_path: Path):
+    for state in (WHOLE, HALF, FACTORS):
+        result = translated(tmp_path, {f"{NAME}.{leaf}": t for leaf, t in state.items()})
+        (change,) = result.changes[f"{NAME}.weight"]
+        assert isinstance(change, Addition)
+        assert change.factors is not None
+        assert (change.pair is None) == (state is WHOLE)
+        first, second, scale = change.factors
+        exact = changed(result, f"{NAME}.weight") - weight(f"{NAME}.weight")
+        delta = scale * torch.kron(first.double(), second.double())
+        assert torch.allclose(delta, exact, rtol=1e-5, atol=1e-6)
+        assert change.norm() == pytest.approx(float(exact.norm()), rel=1e-5)
 
 
 def peft_header(**fields: object) -> str:
