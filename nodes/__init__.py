@@ -8,6 +8,7 @@ from . import (
     decode,
     image_to_video,
     loaders,
+    lora_pair,
     memory_limits,
     moe_sampler,
     skip_steps,
@@ -16,6 +17,7 @@ from . import (
 
 NODES: list[type[io.ComfyNode]] = [
     *loaders.NODES,
+    *lora_pair.NODES,
     *text_encode.NODES,
     *image_to_video.NODES,
     *moe_sampler.NODES,

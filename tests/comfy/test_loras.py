@@ -221,13 +221,19 @@ def test_nothing_is_rounded_on_gguf(card: ComfyServer):
     assert error(sampled(card, GGUF, "loaded by ComfyUI"), bare) < FP32_ROUNDING
 
 
-def looked(server: ComfyServer, name: str, strength: float, seed: int) -> dict[str, Any]:
+def looked(
+    server: ComfyServer, name: str, strength: float, seed: int, *, pair: bool = False
+) -> dict[str, Any]:
     """Samples through the engine, and returns what it holds afterwards."""
     text = random_text(64, 20)
     loaded = {**memory(blocks_to_swap=0), **model(name, memory=("memory", 0))}
     prompt: Prompt = {**text, **empty_latent(), **loaded}
     about = {"lora_name": LORA, "strength_model": strength}
     prompt["lora"] = node("LoraLoaderModelOnly", model=("model", 0), **about)
+    if pair:
+        row = {"lora_high": LORA, "lora_low": "none", "strength_high": strength}
+        row |= {"strength_low": 1.0, "on": True}
+        prompt["lora"] = node("WanDuetLoraPair", model_high=("model", 0), **row)
     links = {"model_high": ("lora", 0), "model_low": None, "steps": 2, "seed": seed, **LINKS}
     prompt |= moe_sampler(**links)
     take = {"model": ("lora", 0), "latent": ("sampler", 0), "nbytes": 0, "name": "looked"}
@@ -258,8 +264,9 @@ def test_what_they_take_is_in_the_plan(card: ComfyServer, name: str):
 def test_another_strength_moves_no_weight(card: ComfyServer):
     card.free()
     card.run({"card": node("WanDuetTestSetCard", nbytes=ROOMY << 20)})
-    one, half = (looked(card, FP8, strength, 4)["arrivals"] for strength in (1.0, 0.5))
-    assert len(one) == 2
-    assert one == half
+    for pair in (False, True):
+        one, half = (looked(card, FP8, s, 4, pair=pair)["arrivals"] for s in (1.0, 0.5))
+        assert len(one) == 2
+        assert one == half
     merged, again = (looked(card, T2V[0], strength, 4)["arrivals"] for strength in (1.0, 0.5))
     assert merged != again

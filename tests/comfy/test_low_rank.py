@@ -46,7 +46,7 @@ def low_rank(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setitem(sys.modules, name, package)
     adapters: Any = ModuleType("comfy.weight_adapter")
     adapters.LoRAAdapter, adapters.LoHaAdapter = LoRAAdapter, LoHaAdapter
-    adapters.LoKrAdapter = LoKrAdapter
+    adapters.LoKrAdapter, adapters.WeightAdapterBase = LoKrAdapter, Adapter
     monkeypatch.setitem(sys.modules, "comfy", ModuleType("comfy"))
     monkeypatch.setitem(sys.modules, adapters.__name__, adapters)
     yield importlib.import_module("pack.nodes._comfy.model.low_rank")

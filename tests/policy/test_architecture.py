@@ -11,6 +11,7 @@ LAYERS = (
     {"attention", "quant", "offload"},
     {"dit", "vae"},
     {"loading", "sampling"},
+    {"lora"},
 )
 """Parts of wan_model; a part may import from itself and from the rows above it."""
 

@@ -78,6 +78,19 @@ _UMT5_BLOCK = {
     "ffn_down": "layer.1.DenseReluDense.wo",
     "ffn_norm": "layer.1.layer_norm",
 }
+_TO_DIFFUSERS_OUTSIDE = {ours: theirs for theirs, ours in _DIT_OUTSIDE.items()} | {
+    "img_emb.proj.0": "condition_embedder.image_embedder.norm1",
+    "img_emb.proj.1": "condition_embedder.image_embedder.ff.net.0.proj",
+    "img_emb.proj.3": "condition_embedder.image_embedder.ff.net.2",
+    "img_emb.proj.4": "condition_embedder.image_embedder.norm2",
+}
+_TO_DIFFUSERS_BLOCK = {ours: theirs for theirs, ours in _DIT_BLOCK.items()} | {
+    "cross_attn.k_img": "attn2.add_k_proj",
+    "cross_attn.v_img": "attn2.add_v_proj",
+    "cross_attn.norm_k_img": "attn2.norm_added_k",
+    "before_proj": "proj_in",
+    "after_proj": "proj_out",
+}
 _VAE_OUTSIDE = {"quant_conv": "conv1", "post_quant_conv": "conv2"}
 _VAE_CODER = {
     "conv_in": "conv1",
@@ -117,6 +130,17 @@ def _umt5_name(name: str) -> str:
     if block is None:
         return _replace(_UMT5_OUTSIDE, name)
     return f"encoder.block.{block[1]}." + _replace(_UMT5_BLOCK, name[block.end() :])
+
+
+def diffusers_dit_name(name: str) -> str:
+    """Returns what diffusers calls a module or tensor of the transformer with an official name.
+
+    Parts that only Wan2.1's image inputs and VACE have are named as well.
+    """
+    block = re.match(r"(?:vace_)?blocks\.\d+\.", name)
+    if block is None:
+        return _replace(_TO_DIFFUSERS_OUTSIDE, name)
+    return block[0] + _replace(_TO_DIFFUSERS_BLOCK, name[block.end() :])
 
 
 def _vae21_name(name: str) -> str:

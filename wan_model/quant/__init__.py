@@ -4,7 +4,7 @@
 weights, `kernels` quantized ones, and a `policy` chooses between them when a model is loaded.
 """
 
-from .adapters import LowRank, add_low_rank, stacked, stacked_rank
+from .adapters import Adapter, Kronecker, LowRank, add_low_rank, stacked, stacked_rank
 from .formats import (
     FORMATS,
     PLAIN,
@@ -29,6 +29,8 @@ __all__ = [
     "GGUF_FORMATS",
     "PLAIN",
     "SCALED",
+    "Adapter",
+    "Kronecker",
     "Linear",
     "LinearOperands",
     "LowRank",

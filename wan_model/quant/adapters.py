@@ -8,6 +8,7 @@ Shape legend: O output features, I input features, R ranks of all LoRAs of a lay
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,27 @@ from torch import Tensor
 RANK_MULTIPLE = 16
 """Ranks are filled up with zeros to a multiple: rows of 16-bit numbers then begin where tensor
 cores expect them, and LoRAs of about one rank share a compiled graph."""
+
+RUN_ROWS = 2048
+"""Tokens at a time of a Kronecker product, whose intermediate results are as large as outputs."""
+
+
+class Adapter(Protocol):
+    """What a layer adds to what it computes with its weight."""
+
+    @property
+    def scale(self) -> Tensor:
+        """fp32, one number or several. It may be written to between calls."""
+        ...
+
+    def added(self, out: Tensor, x: Tensor) -> Tensor:
+        """Returns `out` with what it adds, in its place unless it is compiled.
+
+        Args:
+            out: (..., O), contiguous, in the layer's compute dtype.
+            x: (..., I), the layer's input.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,23 +51,52 @@ class LowRank:
     scale: Tensor
     """(R,) fp32. It may be written to between calls, to change strengths."""
 
+    def added(self, out: Tensor, x: Tensor) -> Tensor:
+        """See `Adapter`."""
+        inner = F.linear(x.to(self.a.dtype), self.a).mul_(self.scale)
+        if torch.compiler.is_compiling():
+            # The sum becomes part of the kernel that follows. In place, `out` would be copied.
+            return out + F.linear(inner, self.b)
+        out.view(-1, out.shape[-1]).addmm_(inner.flatten(0, -2), self.b.t())
+        return out
 
-def add_low_rank(out: Tensor, x: Tensor, adapters: Iterable[LowRank]) -> Tensor:
+
+@dataclass(frozen=True)
+class Kronecker:
+    """x -> x @ kron(first, second).T * scale, without the product: what LoKr of full rank adds."""
+
+    first: Tensor
+    """(O1, I1), in the layer's compute dtype."""
+    second: Tensor
+    """(O2, I2), in the layer's compute dtype; O1 * O2 = O, I1 * I2 = I."""
+    scale: Tensor
+    """(1,) fp32. It may be written to between calls, to change the strength."""
+
+    def added(self, out: Tensor, x: Tensor) -> Tensor:
+        """See `Adapter`."""
+        if torch.compiler.is_compiling():
+            return out + self._product(x)
+        rows, added = x.flatten(0, -2), out.view(-1, out.shape[-1])
+        for start in range(0, len(rows), RUN_ROWS):
+            added[start : start + RUN_ROWS].add_(self._product(rows[start : start + RUN_ROWS]))
+        return out
+
+    def _product(self, x: Tensor) -> Tensor:
+        parts = x.to(self.first.dtype).unflatten(-1, (self.first.shape[1], -1))
+        inner = F.linear(parts, self.second).mul_(self.scale)
+        return torch.matmul(self.first, inner).flatten(-2)
+
+
+def add_low_rank(out: Tensor, x: Tensor, adapters: Iterable[Adapter]) -> Tensor:
     """Returns `out` with what LoRAs add to it, in its place unless it is compiled.
 
     Args:
         out: (..., O), contiguous, in the layer's compute dtype.
         x: (..., I), the layer's input.
-        adapters: best one for all LoRAs of the layer, see `stacked`.
+        adapters: best one for all plain LoRAs of the layer, see `stacked`.
     """
     for adapter in adapters:
-        inner = F.linear(x.to(adapter.a.dtype), adapter.a).mul_(adapter.scale)
-        if torch.compiler.is_compiling():
-            # The sum becomes part of the kernel that follows. In place, `out` would be copied.
-            out = out + F.linear(inner, adapter.b)
-        else:
-            rows = inner.flatten(0, -2)
-            out.view(-1, out.shape[-1]).addmm_(rows, adapter.b.t())
+        out = adapter.added(out, x)
     return out
 
 

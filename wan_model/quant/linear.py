@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .adapters import LowRank, add_low_rank
+from .adapters import Adapter, add_low_rank
 from .formats import PLAIN, Stored, StoredWeight, WeightFormat, scale_of
 
 
@@ -141,7 +141,7 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False)
         self.register_buffer("weight_scale", None)
         self.register_buffer("weight_scale_2", None)
-        self.adapters: tuple[LowRank, ...] = ()
+        self.adapters: tuple[Adapter, ...] = ()
 
     def put(self, stored: StoredWeight) -> None:
         """Takes a weight, to be dequantized for each call until another `matmul` is set."""

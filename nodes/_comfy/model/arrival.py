@@ -54,9 +54,9 @@ class ArrivalPatches:
     def extras(self, expert: int, module: nn.Module) -> dict[int | None, list[Extra]]:
         """Returns what has to travel with the blocks of an expert."""
         operands, found = self._operands[expert], {}
-        for path, a, b in operands.stacked():
+        for path, tensors in operands.stacked():
             make = partial(operands.operands, path)
-            extra = Extra(module.get_submodule(path), "adapters", (a, b), make)
+            extra = Extra(module.get_submodule(path), "adapters", tensors, make)
             found.setdefault(block_of(path), []).append(extra)
         return found
 

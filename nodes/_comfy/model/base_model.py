@@ -12,6 +12,7 @@ import comfy.supported_models
 
 from ....wan_model.loading import find_dit_kind
 from .comfy_dit import ComfyWanDiT
+from .lora_shelf import LoraShelf
 from .pool import Shape
 from .saving import SavingModel
 
@@ -60,6 +61,7 @@ def base_model(dit: ComfyWanDiT) -> comfy.model_base.BaseModel:
     model_class: Any = WanModel48 if wide else WanModel16
     model = model_class(config, image_to_video=wide)
     model.diffusion_model = dit
+    model.lora_shelf = LoraShelf()
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:
         archive(dit)

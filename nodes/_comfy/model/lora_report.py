@@ -10,6 +10,9 @@ from ..host import runtime
 from .arrival import numel
 from .low_rank import PREFIX
 
+OTHER_NODE = "; 'Wan LoRA pair' reads files of more trainers"
+"""Advice: stock nodes look for some spellings of names only."""
+
 
 def report(
     dit: nn.Module,
@@ -36,7 +39,7 @@ def report(
     if failed:
         text += " (made for weights of another size)"
     if not matched:
-        text += ". It has no effect on this model"
+        text += ". It has no effect on this model" + ("" if patches else OTHER_NODE)
     runtime.show(runtime.running_node(), f"{text}.")
 
 

@@ -13,7 +13,8 @@ import torch
 from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter
 from torch import Tensor, nn
 
-from ....wan_model.quant import Linear, LowRank, stacked, stacked_rank
+from ....wan_model.quant import Adapter, Kronecker, Linear, LowRank, stacked, stacked_rank
+from .file_change import FileChange
 
 PREFIX = "diffusion_model."
 
@@ -41,9 +42,31 @@ class Lora:
         return id(self.down), id(self.up)
 
 
+@dataclass(frozen=True)
+class KroneckerLora:
+    """One LoKr of one linear layer, whose matrices are not thin."""
+
+    first: Tensor
+    """(O1, I1)."""
+    second: Tensor
+    """(O2, I2)."""
+    scale: float
+    """Strength * scale of the file."""
+
+    @property
+    def tensors(self) -> tuple[int, int]:
+        """Equal for two of the same tensors, while either is alive."""
+        return id(self.first), id(self.second)
+
+
+Operand = Lora | KroneckerLora
+Loras = Mapping[str, list[Operand]]
+"""By the path of their layer."""
+
+
 def sort_patches(
     module: nn.Module, active: Patches, waiting: Patches
-) -> tuple[dict[str, list[Lora]], dict[str, list[Any]]]:
+) -> tuple[dict[str, list[Operand]], dict[str, list[Any]]]:
     """Tells LoRAs that are operands from patches that are merged.
 
     Args:
@@ -54,7 +77,7 @@ def sort_patches(
     Returns:
         LoRAs by the layer's path, those that wait with scale 0; and by key what is to be merged.
     """
-    loras: dict[str, list[Lora]] = {}
+    loras: dict[str, list[Operand]] = {}
     merged: dict[str, list[Any]] = {}
     for key, patches in active.items():
         layer, rest = quantized_layer(module, key), patches
@@ -82,13 +105,13 @@ def quantized_layer(module: nn.Module, key: str) -> Linear | None:
     return layer if isinstance(layer, Linear) and layer.format.is_quantized else None
 
 
-def split(patches: Sequence[Any], layer: Linear) -> tuple[list[Lora], list[Any]]:
+def split(patches: Sequence[Any], layer: Linear) -> tuple[list[Operand], list[Any]]:
     """Returns the patches of a layer that can be operands, and those that are to be merged.
 
     A LoRA can if all that follows it only adds something, too: other patches, such as DoRA, change
     what they find.
     """
-    loras: list[Lora] = []
+    loras: list[Operand] = []
     rest: list[Any] = []
     only_sums = True
     for patch in reversed(patches):
@@ -101,20 +124,41 @@ def split(patches: Sequence[Any], layer: Linear) -> tuple[list[Lora], list[Any]]
     return loras[::-1], rest[::-1]
 
 
-def as_lora(patch: Any, layer: Linear) -> Lora | None:
+def as_lora(patch: Any, layer: Linear) -> Operand | None:
     """Returns a patch as LoRA of a layer; None if it is something else, or does not fit."""
     strength, what, strength_model, offset, function = patch
-    if not isinstance(what, LoRAAdapter) or strength_model != 1.0:
+    if offset is not None or function is not None or strength_model != 1.0:
+        return None
+    if isinstance(what, FileChange):
+        if what.pair is not None:
+            return _lora(*what.pair, strength, layer)
+        return None if what.factors is None else _kronecker(*what.factors, strength, layer)
+    if not isinstance(what, LoRAAdapter):
         return None
     up, down, alpha, *others = what.weights
-    if offset is not None or function is not None or any(one is not None for one in others):
+    if any(one is not None for one in others):
         return None
+    return _lora(down, up, 1.0 if alpha is None else float(alpha) / len(down), strength, layer)
+
+
+def _lora(down: Tensor, up: Tensor, scale: float, strength: float, layer: Linear) -> Lora | None:
+    """Returns a LoRA of a layer, None if it does not fit."""
     rank, *inputs = down.shape
     if tuple(up.shape[:2]) != (layer.out_features, rank) or math.prod(up.shape[2:]) != 1:
         return None
     if math.prod(inputs) != layer.in_features:
         return None
-    return Lora(down, up, strength * (1.0 if alpha is None else float(alpha) / rank))
+    return Lora(down, up, strength * scale)
+
+
+def _kronecker(
+    first: Tensor, second: Tensor, scale: float, strength: float, layer: Linear
+) -> KroneckerLora | None:
+    """Returns a LoKr of a layer, None if it does not fit."""
+    sides = (len(first) * len(second), first.shape[1] * second.shape[1])
+    if sides != (layer.out_features, layer.in_features):
+        return None
+    return KroneckerLora(first, second, strength * scale)
 
 
 def _adds(patch: Any) -> bool:
@@ -122,6 +166,8 @@ def _adds(patch: Any) -> bool:
     _, what, strength_model, _, _ = patch
     if strength_model != 1.0:
         return False
+    if isinstance(what, FileChange):
+        return what.adds
     if isinstance(what, LoRAAdapter):
         return what.weights[4] is None and what.weights[5] is None
     if isinstance(what, (LoHaAdapter, LoKrAdapter)):
@@ -130,9 +176,9 @@ def _adds(patch: Any) -> bool:
     return isinstance(what, tuple) and what[0] == "diff" and len(what[1]) == 1
 
 
-def _summed(loras: Iterable[Lora]) -> list[Lora]:
+def _summed(loras: Iterable[Operand]) -> list[Operand]:
     """Returns LoRAs with those of the same tensors in one, such as a file used twice."""
-    found: dict[tuple[int, int], Lora] = {}
+    found: dict[tuple[int, int], Operand] = {}
     for lora in loras:
         before = found.get(lora.tensors)
         scale = lora.scale + (before.scale if before else 0.0)
@@ -162,19 +208,22 @@ def _identity(patch: Any) -> tuple[Any, ...]:
     return strength, id(what), strength_model, offset, id(function)
 
 
-def operand_bytes(module: nn.Module, loras: Mapping[str, list[Lora]]) -> int:
+def operand_bytes(module: nn.Module, loras: Loras) -> int:
     """Returns what the operands of LoRAs, by their layers' paths, take of the device."""
     nbytes = 0
     for path, found in loras.items():
         layer = module.get_submodule(path)
         assert isinstance(layer, Linear)
-        rank = stacked_rank(len(lora.down) for lora in found)
-        nbytes += rank * (layer.in_features + layer.out_features) * layer.compute_dtype.itemsize
+        plain, others = _by_kind(found)
+        rank = stacked_rank(len(lora.down) for lora in plain)
+        numel = rank * (layer.in_features + layer.out_features)
+        numel += sum(other.first.numel() + other.second.numel() for other in others)
+        nbytes += numel * layer.compute_dtype.itemsize
     return nbytes
 
 
 class LoraOperands:
-    """The LoRAs of one model's linear layers, each layer's as one."""
+    """The LoRAs of one model's linear layers, plain ones of a layer as one."""
 
     def __init__(self, device: torch.device) -> None:
         """Takes nothing yet.
@@ -183,8 +232,8 @@ class LoraOperands:
             device: that computes.
         """
         self._device = device
-        self._loras: dict[str, list[Lora]] = {}
-        self._stacked: dict[str, tuple[Tensor, Tensor]] = {}
+        self._loras: dict[str, list[Operand]] = {}
+        self._stacked: dict[str, tuple[Tensor, ...]] = {}
         self._scales = torch.empty(0)
 
     def move(self, module: nn.Module, device: torch.device) -> None:
@@ -193,7 +242,7 @@ class LoraOperands:
             self._device, self._scales = device, self._scales.to(device)
             self.place(module)
 
-    def set(self, module: nn.Module, loras: Mapping[str, list[Lora]]) -> bool:
+    def set(self, module: nn.Module, loras: Loras) -> bool:
         """Takes LoRAs by their layers' paths; in use are those that were there already.
 
         Returns:
@@ -203,7 +252,7 @@ class LoraOperands:
         same = _tensors(before) == _tensors(self._loras)
         if not same:
             self._stacked = {path: self._stack(module, path, before) for path in self._loras}
-            width = max((len(a) for a, _ in self._stacked.values()), default=0)
+            width = max((len(_scales_of(found)) for found in self._loras.values()), default=0)
             shape = len(self._loras), -(-width // SCALES_APART) * SCALES_APART
             # Written to in one mode and used in another.
             with torch.inference_mode(False):
@@ -212,47 +261,80 @@ class LoraOperands:
             return not same
         scales = torch.zeros(self._scales.shape)
         for row, found in zip(scales, self._loras.values(), strict=True):
-            start = 0
-            for lora in found:
-                start, first = start + len(lora.down), start
-                row[first:start] = lora.scale
+            of_layer = _scales_of(found)
+            row[: len(of_layer)] = torch.tensor(of_layer)
         self._scales.copy_(scales)
         return not same
 
-    def stacked(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Yields each layer's path with (R, I) and (O, R) on the host."""
-        for path, (a, b) in self._stacked.items():
-            yield path, a, b
+    def stacked(self) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
+        """Yields each layer's path with its tensors on the host.
 
-    def operands(self, path: str, a: Tensor, b: Tensor) -> tuple[LowRank, ...]:
+        Those are (R, I) and (O, R) of all plain LoRAs, if there are any, then two of each LoKr.
+        """
+        yield from self._stacked.items()
+
+    def operands(self, path: str, *tensors: Tensor) -> tuple[Adapter, ...]:
         """Returns a layer's operands, made of copies of its tensors on the device."""
-        row = list(self._loras).index(path)
-        return (LowRank(a, b, self._scales[row, : len(a)].detach()),)
+        row = self._scales[list(self._loras).index(path)]
+        plain, others = _by_kind(self._loras[path])
+        made: list[Adapter] = []
+        start = 0
+        if plain:
+            start = len(tensors[0])
+            made.append(LowRank(tensors[0], tensors[1], row[:start].detach()))
+        for number in range(len(others)):
+            first, second = tensors[2 * len(made) :][:2]
+            place = start + number * SCALES_APART
+            made.append(Kronecker(first, second, row[place : place + 1].detach()))
+        return tuple(made)
 
     def place(self, module: nn.Module) -> None:
         """Copies the operands to the device, for layers whose weights nobody streams."""
         for layer in module.modules():
             if isinstance(layer, Linear):
                 layer.adapters = ()
-        for path, a, b in self.stacked():
+        for path, tensors in self.stacked():
             layer = module.get_submodule(path)
             assert isinstance(layer, Linear)
             # Of one mode in whichever they are made: compiled code tells them apart.
             with torch.inference_mode(False):
-                a, b = a.to(self._device), b.to(self._device)
-                layer.adapters = self.operands(path, a, b)
+                on_device = [tensor.to(self._device) for tensor in tensors]
+                layer.adapters = self.operands(path, *on_device)
 
-    def _stack(
-        self, module: nn.Module, path: str, before: Mapping[str, list[Lora]]
-    ) -> tuple[Tensor, Tensor]:
+    def _stack(self, module: nn.Module, path: str, before: Loras) -> tuple[Tensor, ...]:
         loras = self._loras[path]
         if path in before and _tensors({path: before[path]}) == _tensors({path: loras}):
             return self._stacked[path]
         layer = module.get_submodule(path)
         assert isinstance(layer, Linear)
-        pairs = [(lora.down.flatten(1), lora.up.flatten(1)) for lora in loras]
-        return stacked(pairs, layer.compute_dtype)
+        dtype = layer.compute_dtype
+        plain, others = _by_kind(loras)
+        pairs = [(lora.down.flatten(1), lora.up.flatten(1)) for lora in plain]
+        of_others = [
+            tensor.to(dtype).contiguous()
+            for other in others
+            for tensor in (other.first, other.second)
+        ]
+        return (*(stacked(pairs, dtype) if pairs else ()), *of_others)
 
 
-def _tensors(loras: Mapping[str, list[Lora]]) -> dict[str, list[tuple[int, int]]]:
+def _by_kind(loras: Iterable[Operand]) -> tuple[list[Lora], list[KroneckerLora]]:
+    loras = list(loras)
+    return (
+        [one for one in loras if isinstance(one, Lora)],
+        [one for one in loras if isinstance(one, KroneckerLora)],
+    )
+
+
+def _scales_of(loras: Iterable[Operand]) -> list[float]:
+    """Returns the scales of a layer's operands, where `LoraOperands.operands` expects them."""
+    plain, others = _by_kind(loras)
+    scales = [lora.scale for lora in plain for _ in range(len(lora.down))]
+    scales += [0.0] * (stacked_rank([len(scales)]) - len(scales))
+    for other in others:
+        scales += [other.scale] + [0.0] * (SCALES_APART - 1)
+    return scales
+
+
+def _tensors(loras: Loras) -> dict[str, list[tuple[int, int]]]:
     return {path: [lora.tensors for lora in found] for path, found in loras.items()}

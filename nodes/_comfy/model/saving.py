@@ -43,6 +43,10 @@ class SavingPatcher(PatchablePatcher):
         report(self.model.diffusion_model, patches, taken)
         return taken
 
+    def add_file_patches(self, patches: Any, strength: float) -> None:
+        """Adds patches of a LoRA file whose node says itself what becomes of it."""
+        super().add_patches(patches, strength)
+
     def add_hook_patches(self, hook: Any, patches: Any, *strengths: Any, **options: Any) -> Any:
         """Adds patches that a hook switches on and off."""
         taken = super().add_hook_patches(hook, patches, *strengths, **options)

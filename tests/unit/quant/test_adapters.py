@@ -7,7 +7,15 @@ from torch import Tensor, nn
 
 from tests.unit.quant.layers import outlier_tokens, outlier_weight, plain, random, rms_error
 from tests.unit.quant.loras import Lora, exact_change, give, lora
-from wan_model.quant import DEQUANTIZED, FORMATS, Linear, WeightFormat, convert, stacked
+from wan_model.quant import (
+    DEQUANTIZED,
+    FORMATS,
+    Kronecker,
+    Linear,
+    WeightFormat,
+    convert,
+    stacked,
+)
 from wan_model.quant.formats import FP8_SCALED, INT8_SCALED, MXFP8, NVFP4
 from wan_model.quant.kernels import Fp8Matmul, Int8Matmul, Matmul, UnitScaleFp8Matmul
 
@@ -117,6 +125,22 @@ def test_another_strength_is_another_scale() -> None:
     with_zero = layer(x)
     layer.adapters = ()
     assert torch.equal(with_zero, layer(x))
+
+
+@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
+def test_a_kronecker_product_is_exact_within_rounding(dtype: torch.dtype) -> None:
+    layer, x = layer_of(FP8_SCALED, dtype), random(3, 1000, IN).to(dtype)
+    first, second = random(8, 4, seed=1), 0.5 * random(OUT // 8, IN // 4, seed=2)
+    scale = torch.tensor([0.7])
+    bare = layer(x)
+    layer.adapters = (Kronecker(first.to(dtype), second.to(dtype), scale),)
+    product = torch.kron(first.to(dtype).double(), second.to(dtype).double())
+    effect = 0.7 * x.double() @ product.T
+    assert effect.norm() > 0.1 * bare.double().norm()
+    error = layer(x).double() - bare.double() - effect
+    assert error.norm() < 2 * ROUNDING[dtype] * (bare.double().norm() + effect.norm())
+    scale.zero_()
+    assert torch.equal(layer(x), bare)
 
 
 def test_one_lora_of_the_right_kind_is_not_copied() -> None:

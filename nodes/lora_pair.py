@@ -1,0 +1,253 @@
+"""The node that puts LoRA files on both experts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..wan_model.errors import PairingError
+from ..wan_model.loading import Expert, guess_expert
+from ..wan_model.lora import experts_of, open_lora, partner
+from ._comfy.host import runtime
+from ._comfy.model import facts
+from ._comfy.model.lora_apply import Applied, apply_file
+from ._report import reports_errors
+from .loaders import CATEGORY
+from .lora_text import said_of
+
+FOLDER = "loras"
+NONE, AUTO = "none", "auto"
+ROWS = ("", "_2", "_3")
+"""What the names of a row's inputs end with."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One LoRA as the node's widgets have it."""
+
+    high: str
+    low: str
+    strength_high: float
+    strength_low: float
+    on: bool
+
+
+class WanDuetLoraPair(io.ComfyNode):
+    """Puts LoRAs on the high-noise and the low-noise expert."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node."""
+        files = runtime.model_names(FOLDER)
+        return io.Schema(
+            node_id="WanDuetLoraPair",
+            display_name="Wan LoRA pair",
+            category=CATEGORY,
+            description="Puts up to three LoRAs on both experts, and says what each changes. "
+            "Reads the files of every trainer, also those that ComfyUI's own node passes over. "
+            "Beside 8-bit and 4-bit weights a LoRA is computed in 16 bit, without loss. Chain "
+            "nodes for more.",
+            inputs=[
+                io.Model.Input(
+                    "model_high",
+                    tooltip="High-noise expert, or TI2V-5B. From 'Load Wan experts' or from "
+                    "ComfyUI's own loader. It is left as it is.",
+                ),
+                io.Model.Input(
+                    "model_low",
+                    optional=True,
+                    tooltip="Low-noise expert. It is left as it is. Leave it empty for TI2V-5B.",
+                ),
+                *_row_inputs(files, ROWS[0], first=True),
+                *(item for row in ROWS[1:] for item in _row_inputs(files, row, first=False)),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model_high"),
+                io.Model.Output(display_name="model_low"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        lora_high: str | None = None,
+        lora_low: str | None = None,
+        lora_high_2: str | None = None,
+        lora_low_2: str | None = None,
+        lora_high_3: str | None = None,
+        lora_low_3: str | None = None,
+    ) -> bool | str:
+        """Refuses files that are not there; None is not known yet."""
+        chosen = (lora_high, lora_low, lora_high_2, lora_low_2, lora_high_3, lora_low_3)
+        files = runtime.model_names(FOLDER)
+        for name in chosen:
+            if name is not None and name not in (NONE, AUTO, *files):
+                return (
+                    f"The file {name!r} was not found. Got a name that is not in models/{FOLDER}, "
+                    "need one of the files there. Put it there and press R, or pick another file."
+                )
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, **values: Any) -> str:
+        """Has files that were written again be read again."""
+        files = runtime.model_names(FOLDER)
+        names = [name for key, name in values.items() if key.startswith("lora_")]
+        partners = [partner(name, files) for name in names if name is not None]
+        return f"{partners} {runtime.file_stamp(FOLDER, *names, *partners)}"
+
+    @classmethod
+    @reports_errors
+    def execute(cls, model_high: Any, model_low: Any = None, **values: Any) -> io.NodeOutput:
+        """Returns clones of both MODELs."""
+        facts.model_facts(model_high)
+        if model_low is not None:
+            facts.check_experts(facts.model_facts(model_high), facts.model_facts(model_low))
+        lines: list[str] = []
+        for end in ROWS:
+            row = _row(values, end)
+            if row.on:
+                model_high, model_low, said = _apply(model_high, model_low, row)
+                lines += said
+        runtime.show(cls.hidden.unique_id, "\n".join(lines) or "No LoRA is on.")
+        return io.NodeOutput(model_high, model_low)
+
+
+def _row_inputs(files: Sequence[str], end: str, *, first: bool) -> list[Any]:
+    """Returns the inputs of one row; those of the first are required."""
+    optional = not first
+    return [
+        io.Combo.Input(
+            f"lora_high{end}",
+            options=[NONE, *files],
+            default=NONE,
+            optional=optional,
+            tooltip="LoRA for the high-noise expert, a file in models/loras. It decides layout "
+            "and motion.",
+        ),
+        io.Combo.Input(
+            f"lora_low{end}",
+            options=[AUTO, NONE, *files],
+            default=AUTO,
+            optional=optional,
+            tooltip="LoRA for the low-noise expert. auto: the partner of the file above, found by "
+            "its name; the same file if it holds both, or if its name speaks of neither expert. "
+            "This node shows what was found.",
+        ),
+        *(
+            io.Float.Input(
+                f"strength_{expert}{end}",
+                default=1.0,
+                min=-20.0,
+                max=20.0,
+                step=0.05,
+                round=0.001,
+                optional=optional,
+                tooltip=f"Strength on the {expert}-noise expert. 1: as trained. 0: not at all. "
+                "Another strength loads nothing anew where weights are 8-bit or 4-bit.",
+            )
+            for expert in ("high", "low")
+        ),
+        io.Boolean.Input(
+            f"on{end}",
+            default=True,
+            optional=optional,
+            tooltip="Off leaves this row's LoRA out of both experts, and keeps its settings.",
+        ),
+    ]
+
+
+def _row(values: dict[str, Any], end: str) -> Row:
+    """Returns a row of the node; inputs that older workflows lack have their defaults."""
+    return Row(
+        values.get(f"lora_high{end}", NONE),
+        values.get(f"lora_low{end}", AUTO),
+        values.get(f"strength_high{end}", 1.0),
+        values.get(f"strength_low{end}", 1.0),
+        values.get(f"on{end}", True),
+    )
+
+
+def _apply(model_high: Any, model_low: Any, row: Row) -> tuple[Any, Any, list[str]]:
+    """Puts one row's LoRAs on both MODELs.
+
+    Returns:
+        the MODELs, and what is to be said.
+
+    Raises:
+        WanError: for a file that is no LoRA for this model, and for a swapped pair.
+    """
+    low, lines = _low_file(row, has_low=model_low is not None)
+    _refuse_swapped(row.high, low)
+    models: dict[Expert, Any] = {"high": model_high, "low": model_low}
+    chosen: tuple[tuple[Expert, str, float], ...] = (
+        ("high", row.high, row.strength_high),
+        ("low", low, row.strength_low),
+    )
+    applied: list[Applied] = []
+    for expert, name, strength in chosen:
+        if name == NONE or models[expert] is None:
+            continue
+        if strength == 0:
+            lines.append(f"{name}: off on the {expert}-noise expert, its strength is 0.")
+            continue
+        path = runtime.model_path(FOLDER, name)
+        models[expert], found = apply_file(models[expert], path, strength, expert)
+        applied.append(found)
+        lines += said_of(name, expert if model_low is not None else None, found)
+    if row.high == low != NONE and model_low is not None:
+        speaks_of = guess_expert(Path(low))
+        if speaks_of and not any(found.of_both_experts for found in applied):
+            lines.append(
+                f"{low} is on both experts, but its name says that it is for the {speaks_of}-noise "
+                "one. Choose its partner for the other."
+            )
+    return models["high"], models["low"], lines
+
+
+def _low_file(row: Row, *, has_low: bool) -> tuple[str, list[str]]:
+    """Returns the file for the low-noise expert, and what is to be said of the choice."""
+    if not has_low:
+        unused = row.low not in (AUTO, NONE)
+        said = f"{row.low} is not used: no low-noise expert is connected at model_low."
+        return NONE, [said] if unused else []
+    if row.low != AUTO or row.high == NONE:
+        return (NONE if row.low == AUTO else row.low), []
+    found = partner(row.high, runtime.model_names(FOLDER))
+    if found is not None:
+        return found, []
+    speaks_of = guess_expert(Path(row.high))
+    if speaks_of is None or _holds_both(row.high):
+        return row.high, []
+    return NONE, [
+        f"No partner of {row.high} was found, so the low-noise expert is without this LoRA. "
+        "Choose a file for it, or none."
+    ]
+
+
+def _holds_both(name: str) -> bool:
+    return open_lora(runtime.model_path(FOLDER, name)).of_both_experts
+
+
+def _refuse_swapped(high: str, low: str) -> None:
+    """Refuses a pair the wrong way round, by names or headers.
+
+    Raises:
+        PairingError: names both.
+    """
+    if NONE in (high, low):
+        return
+    paths = [runtime.model_path(FOLDER, name) for name in (high, low)]
+    headers = (open_lora(paths[0]).metadata, open_lora(paths[1]).metadata)
+    if experts_of(Path(high), Path(low), headers) == ("low", "high"):
+        raise PairingError(
+            f"These LoRAs look swapped, judging by names and headers. Got {high} at lora_high and "
+            f"{low} at lora_low, need them the other way round. Swap them, or rename a file whose "
+            "name is wrong."
+        )
+
+
+NODES: list[type[io.ComfyNode]] = [WanDuetLoraPair]

@@ -1,0 +1,27 @@
+"""LoRA files of every dialect, in the names and sizes of a model, exact in fp32 or fp64.
+
+`names` tells dialects, `file` opens, `kinds` makes `changes` (what is added) and `transforms` (what
+depends on the weight), `translate` puts them in their places.
+"""
+
+from .changes import Addition, Change, Difference, Factors, LowRank, Pair
+from .file import LoraFile, open_lora
+from .pairs import experts_of, partner
+from .transforms import Replacement
+from .translate import LoraModules, Translated
+
+__all__ = [
+    "Addition",
+    "Change",
+    "Difference",
+    "Factors",
+    "LoraFile",
+    "LoraModules",
+    "LowRank",
+    "Pair",
+    "Replacement",
+    "Translated",
+    "experts_of",
+    "open_lora",
+    "partner",
+]
