@@ -119,7 +119,12 @@ def _full_schedule(query: Query) -> Tensor:
         raise ValueError(f"The denoise cannot be used. Got {denoise:g}, need 0 to 1.")
     if not (steps >= 1 and steps <= MAX_STEPS * (denoise or 1)):
         raise ValueError(f"The steps cannot be used. Got {steps}, need 1 to {MAX_STEPS} * denoise.")
-    return samplers.make_schedule(sampler, scheduler, steps, shift, denoise)
+    sigmas = samplers.make_schedule(sampler, scheduler, steps, shift, denoise)
+    if not sigmas.isfinite().all():
+        raise ValueError(
+            f"The shift cannot be used. Got {shift:g}, need one that gives finite sigmas."
+        )
+    return sigmas
 
 
 def _answering(answer: Callable[[Query], dict[str, Any]]) -> Callable[[web.Request], Any]:

@@ -114,6 +114,8 @@ def test_schedule_of_one_expert_has_no_switch(comfy_server: ComfyServer):
         {"steps": 1000, "denoise": 0.01},
         {"shift": 0},
         {"shift": "nan"},
+        {"shift": 1e308},
+        {"shift": 1e-320},
         {"denoise": 1.5},
         {"denoise": "nan"},
         {"boundary": 1.5},

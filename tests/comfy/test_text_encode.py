@@ -147,9 +147,17 @@ def cache_files(server: ComfyServer) -> set[Path]:
 
 
 def test_embeddings_are_kept_on_disk(comfy_server: ComfyServer):
+    run(comfy_server, loader(), encode("a prompt before it"))
     before = cache_files(comfy_server)
+    folder = next(iter(before)).parent
+    left, begun = folder / "left_by_a_kill.part", folder / "begun.part"
+    for part in (left, begun):
+        part.write_bytes(b"half")
+    os.utime(left, (0, 0))
     run(comfy_server, loader(), encode("a kept prompt", "first"))
     original = embedding(comfy_server, "text_positive")
+    assert not left.exists()
+    begun.unlink()
     made = cache_files(comfy_server) - before
     assert len(made) == 2
     kept = {file: load_file(file)["embedding"] for file in made}

@@ -2,7 +2,10 @@
 
 import hashlib
 import logging
+import time
+from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import comfy.sd
 import torch.nn.functional as F
@@ -20,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 256 << 20
 """Embeddings kept on disk; a prompt takes at most 8 MiB, the longest unused go first."""
+
+OLD_SECONDS = 3600
+"""Nobody is still writing a file that was begun so long ago."""
 
 CACHE_VERSION = 2
 """Another one whenever the same prompt may give another embedding than before."""
@@ -91,7 +97,8 @@ def _kept(file: Path, length: int) -> Tensor | None:
         return None
     try:
         embedding = load_file(file)["embedding"]
-        file.touch()
+        with suppress(OSError):  # of a folder that cannot be written, nothing is removed either
+            file.touch()
         if embedding.shape[:-1] != (1, length) or not embedding.isfinite().all():
             raise ValueError(f"{file.name} does not hold {length} tokens in finite numbers")
     except (OSError, KeyError, ValueError, SafetensorError) as error:
@@ -102,16 +109,26 @@ def _kept(file: Path, length: int) -> Tensor | None:
 
 def _store(file: Path, embedding: Tensor) -> None:
     """Writes an embedding whole or not at all, and makes room. A full disk is no error."""
+    # Other servers may share the folder.
+    part = file.with_suffix(f".{uuid4().hex}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
         save_file({"embedding": embedding.contiguous()}, part)
         part.replace(file)
-        others = sorted(file.parent.glob("*.safetensors"), key=lambda f: -f.stat().st_mtime)
-        total = 0
-        for other in others:
-            total += other.stat().st_size
-            if total > CACHE_BYTES:
-                other.unlink(missing_ok=True)
-    except OSError as error:
+        with suppress(OSError):  # another server may be removing the same files
+            _make_room(file.parent)
+    except (OSError, SafetensorError) as error:
         logger.warning("The text embedding was not kept on disk: %s", error)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _make_room(folder: Path) -> None:
+    """Removes the embeddings that were not used for the longest time, and parts of killed runs."""
+    used = [(file, file.stat()) for file in folder.iterdir()]
+    used.sort(key=lambda item: item[1].st_mtime, reverse=True)
+    total, now = 0, time.time()
+    for file, stat in used:
+        total += stat.st_size
+        if total > CACHE_BYTES or (file.suffix == ".part" and now - stat.st_mtime > OLD_SECONDS):
+            file.unlink(missing_ok=True)
