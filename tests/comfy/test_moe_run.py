@@ -133,6 +133,14 @@ def test_inputs_are_left_as_they_were(comfy_server: ComfyServer):
     assert "diffusion_model.blocks.0.self_attn.q.weight" in high["patches"]
 
 
+def test_the_largest_seed(comfy_server: ComfyServer):
+    """Samplers that add noise count one further, which has no room in 64 bits."""
+    options = {**LINKS, "sampler": "euler_ancestral", "seed": 2**64 - 1, "steps": 2}
+    prompt = {**BASE, **moe_sampler(**options), **save("largest", latent=("sampler", 0))}
+    result = comfy_server.run(prompt)
+    assert result.status == "success", result.error
+
+
 def state(model: str, latent: tuple[str, int], name: str) -> dict[str, Any]:
     """A node that passes a latent on and writes what the MODEL holds at this moment."""
     return node("WanDuetTestModelState", model=(model, 0), latent=latent, name=name)

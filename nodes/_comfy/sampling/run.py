@@ -10,6 +10,9 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+LARGEST_SEED = 2**64 - 3
+"""Samplers that add noise take the next seed for it, which must be one, and not that of `noise`."""
+
 
 def as_video(model: ModelPatcher, latent: dict[str, Any]) -> dict[str, Any]:
     """Returns a LATENT of a video; one of an image becomes one frame, as in core's samplers.
@@ -56,6 +59,6 @@ def sample_latent(
         denoise_mask=latent.get("noise_mask"),
         callback=latent_preview.prepare_callback(guider.model_patcher, len(sigmas) - 1),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=seed,
+        seed=min(seed, LARGEST_SEED),
     )
     return {**latent, "samples": result.to(comfy.model_management.intermediate_device())}
