@@ -10,26 +10,28 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..wan_model.errors import ShapeError
+from ._comfy.host.runtime import CHECKS_COMBOS
 
 
 class Choice:
     """A choice of a list."""
 
     class Input(io.Combo.Input):
-        """As `io.Combo.Input`, but for the name of its type: ComfyUI 0.3 does not check "COMBO"."""
+        """As `io.Combo.Input`, and checked by older versions, too, which pass over its type."""
 
         def get_io_type(self) -> Any:
-            """Returns the choices, the older name of the type; all versions check those."""
-            return _Choices(self.options)
+            """Returns "COMBO"; to versions that do not check that, the list itself."""
+            return super().get_io_type() if CHECKS_COMBOS else _Choices(self.options)
 
 
 class _Choices(list[str]):
-    """Takes links from other choices, as "COMBO" does."""
+    """The older name of a choice's type, that takes links from other choices as "COMBO" does."""
 
     def __ne__(self, other: object) -> bool:
         return not (isinstance(other, list) or other in ("COMBO", "*"))
 
-    __hash__ = None
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return id(self)
 
 
 class Steps(int):

@@ -12,6 +12,7 @@ import folder_paths
 import torch
 from comfy.ldm.flux.math import apply_rope1
 from comfy.ldm.modules import attention
+from comfy.patcher_extension import CallbacksMP
 from comfy_api.latest import ComfyExtension, io
 from torch import Tensor, nn
 
@@ -28,6 +29,20 @@ def override_attention(model: Any) -> None:
         return func(1.5 * q, *args, **kwargs)
 
     model.model_options["transformer_options"]["optimized_attention_override"] = override
+
+
+def override_in_state(model: Any) -> None:
+    """As nodes that put a kernel of attention in place for every step; it reads block and noise."""
+
+    def override(func: Any, q: Tensor, *args: Any, transformer_options: Any, **kwargs: Any):
+        q = q * (1.5 + transformer_options["block_index"] + transformer_options["sigmas"].mean())
+        return func(q, *args, transformer_options=transformer_options, **kwargs)
+
+    def install(_: Any, __: Any, options: dict[str, Any]) -> None:
+        inner = {**options["transformer_options"], "optimized_attention_override": override}
+        options["transformer_options"] = inner
+
+    model.add_callback(CallbacksMP.ON_PREPARE_STATE, install)
 
 
 def guide_text(model: Any) -> None:
@@ -242,7 +257,7 @@ PATCHES: dict[str, Patch] = {
         *(override_attention, guide_text, relay_prompt, enhance_motion, patch_self_attention),
         *(scale_before_output, patch_cross_attention, shift_cross_attention, patch_block),
         *(halve_last_block, embed_time_after_block, replace_inputs, wrap_blocks, feed_in_parts),
-        *(stretch_positions, slow_frequency),
+        *(stretch_positions, slow_frequency, override_in_state),
     )
 }
 

@@ -165,6 +165,33 @@ def test_a_lora_file_says_what_it_does(comfy_server: ComfyServer):
         ]
 
 
+@pytest.mark.parametrize("options", [{}, {"memory": ("memory", 0)}], ids=["plain", "engine"])
+@pytest.mark.parametrize("file", [T2V_HIGH, "toy_t2v_high_noise_scaled_fp8.safetensors"])
+def test_a_hook_lora_of_another_width_says_so(
+    comfy_server: ComfyServer, file: str, options: dict[str, Any]
+):
+    folder = comfy_server.base / "models"
+    save_file(folder, "loras", "narrow", make_lora("narrow", dim=128, ffn_dim=256))
+    lora = {"lora_name": "narrow.safetensors", "strength_model": 1.0, "strength_clip": 0.0}
+    text = random_text(4096 if "4096" in file else 64, 8)
+    prompt = {**text, **empty_latent(), **memory(), **model(file, **options)}
+    prompt["hook"] = node("CreateHookLora", **lora)
+    properties = {"strength": 1.0, "set_cond_area": "default", "hooks": ("hook", 0)}
+    prompt["hooked"] = node("ConditioningSetProperties", cond_NEW=("positive", 0), **properties)
+    for name, positive in (("with", ("hooked", 0)), ("without", ("positive", 0))):
+        prompt |= ksampler(("model", 0), name, steps=2, cfg=3.0, positive=positive)
+        prompt |= save(f"narrow_{name}", latent=(name, 0))
+    result = comfy_server.run(prompt)
+
+    assert result.status == "success", result.error
+    said = [text for text in result.texts("with") if "LoRA" in text]
+    size = "made for weights of another size"
+    nothing = "It has no effect on this model."
+    assert said == [f"LoRA: 0 matched, 0 skipped, 6 failed ({size}). {nothing}"]
+    saved = [latent(comfy_server, f"narrow_{name}") for name in ("with", "without")]
+    assert difference(*saved) < 1e-4  # hooked conditions run apart from others
+
+
 def test_merging_models_says_nothing_of_loras(comfy_server: ComfyServer):
     prompt = {**random_text(), **empty_latent(), **model(T2V_HIGH, "a"), **model(T2V_LOW, "b")}
     prompt["merged"] = node("ModelMergeSimple", model1=("a", 0), model2=("b", 0), ratio=0.5)

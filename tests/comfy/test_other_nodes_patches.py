@@ -54,7 +54,13 @@ KINDS = {
     "slow_frequency": "slow_frequency",
 }
 """Kind of patch on our MODEL, and on core's: its equal where core 0.3 has no such hook."""
-NEWER = ("patch_self_attention", "patch_cross_attention", "patch_block", "embed_time_after_block")
+NEWER = (
+    "patch_self_attention",
+    "patch_cross_attention",
+    "patch_block",
+    "embed_time_after_block",
+    "override_in_state",
+)
 """Kinds for hooks that newer cores have."""
 SIZES = {"width": 48, "height": 32, "length": 9}
 

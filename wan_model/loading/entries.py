@@ -32,6 +32,9 @@ from .source import RawTensor, Reader, first_names, parse_json, shown
 EXTRAS = (NOTE, "input_scale", "scaled_fp8", "spiece_model")
 """Leaves of tensors that are no weights: notes, activation scales, an embedded tokenizer."""
 
+NOTED_KERNEL = ".comfy_attention."
+"""In names of ComfyUI's notes on which attention kernel a layer prefers; a loader's choice here."""
+
 NOTES_IN_METADATA = "_quantization_metadata"
 MAX_NOTE_BYTES = 1 << 16
 
@@ -170,7 +173,7 @@ def group(
     incomplete: list[str] = []
     matrices = {n: n[:-7] for n, raw in tensors.items() if n.endswith(".weight") and raw.shape[1:]}
     for name in dict.fromkeys((*matrices, *tensors)):
-        if name in scales or name.rpartition(".")[2] in EXTRAS:
+        if name in scales or name.rpartition(".")[2] in EXTRAS or NOTED_KERNEL in name:
             continue
         layer, leaf = matrices.get(name), name.rpartition(".")[2]
         scale = None if layer is None else tensors.get(f"{layer}.weight_scale")

@@ -9,6 +9,7 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy_execution.utils import get_executing_context
+from comfy_execution.validation import validate_node_input
 from server import PromptServer
 
 logger = logging.getLogger(__name__)
@@ -16,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 GGUF_FOLDERS = ("diffusion_models", "text_encoders")
 """Model folders of which files of GGUF are read as well."""
+
+CHECKS_COMBOS = validate_node_input(["a"], "COMBO")  # pyright: ignore[reportArgumentType]
+"""Whether this ComfyUI takes lists and "COMBO" for one type; such versions check both."""
 
 
 def model_names(folder: str) -> list[str]:

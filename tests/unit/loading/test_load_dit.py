@@ -12,6 +12,7 @@ from tests.unit.loading.checkpoints import (
     block_layers,
     dense,
     dit_state,
+    note,
     save,
     save_sharded,
     to_fp8,
@@ -155,6 +156,16 @@ def test_the_heads_of_a_folder_come_from_its_config(tmp_path: Path):
 def test_an_unrelated_index_beside_a_file_is_ignored(tmp_path: Path):
     (tmp_path / "other.safetensors.index.json").write_text("broken")
     assert load_dit(save(tmp_path / "a.safetensors", dit_state())).config.dim == 256
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_notes_on_attention_kernels_are_no_reason_to_refuse(tmp_path: Path, prefix: str):
+    state = dit_state()
+    for layer in ("self_attn", "cross_attn"):
+        state[f"blocks.0.{layer}.comfy_attention.config"] = note({"backend": "sage"})
+    state = {f"{prefix}{key}": tensor for key, tensor in state.items()}
+    model = load_dit(save(tmp_path / "a.safetensors", state))
+    assert all(torch.equal(t, dit_state()[name]) for name, t in model.state_dict().items())
 
 
 def test_nothing_stays_on_the_meta_device(tmp_path: Path):
