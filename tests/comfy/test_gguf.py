@@ -11,9 +11,10 @@ from tests.toy.gguf_files import write_dit, write_umt5
 from tests.toy.make_checkpoints import make_text_encoder
 
 from .client import PromptRejected
-from .graphs import T2V, Prompt, experts, moe_sampler, node, random_text, save
+from .graphs import T2V, Prompt, experts, memory, model, moe_sampler, node, random_text, save
 from .server import ComfyServer
 from .stock import empty_latent, latent
+from .test_lora_pair import pair, pair_node, strange
 from .test_routes import ask
 
 pytestmark = pytest.mark.comfy
@@ -63,6 +64,22 @@ def test_a_pair_samples_as_its_numbers_in_safetensors(comfy_server: ComfyServer)
     assert (got - exact).norm() < 1e-5 * exact.norm()
 
 
+def test_a_lora_file_of_every_kind_is_not_rounded(comfy_server: ComfyServer):
+    save_file(strange(), comfy_server.base / "models" / "loras" / "gguf_strange.safetensors")
+    found: list[torch.Tensor] = []
+    for name, options in ((EXACT[0], {}), (PAIR[0], {}), (PAIR[0], {"memory": ("memory", 0)})):
+        prompt: Prompt = {**random_text(64, 20), **empty_latent(), **memory(blocks_to_swap=1)}
+        prompt |= {**model(name, **options)}
+        prompt |= pair_node("model", None, pair("gguf_strange.safetensors", "none"))
+        prompt |= moe_sampler(model_high=("pair", 0), model_low=None, steps=2, **LINKS)
+        result = comfy_server.run({**prompt, **save("gguf", latent=("sampler", 0))})
+        assert result.status == "success", result.error
+        assert not any("rounds" in text for text in result.texts("pair"))
+        found.append(latent(comfy_server, "gguf"))
+    for other in found[1:]:
+        assert (other - found[0]).norm() < 2e-5 * found[0].norm()
+
+
 def test_a_text_encoder_gives_the_embedding_of_its_numbers(comfy_server: ComfyServer):
     found: list[torch.Tensor] = []
     nbytes: list[int] = []
@@ -102,7 +119,7 @@ def test_they_are_listed_and_described(comfy_server: ComfyServer):
 @pytest.mark.parametrize(
     ("pair", "parts"),
     [
-        (PAIR[::-1], ["look swapped"]),
+        (PAIR[::-1], ["This is a high-noise file", "need the low-noise expert"]),
         (
             (PAIR[0], "gguf/model.ckpt"),
             ["of a kind that is not read", "Got .ckpt", ".safetensors or .gguf"],
