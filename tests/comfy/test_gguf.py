@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,9 +20,10 @@ from .test_routes import ask
 
 pytestmark = pytest.mark.comfy
 
-PAIR = ("gguf/Wan2.2-HighNoise-Q8_0.gguf", "gguf/Wan2.2-LowNoise-Q4_0.gguf")
+PAIR = ("gguf/Wan2.2-HighNoise-Q8_0.gguf", "gguf/Wan2.2-LowNoise-Q4_K_M.gguf")
 EXACT = ("gguf/exact_high_noise.safetensors", "gguf/exact_low_noise.safetensors")
-KINDS = ("Q8_0", "Q4_0")
+KINDS = (("Q8_0", "Q8_0"), ("Q4_0", "Q8_0"))
+"""Of the blocks."""
 UMT5, EXACT_UMT5 = "umt5-Q8_0.gguf", "exact_umt5.safetensors"
 LINEARS = tuple(f"{name}.weight" for name in (".q", ".k", ".v", ".o", "wi_0", "wi_1", "wo"))
 LINKS = {"positive": ("positive", 0), "negative": ("negative", 0), "latent_image": ("latent", 0)}
@@ -32,9 +34,11 @@ def files(comfy_server: ComfyServer, toy_models: Path) -> Iterator[None]:
     """A pair of GGUF files, the same numbers as safetensors, and files of other kinds."""
     folder = comfy_server.base / "models" / "diffusion_models"
     (folder / "gguf").mkdir()
-    for source, packed, exact, kind in zip(T2V, PAIR, EXACT, KINDS, strict=True):
+    for source, packed, exact, kinds in zip(T2V, PAIR, EXACT, KINDS, strict=True):
         state = load_file(toy_models / "diffusion_models" / source)
-        save_file(write_dit(folder / packed, state, kind), folder / exact)
+        matrices = [n for n, t in state.items() if n.startswith("blocks.") and t.ndim == 2]
+        of_each = {name: kinds[int(name.split(".")[1])] for name in matrices}
+        save_file(write_dit(folder / packed, state, of_each), folder / exact)
     encoder = make_text_encoder("umt5")
     texts = folder.parent / "text_encoders"
     exact = write_umt5(texts / UMT5, encoder, "Q8_0")
@@ -51,8 +55,9 @@ def files(comfy_server: ComfyServer, toy_models: Path) -> Iterator[None]:
     (texts / EXACT_UMT5).unlink()
 
 
-def sampled(server: ComfyServer, pair: tuple[str, str]) -> torch.Tensor:
-    prompt: Prompt = {**random_text(64, 20), **empty_latent(), **experts(pair)}
+def sampled(server: ComfyServer, files: tuple[str, str], **options: Any) -> torch.Tensor:
+    prompt: Prompt = {**random_text(64, 20), **empty_latent(), **experts(files, **options)}
+    prompt |= memory(blocks_to_swap=2)
     prompt |= moe_sampler(steps=4, **LINKS)
     result = server.run({**prompt, **save("gguf", latent=("sampler", 0))})
     assert result.status == "success", result.error
@@ -60,8 +65,10 @@ def sampled(server: ComfyServer, pair: tuple[str, str]) -> torch.Tensor:
 
 
 def test_a_pair_samples_as_its_numbers_in_safetensors(comfy_server: ComfyServer):
-    got, exact = sampled(comfy_server, PAIR), sampled(comfy_server, EXACT)
-    assert (got - exact).norm() < 1e-5 * exact.norm()
+    exact = sampled(comfy_server, EXACT)
+    for options in ({}, {"memory": ("memory", 0)}):
+        got = sampled(comfy_server, PAIR, **options)
+        assert (got - exact).norm() < 1e-5 * exact.norm()
 
 
 def test_a_lora_file_of_every_kind_is_not_rounded(comfy_server: ComfyServer):
@@ -113,7 +120,7 @@ def test_they_are_listed_and_described(comfy_server: ComfyServer):
     assert not any(name in stock for name in PAIR)
     answer = ask(comfy_server, "describe", folder="diffusion_models", name=PAIR[1])
     assert (answer["kind"], answer["expert"]) == ("t2v", "low")
-    assert answer["label"].endswith("low noise, Q4_0")
+    assert answer["label"].endswith("low noise, mixed (Q4_0, Q8_0)")
 
 
 @pytest.mark.parametrize(
