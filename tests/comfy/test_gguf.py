@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,16 +12,18 @@ from tests.toy.gguf_files import write_dit, write_umt5
 from tests.toy.make_checkpoints import make_text_encoder
 
 from .client import PromptRejected
-from .graphs import T2V, Prompt, experts, moe_sampler, node, random_text, save
+from .graphs import T2V, Prompt, experts, memory, model, moe_sampler, node, random_text, save
 from .server import ComfyServer
 from .stock import empty_latent, latent
+from .test_lora_pair import pair, pair_node, strange
 from .test_routes import ask
 
 pytestmark = pytest.mark.comfy
 
-PAIR = ("gguf/Wan2.2-HighNoise-Q8_0.gguf", "gguf/Wan2.2-LowNoise-Q4_0.gguf")
+PAIR = ("gguf/Wan2.2-HighNoise-Q8_0.gguf", "gguf/Wan2.2-LowNoise-Q4_K_M.gguf")
 EXACT = ("gguf/exact_high_noise.safetensors", "gguf/exact_low_noise.safetensors")
-KINDS = ("Q8_0", "Q4_0")
+KINDS = (("Q8_0", "Q8_0"), ("Q4_0", "Q8_0"))
+"""Of the blocks."""
 UMT5, EXACT_UMT5 = "umt5-Q8_0.gguf", "exact_umt5.safetensors"
 LINEARS = tuple(f"{name}.weight" for name in (".q", ".k", ".v", ".o", "wi_0", "wi_1", "wo"))
 LINKS = {"positive": ("positive", 0), "negative": ("negative", 0), "latent_image": ("latent", 0)}
@@ -31,9 +34,11 @@ def files(comfy_server: ComfyServer, toy_models: Path) -> Iterator[None]:
     """A pair of GGUF files, the same numbers as safetensors, and files of other kinds."""
     folder = comfy_server.base / "models" / "diffusion_models"
     (folder / "gguf").mkdir()
-    for source, packed, exact, kind in zip(T2V, PAIR, EXACT, KINDS, strict=True):
+    for source, packed, exact, kinds in zip(T2V, PAIR, EXACT, KINDS, strict=True):
         state = load_file(toy_models / "diffusion_models" / source)
-        save_file(write_dit(folder / packed, state, kind), folder / exact)
+        matrices = [n for n, t in state.items() if n.startswith("blocks.") and t.ndim == 2]
+        of_each = {name: kinds[int(name.split(".")[1])] for name in matrices}
+        save_file(write_dit(folder / packed, state, of_each), folder / exact)
     encoder = make_text_encoder("umt5")
     texts = folder.parent / "text_encoders"
     exact = write_umt5(texts / UMT5, encoder, "Q8_0")
@@ -50,8 +55,9 @@ def files(comfy_server: ComfyServer, toy_models: Path) -> Iterator[None]:
     (texts / EXACT_UMT5).unlink()
 
 
-def sampled(server: ComfyServer, pair: tuple[str, str]) -> torch.Tensor:
-    prompt: Prompt = {**random_text(64, 20), **empty_latent(), **experts(pair)}
+def sampled(server: ComfyServer, files: tuple[str, str], **options: Any) -> torch.Tensor:
+    prompt: Prompt = {**random_text(64, 20), **empty_latent(), **experts(files, **options)}
+    prompt |= memory(blocks_to_swap=2)
     prompt |= moe_sampler(steps=4, **LINKS)
     result = server.run({**prompt, **save("gguf", latent=("sampler", 0))})
     assert result.status == "success", result.error
@@ -59,8 +65,26 @@ def sampled(server: ComfyServer, pair: tuple[str, str]) -> torch.Tensor:
 
 
 def test_a_pair_samples_as_its_numbers_in_safetensors(comfy_server: ComfyServer):
-    got, exact = sampled(comfy_server, PAIR), sampled(comfy_server, EXACT)
-    assert (got - exact).norm() < 1e-5 * exact.norm()
+    exact = sampled(comfy_server, EXACT)
+    for options in ({}, {"memory": ("memory", 0)}):
+        got = sampled(comfy_server, PAIR, **options)
+        assert (got - exact).norm() < 1e-5 * exact.norm()
+
+
+def test_a_lora_file_of_every_kind_is_not_rounded(comfy_server: ComfyServer):
+    save_file(strange(), comfy_server.base / "models" / "loras" / "gguf_strange.safetensors")
+    found: list[torch.Tensor] = []
+    for name, options in ((EXACT[0], {}), (PAIR[0], {}), (PAIR[0], {"memory": ("memory", 0)})):
+        prompt: Prompt = {**random_text(64, 20), **empty_latent(), **memory(blocks_to_swap=1)}
+        prompt |= {**model(name, **options)}
+        prompt |= pair_node("model", None, pair("gguf_strange.safetensors", "none"))
+        prompt |= moe_sampler(model_high=("pair", 0), model_low=None, steps=2, **LINKS)
+        result = comfy_server.run({**prompt, **save("gguf", latent=("sampler", 0))})
+        assert result.status == "success", result.error
+        assert not any("rounds" in text for text in result.texts("pair"))
+        found.append(latent(comfy_server, "gguf"))
+    for other in found[1:]:
+        assert (other - found[0]).norm() < 2e-5 * found[0].norm()
 
 
 def test_a_text_encoder_gives_the_embedding_of_its_numbers(comfy_server: ComfyServer):
@@ -96,13 +120,13 @@ def test_they_are_listed_and_described(comfy_server: ComfyServer):
     assert not any(name in stock for name in PAIR)
     answer = ask(comfy_server, "describe", folder="diffusion_models", name=PAIR[1])
     assert (answer["kind"], answer["expert"]) == ("t2v", "low")
-    assert answer["label"].endswith("low noise, Q4_0")
+    assert answer["label"].endswith("low noise, mixed (Q4_0, Q8_0)")
 
 
 @pytest.mark.parametrize(
     ("pair", "parts"),
     [
-        (PAIR[::-1], ["look swapped"]),
+        (PAIR[::-1], ["This is a high-noise file", "need the low-noise expert"]),
         (
             (PAIR[0], "gguf/model.ckpt"),
             ["of a kind that is not read", "Got .ckpt", ".safetensors or .gguf"],

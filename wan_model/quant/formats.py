@@ -161,6 +161,7 @@ def convert(stored: StoredWeight, target: WeightFormat) -> StoredWeight:
 
 def merged(weight: Tensor, stored: StoredWeight, generator: torch.Generator) -> StoredWeight:
     """Returns a changed weight (O, I) fp32 in the format of the one it was, rounded at random."""
+    assert stored.format.requantize is not None, "the codes of such a weight never change"
     scale, scale_2 = stored.format.roomier(weight, stored)
     roomy = StoredWeight(stored.format, stored.weight, scale, scale_2)
     return replace(roomy, weight=stored.format.requantize(weight, roomy, generator))

@@ -28,6 +28,8 @@ class GgufFormat(WeightFormat):
 
     block_bytes: int
     """Of one block, its scales included."""
+    halves_at: tuple[int, ...]
+    """Where in a block its numbers of fp16 are: d, and a second one in some."""
 
     @property
     def bits(self) -> float:
@@ -58,12 +60,15 @@ def _only_read(name: str, *_: object) -> NoReturn:
     raise NotImplementedError(f"{name} can be read only")
 
 
-def _format(name: str, decode: Decoder, block: int, block_bytes: int) -> GgufFormat:
+def _format(
+    name: str, decode: Decoder, block: int, block_bytes: int, *halves_at: int
+) -> GgufFormat:
     return GgufFormat(
         name=name,
         dtype=torch.uint8,
         block=block,
         block_bytes=block_bytes,
+        halves_at=halves_at,
         dequantize=partial(_dequantize, decode, block, block_bytes),
         quantize=partial(_only_read, name),
         requantize=None,
@@ -71,17 +76,17 @@ def _format(name: str, decode: Decoder, block: int, block_bytes: int) -> GgufFor
 
 
 GGUF_FORMATS = (
-    _format("Q8_0", gguf_packing.q8_0, 32, 34),
-    _format("Q6_K", gguf_packing.q6_k, 256, 210),
-    _format("Q5_K", gguf_packing.q5_k, 256, 176),
-    _format("Q5_1", gguf_packing.q5_1, 32, 24),
-    _format("Q5_0", gguf_packing.q5_0, 32, 22),
-    _format("Q4_K", gguf_packing.q4_k, 256, 144),
-    _format("Q4_1", gguf_packing.q4_1, 32, 20),
-    _format("Q4_0", gguf_packing.q4_0, 32, 18),
-    _format("IQ4_NL", gguf_packing.iq4_nl, 32, 18),
-    _format("IQ4_XS", gguf_packing.iq4_xs, 256, 136),
-    _format("Q3_K", gguf_packing.q3_k, 256, 110),
-    _format("Q2_K", gguf_packing.q2_k, 256, 84),
+    _format("Q8_0", gguf_packing.q8_0, 32, 34, 0),
+    _format("Q6_K", gguf_packing.q6_k, 256, 210, 208),
+    _format("Q5_K", gguf_packing.q5_k, 256, 176, 0, 2),
+    _format("Q5_1", gguf_packing.q5_1, 32, 24, 0, 2),
+    _format("Q5_0", gguf_packing.q5_0, 32, 22, 0),
+    _format("Q4_K", gguf_packing.q4_k, 256, 144, 0, 2),
+    _format("Q4_1", gguf_packing.q4_1, 32, 20, 0, 2),
+    _format("Q4_0", gguf_packing.q4_0, 32, 18, 0),
+    _format("IQ4_NL", gguf_packing.iq4_nl, 32, 18, 0),
+    _format("IQ4_XS", gguf_packing.iq4_xs, 256, 136, 0),
+    _format("Q3_K", gguf_packing.q3_k, 256, 110, 108),
+    _format("Q2_K", gguf_packing.q2_k, 256, 84, 80, 82),
 )
 """Called what GGUF calls them."""

@@ -58,39 +58,39 @@ def fastest_matmul(device: torch.device, formats: Collection[WeightFormat]) -> M
         return DEQUANTIZED
     if device.index is not None and device.index != torch.cuda.current_device():
         return DEQUANTIZED
-    return triton_kernels_if_right(
+    fused = triton_kernels_if_right(
         make=_triton,
-        plain=DEQUANTIZED,
-        error=lambda matmul: trial_error(matmul, device, packed),
+        plain=None,
+        error=lambda matmul: 0.0 if matmul is None else trial_error(matmul, device, packed),
         tolerance=TOLERANCE,
         what="Dequantizing GGUF",
     )
+    return fused or DEQUANTIZED
 
 
-def _triton() -> Matmul:
+def _triton() -> FusedMatmul | None:
     from . import gguf_kernels
 
     return FusedMatmul(gguf_kernels.dequantize, frozenset(gguf_kernels.KERNELS))
 
 
-@dataclass(frozen=True)
-class _Trial(StoredWeight):
-    """A small layer without bias, whose result for the identity is its weight."""
-
-    bias: Tensor | None = None
-    compute_dtype: torch.dtype = torch.float32
-
-
-def trial_error(matmul: Matmul, device: torch.device, formats: Collection[GgufFormat]) -> float:
-    """Returns the largest rms error of a few formats' weights, relative to PyTorch's own."""
-    return max(_error(matmul, device, one) for one in formats)
+def trial_error(
+    matmul: FusedMatmul, device: torch.device, formats: Collection[GgufFormat]
+) -> float:
+    """Returns the largest rms error of a block of a few formats, relative to PyTorch's numbers."""
+    tried = [one for one in formats if one.name in matmul.formats]
+    return max((_error(matmul.dequantize, device, one) for one in tried), default=0.0)
 
 
-def _error(matmul: Matmul, device: torch.device, packed: GgufFormat) -> float:
-    nbytes = TRIAL_ROWS * TRIAL_BLOCKS * packed.block_bytes
-    # Every pattern of bits, but none that is infinity or NaN in fp16: no byte is above 0x7b.
-    weight = (torch.arange(nbytes, device=device) * 37 % 0x7B).to(torch.uint8)
-    layer = _Trial(packed, weight.view(TRIAL_ROWS, -1))
-    identity = torch.eye(TRIAL_BLOCKS * packed.block, device=device)
-    got, expected = matmul(layer, identity), layer.dequantize(torch.float32).t()
-    return float((got - expected).norm() / expected.norm())
+def _error(dequantize: Dequantizer, device: torch.device, packed: GgufFormat) -> float:
+    count = TRIAL_ROWS * TRIAL_BLOCKS
+    numbers = torch.arange(count * packed.block_bytes, device=device)
+    blocks = (numbers * 37 % 256).to(torch.uint8).view(count, -1)
+    halves = numbers[:count].cos().add(2).half().view(-1, 1).view(torch.uint8)
+    for start in packed.halves_at:
+        blocks[:, start : start + 2] = halves
+    bits = blocks.view(TRIAL_ROWS, -1)
+    expected = StoredWeight(packed, bits).dequantize(torch.float32)
+    got = dequantize(packed.name, bits, tuple(expected.shape), torch.float32)
+    wrong, right = (one.view(count, -1).norm(dim=1) for one in (got - expected, expected))
+    return float((wrong / right).max())

@@ -138,12 +138,17 @@ def _weight(model: Any, name: str) -> tuple[Tensor, Any]:
 
 
 def _rounded(dit: nn.Module, found: FilePatches) -> tuple[str, int] | None:
-    """Returns the format and number of quantized weights that the file is merged into."""
+    """Returns the format and number of quantized weights that the file is merged into.
+
+    Into those of GGUF nothing is merged, but into what they are dequantized to for each call.
+    """
     formats: list[str] = []
     for name, patches in found.patches.items():
         layer = quantized_layer(dit, PREFIX + name)
-        if layer is not None and any(
-            as_lora((1.0, patch, 1.0, None, None), layer) is None for patch in patches
+        if (
+            layer is not None
+            and layer.format.requantize is not None
+            and any(as_lora((1.0, patch, 1.0, None, None), layer) is None for patch in patches)
         ):
             formats.append(layer.format.name)
     return (formats[0], len(formats)) if formats else None

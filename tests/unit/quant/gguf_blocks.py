@@ -5,17 +5,13 @@ from torch import Tensor
 
 from wan_model.quant.gguf_formats import GgufFormat
 
-HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,), "Q4_K": (0, 2), "Q5_K": (0, 2)}
-HALVES |= {"Q4_1": (0, 2), "Q5_1": (0, 2)}
-"""Where the fp16 numbers of a block are; in others at its start."""
-
 
 def random_blocks(kind: GgufFormat, rows: int, columns: int, *, scale: float = 0.01) -> Tensor:
     """Returns bytes (rows, bytes of a row): random bits, with scales that make numbers near 1."""
     generator = torch.Generator().manual_seed(sum(map(ord, kind.name)))
     count = rows * columns // kind.block
     blocks = torch.randint(256, (count, kind.block_bytes), generator=generator, dtype=torch.uint8)
-    for start in HALVES.get(kind.name, (0,)):
+    for start in kind.halves_at:
         halves = (1 + torch.rand(count, 1, generator=generator)).mul_(scale).half()
         blocks[:, start : start + 2] = halves.view(torch.uint8)
     return blocks.view(rows, -1)

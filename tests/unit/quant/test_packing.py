@@ -144,6 +144,7 @@ def test_error_and_dtypes(weight_format: WeightFormat, dtype: torch.dtype) -> No
 def test_a_weight_that_is_not_changed_keeps_its_codes(weight_format: WeightFormat) -> None:
     stored = weight_format.quantize(hard_weight())
     dense = stored.dequantize(torch.float32)
+    assert weight_format.requantize is not None
     codes = weight_format.requantize(dense, stored, torch.Generator().manual_seed(0))
     again = replace(stored, weight=codes).dequantize(torch.float32)
     # A code / scale * scale may be a last bit away from the code, and then goes either way.
