@@ -29,7 +29,7 @@ class _Choices(list[str]):
     def __ne__(self, other: object) -> bool:
         return not (isinstance(other, list) or other in ("COMBO", "*"))
 
-    __hash__ = None
+    __hash__ = object.__hash__  # newer versions look types up
 
 
 class Steps(int):
