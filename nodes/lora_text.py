@@ -26,11 +26,10 @@ def said_of(name: str, expert: Expert | None, applied: Applied) -> list[str]:
     if found.unmatched:
         parts.append(f"{len(found.unmatched)} unknown ({_listed(found.unmatched)})")
     lines = [f"{name} at {applied.strength:g}{where}: {'; '.join(parts)}."]
-    if applied.rounded:
-        kind, count = applied.rounded
+    if applied.merged_anew:
         lines.append(
-            f"{count} of them are no plain LoRA and are merged into {kind} weights, which rounds "
-            "them. Load the model in bf16 for the exact effect."
+            f"{applied.merged_anew} of them are no products of small matrices. They are computed "
+            "anew at each use, exactly, which makes steps slower; 16-bit models are not slower."
         )
     return lines
 

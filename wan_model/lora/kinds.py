@@ -97,7 +97,7 @@ def _rotation(module: LoraModule) -> Change:
 
 
 def _lycoris_gain(module: LoraModule) -> Change:
-    return Gain(1 + module["weight"].double(), on_input=bool(module.number("on_input")))
+    return Gain(1 + module["weight"].float(), on_input=bool(module.number("on_input")))
 
 
 def _peft_gain(module: LoraModule) -> Change:

@@ -24,11 +24,8 @@ def experts_of(
     high: Path, low: Path, metadata: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {})
 ) -> tuple[Expert | None, Expert | None]:
     """Guesses which experts two files are for, by their names, else by their headers."""
-    named = guess_pair(high, low)
-    of_high, of_low = (
-        name or _in_header(header) for name, header in zip(named, metadata, strict=True)
-    )
-    return of_high, of_low
+    of_high, of_low = guess_pair(high, low)
+    return of_high or _in_header(metadata[0]), of_low or _in_header(metadata[1])
 
 
 def partner(name: str, names: Collection[str]) -> str | None:

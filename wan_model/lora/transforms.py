@@ -140,7 +140,7 @@ class Rotation(Transform):
             parts = weight.reshape(*turns.shape[:2], -1)
             turned = torch.einsum("knm, kni -> kmi", turns, parts).reshape(weight.shape)
         else:
-            identity = torch.eye(turns.shape[-1]).to(weight)
+            identity = torch.eye(turns.shape[-1], dtype=weight.dtype, device=weight.device)
             turned = weight
             for stage, turn in enumerate(torch.lerp(identity, turns, strength)):
                 turned = _butterfly(turned, turn, stage)
@@ -154,10 +154,9 @@ class Rotation(Transform):
         blocks = self.blocks.to(weight)
         skew = blocks - blocks.transpose(-1, -2)
         limit = self.constraint * len(weight)
-        norm = skew.norm() + 1e-8
-        if 0 < limit < norm:
-            skew = skew * (limit / norm)
-        identity = torch.eye(skew.shape[-1]).to(weight)
+        if limit > 0:
+            skew = skew * (limit / (skew.norm() + 1e-8)).clamp(max=1)
+        identity = torch.eye(skew.shape[-1], dtype=weight.dtype, device=weight.device)
         return torch.linalg.solve(identity - skew, identity + skew, left=False)
 
 

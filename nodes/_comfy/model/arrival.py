@@ -19,6 +19,9 @@ from .low_rank import PREFIX, LoraOperands, Patches, same_patches, sort_patches
 COPIES = 3
 """fp32 weights that live while one is patched: itself, what a LoRA adds, their sum."""
 
+DENSE_COPIES = 5
+"""The same where a weight is changed for a call: also what DoRA and OFT make of it, and 16 bit."""
+
 # Newer cores moved it.
 string_to_seed = getattr(comfy.utils, "string_to_seed", None) or comfy.model_patcher.string_to_seed
 
@@ -62,9 +65,15 @@ class ArrivalPatches:
 
     def workspace_bytes(self, module: nn.Module, expert: int) -> int:
         """Returns the memory that merging into the largest such weight of a model takes."""
-        keys = (*self._merged[expert], *self._dense[expert])
-        numels = [numel(module, key.removeprefix(PREFIX)) for key in keys]
-        return COPIES * torch.float32.itemsize * max(numels, default=0)
+        numels = [
+            copies * numel(module, key.removeprefix(PREFIX))
+            for copies, patches in (
+                (COPIES, self._merged[expert]),
+                (DENSE_COPIES, self._dense[expert]),
+            )
+            for key in patches
+        ]
+        return torch.float32.itemsize * max(numels, default=0)
 
     def __call__(self, model: int, block: int | None, module: nn.Module) -> None:
         """Patches the weights in `module`: a block, or for None the whole model."""

@@ -43,8 +43,9 @@ class ComfyLinear(DensePatched):
 
     @property
     def codes_dtype(self) -> torch.dtype | None:
-        """None also where weights are brought for a call."""
-        return None if self.comfy_cast_weights else super().codes_dtype
+        """None also where weights are brought for a call, or changed for it."""
+        dense = self.comfy_cast_weights or self.dense_patches is not None
+        return None if dense else super().codes_dtype
 
     def multiply(self, x: Tensor) -> Tensor:
         """Computes with the layer's own tensors, or with copies made for this call."""

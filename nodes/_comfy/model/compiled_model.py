@@ -20,6 +20,11 @@ STREAMED = (
     "'Wan memory' to the model's loader."
 )
 
+CHANGED = (
+    "Blocks whose quantized weights are changed at each use, as by DoRA, run uncompiled. For all "
+    "to be compiled, load the model in bf16."
+)
+
 
 class SharedStages(CompiledStages):
     """What they have compiled belongs to all copies of the options that they travel in."""
@@ -45,21 +50,23 @@ def with_compiled_stages(model: ModelPatcher, mode: Mode, node_id: str | None) -
         )
     check_compiler(model.load_device)
     compiled = model.clone()
-    stages = SharedStages(mode, why_not=_streamed, report=partial(_show, node_id, label))
+    stages = SharedStages(mode, why_not=_why_not, report=partial(_show, node_id, label))
     options = compiled.model_options
     transformer_options = {**options.get("transformer_options", {}), COMPILED: stages}
     compiled.model_options = {**options, "transformer_options": transformer_options}
     return compiled
 
 
-def _streamed(block: nn.Module) -> str:
-    """Says what to do if ComfyUI brings some weights of a block for every call.
+def _why_not(block: nn.Module) -> str:
+    """Says what to do if ComfyUI brings weights of a block for every call, or they are changed.
 
-    Their copies are made on streams of their own, and LoRAs are added by functions that differ
-    between blocks: each block would be compiled for itself, if at all.
+    Copies of weights are made on streams of their own, and what changes them are functions that
+    differ between blocks: each block would be compiled for itself, if at all.
     """
-    casts = any(m.comfy_cast_weights for m in block.modules() if isinstance(m, ComfyLinear))
-    return STREAMED if casts else ""
+    layers = [part for part in block.modules() if isinstance(part, ComfyLinear)]
+    if any(layer.comfy_cast_weights for layer in layers):
+        return STREAMED
+    return CHANGED if any(layer.dense_patches for layer in layers) else ""
 
 
 def _show(node_id: str | None, label: str, text: str) -> None:

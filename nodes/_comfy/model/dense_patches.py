@@ -1,8 +1,9 @@
-"""Patches of weights whose codes cannot be changed, as those of GGUF: merged for each call.
+"""Patches that are merged into a quantized weight for each call, not into its codes.
 
-Such a weight is dequantized when it is used anyway, so there is a copy of full precision to merge
-into; nothing is rounded to few bits. LoRAs are operands instead (`low_rank`), so this is for the
-rest: LoKr, LoHa, DoRA, whole differences.
+Two kinds. Codes of GGUF cannot be changed; such a weight is dequantized when it is used anyway, so
+there is a copy of full precision to merge into. And what 'Wan LoRA pair' adds is never rounded to
+few bits. LoRAs are operands instead (`low_rank`), so this is for the rest: DoRA, OFT, whole
+differences, and on GGUF LoKr and LoHa of stock nodes.
 """
 
 from typing import Any
@@ -11,6 +12,7 @@ import comfy.lora
 from torch import Tensor, nn
 
 from ....wan_model.quant import Linear
+from .file_change import FileChange
 from .low_rank import Patches, path_of, quantized_layer
 
 
@@ -37,7 +39,9 @@ class DensePatched(Linear):
 
 def split_dense(module: nn.Module, merged: Patches) -> tuple[Patches, Patches]:
     """Returns patches that are merged into stored weights, and those merged for each call."""
-    dense = {key: patches for key, patches in merged.items() if _keeps_its_codes(module, key)}
+    dense = {
+        key: patches for key, patches in merged.items() if _keeps_its_codes(module, key, patches)
+    }
     return {key: patches for key, patches in merged.items() if key not in dense}, dense
 
 
@@ -49,9 +53,12 @@ def place_dense(module: nn.Module, dense: Patches) -> None:
             layer.dense_patches = by_path.get(path)
 
 
-def _keeps_its_codes(module: nn.Module, key: str) -> bool:
+def _keeps_its_codes(module: nn.Module, key: str, patches: list[Any]) -> bool:
     layer = quantized_layer(module, key)
-    return isinstance(layer, DensePatched) and layer.format.requantize is None
+    if not isinstance(layer, DensePatched):
+        return False
+    exact = any(isinstance(what, FileChange) for _, what, *_ in patches)
+    return exact or layer.format.requantize is None
 
 
 def _of_a_model(what: Any) -> bool:

@@ -53,7 +53,7 @@ class FileChange(WeightAdapterBase):
         """Changes a weight in its place."""
         dense = weight.to(intermediate_dtype)
         added = self.change.applied(dense, strength) - dense
-        return weight.copy_(dense + function(added))
+        return weight.add_(function(added))
 
 
 def as_patch(change: Change, shape: tuple[int, ...]) -> Any:
@@ -61,6 +61,7 @@ def as_patch(change: Change, shape: tuple[int, ...]) -> Any:
     if isinstance(change, LowRank) and change.mid is None and change.shape == shape:
         alpha = change.scale * len(change.down)
         return LoRAAdapter(set(), (change.up, change.down, alpha, None, None, None))
-    if isinstance(change, Difference) and change.scale == 1 and change.shape == shape:
+    whole = isinstance(change, Difference) and change.scale == 1 and change.shape == shape
+    if whole and len(shape) < 2:  # matrices may be quantized, and then are not merged
         return ("diff", (change.tensor,))
     return FileChange(set(), (change,))

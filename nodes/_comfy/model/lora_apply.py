@@ -34,8 +34,8 @@ class Applied:
     of_both_experts: bool
     effect: float
     """Norm of the changes of some weights by the norm of those weights."""
-    rounded: tuple[str, int] | None
-    """Format and number of quantized weights that the file is merged into, which rounds it."""
+    merged_anew: int
+    """Quantized weights whose changes are no small products: they are computed at each use."""
 
     @property
     def total(self) -> int:
@@ -80,7 +80,7 @@ def apply_file(patcher: Any, path: Path, strength: float, expert: Expert) -> tup
         translated=found.translated,
         of_both_experts=found.of_both_experts,
         effect=_effect(patcher.model, found, strength),
-        rounded=_rounded(dit, found),
+        merged_anew=_merged_anew(dit, found),
     )
     return clone, applied
 
@@ -137,18 +137,11 @@ def _weight(model: Any, name: str) -> tuple[Tensor, Any]:
     return weight, convert
 
 
-def _rounded(dit: nn.Module, found: FilePatches) -> tuple[str, int] | None:
-    """Returns the format and number of quantized weights that the file is merged into.
-
-    Into those of GGUF nothing is merged, but into what they are dequantized to for each call.
-    """
-    formats: list[str] = []
-    for name, patches in found.patches.items():
-        layer = quantized_layer(dit, PREFIX + name)
-        if (
-            layer is not None
-            and layer.format.requantize is not None
-            and any(as_lora((1.0, patch, 1.0, None, None), layer) is None for patch in patches)
-        ):
-            formats.append(layer.format.name)
-    return (formats[0], len(formats)) if formats else None
+def _merged_anew(dit: nn.Module, found: FilePatches) -> int:
+    """Returns how many quantized weights are changed at each use."""
+    layers = {name: quantized_layer(dit, PREFIX + name) for name in found.patches}
+    return sum(
+        any(as_lora((1.0, patch, 1.0, None, None), layer) is None for patch in found.patches[name])
+        for name, layer in layers.items()
+        if layer is not None
+    )

@@ -208,7 +208,8 @@ def test_kinds(case: str, prefix: str, tmp_path: Path):
     base, exact = weight(name), formula(weight(name))
     assert (exact - base).norm() > 0.05 * base.norm()
     error = (changed(result, name) - exact).norm() / (exact - base).norm()
-    assert error < 1e-8 if "limited" in case else error < 1e-12
+    rounded = {"oft limited": 1e-8, "ia3": 1e-6, "ia3 on input": 1e-6}
+    assert error < rounded.get(case, 1e-12)
     assert torch.equal(changed(result, name, 0.0), base)
     if not case.startswith("boft"):
         half = base + 0.5 * (exact - base)

@@ -143,6 +143,15 @@ def test_a_kronecker_product_is_exact_within_rounding(dtype: torch.dtype) -> Non
     assert torch.equal(layer(x), bare)
 
 
+def test_a_kronecker_product_is_compiled_whole() -> None:
+    """The backend does not matter to whether there are graph breaks."""
+    layer, x = layer_of(FP8_SCALED, torch.float32), random(40, IN)
+    factors = random(8, 4, seed=1), random(OUT // 8, IN // 4, seed=2)
+    layer.adapters = (Kronecker(*factors, torch.tensor([0.7])),)
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), layer(x))
+
+
 def test_one_lora_of_the_right_kind_is_not_copied() -> None:
     down, up = random(16, IN), random(OUT, 16)
     a, b = stacked([(down, up)], torch.float32)
