@@ -29,6 +29,7 @@ from .models import (
     recognise,
     variant_of,
 )
+from .passengers import set_down
 from .sizes import Clues, Config, TextEncoderConfig
 from .source import RawTensor, first_names
 from .source_gguf import is_gguf, open_gguf
@@ -55,6 +56,8 @@ class CheckpointInfo:
     bytes: int
     parameters: int
     key_style: KeyStyle
+    remarks: tuple[str, ...] = ()
+    """For people: what the file holds that is not used."""
 
     @property
     def format(self) -> str:
@@ -150,7 +153,8 @@ def open_checkpoint(path: CheckpointLike) -> Checkpoint:
     kind, style = _recognise(path, tensors)
     keys = {strip_prefix(raw.name) for raw in tensors}
     rename = official_names(kind.component, style, keys)
-    named = _named(path, [(rename(strip_prefix(raw.name)), raw) for raw in tensors])
+    everything = _named(path, [(rename(strip_prefix(raw.name)), raw) for raw in tensors])
+    named, remarks = set_down(everything)
     if any(map(is_gguf, files.files)):
         named = whole_shapes(path.name, kind.component, named)
     entries = group(path.name, named, metadata, lambda key: rename(strip_prefix(key)))
@@ -174,6 +178,7 @@ def open_checkpoint(path: CheckpointLike) -> Checkpoint:
             bytes=sum(raw.nbytes for raw in tensors),
             parameters=sum(math.prod(entry.shape) for entry in entries.values()),
             key_style=style,
+            remarks=remarks,
         ),
     )
 

@@ -20,6 +20,10 @@ PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 SHARD_NAME = re.compile(r"-\d+-of-\d+\.(safetensors|sft)$")
 
 SAFETENSORS_ADVICE = "Choose the .safetensors version of the model."
+CONVERT_ADVICE = (
+    "Choose the .safetensors version, or make one: `python -m wan_model.convert FILE` reads such "
+    "files in a process of its own, without running what is in them."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +74,9 @@ def refuse_other_files(file: Path) -> None:
     """
     with file.open("rb") as stream:
         start = stream.read(16)
-    suffix = file.suffix.lower()
+    suffix, advice = file.suffix.lower(), SAFETENSORS_ADVICE
     if suffix in PICKLE_SUFFIXES or _is_pickle(start):
-        found = "a pickled PyTorch file, which could run code when opened"
+        found, advice = "a pickled PyTorch file, which could run code when opened", CONVERT_ADVICE
     elif not start:
         found = "an empty file"
     elif start.startswith(b"version https://"):
@@ -82,7 +86,7 @@ def refuse_other_files(file: Path) -> None:
     else:
         return
     raise CheckpointError(
-        f"{file.name} cannot be used. Got {found}, need safetensors or GGUF. {SAFETENSORS_ADVICE}"
+        f"{file.name} cannot be used. Got {found}, need safetensors or GGUF. {advice}"
     )
 
 
