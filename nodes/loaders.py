@@ -110,7 +110,8 @@ class WanDuetModelLoader(io.ComfyNode):
                     "model_name",
                     "Transformer file in models/diffusion_models, such as "
                     "wan2.2_ti2v_5B_fp16.safetensors, or .gguf. For the two A14B experts use "
-                    "'Load Wan experts'.",
+                    "'Load Wan experts'. All-in-one files of models/checkpoints are listed as "
+                    "checkpoints/...: each loader takes its part of them.",
                 ),
                 _precision_input([*PRECISIONS, *QUANTIZED], PRECISION_TOOLTIP),
                 _attention_input(),
@@ -228,7 +229,9 @@ def _load(
     matmuls = dict.fromkeys(explain_precision(precision, info, device) for info in infos)
     attend, chosen = choose_attention(attention, device, runtime.compute_dtype(precision))
     patchers = load_models(checkpoints, precision, attend, memory)
-    runtime.show(node_id, "\n".join([*(info.label for info in infos), *matmuls, chosen]))
+    remarks = dict.fromkeys(remark for info in infos for remark in info.remarks)
+    lines = [*(info.label for info in infos), *matmuls, chosen, *remarks]
+    runtime.show(node_id, "\n".join(lines))
     return patchers
 
 
@@ -330,7 +333,7 @@ class WanDuetVAELoader(io.ComfyNode):
     @reports_errors
     def execute(cls, vae_name: str, precision: str) -> io.NodeOutput:
         """Loads the file."""
-        checkpoint = open_checkpoint(runtime.model_path(cls._folder(vae_name), vae_name))
+        checkpoint = open_checkpoint(runtime.model_path(cls._folder(vae_name), vae_name), "vae")
         loaded = comfy_vae.load_comfy_vae(checkpoint, precision)
         runtime.show(cls.hidden.unique_id, checkpoint.info.label)
         return io.NodeOutput(loaded)
@@ -385,7 +388,8 @@ class WanDuetTextEncoderLoader(io.ComfyNode):
     @reports_errors
     def execute(cls, text_encoder_name: str) -> io.NodeOutput:
         """Loads the file."""
-        checkpoint = open_checkpoint(runtime.model_path("text_encoders", text_encoder_name))
+        file = runtime.model_path("text_encoders", text_encoder_name)
+        checkpoint = open_checkpoint(file, "text_encoder")
         clip = umt5.load_clip(checkpoint)
         runtime.show(cls.hidden.unique_id, checkpoint.info.label)
         return io.NodeOutput(clip)

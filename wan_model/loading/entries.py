@@ -174,7 +174,7 @@ def group(
     file: str,
     tensors: Mapping[str, RawTensor],
     metadata: Mapping[str, str],
-    official: Callable[[str], str],
+    official: Callable[[str], str | None],
 ) -> dict[str, WeightEntry]:
     """Puts every weight together with its scales and its note.
 
@@ -182,7 +182,7 @@ def group(
         file: of the checkpoint, for messages.
         tensors: by official name.
         metadata: of the file.
-        official: from a tensor's name in the file to the official one.
+        official: from a tensor's name in the file to the official one, None for other models'.
 
     Raises:
         CheckpointError: for formats that cannot be read, weights without their scales, and notes
@@ -278,7 +278,7 @@ def _notes(
     file: str,
     tensors: Mapping[str, RawTensor],
     metadata: Mapping[str, str],
-    official: Callable[[str], str],
+    official: Callable[[str], str | None],
 ) -> Iterator[tuple[str, _Note]]:
     """Yields the note of every layer that has one, by the layer's official name."""
     read = Reader()
@@ -292,8 +292,11 @@ def _notes(
     text = metadata.get(NOTES_IN_METADATA)
     layers = {} if text is None else _json_object(file, text).get("layers", {})
     for name, fields in layers.items() if isinstance(layers, dict) else ():
-        layer = official(f"{name}.weight").removesuffix(".weight")
-        yield layer, _note(file, name, fields if isinstance(fields, dict) else {"format": fields})
+        weight = official(f"{name}.weight")
+        if weight is None:
+            continue
+        note = fields if isinstance(fields, dict) else {"format": fields}
+        yield weight.removesuffix(".weight"), _note(file, name, note)
 
 
 def _json_object(file: str, text: bytes | str) -> dict[str, Any]:

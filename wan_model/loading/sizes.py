@@ -137,11 +137,11 @@ def vae_config(clues: Clues) -> VaeConfig:
         CheckpointError: for a VAE of another family.
     """
     nested = any(name.startswith("decoder.upsamples.0.upsamples.") for name in clues.entries)
-    pixels = clues.shape("decoder.head.2.weight", 5)[0]
-    if not nested and pixels == UPSCALING_PIXELS:
+    head = clues.entries.get("decoder.head.2.weight")
+    if not nested and head is not None and head.shape[:1] == (UPSCALING_PIXELS,):
         raise CheckpointError(
             f"{clues.file} is not a supported VAE. Got a Wan2.1 VAE that decodes to twice the size "
-            f"(upscale2x, {pixels} output channels), need one with 3. Choose wan_2.1_vae."
+            f"(upscale2x, {UPSCALING_PIXELS} output channels), need one with 3. Choose wan_2.1_vae."
         )
     config = VaeConfig(
         variant="wan2.2" if nested else "wan2.1",
