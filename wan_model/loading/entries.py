@@ -37,6 +37,14 @@ NOTES_IN_METADATA = "_quantization_metadata"
 MAX_NOTE_BYTES = 1 << 16
 
 
+def is_block_matrix(name: str) -> bool:
+    """Whether a tensor of this official name is the weight of a linear layer of a block.
+
+    Everything else is small and sensitive: embeddings, time projection, modulation, norms, head.
+    """
+    return name.startswith("blocks.") and name.endswith(".weight") and ".norm" not in name
+
+
 @dataclass(frozen=True, kw_only=True)
 class WeightEntry:
     """One weight of a model, or any other of its tensors, as a file holds it."""
@@ -68,13 +76,8 @@ class WeightEntry:
 
     @property
     def is_block_matrix(self) -> bool:
-        """Whether this is a linear layer of a transformer's block, which may have few bits.
-
-        Everything else is small and sensitive: embeddings, time projection, modulation, norms,
-        head.
-        """
-        name = self.name
-        return name.startswith("blocks.") and name.endswith(".weight") and ".norm" not in name
+        """Whether this is a linear layer of a transformer's block, which may have few bits."""
+        return is_block_matrix(self.name)
 
     def read(self, read: Reader) -> StoredWeight:
         """Reads the weight and its scales.

@@ -74,8 +74,8 @@ def refuse_other_files(file: Path) -> None:
     """
     with file.open("rb") as stream:
         start = stream.read(16)
-    suffix, advice = file.suffix.lower(), SAFETENSORS_ADVICE
-    if suffix in PICKLE_SUFFIXES or _is_pickle(start):
+    advice = SAFETENSORS_ADVICE
+    if is_pickle(file, start):
         found, advice = "a pickled PyTorch file, which could run code when opened", CONVERT_ADVICE
     elif not start:
         found = "an empty file"
@@ -90,13 +90,13 @@ def refuse_other_files(file: Path) -> None:
     )
 
 
-def _is_pickle(start: bytes) -> bool:
-    """Tells zip archives and pickle protocol 2 to 5 by their first bytes.
+def is_pickle(file: Path, start: bytes) -> bool:
+    """Tells pickled files by name, or by the first bytes of zip archives and protocol 2 to 5.
 
     A safetensors file may begin like a pickle, since its first bytes are a length; then the brace
     of the header decides.
     """
-    if start.startswith((b"PK\x03\x04", b"\x1f\x8b")):
+    if file.suffix.lower() in PICKLE_SUFFIXES or start.startswith((b"PK\x03\x04", b"\x1f\x8b")):
         return True
     return start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05" and start[8:9] != b"{"
 

@@ -1,4 +1,4 @@
-"""The tensors of a umT5 file as core's own loader has them in the end, whatever the file is like."""
+"""The tensors of a umT5 file as core's own loader has them in the end."""
 
 import json
 from collections.abc import Iterator
