@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.unit.loading.checkpoints import LAYER, block_layers, dense, dit_state, save
+from tests.unit.loading.test_newest_files import in_tiles, quantized
 from tests.unit.loading.test_weights import SOURCES
 from wan_model import detect, load_dit
 from wan_model.errors import SettingsError
@@ -18,7 +19,9 @@ from wan_model.loading.export import EXPORTS, NamedWeight, export_checkpoint, fi
 from wan_model.loading.source import Reader, ShapesOnly
 from wan_model.quant.formats import PLAIN
 
+SOURCES_TRIED = ["fp32", "fp8 scaled per row", "int8 scaled", "int8 in tiles", "nvfp4", "fp8"]
 NAMES = [one.name for one in EXPORTS]
+IN_TILES = quantized(lambda w: in_tiles(w, 64, torch.int8, None))[0]
 ERRORS = {"bf16": 0.003, "fp8": 0.04, "int8": 0.017, "int8 convrot": 0.01}
 
 
@@ -50,10 +53,11 @@ def by_core(state: dict[str, Tensor], name: str) -> Tensor:
     return layout.dequantize(codes, params)
 
 
-@pytest.mark.parametrize("source", ["fp32", "fp8 scaled per row", "int8 scaled", "nvfp4", "fp8"])
+@pytest.mark.parametrize("source", SOURCES_TRIED)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_reader_finds_the_same_weights(name: str, source: str, tmp_path: Path) -> None:
-    file = save(tmp_path / "a.safetensors", SOURCES[source])
+    held = IN_TILES if source == "int8 in tiles" else SOURCES[source]
+    file = save(tmp_path / "a.safetensors", held)
     seen = export(file, tmp_path / "b.safetensors", name)
     state, model = load_file(tmp_path / "b.safetensors"), load_dit(tmp_path / "b.safetensors")
     assert seen == [(number, len(state)) for number in range(len(state))]
@@ -61,7 +65,7 @@ def test_every_reader_finds_the_same_weights(name: str, source: str, tmp_path: P
     got = dense(model, LAYER)
     assert torch.allclose(by_core(state, name), got, atol=1e-6)
     assert (got - exact).norm() < ERRORS[name] * exact.norm()
-    assert model.blocks[0].modulation.dtype == SOURCES[source]["blocks.0.modulation"].dtype
+    assert model.blocks[0].modulation.dtype == held["blocks.0.modulation"].dtype
     assert name.startswith(detect(tmp_path / "b.safetensors").format.removesuffix(" scaled"))
     assert not list(tmp_path.glob("*.partial"))
 
