@@ -7,7 +7,8 @@ from comfy_api.latest import io
 from ..wan_model.loading.export import EXPORTS
 from ._comfy.host import runtime
 from ._comfy.model.exporting import export_model
-from ._report import check_choices, reports_errors
+from ._report import reports_errors
+from .checked_inputs import Choice
 from .loaders import CATEGORY
 
 GIB = 1 << 30
@@ -30,11 +31,6 @@ class WanDuetSaveModel(io.ComfyNode):
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
         )
-
-    @classmethod
-    def validate_inputs(cls, format: str | None = None) -> bool | str:
-        """Refuses an unknown choice."""
-        return check_choices(_inputs()[2:], format=format)
 
     @classmethod
     @reports_errors
@@ -60,7 +56,7 @@ def _inputs() -> list[Any]:
             tooltip="Name in ComfyUI's output folder, to which expert, format and a number are "
             "added. Files in output/diffusion_models are listed by the loaders.",
         ),
-        io.Combo.Input(
+        Choice.Input(
             "format",
             options=[one.name for one in EXPORTS],
             default="bf16",

@@ -23,6 +23,7 @@ from ..loading.export import (
 from ..loading.files import PICKLE_SUFFIXES, is_pickle
 from ..loading.source import Reader, ShapesOnly
 from ..loading.writer import FileLayout, weight_tensors, write_checkpoint
+from ..quant.gguf_formats import GgufFormat
 from .pickled import rewrite
 
 GIB = 1 << 30
@@ -123,10 +124,15 @@ def _weights(checkpoint: Checkpoint, device: str | None) -> Iterator[NamedWeight
 
 
 def _tensors(checkpoint: Checkpoint, read: Reader) -> Iterator[tuple[str, Tensor]]:
-    """Yields a part's tensors by official name, with the codes and scales that it has."""
+    """Yields a part's tensors by official name, with the codes and scales that it has.
+
+    Blocks of GGUF become 16 bit.
+    """
     for entry in checkpoint.entries.values():
         stored = entry.read(read)
-        if stored.weight_scale is not None:
+        if isinstance(entry.format, GgufFormat):  # whose blocks no safetensors holds
+            yield entry.name, stored.dequantize(torch.bfloat16)
+        elif stored.weight_scale is not None:
             yield from weight_tensors(entry.layer, stored)
         else:
             yield entry.name, stored.weight

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.toy.gguf_files import write_dit
 from tests.unit.loading.checkpoints import LAYER, block_layers, dense, dit_state, save, vae_state
 from tests.unit.loading.test_newest_files import in_tiles
 from wan_model import detect, load_dit
@@ -80,6 +81,16 @@ def test_other_files_change_their_format(tmp_path: Path, caplog: pytest.LogCaptu
     assert "exists already" in caplog.text
     assert main([str(tmp_path / "none.safetensors")]) == 1
     assert "no checkpoint at this path" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["as it is", "int8"])
+def test_gguf_becomes_safetensors(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.gguf"
+    write_dit(file, dit_state(), "Q8_0")
+    assert main([str(file), "--format", name]) == 0
+    written = next(tmp_path.glob("*.safetensors"))
+    exact = dense(load_dit(file), LAYER)
+    assert (dense(load_dit(written), LAYER) - exact).norm() < 0.02 * exact.norm()
 
 
 def test_a_part_of_an_all_in_one_file(tmp_path: Path) -> None:
