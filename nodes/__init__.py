@@ -11,6 +11,7 @@ from . import (
     lora_pair,
     memory_limits,
     moe_sampler,
+    save_model,
     skip_steps,
     text_encode,
 )
@@ -26,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
     *memory_limits.NODES,
     *skip_steps.NODES,
     *compile_blocks.NODES,
+    *save_model.NODES,
 ]
 
 

@@ -82,10 +82,10 @@ def _missing_file(folder: str, name: str | None) -> str | None:
     if name is None or name in runtime.model_names(folder):
         return None
     if runtime.is_file(folder, name):
-        ending = Path(name).suffix or "no ending"
         return (
-            f"The file {name!r} is of a kind that is not read here. Got {ending}, need "
-            f"{runtime.endings(folder)}. Pick another version of the model."
+            f"The file {name!r} is of a kind that is not read here. Got "
+            f"{Path(name).suffix or 'no ending'}, need {runtime.endings(folder)}. Pick another "
+            "version of the model."
         )
     return (
         f"The file {name!r} was not found. Got a name that is not in models/{folder}, need one of "
@@ -108,9 +108,9 @@ class WanDuetModelLoader(io.ComfyNode):
             inputs=[
                 _model_input(
                     "model_name",
-                    "Transformer file in models/diffusion_models, such as "
-                    "wan2.2_ti2v_5B_fp16.safetensors, or .gguf. For the two A14B experts use "
-                    "'Load Wan experts'.",
+                    "Transformer file in models/diffusion_models: wan2.2_ti2v_5B_fp16.safetensors, "
+                    "a .gguf, or one inside of an all-in-one file (checkpoints/...). For the two "
+                    "A14B experts use 'Load Wan experts'.",
                 ),
                 _precision_input([*PRECISIONS, *QUANTIZED], PRECISION_TOOLTIP),
                 _attention_input(),
@@ -228,7 +228,8 @@ def _load(
     matmuls = dict.fromkeys(explain_precision(precision, info, device) for info in infos)
     attend, chosen = choose_attention(attention, device, runtime.compute_dtype(precision))
     patchers = load_models(checkpoints, precision, attend, memory)
-    runtime.show(node_id, "\n".join([*(info.label for info in infos), *matmuls, chosen]))
+    lines = [*(info.label for info in infos), *matmuls, chosen, *infos[0].remarks]
+    runtime.show(node_id, "\n".join(lines))
     return patchers
 
 
@@ -330,7 +331,7 @@ class WanDuetVAELoader(io.ComfyNode):
     @reports_errors
     def execute(cls, vae_name: str, precision: str) -> io.NodeOutput:
         """Loads the file."""
-        checkpoint = open_checkpoint(runtime.model_path(cls._folder(vae_name), vae_name))
+        checkpoint = open_checkpoint(runtime.model_path(cls._folder(vae_name), vae_name), "vae")
         loaded = comfy_vae.load_comfy_vae(checkpoint, precision)
         runtime.show(cls.hidden.unique_id, checkpoint.info.label)
         return io.NodeOutput(loaded)
@@ -363,8 +364,7 @@ class WanDuetTextEncoderLoader(io.ComfyNode):
                     "text_encoder_name",
                     options=runtime.model_names("text_encoders"),
                     tooltip="umT5 file in models/text_encoders: umt5_xxl_fp8_e4m3fn_scaled (6 GB), "
-                    "or umt5_xxl_fp16 (11 GB), which follows prompts a little closer. "
-                    "A .gguf file stays as small as it is.",
+                    "umt5_xxl_fp16 (11 GB), which follows prompts a little closer, or a .gguf.",
                 ),
             ],
             outputs=[io.Clip.Output(display_name="clip")],
@@ -385,7 +385,8 @@ class WanDuetTextEncoderLoader(io.ComfyNode):
     @reports_errors
     def execute(cls, text_encoder_name: str) -> io.NodeOutput:
         """Loads the file."""
-        checkpoint = open_checkpoint(runtime.model_path("text_encoders", text_encoder_name))
+        folder = "text_encoders"
+        checkpoint = open_checkpoint(runtime.model_path(folder, text_encoder_name), "text_encoder")
         clip = umt5.load_clip(checkpoint)
         runtime.show(cls.hidden.unique_id, checkpoint.info.label)
         return io.NodeOutput(clip)

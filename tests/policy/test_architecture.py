@@ -11,7 +11,7 @@ LAYERS = (
     {"attention", "quant", "offload"},
     {"dit", "vae"},
     {"loading", "sampling"},
-    {"lora"},
+    {"lora", "convert"},
 )
 """Parts of wan_model; a part may import from itself and from the rows above it."""
 

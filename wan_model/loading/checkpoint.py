@@ -6,7 +6,7 @@ takes it in this form.
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -16,12 +16,13 @@ from ..config import DiTConfig, Kind, VaeConfig
 from ..errors import CheckpointError, RelativeError
 from ..quant import WeightFormat
 from ..vae.preview import PreviewVaeConfig
+from .bundles import PART_PREFIXES, is_bundle, part_name
 from .entries import EXTRAS, WeightEntry, group, unsupported
 from .files import CheckpointFiles, Expert, find_files, guess_expert
 from .gguf_layout import whole_shapes
 from .keymap import PREFIXES, Component, KeyStyle, official_names, strip_prefix
 from .models import (
-    BUNDLED_PARTS,
+    COMPONENTS,
     WAN_RELATIVES,
     ComponentKind,
     OtherModel,
@@ -29,6 +30,7 @@ from .models import (
     recognise,
     variant_of,
 )
+from .passengers import set_down
 from .sizes import Clues, Config, TextEncoderConfig
 from .source import RawTensor, first_names
 from .source_gguf import is_gguf, open_gguf
@@ -55,6 +57,8 @@ class CheckpointInfo:
     bytes: int
     parameters: int
     key_style: KeyStyle
+    remarks: tuple[str, ...] = ()
+    """For people: what the file holds that is not used."""
 
     @property
     def format(self) -> str:
@@ -119,7 +123,7 @@ sharded one, or a folder with one."""
 
 
 def detect(path: CheckpointLike) -> CheckpointInfo:
-    """Describes a checkpoint without loading it.
+    """Describes a checkpoint without loading it; of an all-in-one file, its transformer.
 
     Raises:
         CheckpointError: for a file that is damaged, unsafe, or no part of Wan2.2; it names what
@@ -128,8 +132,12 @@ def detect(path: CheckpointLike) -> CheckpointInfo:
     return open_checkpoint(path).info
 
 
-def open_checkpoint(path: CheckpointLike) -> Checkpoint:
+def open_checkpoint(path: CheckpointLike, part: Component = "dit") -> Checkpoint:
     """Opens a checkpoint; one that is open already is returned as it is.
+
+    Args:
+        path: a .safetensors file, a shard or the index of a sharded one, or a folder with one.
+        part: which one to take of a file that holds several, see `bundles`.
 
     Raises:
         CheckpointError: for anything that is not one whole, healthy part of Wan2.2.
@@ -147,13 +155,18 @@ def open_checkpoint(path: CheckpointLike) -> Checkpoint:
             f"{path.name} cannot be read. Got {error.strerror or error}, need a readable file. "
             "Check the path and its permissions."
         ) from error
-    kind, style = _recognise(path, tensors)
-    keys = {strip_prefix(raw.name) for raw in tensors}
-    rename = official_names(kind.component, style, keys)
-    named = _named(path, [(rename(strip_prefix(raw.name)), raw) for raw in tensors])
+    tensors, short = _part(path, tensors, part)
+    kind, style = _recognise(path, tensors, short)
+    rename = official_names(kind.component, style, {short(raw.name) or "" for raw in tensors})
+
+    def official(key: str) -> str | None:
+        name = short(key)
+        return None if name is None else rename(name)
+
+    named, remarks = set_down(_named(path, [(official(raw.name) or "", raw) for raw in tensors]))
     if any(map(is_gguf, files.files)):
         named = whole_shapes(path.name, kind.component, named)
-    entries = group(path.name, named, metadata, lambda key: rename(strip_prefix(key)))
+    entries = group(path.name, named, metadata, official)
     _refuse_blocks_outside_of_transformers(path, kind, entries.values())
     config = kind.read_config(Clues(file=path.name, entries=entries, config_json=config_json))
     dit_kind = config.kind if isinstance(config, DiTConfig) else None
@@ -174,6 +187,7 @@ def open_checkpoint(path: CheckpointLike) -> Checkpoint:
             bytes=sum(raw.nbytes for raw in tensors),
             parameters=sum(math.prod(entry.shape) for entry in entries.values()),
             key_style=style,
+            remarks=remarks,
         ),
     )
 
@@ -198,11 +212,37 @@ def _read_headers(path: Path, files: CheckpointFiles) -> tuple[list[RawTensor], 
     return tensors, metadata
 
 
-def _recognise(path: Path, tensors: list[RawTensor]) -> tuple[ComponentKind, KeyStyle]:
+ShortName = Callable[[str], str | None]
+"""From a key to its name without prefix; None for keys of parts that were not asked for."""
+
+
+def _part(
+    path: Path, tensors: list[RawTensor], part: Component
+) -> tuple[list[RawTensor], ShortName]:
+    """Returns the tensors that were asked for, all unless the file holds a whole pipeline."""
+    if not is_bundle(raw.name for raw in tensors):
+        return tensors, strip_prefix
+    within = part_name(part)
+
+    def short(key: str) -> str | None:
+        name = within(key)
+        return None if name is None else strip_prefix(name)
+
+    chosen = [raw for raw in tensors if short(raw.name) is not None]
+    if not chosen:
+        what = next(kind.label for kind in COMPONENTS if kind.component == part)
+        raise CheckpointError(
+            f"{path.name} is an all-in-one file without a {what}. Got no tensors named "
+            f"{' or '.join(PART_PREFIXES[part])}..., need those. Choose a separate file here."
+        )
+    return chosen, short
+
+
+def _recognise(
+    path: Path, tensors: list[RawTensor], short: ShortName
+) -> tuple[ComponentKind, KeyStyle]:
     keys = [raw.name for raw in tensors]
-    bundled = any(key.startswith("model.diffusion_model.") for key in keys)
-    bundled = bundled and any(key.startswith(BUNDLED_PARTS) for key in keys)
-    found = recognise([strip_prefix(key) for key in keys], bundled=bundled)
+    found = recognise([short(key) or "" for key in keys])
     if isinstance(found, OtherModel):
         error = RelativeError if found in WAN_RELATIVES else CheckpointError
         raise error(

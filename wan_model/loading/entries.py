@@ -16,6 +16,7 @@ from ..errors import CheckpointError
 from ..offload import FileRegion
 from ..quant import PLAIN, StoredWeight, WeightFormat
 from ..quant.packing import NOT_FINITE, swizzled_shape
+from ..quant.rotated_formats import CODEBOOK_SIZE, INT4, W4A8
 from .encodings import (
     ALIEN_LEAVES,
     NOTE,
@@ -23,9 +24,9 @@ from .encodings import (
     Encoding,
     encoding_of,
     find_encoding,
-    flags_of,
     formats_called,
     is_known_dtype,
+    rotation_of,
 )
 from .source import RawTensor, Reader, first_names, parse_json, shown
 
@@ -37,6 +38,14 @@ NOTED_KERNEL = ".comfy_attention."
 
 NOTES_IN_METADATA = "_quantization_metadata"
 MAX_NOTE_BYTES = 1 << 16
+
+
+def is_block_matrix(name: str) -> bool:
+    """Whether a tensor of this official name is the weight of a linear layer of a block.
+
+    Everything else is small and sensitive: embeddings, time projection, modulation, norms, head.
+    """
+    return name.startswith("blocks.") and name.endswith(".weight") and ".norm" not in name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +79,8 @@ class WeightEntry:
 
     @property
     def is_block_matrix(self) -> bool:
-        """Whether this is a linear layer of a transformer's block, which may have few bits.
-
-        Everything else is small and sensitive: embeddings, time projection, modulation, norms,
-        head.
-        """
-        name = self.name
-        return name.startswith("blocks.") and name.endswith(".weight") and ".norm" not in name
+        """Whether this is a linear layer of a transformer's block, which may have few bits."""
+        return is_block_matrix(self.name)
 
     def read(self, read: Reader) -> StoredWeight:
         """Reads the weight and its scales.
@@ -86,13 +90,14 @@ class WeightEntry:
         """
         leaf, *scales = self.parts
         tensors = {leaf: read(part, self.regions[leaf].dtype) for leaf, part in self.parts.items()}
-        for name in scales:
-            tensors[name] = self._checked(name, tensors[name])
-        return StoredWeight(self.format, tensors[leaf], *(tensors[name] for name in scales))
+        others = {name: self._checked(name, tensors[name]) for name in scales}
+        return StoredWeight(self.format, tensors[leaf], **others)
 
     def _checked(self, leaf: str, scale: Tensor) -> Tensor:
-        """Returns a scale as `quant` takes it: in tiles, or fp32 of shape (), (O, 1), (O, N, 1)."""
-        part = self.parts[leaf]
+        """Returns a scale as `quant` takes it: see `Stored` and `scale_weight`."""
+        part, weight_format = self.parts[leaf], self.format.base or self.format
+        if leaf in ("weight_codebook", "pre_quant_scale") or weight_format is W4A8:
+            return self._checked_vector(leaf, scale)
         if self.format.block > 1 and leaf == "weight_scale":
             rows, columns = self.shape
             need = swizzled_shape(rows, -(-columns // self.format.block))
@@ -111,12 +116,31 @@ class WeightEntry:
         of_rows = leaf == "weight_scale"
         if of_rows and values.shape in ((rows,), (rows, 1)):
             return values.reshape(rows, 1)
-        blocks = values.shape[1] if values.ndim == 3 else 0
-        fits = bool(blocks) and columns % blocks == 0 and values.shape == (rows, blocks, 1)
-        if of_rows and fits:
-            return values
+        if of_rows and weight_format is not INT4:
+            blocks = values.shape[1] if values.ndim == 3 else 0
+            if bool(blocks) and columns % blocks == 0 and values.shape == (rows, blocks, 1):
+                return values
+            if values.ndim == 2 and _square_tiles(rows, columns, *values.shape):
+                return values.unsqueeze(2)
         need = f"[1], [{rows}, 1] or [{rows}, blocks, 1]" if of_rows else "[1]"
         raise self._wrong_shape(part, need)
+
+    def _checked_vector(self, leaf: str, scale: Tensor) -> Tensor:
+        """Returns what has one shape in every file; scales of groups in their own dtype."""
+        part, (rows, columns) = self.parts[leaf], self.shape
+        groups = part.shape[-1] if leaf == "weight_scale" and part.shape else 0
+        need = {
+            "weight_scale": (rows, groups),
+            "weight_scale_2": (rows,),
+            "weight_codebook": (CODEBOOK_SIZE,),
+            "pre_quant_scale": (columns,),
+        }[leaf]
+        if part.shape != need or not self.format.fits(self.shape):
+            raise self._wrong_shape(part, f"{list(need)}")
+        if leaf == "weight_scale" and (groups == 0 or columns % groups):
+            raise self._wrong_shape(part, f"[{rows}, groups]")
+        _check_finite(part, scale.float())
+        return scale if leaf == "weight_scale" else scale.float()
 
     def _wrong_shape(self, part: RawTensor, need: str) -> CheckpointError:
         return CheckpointError(
@@ -124,6 +148,12 @@ class WeightEntry:
             f"{shown(part.name)}, need {need} for a weight of shape {list(self.shape)}. Choose "
             "another version of the model."
         )
+
+
+def _square_tiles(rows: int, columns: int, down: int, across: int) -> bool:
+    """Whether so many scales down and across are those of square tiles of a weight."""
+    divides = bool(down and across) and rows % down == 0 and columns % across == 0
+    return divides and rows // down == columns // across
 
 
 def _check_finite(part: RawTensor, values: Tensor) -> None:
@@ -150,7 +180,7 @@ def group(
     file: str,
     tensors: Mapping[str, RawTensor],
     metadata: Mapping[str, str],
-    official: Callable[[str], str],
+    official: Callable[[str], str | None],
 ) -> dict[str, WeightEntry]:
     """Puts every weight together with its scales and its note.
 
@@ -158,15 +188,13 @@ def group(
         file: of the checkpoint, for messages.
         tensors: by official name.
         metadata: of the file.
-        official: from a tensor's name in the file to the official one.
+        official: from a tensor's name in the file to the official one, None for other models'.
 
     Raises:
         CheckpointError: for formats that cannot be read, weights without their scales, and notes
             that contradict the tensors.
     """
-    for name, raw in tensors.items():
-        if alien := ALIEN_LEAVES.get(name.rpartition(".")[2]):
-            raise unsupported(file, alien, raw.name)
+    _refuse_aliens(file, tensors)
     notes = dict(_notes(file, tensors, metadata, official))
     entries: dict[str, WeightEntry] = {}
     scales: set[str] = set()
@@ -183,6 +211,8 @@ def group(
         if encoding is None or not all(scale in tensors for scale in needed.values()):
             incomplete.append(name)
             continue
+        beside = {part: f"{layer}.{part}" for part in encoding.optional}
+        needed |= {part: full for part, full in beside.items() if full in tensors}
         scales |= set(needed.values())
         parts = {leaf: tensors[name]} | {scale: tensors[full] for scale, full in needed.items()}
         entries[name] = _entry(name, encoding, parts)
@@ -199,6 +229,17 @@ def group(
     return entries
 
 
+def _refuse_aliens(file: str, tensors: Mapping[str, RawTensor]) -> None:
+    """Refuses formats that have no row, by the names of their tensors."""
+    for name, raw in tensors.items():
+        layer, _, leaf = name.rpartition(".")
+        alien = ALIEN_LEAVES.get(leaf)
+        if leaf == "pre_quant_scale" and f"{layer}.weight_scale_2" in tensors:
+            continue  # of nvfp4
+        if alien is not None:
+            raise unsupported(file, alien, raw.name)
+
+
 def _encoding(
     file: str, raw: RawTensor, scale: RawTensor | None, note: _Note | None
 ) -> Encoding | None:
@@ -208,9 +249,9 @@ def _encoding(
         if found.needs_note and note is None:
             raise unsupported(file, f"{found.format.name} without ComfyUI's notes", raw.name)
         return found
-    if note is not None and (flags := flags_of(note.fields)):
-        what = f"{shown(note.fields.get('format'))} with {' and '.join(flags)}"
-        raise unsupported(file, what, note.name)
+    if note is not None and scale is not None and (size := rotation_of(note.fields)):
+        what = f"{shown(note.fields.get('format'))} with convrot in groups of {size}"
+        raise unsupported(file, f"{what} for {raw.stored_dtype} weights", note.name)
     known = is_known_dtype(raw)
     if scale is None and known and raw.name.endswith(".weight"):
         return None
@@ -221,7 +262,12 @@ def _encoding(
 def _entry(name: str, encoding: Encoding, parts: dict[str, RawTensor]) -> WeightEntry:
     leaf = next(iter(parts))
     dtypes = {leaf: encoding.format.dtype}
-    dtypes |= {scale: kinds[parts[scale].stored_dtype] for scale, kinds in encoding.scales.items()}
+    for part, kinds in {**encoding.scales, **encoding.optional}.items():
+        if part in parts:
+            stored = parts[part].stored_dtype
+            if stored not in kinds:
+                raise unsupported(parts[part].file.name, f"{stored} tensors", parts[part].name)
+            dtypes[part] = kinds[stored]
     return WeightEntry(
         name=name,
         format=encoding.format,
@@ -238,7 +284,7 @@ def _notes(
     file: str,
     tensors: Mapping[str, RawTensor],
     metadata: Mapping[str, str],
-    official: Callable[[str], str],
+    official: Callable[[str], str | None],
 ) -> Iterator[tuple[str, _Note]]:
     """Yields the note of every layer that has one, by the layer's official name."""
     read = Reader()
@@ -252,8 +298,11 @@ def _notes(
     text = metadata.get(NOTES_IN_METADATA)
     layers = {} if text is None else _json_object(file, text).get("layers", {})
     for name, fields in layers.items() if isinstance(layers, dict) else ():
-        layer = official(f"{name}.weight").removesuffix(".weight")
-        yield layer, _note(file, name, fields if isinstance(fields, dict) else {"format": fields})
+        weight = official(f"{name}.weight")
+        if weight is None:
+            continue
+        note = fields if isinstance(fields, dict) else {"format": fields}
+        yield weight.removesuffix(".weight"), _note(file, name, note)
 
 
 def _json_object(file: str, text: bytes | str) -> dict[str, Any]:

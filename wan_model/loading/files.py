@@ -20,6 +20,10 @@ PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 SHARD_NAME = re.compile(r"-\d+-of-\d+\.(safetensors|sft)$")
 
 SAFETENSORS_ADVICE = "Choose the .safetensors version of the model."
+CONVERT_ADVICE = (
+    "Choose the .safetensors version, or make one: `python -m wan_model.convert FILE` reads such "
+    "files in a process of its own, without running what is in them."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +74,9 @@ def refuse_other_files(file: Path) -> None:
     """
     with file.open("rb") as stream:
         start = stream.read(16)
-    suffix = file.suffix.lower()
-    if suffix in PICKLE_SUFFIXES or _is_pickle(start):
-        found = "a pickled PyTorch file, which could run code when opened"
+    advice = SAFETENSORS_ADVICE
+    if is_pickle(file, start):
+        found, advice = "a pickled PyTorch file, which could run code when opened", CONVERT_ADVICE
     elif not start:
         found = "an empty file"
     elif start.startswith(b"version https://"):
@@ -82,17 +86,17 @@ def refuse_other_files(file: Path) -> None:
     else:
         return
     raise CheckpointError(
-        f"{file.name} cannot be used. Got {found}, need safetensors or GGUF. {SAFETENSORS_ADVICE}"
+        f"{file.name} cannot be used. Got {found}, need safetensors or GGUF. {advice}"
     )
 
 
-def _is_pickle(start: bytes) -> bool:
-    """Tells zip archives and pickle protocol 2 to 5 by their first bytes.
+def is_pickle(file: Path, start: bytes) -> bool:
+    """Tells pickled files by name, or by the first bytes of zip archives and protocol 2 to 5.
 
     A safetensors file may begin like a pickle, since its first bytes are a length; then the brace
     of the header decides.
     """
-    if start.startswith((b"PK\x03\x04", b"\x1f\x8b")):
+    if file.suffix.lower() in PICKLE_SUFFIXES or start.startswith((b"PK\x03\x04", b"\x1f\x8b")):
         return True
     return start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05" and start[8:9] != b"{"
 

@@ -14,8 +14,13 @@ KeyStyle = Literal["official", "comfy prefix", "diffusers", "transformers", "lla
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.model.", "model.", "net.")
 """Put before the official names by ComfyUI and trainers. No official name starts like them."""
 
-SCALE_SPELLINGS = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
-"""Older leaf names of scales, and the ones used here."""
+SCALE_SPELLINGS = {
+    "scale_weight": "weight_scale",
+    "scale_input": "input_scale",
+    "weight_s_rel": "weight_scale",
+    "weight_s_channel": "weight_scale_2",
+}
+"""Leaf names of scales in older files and in asym_w4a8_int8, and the ones used here."""
 
 
 def strip_prefix(name: str) -> str:

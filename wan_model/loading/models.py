@@ -181,9 +181,6 @@ LORA = OtherModel(
     (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lokr_", ".hada_", ".oft_blocks"),
     advice="Load it with a LoRA loader, on top of a model.",
 )
-WHOLE_PIPELINE = OtherModel(
-    "a whole pipeline in one file", advice="Choose separate files for model, VAE and text encoder."
-)
 
 WAN_RELATIVES = (
     OtherModel("a Wan VACE model", ("vace_blocks.", "vace_patch_embedding.")),
@@ -234,19 +231,13 @@ STRANGERS = (
     ),
 )
 
-BUNDLED_PARTS = ("vae.", "first_stage_model.", "text_encoders.", "cond_stage_model.")
-"""Prefixes beside `model.diffusion_model.` in a file that holds a whole pipeline."""
 
-
-def recognise(names: list[str], *, bundled: bool) -> tuple[ComponentKind, KeyStyle] | OtherModel:
+def recognise(names: list[str]) -> tuple[ComponentKind, KeyStyle] | OtherModel:
     """Returns which file has tensors of these names, and in which style they are.
 
     Args:
         names: keys without prefix.
-        bundled: whether the file holds other parts of a pipeline beside the transformer.
     """
-    if bundled:
-        return WHOLE_PIPELINE
     present = set(names)
     kinds: list[tuple[ComponentKind, KeyStyle]] = [
         (kind, style)

@@ -17,6 +17,9 @@ from .source import shown
 HEAD_DIM = 128
 """Width of an attention head in every Wan model; shapes do not tell the number of heads."""
 
+UPSCALING_PIXELS = 12
+"""Output channels of a Wan2.1 VAE whose pixels become squares of four."""
+
 OTHER_PREVIEW_VAES = {
     "taehv": "HunyuanVideo",
     "taecvx": "CogVideoX",
@@ -134,6 +137,12 @@ def vae_config(clues: Clues) -> VaeConfig:
         CheckpointError: for a VAE of another family.
     """
     nested = any(name.startswith("decoder.upsamples.0.upsamples.") for name in clues.entries)
+    head = clues.entries.get("decoder.head.2.weight")
+    if not nested and head is not None and head.shape[:1] == (UPSCALING_PIXELS,):
+        raise CheckpointError(
+            f"{clues.file} is not a supported VAE. Got a Wan2.1 VAE that decodes to twice the size "
+            f"(upscale2x, {UPSCALING_PIXELS} output channels), need one with 3. Choose wan_2.1_vae."
+        )
     config = VaeConfig(
         variant="wan2.2" if nested else "wan2.1",
         encoder_dim=clues.shape("encoder.conv1.weight", 5)[0],

@@ -31,7 +31,7 @@ def load_vae(
         CheckpointError: for a file that is damaged, unsafe, incomplete, or of another model.
     """
     check_compute_dtype(dtype)
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, "vae")
     config, build = checkpoint.require(VaeConfig), checkpoint.kind.build
     assert build is not None, "VAEs are built from their sizes alone"
     weight_dtype = dtype or default_dtype(checkpoint.info)

@@ -29,11 +29,11 @@ def weight_tensors(layer: str, stored: StoredWeight) -> Iterator[tuple[str, Tens
 
     There is no note where ComfyUI has no name for the format.
     """
-    for leaf, tensor in stored.tensors():
-        yield f"{layer}.{leaf}", tensor
     encoding = encoding_of(stored.format)
+    for leaf, tensor in stored.tensors():
+        yield f"{layer}.{encoding.leaves.get(leaf, leaf)}", tensor
     if encoding.note is not None and encoding.can_note(stored):
-        yield f"{layer}.{NOTE}", write_note(encoding.note)
+        yield f"{layer}.{NOTE}", write_note(encoding)
 
 
 @dataclass(frozen=True)

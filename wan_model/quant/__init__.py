@@ -7,6 +7,7 @@ weights, `kernels` quantized ones, and a `policy` chooses between them when a mo
 from .adapters import Adapter, Kronecker, LowRank, add_low_rank, stacked, stacked_rank
 from .formats import (
     FORMATS,
+    PARTS,
     PLAIN,
     SCALED,
     Stored,
@@ -27,6 +28,7 @@ __all__ = [
     "DEQUANTIZED",
     "FORMATS",
     "GGUF_FORMATS",
+    "PARTS",
     "PLAIN",
     "SCALED",
     "Adapter",

@@ -57,8 +57,22 @@ class Stored(Protocol):
 
     @property
     def weight_scale_2(self) -> Tensor | None:
-        """fp32, for the whole tensor. Only nvfp4 has it."""
+        """fp32, for the whole tensor, or (O,) per row. nvfp4 and w4a8 have it."""
         ...
+
+    @property
+    def weight_codebook(self) -> Tensor | None:
+        """fp32 (16,): what the codes of w4a8 stand for, if not for -8 to 7."""
+        ...
+
+    @property
+    def pre_quant_scale(self) -> Tensor | None:
+        """fp32 (I,): inputs were divided by it before quantizing. Only nvfp4 may have it."""
+        ...
+
+
+PARTS = ("weight", "weight_scale", "weight_scale_2", "weight_codebook", "pre_quant_scale")
+"""Names of a stored weight's tensors, in layers and in files."""
 
 
 def scales_of(_: Tensor, stored: Stored) -> Scales:
@@ -74,10 +88,12 @@ class StoredWeight:
     weight: Tensor
     weight_scale: Tensor | None = None
     weight_scale_2: Tensor | None = None
+    weight_codebook: Tensor | None = None
+    pre_quant_scale: Tensor | None = None
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yields what there is, by the names that files and layers use."""
-        for name in ("weight", "weight_scale", "weight_scale_2"):
+        for name in PARTS:
             tensor = getattr(self, name)
             if tensor is not None:
                 yield name, tensor
@@ -123,6 +139,10 @@ class WeightFormat:
     """Of a block's scale."""
     row_scales: bool = False
     """Whether scales are fp32 and, without blocks, can be applied to a matmul's result."""
+    rotation: int = 0
+    """Inputs in a group that was rotated before quantizing, see `rotation`; 0 for none."""
+    base: "WeightFormat | None" = None
+    """Of the rotated weight, where there is a rotation."""
 
     @property
     def bits(self) -> float:
@@ -140,7 +160,7 @@ class WeightFormat:
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether the rows of a weight (O, I) consist of whole blocks."""
-        return shape[-1] % self.block == 0
+        return shape[-1] % (self.rotation or self.block) == 0
 
 
 def convert(stored: StoredWeight, target: WeightFormat) -> StoredWeight:
@@ -163,7 +183,7 @@ def merged(weight: Tensor, stored: StoredWeight, generator: torch.Generator) -> 
     """Returns a changed weight (O, I) fp32 in the format of the one it was, rounded at random."""
     assert stored.format.requantize is not None, "the codes of such a weight never change"
     scale, scale_2 = stored.format.roomier(weight, stored)
-    roomy = StoredWeight(stored.format, stored.weight, scale, scale_2)
+    roomy = replace(stored, weight_scale=scale, weight_scale_2=scale_2)
     return replace(roomy, weight=stored.format.requantize(weight, roomy, generator))
 
 
@@ -210,7 +230,19 @@ def _mxfp8_factors(stored: Stored) -> Tensor:
 
 def _dequantize_nvfp4(stored: Stored, dtype: torch.dtype) -> Tensor:
     scales = _nvfp4_factors(stored).mul_(E2M1_PER_E4M3)
-    return _times_per_block(e2m1_as_e4m3(stored.weight).to(dtype), scales)
+    weight = _times_per_block(e2m1_as_e4m3(stored.weight).to(dtype), scales)
+    return weight if stored.pre_quant_scale is None else weight.mul_(stored.pre_quant_scale)
+
+
+def _nvfp4_codes(weight: Tensor, stored: Stored) -> Tensor:
+    return _per_block(_smoothed(weight, stored), _nvfp4_factors(stored))
+
+
+def _smoothed(weight: Tensor, stored: Stored) -> Tensor:
+    """Returns a weight for inputs that are multiplied by `pre_quant_scale`, if there is one."""
+    if stored.pre_quant_scale is None:
+        return weight
+    return (weight / stored.pre_quant_scale).masked_fill_(stored.pre_quant_scale == 0, 0.0)
 
 
 def _dequantize_mxfp8(stored: Stored, dtype: torch.dtype) -> Tensor:
@@ -339,9 +371,9 @@ NVFP4 = WeightFormat(
     scale_bits=8,
     dequantize=_dequantize_nvfp4,
     quantize=lambda weight: StoredWeight(NVFP4, *quantize_nvfp4(weight)),
-    requantize=_requantize_with(
-        lambda weight, stored: _per_block(weight, _nvfp4_factors(stored)), encode_e2m1
+    requantize=_requantize_with(_nvfp4_codes, encode_e2m1),
+    roomier=lambda weight, stored: roomier_nvfp4(
+        _smoothed(weight, stored), scale_of(stored), tensor_scale_of(stored)
     ),
-    roomier=lambda weight, stored: roomier_nvfp4(weight, scale_of(stored), tensor_scale_of(stored)),
 )
 FORMATS = (*PLAIN.values(), *SCALED.values(), MXFP8, NVFP4)

@@ -9,7 +9,7 @@ Shape legend: M tokens, O output features, I input features.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -28,8 +28,16 @@ from .formats import (
     scale_of,
     tensor_scale_of,
 )
-from .linear import DEQUANTIZED, LinearOperands, Matmul, QuantizedRows, scale_columns
+from .linear import (
+    DEQUANTIZED,
+    LinearOperands,
+    Matmul,
+    QuantizedRows,
+    rotated_input,
+    scale_columns,
+)
 from .packing import FP8, LARGEST, LARGEST_E2M1, quantize_rows
+from .rotated_formats import CONVROT_INT8
 
 FAST_ACCUMULATION = True
 """Sums in the tensor cores' own registers. Without it Hopper loses the advantage over bf16."""
@@ -120,7 +128,7 @@ class Int8Matmul:
 
         Without the weights' scale a result may exceed fp16's range, so bf16 holds it until then.
         """
-        codes, scale = quantize_rows(x, torch.int8)
+        codes, scale = quantize_rows(rotated_input(layer, x), torch.int8)
         codes = codes.flatten(0, -2)
         rows = codes.shape[0]
         codes = F.pad(codes, (0, 0, 0, max(0, MIN_ROWS - rows)))
@@ -137,13 +145,17 @@ class Int8Matmul:
 class KitchenInt8Matmul:
     """int8 weights and activations through comfy-kitchen, scales and bias fused in."""
 
-    int8_linear: Callable[[Tensor, Tensor, Tensor, Tensor | None, torch.dtype], Tensor]
+    int8_linear: Callable[..., Tensor]
     """(x, weight, weight scale, bias, result dtype) -> x W^T + bias."""
     name: str = "int8 (comfy-kitchen)"
 
     def __call__(self, layer: LinearOperands, x: Tensor) -> Tensor:
         """See `Matmul`."""
-        out = self.int8_linear(x, layer.weight, scale_of(layer), layer.bias, layer.compute_dtype)
+        size = layer.format.rotation
+        rotation = {"convrot": True, "convrot_groupsize": size} if size else {}
+        out = self.int8_linear(
+            x, layer.weight, scale_of(layer), layer.bias, layer.compute_dtype, **rotation
+        )
         # The kernel takes NaN for -128 and infinity for the largest finite code, which would hide
         # a broken token: its first output feature tells of it.
         out[..., 0] += 0 * torch.linalg.vector_norm(x, float("inf"), dim=-1)
@@ -162,6 +174,8 @@ class NvFp4Matmul:
 
     def __call__(self, layer: LinearOperands, x: Tensor) -> Tensor:
         """See `Matmul`; fp32 by way of bf16."""
+        if layer.pre_quant_scale is not None:
+            x = x * layer.pre_quant_scale.to(x.dtype)
         tokens = x.flatten(0, -2).contiguous()
         largest = torch.linalg.vector_norm(tokens, float("inf"), dtype=torch.float32)
         tensor_scale = largest / (LARGEST_E2M1 * LARGEST[FP8])
@@ -273,15 +287,11 @@ class MatmulKernel:
         return None if error < self.tolerance else f"gives wrong results here (error {error:.2g})"
 
 
-@dataclass(frozen=True)
-class _Trial:
+@dataclass(frozen=True, kw_only=True)
+class _Trial(StoredWeight):
     """A small layer and its input."""
 
     x: Tensor
-    format: WeightFormat
-    weight: Tensor
-    weight_scale: Tensor | None
-    weight_scale_2: Tensor | None
     bias: Tensor | None
     compute_dtype: torch.dtype = torch.bfloat16
 
@@ -296,8 +306,7 @@ class _Trial:
         values = index.mul(0.7).sin().mul(sizes).view(2, TRIAL, TRIAL)
         stored = weight_format.quantize(values[0])
         x = values[1].bfloat16()
-        scales = stored.weight_scale, stored.weight_scale_2
-        return cls(x, weight_format, stored.weight, *scales, bias=x[0])
+        return cls(format=weight_format, **dict(stored.tensors()), x=x, bias=x[0])
 
 
 def _kitchen(compiled: str) -> Any:
@@ -321,7 +330,7 @@ def _kitchen_blocks(matmul: type[NvFp4Matmul] | type[MxFp8Matmul], name: str) ->
 
 _ADA = Requires(multiple=16, capability=(8, 9), on_cpu=True)
 
-KERNELS = (
+_PLAIN_KERNELS = (
     MatmulKernel(
         label="torch._scaled_mm with row-wise scales",
         format=FP8_SCALED,
@@ -360,7 +369,17 @@ KERNELS = (
         make=partial(_kitchen_blocks, MxFp8Matmul, "mxfp8"),
     ),
 )
-"""In order of preference within a format."""
+
+KERNELS = (
+    *_PLAIN_KERNELS,
+    *(
+        replace(kernel, format=weight_format, label=f"{kernel.label}, {weight_format.name}")
+        for weight_format in CONVROT_INT8.values()
+        for kernel in _PLAIN_KERNELS
+        if kernel.format is INT8_SCALED
+    ),
+)
+"""In order of preference within a format. Those of int8 rotate their input where the weight is."""
 
 
 def kernels_for(weight_format: WeightFormat) -> tuple[MatmulKernel, ...]:

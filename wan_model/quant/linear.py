@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .adapters import Adapter, add_low_rank
-from .formats import PLAIN, Stored, StoredWeight, WeightFormat, scale_of
+from .formats import PARTS, PLAIN, Stored, StoredWeight, WeightFormat, scale_of
+from .rotation import rotate
 
 
 class LinearOperands(Stored, Protocol):
@@ -84,20 +85,25 @@ class DequantizedMatmul:
 
         With one scale per tensor or row, the codes are multiplied and the result is scaled: they
         are exact in bf16, so nothing is rounded before, and no fp32 copy of the weight is made.
-        fp16 has too little range for a result without its scale.
+        fp16 has too little range for a result without its scale. Rotated weights stay so, and the
+        input is rotated, which rounds as much as rotating the weight back would.
         """
         dtype = layer.compute_dtype
-        if layer.format.row_scales and dtype != torch.float16:
+        x, weight_format = rotated_input(layer, x.to(dtype)), layer.format.base or layer.format
+        if weight_format.row_scales and dtype != torch.float16:
             scale = scale_of(layer)
             if scale.ndim < 3:
-                return scale_columns(
-                    F.linear(x.to(dtype), layer.weight.to(dtype)), scale, layer.bias
-                )
+                return scale_columns(F.linear(x, layer.weight.to(dtype)), scale, layer.bias)
         bias = None if layer.bias is None else layer.bias.to(dtype)
-        return F.linear(x.to(dtype), layer.format.dequantize(layer, dtype), bias)
+        return F.linear(x, weight_format.dequantize(layer, dtype), bias)
 
 
 DEQUANTIZED = DequantizedMatmul()
+
+
+def rotated_input(layer: LinearOperands, x: Tensor) -> Tensor:
+    """Returns an input (..., I) as the weight's codes expect it."""
+    return rotate(x, layer.format.rotation)
 
 
 def scale_columns(out: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
@@ -123,6 +129,8 @@ class Linear(nn.Module):
     bias: Tensor | None
     weight_scale: Tensor | None
     weight_scale_2: Tensor | None
+    weight_codebook: Tensor | None
+    pre_quant_scale: Tensor | None
 
     def __init__(
         self,
@@ -139,19 +147,20 @@ class Linear(nn.Module):
         self.matmul: Matmul = DEQUANTIZED
         self.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False)
-        self.register_buffer("weight_scale", None)
-        self.register_buffer("weight_scale_2", None)
+        for part in PARTS[1:]:
+            self.register_buffer(part, None)
         self.adapters: tuple[Adapter, ...] = ()
 
     def put(self, stored: StoredWeight) -> None:
         """Takes a weight, to be dequantized for each call until another `matmul` is set."""
         self.weight = nn.Parameter(stored.weight, requires_grad=False)
-        self.weight_scale, self.weight_scale_2 = stored.weight_scale, stored.weight_scale_2
+        for part in PARTS[1:]:
+            setattr(self, part, getattr(stored, part))
         self.format, self.matmul = stored.format, DEQUANTIZED
 
     def stored(self) -> StoredWeight:
         """Returns the weight as it is stored."""
-        return StoredWeight(self.format, self.weight, self.weight_scale, self.weight_scale_2)
+        return StoredWeight(self.format, *(getattr(self, part) for part in PARTS))
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (..., out_features) in `compute_dtype` for x (..., in_features)."""

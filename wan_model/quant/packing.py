@@ -76,12 +76,14 @@ def scale_weight(weight: Tensor, scale: Tensor) -> Tensor:
 
     Args:
         weight: any storage dtype.
-        scale: one number, (O, 1) per row, or (O, N, 1) per block of I / N consecutive inputs.
+        scale: one number, (O, 1) per row, (O, N, 1) per block of I / N consecutive inputs, or
+            (R, N, 1) per tile of O / R rows and I / N inputs.
     """
     values = weight.to(torch.float32, copy=True)
     if scale.ndim == 3:
         rows, blocks, _ = scale.shape
-        values.view(rows, blocks, -1).mul_(scale)
+        tiles = values.view(rows, len(values) // rows, blocks, -1)
+        tiles.mul_(scale.unsqueeze(1))
         return values
     return values.mul_(scale)
 
@@ -122,7 +124,8 @@ def roomier_scales(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     if scale.numel() == 1:
         largest = weight.abs().amax().reshape(scale.shape)
     elif scale.ndim == 3:
-        largest = weight.unflatten(1, (scale.shape[1], -1)).abs().amax(-1, keepdim=True)
+        tiles = weight.unflatten(1, (scale.shape[1], -1)).unflatten(0, (len(scale), -1))
+        largest = tiles.abs().amax((1, 3)).unsqueeze(-1)
     else:
         largest = weight.abs().amax(-1, keepdim=True)
     needed = (largest.float() / LARGEST[dtype]).clamp_min_(torch.finfo(torch.float32).tiny)
@@ -254,6 +257,18 @@ def _nvfp4_blocks(
     rounded = e2m1_as_e4m3(codes).float().view(blocks.shape).mul_(factor * E2M1_PER_E4M3)
     errors = rounded.sub_(blocks).square_().sum(-1, keepdim=True)
     return codes.view(*blocks.shape[:2], -1), scales.view(torch.uint8), errors
+
+
+def unpack_int4(packed: Tensor, *, signed: bool = True) -> Tensor:
+    """Returns the codes (O, I), int8, of bytes (O, I / 2), the first in the lower half.
+
+    Args:
+        packed: int8.
+        signed: whether codes are -8 to 7, or else 0 to 15.
+    """
+    both = packed.view(torch.uint8)
+    codes = torch.stack((both & 15, both >> 4), -1).flatten(1).view(torch.int8)
+    return (codes ^ 8).sub_(8) if signed else codes
 
 
 def quantize_mxfp8(x: Tensor) -> tuple[Tensor, Tensor]:

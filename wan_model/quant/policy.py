@@ -24,6 +24,8 @@ from .formats import (
 )
 from .kernels import KERNELS, Int8Matmul, MatmulKernel, kernels_for
 from .linear import Linear
+from .rotated_formats import CONVROT_INT8
+from .rotation import ROTATIONS
 
 AS_STORED = "as stored"
 """Weights stay as the file has them; quantized ones are dequantized before their matmul."""
@@ -64,6 +66,12 @@ CHOICES = (
     ),
     WeightChoice(
         name="int8", label="8-bit integer weights and matmuls", format=INT8_SCALED, multiplied=True
+    ),
+    WeightChoice(
+        name="int8 convrot",
+        label="8-bit integers of rotated weights and inputs",
+        format=CONVROT_INT8[ROTATIONS[0]],
+        multiplied=True,
     ),
     WeightChoice(
         name="nvfp4", label="4-bit float weights and matmuls", format=NVFP4, multiplied=True
@@ -195,31 +203,30 @@ def _automatic(device: torch.device, stored: Collection[WeightFormat]) -> QuantP
     """Multiplies quantized weights as they are where that is fast. It converts nothing."""
     if device.type == "cpu":
         return QuantPolicy(device=device, reason="this runs on the CPU")
-    held = [
-        choice
-        for choice in CHOICES
-        if choice.multiplied
-        and any(holds(found, choice.format) for found in stored)
-        and set(choice.kernels) & set(AUTO_KERNELS)
-    ]
+    kinds = dict.fromkeys(kernel.format for kernel in AUTO_KERNELS)
+    held = [kind for kind in kinds if any(holds(found, kind) for found in stored)]
     if not held:
         found = " and ".join(weight_format.name for weight_format in stored)
         return QuantPolicy(device=device, reason=f"the file holds {found}")
     kernels: list[MatmulKernel] = []
     reasons: list[str] = []
-    for choice in held:
-        usable = tuple(kernel for kernel in choice.kernels if kernel in AUTO_KERNELS)
+    for kind in held:
+        usable = tuple(kernel for kernel in AUTO_KERNELS if kernel.format is kind)
         kernel, why_not = _first_available(usable, device)
         kernels += [] if kernel is None else [kernel]
         reasons += why_not[-1:] if kernel is None else []
     if kernels:
-        which = " and ".join(c.name for c in held if set(c.kernels) & set(kernels))
+        which = " and ".join(_short(kernel.format) for kernel in kernels)
         which = which if reasons else "them" if len(kernels) > 1 else "it"
         gpu = ".".join(map(str, torch.cuda.get_device_capability(device)))
         reasons = [f"this GPU ({gpu}) multiplies {which}", *reasons]
-    in_file = " and ".join(choice.name for choice in held)
+    in_file = " and ".join(_short(kind) for kind in held)
     reason = f"the file holds {in_file}; {'; '.join(reasons)}"
     return QuantPolicy(device=device, kernels=tuple(kernels), reason=reason)
+
+
+def _short(weight_format: WeightFormat) -> str:
+    return weight_format.name.removesuffix(" scaled")
 
 
 def _first_available(

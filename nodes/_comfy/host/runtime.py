@@ -12,6 +12,8 @@ from comfy_execution.utils import get_executing_context
 from comfy_execution.validation import validate_node_input
 from server import PromptServer
 
+from . import all_in_one
+
 logger = logging.getLogger(__name__)
 
 
@@ -23,10 +25,15 @@ CHECKS_COMBOS = validate_node_input(["a"], "COMBO")  # pyright: ignore[reportArg
 
 
 def model_names(folder: str) -> list[str]:
-    """Returns the model files of one of ComfyUI's folders, by relative name: safetensors, GGUF."""
+    """Returns the model files of one of ComfyUI's folders, by relative name: safetensors, GGUF.
+
+    All-in-one files that have such a part in them follow.
+    """
     names = folder_paths.get_filename_list(folder)
     names = [name for name in names if name.lower().endswith((".safetensors", ".sft"))]
-    return sorted({*names, *_gguf_names(folder)}) if folder in GGUF_FOLDERS else names
+    if folder in GGUF_FOLDERS:
+        names = sorted({*names, *_gguf_names(folder)})
+    return [*names, *all_in_one.names(folder)]
 
 
 def _gguf_names(folder: str) -> list[str]:
@@ -57,14 +64,14 @@ def model_path(folder: str, name: str) -> Path:
     Raises:
         FileNotFoundError: if it has gone since the list was made.
     """
-    return Path(folder_paths.get_full_path_or_raise(folder, name))
+    return Path(folder_paths.get_full_path_or_raise(*all_in_one.place(folder, name)))
 
 
 def listed_file(folder: str, name: str) -> Path | None:
     """Returns the path of a model file that the loaders list; None for any other name."""
     if name not in model_names(folder):
         return None
-    path = folder_paths.get_full_path(folder, name)
+    path = folder_paths.get_full_path(*all_in_one.place(folder, name))
     return Path(path) if path else None
 
 
@@ -78,7 +85,7 @@ def file_stamp(folder: str, *names: str | None) -> str:
     """Returns what changes when a file is written again; names that are not known yet are None."""
     stamps = []
     for name in names:
-        path = folder_paths.get_full_path(folder, name) if name else None
+        path = folder_paths.get_full_path(*all_in_one.place(folder, name)) if name else None
         status = Path(path).stat() if path and Path(path).is_file() else None
         stamps.append(f"{status.st_size} {status.st_mtime_ns}" if status else "")
     return ", ".join(stamps)

@@ -1,6 +1,6 @@
 """Linear layers under ComfyUI: weights that it may stream, and LoRAs on weights of any format."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.float
@@ -11,21 +11,23 @@ import torch
 from torch import Tensor
 
 from ....wan_model.errors import BackendError
-from ....wan_model.quant import DEQUANTIZED, PLAIN, StoredWeight, WeightFormat, merged
+from ....wan_model.quant import DEQUANTIZED, PLAIN, StoredWeight, merged
 from .arrival import string_to_seed
 from .dense_patches import DensePatched
 
 
-@dataclass
-class _OnDevice:
+@dataclass(frozen=True, kw_only=True)
+class _OnDevice(StoredWeight):
     """Copies of a layer's tensors on the device that computes."""
 
-    format: WeightFormat
-    weight: Tensor
     bias: Tensor | None
-    weight_scale: Tensor | None
-    weight_scale_2: Tensor | None
     compute_dtype: torch.dtype
+
+    @classmethod
+    def of(cls, stored: StoredWeight, bias: Tensor | None, dtype: torch.dtype) -> "_OnDevice":
+        """Returns a weight as what a matmul takes."""
+        parts = dict(stored.tensors())
+        return cls(format=stored.format, **parts, bias=bias, compute_dtype=dtype)
 
 
 class ComfyLinear(DensePatched):
@@ -74,10 +76,9 @@ class ComfyLinear(DensePatched):
         dtype = self.compute_dtype
         if self.dense_patches is not None:
             dense = self.patched_dense(self._stored(weight).dequantize(torch.float32)).to(dtype)
-            return DEQUANTIZED(_OnDevice(PLAIN[dtype], dense, bias, None, None, dtype), x)
-        stored = self._patched(weight)
-        scales = stored.weight_scale, stored.weight_scale_2
-        return self.matmul(_OnDevice(stored.format, stored.weight, bias, *scales, dtype), x)
+            plain = StoredWeight(PLAIN[dtype], dense)
+            return DEQUANTIZED(_OnDevice.of(plain, bias, dtype), x)
+        return self.matmul(_OnDevice.of(self._patched(weight), bias, dtype), x)
 
     def _patched(self, weight: Tensor) -> StoredWeight:
         """Returns the weight with the LoRAs that ComfyUI has not merged, as it merges them."""
@@ -146,8 +147,4 @@ class ComfyLinear(DensePatched):
 
     def _stored(self, weight: Tensor) -> StoredWeight:
         """Returns a weight in the layer's format with its scales, on the weight's device."""
-        scales = (
-            None if scale is None else scale.to(weight.device)
-            for scale in (self.weight_scale, self.weight_scale_2)
-        )
-        return StoredWeight(self.format, weight, *scales)
+        return replace(self.stored(), weight=weight).to(weight.device)

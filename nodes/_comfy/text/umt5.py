@@ -12,7 +12,6 @@ import comfy.sd
 import comfy.sd1_clip
 import comfy.text_encoders.t5
 import comfy.text_encoders.wan
-import comfy.utils
 import torch
 from torch import Tensor
 
@@ -24,8 +23,13 @@ from ....wan_model.loading.source_gguf import is_gguf
 from ....wan_model.quant import WeightFormat, scale_weight
 from ..host.runtime import embedding_folders
 from .packed_linear import packed_operations
+from .tokenizer import TOKENIZER
+from .umt5_names import transformers_name
+from .umt5_tensors import ENCODER_FILES, core_reads, core_tensors
 
-ENCODER_FILES = "umt5_xxl_fp8_e4m3fn_scaled.safetensors or umt5_xxl_fp16.safetensors"
+XXL_WIDTH = 4096
+"""Of the umT5 that Wan uses; core's own loader knows no other."""
+
 PARTS = (
     *(f"0.SelfAttention.{name}.weight" for name in ("q", "k", "v", "o", "relative_attention_bias")),
     *(f"1.DenseReluDense.{name}.weight" for name in ("wi_0", "wi_1", "wo")),
@@ -48,7 +52,7 @@ def load_clip(checkpoint: Checkpoint) -> comfy.sd.CLIP:
     """Loads a umT5 encoder as a CLIP that stock nodes take.
 
     Raises:
-        CheckpointError: if it is not a umT5 encoder, or one without its tokenizer.
+        CheckpointError: if it is not a whole umT5 encoder, or there is no tokenizer for it.
     """
     info, path = checkpoint.info, checkpoint.path
     if not isinstance(info.config, TextEncoderConfig):
@@ -59,17 +63,27 @@ def load_clip(checkpoint: Checkpoint) -> comfy.sd.CLIP:
     _check_whole(checkpoint, info.config)
     if is_gguf(path):
         clip = _load_packed_clip(checkpoint, info.config)
-    elif info.config.dim == 4096:
+    elif info.config.dim == XXL_WIDTH and core_reads(checkpoint):
         clip = comfy.sd.load_clip(
             ckpt_paths=[str(path)],
             embedding_directory=embedding_folders(),
             clip_type=comfy.sd.CLIPType.WAN,
         )
     else:
-        tensors = dict(comfy.utils.load_torch_file(str(path)))
-        clip = _load_sized_clip(tensors, info.config, {"dtype": _dequantize(tensors)})
+        tensors = core_tensors(checkpoint, info.config)
+        clip = _load_tensors(tensors, info.config)
     clip.patcher.set_attachments(ENCODER, fingerprint(path))
     return clip
+
+
+def _load_tensors(tensors: dict[str, Any], sizes: TextEncoderConfig) -> comfy.sd.CLIP:
+    if sizes.dim != XXL_WIDTH:
+        return _load_sized_clip(tensors, sizes, {"dtype": _dequantize(tensors)})
+    return comfy.sd.load_text_encoder_state_dicts(
+        [tensors],
+        embedding_directory=embedding_folders(),
+        clip_type=comfy.sd.CLIPType.WAN,
+    )
 
 
 def _load_packed_clip(checkpoint: Checkpoint, sizes: TextEncoderConfig) -> comfy.sd.CLIP:
@@ -84,7 +98,7 @@ def _load_packed_clip(checkpoint: Checkpoint, sizes: TextEncoderConfig) -> comfy
         else:
             tensors[name] = stored.dequantize(torch.float16)
     tokenizer = bytearray(sentencepiece_model(checkpoint.path))
-    tensors["spiece_model"] = torch.frombuffer(tokenizer, dtype=torch.uint8)
+    tensors[TOKENIZER] = torch.frombuffer(tokenizer, dtype=torch.uint8)
     options = {"dtype": torch.float16, "custom_operations": packed_operations(formats)}
     return _load_sized_clip(tensors, sizes, options)
 
@@ -113,7 +127,7 @@ def _load_sized_clip(
     return comfy.sd.CLIP(
         target,
         embedding_directory=embedding_folders(),
-        tokenizer_data={"spiece_model": tensors["spiece_model"]},
+        tokenizer_data={TOKENIZER: tensors[TOKENIZER]},
         parameters=sum(tensor.numel() for tensor in tensors.values()),
         model_options=options,
     )
@@ -121,20 +135,14 @@ def _load_sized_clip(
 
 def _check_whole(checkpoint: Checkpoint, sizes: TextEncoderConfig) -> None:
     """Refuses a file that core's loader would take and then fail on, or fill with noise."""
-    if checkpoint.info.key_style == "official":
-        raise CheckpointError(
-            f"{checkpoint.path.name} has the key names of the official code. Got those, need "
-            f"the names that ComfyUI reads. Choose {ENCODER_FILES}."
-        )
     blocks = [f"encoder.block.{i}.layer.{part}" for i in range(sizes.num_layers) for part in PARTS]
     needed = [*blocks, "encoder.final_layer_norm.weight"]
-    needed += [] if is_gguf(checkpoint.path) else ["spiece_model"]
-    present = checkpoint.entries.keys() | checkpoint.extras.keys()
+    present = {transformers_name(name) for name in checkpoint.entries}
     missing = [name for name in needed if name not in present]
     if missing:
         raise CheckpointError(
             f"{checkpoint.path.name} is incomplete. Got no {first_names(missing)}, need a whole "
-            f"umT5 encoder with its tokenizer. Choose {ENCODER_FILES}, or download it again."
+            f"umT5 encoder. Choose {ENCODER_FILES}, or download it again."
         )
 
 

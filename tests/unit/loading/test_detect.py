@@ -11,6 +11,7 @@ import torch
 
 from tests.parity.recipe import GOLDEN
 from tests.unit.loading.checkpoints import (
+    LAYER,
     dit_state,
     save,
     save_sharded,
@@ -253,11 +254,48 @@ def test_relatives_of_wan_are_refused_by_name(extra: str, what: str, prefix: str
             read(file)
 
 
-def test_a_pipeline_in_one_file_is_refused(tmp_path: Path):
+@pytest.fixture(scope="module")
+def all_in_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As ComfyUI saves a pipeline; fp8 with notes of all parts in the metadata."""
+    dit = scaled(dit_state())
+    parts = {
+        "model.diffusion_model.": dit,
+        "vae.": vae_state("2.1"),
+        "text_encoders.umt5xxl.transformer.": umt5_state(),
+        "text_encoders.umt5xxl.": {"logit_scale": torch.zeros(())},
+        "text_encoders.": {"spiece_model": torch.zeros(9, dtype=torch.uint8)},
+    }
+    state = {prefix + key: t for prefix, part in parts.items() for key, t in part.items()}
+    layers = {f"model.diffusion_model.{LAYER}": {"format": "float8_e4m3fn"}}
+    layers["clip_vision.head"] = {"format": "nvfp4"}
+    metadata = {"_quantization_metadata": json.dumps({"layers": layers})}
+    return save(tmp_path_factory.mktemp("aio") / "aio.safetensors", state, metadata)
+
+
+def test_an_all_in_one_file_is_its_parts(all_in_one: Path):
+    info = detect(all_in_one)
+    assert (info.kind, info.format, info.expert) == ("t2v", "fp8 scaled", None)
+    assert info.parameters == sum(tensor.numel() for tensor in dit_state().values())
+    assert torch.equal(load_dit(all_in_one).head.head.weight, dit_state()["head.head.weight"])
+    vae = load_vae(all_in_one).state_dict()
+    assert all(torch.equal(vae[key], tensor) for key, tensor in vae_state("2.1").items())
+    encoder = open_checkpoint(all_in_one, "text_encoder")
+    assert encoder.info.config == TextEncoderConfig(
+        dim=64, num_layers=3, num_heads=4, vocab_size=512
+    )
+    assert set(encoder.extras) == {"spiece_model"}
+    assert encoder.entries.keys() == umt5_state().keys()
+
+
+def test_an_all_in_one_file_may_lack_a_part(tmp_path: Path):
     state = {f"model.diffusion_model.{key}": tensor for key, tensor in dit_state().items()}
-    state["vae.decoder.conv1.weight"] = torch.zeros(2)
-    with pytest.raises(CheckpointError, match=r"whole pipeline.* Choose separate files"):
-        detect(save(tmp_path / "a.safetensors", state))
+    state["text_encoders.clip_l.x"] = torch.zeros(2)
+    file = save(tmp_path / "a.safetensors", state)
+    assert load_dit(file).config.dim == 256
+    with pytest.raises(CheckpointError, match=r"an all-in-one file without a VAE. Got no .*vae\."):
+        load_vae(file)
+    with pytest.raises(CheckpointError, match=r"not a supported model. Got an unknown model"):
+        open_checkpoint(file, "text_encoder")
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,12 @@ def test_a_vae_of_the_right_kind_works(tmp_path: Path):
     assert vae.decode(latent).shape == (1, 3, 5, 32, 32)
 
 
+def test_a_vae_that_upscales_is_named(tmp_path: Path):
+    state = vae_state("2.1") | {"decoder.head.2.weight": torch.zeros(12, 8, 3, 3, 3)}
+    with pytest.raises(CheckpointError, match=r"decodes to twice the size \(upscale2x, 12 output"):
+        detect(save(tmp_path / "a.safetensors", state))
+
+
 def test_an_incomplete_vae_is_refused(tmp_path: Path):
     state = vae_state("2.1")
     del state["decoder.head.2.bias"]

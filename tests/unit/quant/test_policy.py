@@ -31,7 +31,8 @@ BLOCKS = ["nvfp4", "nvfp4 storage", "mxfp8"]
 
 
 def test_names() -> None:
-    assert names() == [AS_STORED, "auto", "bf16", "fp16", "fp8", "fp8 storage", "int8", *BLOCKS]
+    eight = ["fp8", "fp8 storage", "int8", "int8 convrot"]
+    assert names() == [AS_STORED, "auto", "bf16", "fp16", *eight, *BLOCKS]
 
 
 @pytest.mark.parametrize(

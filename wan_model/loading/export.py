@@ -1,0 +1,162 @@
+"""Transformers as files for others: every weight of the blocks in one format that ComfyUI reads.
+
+ComfyUI reads fp8 with one scale for a whole weight only; such files are spelled as all its versions
+read them: scales are called scale_weight, and a tensor `scaled_fp8` says that they are there.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import SettingsError
+from ..quant import PLAIN, SCALED, StoredWeight, WeightFormat, convert
+from ..quant.packing import FP8, LARGEST
+from ..quant.rotated_formats import CONVROT_INT8
+from ..quant.rotation import ROTATIONS
+from .entries import is_block_matrix
+from .writer import FileLayout, weight_tensors, write_checkpoint
+
+FP8_MARK = "scaled_fp8"
+"""Its two elements ask for matmuls in full precision."""
+
+METADATA = {"format": "pt"}
+
+NamedWeight = tuple[str, StoredWeight]
+"""Official name of a tensor, "blocks.0.ffn.0.weight" or "blocks.0.modulation", and what it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFormat:
+    """What the weights of a file's blocks are."""
+
+    name: str
+    label: str
+    """For people."""
+    format: WeightFormat
+    quantize: Callable[[Tensor], StoredWeight]
+    """From a weight (O, I), fp32."""
+
+    def stored(self, weight: StoredWeight) -> StoredWeight:
+        """Returns a weight in this format; codes that have it already are kept."""
+        scale = weight.weight_scale
+        if weight.format is self.format and scale is not None:
+            of_rows = scale.ndim == 2 and self is not _FP8
+            if scale.numel() == 1 or of_rows:
+                return weight
+        if not self.format.is_quantized:
+            return convert(weight, self.format)
+        return self.quantize(weight.dequantize(torch.float32))
+
+
+def _fp8_with_one_scale(weight: Tensor) -> StoredWeight:
+    scale = weight.abs().amax() / LARGEST[FP8]
+    scale = scale.clamp_min_(torch.finfo(torch.float32).tiny)
+    return StoredWeight(SCALED[FP8], (weight / scale).to(FP8), scale)
+
+
+_INT8, _CONVROT = SCALED[torch.int8], CONVROT_INT8[ROTATIONS[0]]
+_BF16 = PLAIN[torch.bfloat16]
+_FP8 = ExportFormat(
+    name="fp8",
+    label="8-bit floats, a scale for each weight",
+    format=SCALED[FP8],
+    quantize=_fp8_with_one_scale,
+)
+EXPORTS = (
+    ExportFormat(name="bf16", label="16 bit", format=_BF16, quantize=_BF16.quantize),
+    _FP8,
+    ExportFormat(
+        name="int8", label="8-bit integers, scales per row", format=_INT8, quantize=_INT8.quantize
+    ),
+    ExportFormat(
+        name="int8 convrot",
+        label="8-bit integers of rotated weights, scales per row: closer, needs a new ComfyUI",
+        format=_CONVROT,
+        quantize=_CONVROT.quantize,
+    ),
+)
+"""In order of age: all versions of ComfyUI that know Wan2.2 read the first two."""
+
+
+def find_export(name: str) -> ExportFormat:
+    """Returns a format by name.
+
+    Raises:
+        SettingsError: for an unknown name.
+    """
+    found = next((one for one in EXPORTS if one.name == name), None)
+    if found is None:
+        known = ", ".join(one.name for one in EXPORTS)
+        raise SettingsError(
+            f"There is no such file format. Got {name!r}, need one of {known}. Choose one of these."
+        )
+    return found
+
+
+def exported(weights: Iterable[NamedWeight], target: ExportFormat) -> Iterator[tuple[str, Tensor]]:
+    """Yields the tensors of a file; one weight is in memory at a time.
+
+    What lies outside of the blocks is small and sensitive: it stays what it is, and becomes 16 bit
+    where it was quantized.
+
+    Raises:
+        SettingsError: for a weight whose rows the format cannot divide.
+    """
+    for name, weight in weights:
+        layer = name.rpartition(".")[0]
+        if not is_block_matrix(name):
+            narrow = weight.format.is_quantized or weight.weight_scale is not None
+            wide = weight.dequantize(torch.bfloat16) if narrow else weight.weight
+            yield name, wide.float() if wide.dtype == torch.float64 else wide
+            continue
+        shape = weight.format.shape(tuple(weight.weight.shape))
+        if not target.format.fits(shape):
+            raise SettingsError(
+                f"The model cannot be stored as {target.name}. Got {name} with rows of "
+                f"{shape[-1]}, need a multiple of {target.format.rotation}. Choose another format."
+            )
+        stored = target.stored(weight)
+        if target is _FP8:
+            yield name, stored.weight
+            assert stored.weight_scale is not None, "fp8 is scaled"
+            yield f"{layer}.scale_weight", stored.weight_scale.reshape(())
+        else:
+            yield from weight_tensors(layer, stored)
+    if target is _FP8:
+        yield FP8_MARK, torch.zeros(2, dtype=FP8)
+
+
+def export_checkpoint(
+    file: Path,
+    outline: Iterable[NamedWeight],
+    weights: Iterable[NamedWeight],
+    target: ExportFormat,
+    on_tensor: Callable[[int, int], None],
+) -> None:
+    """Writes a file that is there when it is whole.
+
+    Args:
+        file: to write.
+        outline: the same as `weights` without data, on the meta device.
+        weights: of the transformer.
+        target: of the blocks' weights.
+        on_tensor: called with the number of tensors written, and of all. What it raises ends this,
+            and leaves nothing behind.
+
+    Raises:
+        SettingsError: for a weight that the format cannot hold.
+        OSError: if the file exists already, the disk has too little room, or cannot be written.
+    """
+    if file.exists():
+        raise OSError(f"{file.name} exists already")
+    layout = FileLayout.of(exported(outline, target))
+
+    def counted() -> Iterator[tuple[str, Tensor]]:
+        for number, tensor in enumerate(exported(weights, target)):
+            on_tensor(number, len(layout.places))
+            yield tensor
+
+    write_checkpoint(file, layout, counted(), METADATA)
