@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from . import (
+    companion_loaders,
     compile_blocks,
     custom_sampling,
     decode,
@@ -18,6 +19,7 @@ from . import (
 
 NODES: list[type[io.ComfyNode]] = [
     *loaders.NODES,
+    *companion_loaders.NODES,
     *lora_pair.NODES,
     *text_encode.NODES,
     *image_to_video.NODES,

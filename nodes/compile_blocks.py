@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..wan_model.dit.compiled_stages import Mode
 from ._comfy.model.compiled_model import with_compiled_stages
 from ._report import reports_errors
+from .search_words import search_words
 from .skip_steps import CATEGORY
 from .widgets import widgets
 
@@ -20,6 +21,7 @@ class WanDuetCompile(io.ComfyNode):
         return io.Schema(
             node_id="WanDuetCompile",
             display_name="Wan compile",
+            **search_words("WanDuetCompile"),
             category=CATEGORY,
             description="Makes each step faster with torch.compile; the video stays the same. The "
             "first step waits for the compiler; later runs, other sizes, LoRA strengths and the "

@@ -12,6 +12,7 @@ from ._comfy.sampling import samplers
 from ._comfy.sampling.guider import Expert, MoEGuider
 from ._comfy.sampling.run_shift import at_shift
 from ._report import reports_errors
+from .search_words import search_words
 from .widgets import widgets
 
 CATEGORY = "Wan 2.2/custom sampling"
@@ -31,6 +32,7 @@ class WanDuetMoEGuider(io.ComfyNode):
         return io.Schema(
             node_id="WanDuetMoEGuider",
             display_name="Wan guider",
+            **search_words("WanDuetMoEGuider"),
             category=CATEGORY,
             description="Both experts as one GUIDER for SamplerCustomAdvanced: each call goes to "
             "the expert of its noise level, with that expert's guidance scale.",
@@ -102,6 +104,7 @@ class WanDuetSigmas(io.ComfyNode):
         return io.Schema(
             node_id="WanDuetSigmas",
             display_name="Wan sigmas",
+            **search_words("WanDuetSigmas"),
             category=CATEGORY,
             description="Noise levels for SamplerCustomAdvanced, and the step at which the "
             "low-noise expert takes over, for graphs that split the run themselves.",
@@ -162,6 +165,7 @@ class WanDuetSamplerSelect(io.ComfyNode):
         return io.Schema(
             node_id="WanDuetSamplerSelect",
             display_name="Wan sampler select",
+            **search_words("WanDuetSamplerSelect"),
             category=CATEGORY,
             description="The official solvers as a SAMPLER for SamplerCustomAdvanced, and every "
             "sampler of ComfyUI.",

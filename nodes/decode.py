@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ._comfy.model import facts
 from ._comfy.vae.comfy_vae import decode
 from ._report import reports_errors
+from .search_words import search_words
 from .widgets import widgets
 
 
@@ -19,6 +20,7 @@ class WanDuetVAEDecode(io.ComfyNode):
         return io.Schema(
             node_id="WanDuetVAEDecode",
             display_name="Wan VAE decode",
+            **search_words("WanDuetVAEDecode"),
             category="Wan 2.2",
             description="Decodes a video one latent frame at a time, exactly, straight into host "
             "memory. Tiles are used only when a whole frame does not fit the GPU.",

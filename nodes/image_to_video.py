@@ -27,6 +27,7 @@ from ..wan_model.shapes import (
 from ._comfy.host import runtime
 from ._comfy.vae import image_conditioning
 from ._report import reports_errors
+from .search_words import search_words
 from .widgets import CROP, KEEP_ASPECT, widgets
 
 
@@ -63,6 +64,7 @@ class WanDuetImageToVideo(io.ComfyNode):
         return io.Schema(
             node_id="WanDuetImageToVideo",
             display_name="Wan image to video",
+            **search_words("WanDuetImageToVideo"),
             category="Wan 2.2",
             description="Size and length of the video, with or without images. The VAE decides "
             "the kind: wan_2.1_vae for A14B (start and end image), wan2.2_vae for TI2V-5B (start "

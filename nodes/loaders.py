@@ -1,4 +1,4 @@
-"""Nodes that load models, VAEs and text encoders as ComfyUI's own types."""
+"""Nodes that load transformers as MODELs: one, or the two experts of a model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ from ._comfy.model.attention_choice import choose as choose_attention
 from ._comfy.model.load_models import load_models
 from ._comfy.model.precision_choice import QUANTIZED
 from ._comfy.model.precision_choice import explain as explain_precision
-from ._comfy.text import umt5
-from ._comfy.vae import comfy_vae
 from ._report import reports_errors
 from .checked_inputs import Choice
+from .model_files import missing_file
+from .search_words import search_words
 
 CATEGORY = "Wan 2.2/load"
 PRECISIONS = ["auto", "bf16", "fp16", "fp32"]
@@ -59,8 +59,13 @@ def _attention_input() -> Choice.Input:
     return Choice.Input("attention", options=ATTENTIONS, default="auto", tooltip=ATTENTION_TOOLTIP)
 
 
-def _precision_input(options: Sequence[str], tooltip: str) -> Choice.Input:
-    return Choice.Input("precision", options=list(options), default="auto", tooltip=tooltip)
+def _precision_input() -> Choice.Input:
+    return Choice.Input(
+        "precision",
+        options=[*PRECISIONS, *QUANTIZED],
+        default="auto",
+        tooltip=PRECISION_TOOLTIP,
+    )
 
 
 def _memory_input() -> Any:
@@ -77,22 +82,6 @@ def _model_input(name: str, tooltip: str) -> Choice.Input:
     return Choice.Input(name, options=runtime.model_names("diffusion_models"), tooltip=tooltip)
 
 
-def _missing_file(folder: str, name: str | None) -> str | None:
-    """Says that a file cannot be had; None if it can, or if its name comes from another node."""
-    if name is None or name in runtime.model_names(folder):
-        return None
-    if runtime.is_file(folder, name):
-        return (
-            f"The file {name!r} is of a kind that is not read here. Got "
-            f"{Path(name).suffix or 'no ending'}, need {runtime.endings(folder)}. Pick another "
-            "version of the model."
-        )
-    return (
-        f"The file {name!r} was not found. Got a name that is not in models/{folder}, need one of "
-        "the files there. Put it there and press R, or pick another file."
-    )
-
-
 class WanDuetModelLoader(io.ComfyNode):
     """Loads one transformer file: TI2V-5B, or a single expert."""
 
@@ -102,6 +91,7 @@ class WanDuetModelLoader(io.ComfyNode):
         return io.Schema(
             node_id="WanDuetModelLoader",
             display_name="Load Wan model",
+            **search_words("WanDuetModelLoader"),
             category=CATEGORY,
             description="Loads TI2V-5B, or one expert of an A14B model, as a MODEL for any "
             "sampler. The node shows what the file is, read from its tensors.",
@@ -112,7 +102,7 @@ class WanDuetModelLoader(io.ComfyNode):
                     "a .gguf, or one inside of an all-in-one file (checkpoints/...). For the two "
                     "A14B experts use 'Load Wan experts'.",
                 ),
-                _precision_input([*PRECISIONS, *QUANTIZED], PRECISION_TOOLTIP),
+                _precision_input(),
                 _attention_input(),
                 _memory_input(),
             ],
@@ -123,7 +113,7 @@ class WanDuetModelLoader(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, model_name: str | None = None) -> bool | str:
         """Refuses a file that cannot be had; see `WanDuetExpertLoader.validate_inputs`."""
-        return _missing_file("diffusion_models", model_name) or True
+        return missing_file("diffusion_models", model_name) or True
 
     @classmethod
     def fingerprint_inputs(cls, model_name: str | None = None, **_: Any) -> str:
@@ -154,6 +144,7 @@ class WanDuetExpertLoader(io.ComfyNode):
         return io.Schema(
             node_id="WanDuetExpertLoader",
             display_name="Load Wan experts",
+            **search_words("WanDuetExpertLoader"),
             category=CATEGORY,
             description="Loads both experts of T2V-A14B or I2V-A14B. The high-noise one makes the "
             "layout and motion in the first steps, the low-noise one the details.",
@@ -168,7 +159,7 @@ class WanDuetExpertLoader(io.ComfyNode):
                     "File of the low-noise expert of the same model, such as "
                     "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors.",
                 ),
-                _precision_input([*PRECISIONS, *QUANTIZED], PRECISION_TOOLTIP),
+                _precision_input(),
                 _attention_input(),
                 _memory_input(),
             ],
@@ -236,7 +227,7 @@ def _load(
 def _low_noise_problem(name: str | None) -> str | None:
     if name is None:
         return None
-    if missing := _missing_file("diffusion_models", name):
+    if missing := missing_file("diffusion_models", name):
         return missing
     if says_noise(Path(name).name) == "high":
         return (
@@ -284,117 +275,4 @@ def _check_pair(*experts: Checkpoint) -> None:
         )
 
 
-class WanDuetVAELoader(io.ComfyNode):
-    """Loads a Wan2.1 or Wan2.2 VAE, full or for previews."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Describes the node."""
-        return io.Schema(
-            node_id="WanDuetVAELoader",
-            display_name="Load Wan VAE",
-            category=CATEGORY,
-            description="Loads the VAE. A14B models need wan_2.1_vae, TI2V-5B needs wan2.2_vae: "
-            "the names are easily confused. taew2_1 and taew2_2 are tiny VAEs that decode a rough "
-            "video in a fraction of the time.",
-            inputs=[
-                Choice.Input(
-                    "vae_name",
-                    options=[*runtime.model_names("vae"), *cls._preview_names()],
-                    tooltip="VAE file in models/vae: wan_2.1_vae.safetensors for A14B models, "
-                    "wan2.2_vae.safetensors for TI2V-5B. For rough videos, here or in "
-                    "models/vae_approx: taew2_1 or lighttaew2_1 for A14B, taew2_2 or lighttaew2_2 "
-                    "for TI2V-5B. Keep these names: they tell which latents the file takes. Give "
-                    "'Wan image to video' a full VAE.",
-                ),
-                _precision_input(
-                    PRECISIONS,
-                    "Precision the VAE computes in. auto: what ComfyUI prefers on this device, "
-                    "bf16 on most GPUs, fp32 on CPU. fp32 is exact and takes twice the memory.",
-                ),
-            ],
-            outputs=[io.Vae.Output(display_name="vae")],
-            hidden=[io.Hidden.unique_id],
-        )
-
-    @classmethod
-    def validate_inputs(cls, vae_name: str | None = None) -> bool | str:
-        """Refuses a file that cannot be had; see `WanDuetExpertLoader.validate_inputs`."""
-        return _missing_file(cls._folder(vae_name), vae_name) or True
-
-    @classmethod
-    def fingerprint_inputs(cls, vae_name: str | None = None, **_: Any) -> str:
-        """Has a file that was written again be loaded again."""
-        return runtime.file_stamp(cls._folder(vae_name), vae_name)
-
-    @classmethod
-    @reports_errors
-    def execute(cls, vae_name: str, precision: str) -> io.NodeOutput:
-        """Loads the file."""
-        checkpoint = open_checkpoint(runtime.model_path(cls._folder(vae_name), vae_name), "vae")
-        loaded = comfy_vae.load_comfy_vae(checkpoint, precision)
-        runtime.show(cls.hidden.unique_id, checkpoint.info.label)
-        return io.NodeOutput(loaded)
-
-    @classmethod
-    def _preview_names(cls) -> list[str]:
-        """Preview VAEs of Wan where ComfyUI keeps those of its live previews, and nowhere else."""
-        found = [name for name in runtime.model_names("vae_approx") if "taew" in name.lower()]
-        return [name for name in found if name not in runtime.model_names("vae")]
-
-    @classmethod
-    def _folder(cls, name: str | None) -> str:
-        return "vae_approx" if name in cls._preview_names() else "vae"
-
-
-class WanDuetTextEncoderLoader(io.ComfyNode):
-    """Loads the umT5 text encoder."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Describes the node."""
-        return io.Schema(
-            node_id="WanDuetTextEncoderLoader",
-            display_name="Load Wan text encoder",
-            category=CATEGORY,
-            description="Loads a umT5 text encoder as a CLIP that every node takes. Its size is "
-            "read from the file.",
-            inputs=[
-                Choice.Input(
-                    "text_encoder_name",
-                    options=runtime.model_names("text_encoders"),
-                    tooltip="umT5 file in models/text_encoders: umt5_xxl_fp8_e4m3fn_scaled (6 GB), "
-                    "umt5_xxl_fp16 (11 GB), which follows prompts a little closer, or a .gguf.",
-                ),
-            ],
-            outputs=[io.Clip.Output(display_name="clip")],
-            hidden=[io.Hidden.unique_id],
-        )
-
-    @classmethod
-    def validate_inputs(cls, text_encoder_name: str | None = None) -> bool | str:
-        """Refuses a file that cannot be had; see `WanDuetExpertLoader.validate_inputs`."""
-        return _missing_file("text_encoders", text_encoder_name) or True
-
-    @classmethod
-    def fingerprint_inputs(cls, text_encoder_name: str | None = None) -> str:
-        """Has a file that was written again be loaded again."""
-        return runtime.file_stamp("text_encoders", text_encoder_name)
-
-    @classmethod
-    @reports_errors
-    def execute(cls, text_encoder_name: str) -> io.NodeOutput:
-        """Loads the file."""
-        folder = "text_encoders"
-        checkpoint = open_checkpoint(runtime.model_path(folder, text_encoder_name), "text_encoder")
-        clip = umt5.load_clip(checkpoint)
-        runtime.show(cls.hidden.unique_id, checkpoint.info.label)
-        return io.NodeOutput(clip)
-
-
-NODES: list[type[io.ComfyNode]] = [
-    WanDuetModelLoader,
-    WanDuetExpertLoader,
-    WanDuetVAELoader,
-    WanDuetTextEncoderLoader,
-]
+NODES: list[type[io.ComfyNode]] = [WanDuetModelLoader, WanDuetExpertLoader]

@@ -16,6 +16,7 @@ from ._comfy.model.lora_apply import Applied, apply_file
 from ._report import reports_errors
 from .loaders import CATEGORY
 from .lora_text import said_of
+from .search_words import search_words
 
 FOLDER = "loras"
 NONE, AUTO = "none", "auto"
@@ -44,6 +45,7 @@ class WanDuetLoraPair(io.ComfyNode):
         return io.Schema(
             node_id="WanDuetLoraPair",
             display_name="Wan LoRA pair",
+            **search_words("WanDuetLoraPair"),
             category=CATEGORY,
             description="Puts up to three LoRAs on both experts, and says what each changes. "
             "Reads the files of every trainer, also those that ComfyUI's own node passes over. "

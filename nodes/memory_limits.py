@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..wan_model.offload import Limits
 from ..wan_model.offload.plan import GIB
 from .loaders import CATEGORY
+from .search_words import search_words
 from .widgets import widgets
 
 MEMORY_TYPE = "WANDUET_MEMORY"
@@ -19,6 +20,7 @@ class WanDuetMemory(io.ComfyNode):
         return io.Schema(
             node_id="WanDuetMemory",
             display_name="Wan memory",
+            **search_words("WanDuetMemory"),
             category=CATEGORY,
             description="Limits of VRAM and RAM for the engine that streams a model's weights. "
             "Limits are hard: a run that cannot meet them stops with an explanation. The plan is "

@@ -13,6 +13,7 @@ from ._comfy.sampling.guider import Expert, MoEGuider
 from ._comfy.sampling.run import as_video, sample_latent
 from ._comfy.sampling.run_shift import at_shift
 from ._report import reports_errors
+from .search_words import search_words
 from .widgets import widgets
 
 SAMPLING = (
@@ -38,6 +39,7 @@ class WanDuetMoESampler(io.ComfyNode):
         return io.Schema(
             node_id="WanDuetMoESampler",
             display_name="Wan sampler",
+            **search_words("WanDuetMoESampler"),
             category="Wan 2.2",
             description="Runs one solver over both experts and switches at the model's own noise "
             "level, so that multistep solvers keep their history. All zeros are the official "

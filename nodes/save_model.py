@@ -10,6 +10,7 @@ from ._comfy.model.exporting import export_model
 from ._report import reports_errors
 from .checked_inputs import Choice
 from .loaders import CATEGORY
+from .search_words import search_words
 
 GIB = 1 << 30
 
@@ -23,6 +24,7 @@ class WanDuetSaveModel(io.ComfyNode):
         return io.Schema(
             node_id="WanDuetSaveModel",
             display_name="Save Wan model",
+            **search_words("WanDuetSaveModel"),
             category=CATEGORY,
             description="Writes a MODEL of this pack with all its LoRAs as one file, which "
             "ComfyUI's own loader reads, too. A file is never written over, and is there only when "

@@ -8,6 +8,7 @@ from ..wan_model.sampling import StepCacheSettings
 from ._comfy.model import facts
 from ._comfy.sampling.step_cache_wrappers import with_step_cache
 from ._report import reports_errors
+from .search_words import search_words
 from .widgets import widgets
 
 CATEGORY = "Wan 2.2/speed"
@@ -22,6 +23,7 @@ class WanDuetStepCache(io.ComfyNode):
         return io.Schema(
             node_id="WanDuetStepCache",
             display_name="Wan step cache",
+            **search_words("WanDuetStepCache"),
             category=CATEGORY,
             description="Skips model calls whose result follows from earlier ones, for runs of 10 "
             "steps or more. The video differs a little from the one without; this node shows what "

@@ -8,6 +8,7 @@ from ..wan_model.prompt import negative_or_official
 from ._comfy.host import runtime
 from ._comfy.text import embeddings
 from ._report import reports_errors
+from .search_words import search_words
 
 
 class WanDuetTextEncode(io.ComfyNode):
@@ -19,6 +20,7 @@ class WanDuetTextEncode(io.ComfyNode):
         return io.Schema(
             node_id="WanDuetTextEncode",
             display_name="Wan prompt",
+            **search_words("WanDuetTextEncode"),
             category="Wan 2.2",
             description="Cleans and encodes both prompts like the official code. Embeddings are "
             "kept on disk, so a known prompt needs no text encoder run.",

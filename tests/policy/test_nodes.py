@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.comfy.server import ComfyServer, install_pack, server_environment
+from tests.comfy.server import REPOSITORY, ComfyServer, install_pack, server_environment
 
 from . import contract
 
@@ -54,6 +54,16 @@ def test_every_input_is_explained(object_info: dict[str, Any]):
                 if len(options.get("tooltip") or "") < MIN_TOOLTIP:
                     terse.append(f"{node_id}.{name}: {options.get('tooltip')!r}")
     assert not terse, "\n".join(terse)
+
+
+@pytest.mark.comfy
+def test_every_node_is_found_by_what_people_type(object_info: dict[str, Any]):
+    """The schema tells in ComfyUI 0.33; older versions search names only."""
+    source = (REPOSITORY / "nodes" / "search_words.py").read_text()
+    for node_id in contract.describe(object_info, "wan-duet"):
+        words = object_info[node_id].get("search_aliases")
+        assert f'"{node_id}": (' in source
+        assert words is None or {"wan 2.2", "wan22"} <= set(words)
 
 
 @pytest.mark.comfy
