@@ -63,9 +63,10 @@ ELSEWHERE = {
     "ModelSamplingDiscrete ModelSamplingStableCascade PatchModelAddDownscale TomePatchModel "
     "PerturbedAttentionGuidance QwenImageDiffsynthControlnet RenormCFG SUPIRApply WanAnimate2Cache "
     "SelfAttentionGuidance UNetCrossAttentionMultiply UNetSelfAttentionMultiply HypernetworkLoader "
-    "UNetTemporalAttentionMultiply USOStyleReference",
+    "UNetTemporalAttentionMultiply USOStyleReference LTXVContextWindows ZImageFunControlnet "
+    "TripoSplatSamplingPreview",
     "further inputs": "CFGOverride LatentApplyOperationCFG LoraLoader LoraLoaderBypass PerpNeg "
-    "LoraModelLoader MultiGPU_WorkUnits WanUni3CControlnetApply",
+    "LoraModelLoader MultiGPU_WorkUnits WanUni3CControlnetApply WanInfiniteTalkToVideo",
     "no patches": "ImageOnlyCheckpointLoader ModelAdd ModelSubtract TrainLoraNode",
     "tests of their own": "TorchCompileModel",
 }
@@ -100,7 +101,7 @@ def changed(server: ComfyServer, table: dict[str, dict[str, Any]]) -> tuple[Prom
                 values = {**widgets(known[name]), **options, "model": link}
                 prompt[f"{name} {who} patch"] = node(name, **values)
                 link = (f"{name} {who} patch", 0)
-            prompt |= ksampler(link, f"{name} {who}", steps=4 if "Cache" in name else 2, cfg=3.0)
+            prompt |= ksampler(link, f"{name} {who}", steps=4 if "Cache" in name else 2, cfg=2.0)
             prompt |= save(f"core {name} {who}", latent=(f"{name} {who}", 0))
     return prompt, ["", *table]
 
