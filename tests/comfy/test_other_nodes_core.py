@@ -21,7 +21,7 @@ EFFECTIVE: dict[str, dict[str, Any]] = {
     "ContextWindowsManual": {"context_length": 2, "context_overlap": 1, "dim": 2},
     "EasyCache": {"reuse_threshold": 3.0, "start_percent": 0.0, "end_percent": 1.0},
     "Epsilon Scaling": {"scaling_factor": 1.1},
-    "FreSca": {"scale_high": 1.5},
+    "FreSca": {"scale_low": 2.0, "scale_high": 4.0},
     "LazyCache": {"reuse_threshold": 3.0, "start_percent": 0.0, "end_percent": 1.0},
     "LoraLoaderModelOnly": {"lora_name": LORA},
     "LoraLoaderBypassModelOnly": {"lora_name": LORA},
@@ -31,7 +31,6 @@ EFFECTIVE: dict[str, dict[str, Any]] = {
     "ModelSamplingFlux": {},
     "ModelSamplingLTXV": {},
     "ModelSamplingSD3": {},
-    "NAGuidance": {},
     "RescaleCFG": {},
     "ScaleROPE": {"scale_x": 0.5, "scale_t": 1.5},
     "SkipLayerGuidanceDiT": {"double_layers": "1", "scale": 1.0, "end_percent": 1.0},
@@ -64,7 +63,7 @@ ELSEWHERE = {
     "PerturbedAttentionGuidance QwenImageDiffsynthControlnet RenormCFG SUPIRApply WanAnimate2Cache "
     "SelfAttentionGuidance UNetCrossAttentionMultiply UNetSelfAttentionMultiply HypernetworkLoader "
     "UNetTemporalAttentionMultiply USOStyleReference LTXVContextWindows ZImageFunControlnet "
-    "TripoSplatSamplingPreview",
+    "TripoSplatSamplingPreview NAGuidance",
     "further inputs": "CFGOverride LatentApplyOperationCFG LoraLoader LoraLoaderBypass PerpNeg "
     "LoraModelLoader MultiGPU_WorkUnits WanUni3CControlnetApply WanInfiniteTalkToVideo",
     "no patches": "ImageOnlyCheckpointLoader ModelAdd ModelSubtract TrainLoraNode",
