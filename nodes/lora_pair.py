@@ -14,6 +14,7 @@ from ._comfy.host import runtime
 from ._comfy.model import facts
 from ._comfy.model.lora_apply import Applied, apply_file
 from ._report import reports_errors
+from .checked_inputs import Choice
 from .loaders import CATEGORY
 from .lora_text import said_of
 from .search_words import search_words
@@ -73,27 +74,6 @@ class WanDuetLoraPair(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls,
-        lora_high: str | None = None,
-        lora_low: str | None = None,
-        lora_high_2: str | None = None,
-        lora_low_2: str | None = None,
-        lora_high_3: str | None = None,
-        lora_low_3: str | None = None,
-    ) -> bool | str:
-        """Refuses files that are not there; None is not known yet."""
-        chosen = (lora_high, lora_low, lora_high_2, lora_low_2, lora_high_3, lora_low_3)
-        files = runtime.model_names(FOLDER)
-        for name in chosen:
-            if name is not None and name not in (NONE, AUTO, *files):
-                return (
-                    f"The file {name!r} was not found. Got a name that is not in models/{FOLDER}, "
-                    "need one of the files there. Put it there and press R, or pick another file."
-                )
-        return True
-
-    @classmethod
     def fingerprint_inputs(cls, **values: Any) -> str:
         """Has files that were written again be read again."""
         files = runtime.model_names(FOLDER)
@@ -122,7 +102,7 @@ def _row_inputs(files: Sequence[str], end: str, *, first: bool) -> list[Any]:
     """Returns the inputs of one row; those of the first are required."""
     optional = not first
     return [
-        io.Combo.Input(
+        Choice.Input(
             f"lora_high{end}",
             options=[NONE, *files],
             default=NONE,
@@ -130,7 +110,7 @@ def _row_inputs(files: Sequence[str], end: str, *, first: bool) -> list[Any]:
             tooltip="LoRA for the high-noise expert, a file in models/loras. It decides layout "
             "and motion.",
         ),
-        io.Combo.Input(
+        Choice.Input(
             f"lora_low{end}",
             options=[AUTO, NONE, *files],
             default=AUTO,

@@ -182,12 +182,9 @@ def test_pairs_by_name(comfy_server: ComfyServer, high: str, low: str, text: str
 @pytest.mark.parametrize(
     ("node_id", "widget", "choices"),
     [
-        ("model", "model_name", ""),
         ("experts", "high_noise_model", ""),
         ("experts", "precision", "['auto', 'bf16', 'fp16', 'fp32', 'fp8', 'int8', 'nvfp4']"),
         ("experts", "attention", "['auto', 'sdpa', "),
-        ("vae", "vae_name", "toy_wan_2.1_vae.safetensors"),
-        ("clip", "text_encoder_name", "["),
         ("vae", "precision", "['auto', 'bf16', 'fp16', 'fp32']"),
         ("model", "precision", "['auto', 'bf16', 'fp16', 'fp32', 'fp8', 'int8', 'nvfp4']"),
         ("model", "attention", "['auto', 'sdpa', "),
@@ -214,6 +211,20 @@ def test_choices(comfy_server: ComfyServer, node_id: str, widget: str, choices: 
     assert error["extra_info"]["input_name"] == widget
     assert error["details"].startswith(f"{widget}: 'nonsense' not in ")
     assert choices in error["details"]
+
+
+@pytest.mark.parametrize(
+    ("node_id", "widget"),
+    [("model", "model_name"), ("vae", "vae_name"), ("clip", "text_encoder_name")],
+)
+def test_files(comfy_server: ComfyServer, node_id: str, widget: str):
+    prompt = {**good_prompt(), **every_choice()}
+    prompt[node_id]["inputs"][widget] = "nonsense"
+    prompt |= save("good", latent=("custom", 0), image=("decode", 0))
+    error = refusal(comfy_server, prompt, node_id)
+
+    assert error["extra_info"]["input_name"] == widget
+    assert "'nonsense' was not found. Got a name that is not in models/" in error["details"]
 
 
 def test_choices_of_other_nodes_are_taken(comfy_server: ComfyServer):

@@ -285,5 +285,5 @@ def test_what_it_refuses(server: ComfyServer, row: dict[str, Any], message: str)
 
 
 def test_a_missing_file_is_named_before_the_run(server: ComfyServer):
-    with pytest.raises(PromptRejected, match=r"'gone.safetensors' was not found"):
+    with pytest.raises(PromptRejected, match=r"lora_high: 'gone.safetensors' not in"):
         ran(server, experts(FP8), ("high", "low"), pair("gone.safetensors"))
