@@ -22,7 +22,7 @@ from ....wan_model.loading.source import Reader, first_names
 from ....wan_model.loading.source_gguf import is_gguf
 from ....wan_model.quant import WeightFormat, scale_weight
 from ..host.runtime import embedding_folders
-from .packed_linear import packed_operations
+from .packed_linear import PackedClip, packed_operations
 from .tokenizer import TOKENIZER
 from .umt5_names import transformers_name
 from .umt5_tensors import ENCODER_FILES, core_reads, core_tensors
@@ -100,11 +100,14 @@ def _load_packed_clip(checkpoint: Checkpoint, sizes: TextEncoderConfig) -> comfy
     tokenizer = bytearray(sentencepiece_model(checkpoint.path))
     tensors[TOKENIZER] = torch.frombuffer(tokenizer, dtype=torch.uint8)
     options = {"dtype": torch.float16, "custom_operations": packed_operations(formats)}
-    return _load_sized_clip(tensors, sizes, options)
+    return _load_sized_clip(tensors, sizes, options, PackedClip)
 
 
 def _load_sized_clip(
-    tensors: dict[str, Tensor], sizes: TextEncoderConfig, options: dict[str, Any]
+    tensors: dict[str, Tensor],
+    sizes: TextEncoderConfig,
+    options: dict[str, Any],
+    clip_class: type[comfy.sd.CLIP] = comfy.sd.CLIP,
 ) -> comfy.sd.CLIP:
     """Loads a umT5 that core's own loader does not recognise: of another size, or packed."""
     block = "encoder.block.0.layer"
@@ -124,7 +127,7 @@ def _load_sized_clip(
         clip=_clip_class(config, tensors),
         tokenizer=comfy.text_encoders.wan.WanT5Tokenizer,
     )
-    return comfy.sd.CLIP(
+    return clip_class(
         target,
         embedding_directory=embedding_folders(),
         tokenizer_data={TOKENIZER: tensors[TOKENIZER]},
