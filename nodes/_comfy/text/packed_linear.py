@@ -28,7 +28,13 @@ class PackedClip(comfy.sd.CLIP):
 
     def get_sd(self) -> dict[str, Tensor]:
         """Returns the tensors that a file holds."""
-        state: dict[str, Tensor] = super().get_sd()
+        return self._with_numbers(super().get_sd())
+
+    def state_dict_for_saving(self) -> dict[str, Tensor]:
+        """Returns the same, with patches: what newer versions of ComfyUI save."""
+        return self._with_numbers(super().state_dict_for_saving())  # pyright: ignore
+
+    def _with_numbers(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         for path, layer in self.cond_stage_model.named_modules():
             if isinstance(layer, _Packed):
                 state[f"{path}.weight"] = layer.stored().dequantize(torch.float16)
