@@ -107,6 +107,21 @@ def test_a_text_encoder_gives_the_embedding_of_its_numbers(comfy_server: ComfySe
     assert nbytes[0] < 0.4 * nbytes[1]
 
 
+def test_core_saves_the_numbers_of_a_text_encoder(comfy_server: ComfyServer):
+    prompt: Prompt = {
+        "clip": node("WanDuetTextEncoderLoader", text_encoder_name=UMT5),
+        "copy": node("CLIPSetLastLayer", clip=("clip", 0), stop_at_clip_layer=-1),
+        "write": node("CLIPSave", clip=("copy", 0), filename_prefix="gguf_clip/saved"),
+    }
+    result = comfy_server.run(prompt)
+    assert result.status == "success", result.error
+    (written,) = (comfy_server.output / "gguf_clip").glob("*umt5xxl*.safetensors")
+    saved = load_file(written)
+    exact = load_file(comfy_server.base / "models" / "text_encoders" / EXACT_UMT5)
+    for name in exact.keys() - {"spiece_model"}:
+        assert torch.equal(saved[name].float(), exact[name].half().float()), name
+
+
 def test_they_are_listed_and_described(comfy_server: ComfyServer):
     info = comfy_server.object_info()
     for loader, names in (

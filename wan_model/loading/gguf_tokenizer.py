@@ -19,15 +19,17 @@ BYTE = 6
 """Of the types of pieces, which have the same numbers in both."""
 
 
-def sentencepiece_model(file: Path) -> bytes:
-    """Returns the tokenizer of a file as a serialized sentencepiece model.
+def sentencepiece_model(file: Path) -> bytes | None:
+    """Returns the tokenizer of a file as a serialized sentencepiece model, if it has one.
 
     Raises:
-        CheckpointError: if the file has none, or a broken one.
+        CheckpointError: if it is broken.
     """
     header = read_header(file)
     tokens, scores, types = (_list(header, name) for name in ("tokens", "scores", "token_type"))
-    if not tokens or not len(tokens) == len(scores) == len(types):
+    if not tokens and not scores:
+        return None
+    if not len(tokens) == len(scores) == len(types):
         sizes = f"{len(tokens)} tokens, {len(scores)} scores and {len(types)} types"
         raise CheckpointError(
             f"{file.name} holds no whole tokenizer. Got {sizes}, need as many of each. Choose "

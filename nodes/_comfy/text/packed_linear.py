@@ -1,15 +1,44 @@
-"""Linear layers of ComfyUI's own text encoders whose weights stay as small as GGUF holds them."""
+"""ComfyUI's own text encoders with linear layers whose weights stay as small as GGUF holds them."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import comfy.ops
+import comfy.sd
 import torch
 from torch import Tensor
 
 from ....wan_model.errors import CheckpointError
 from ....wan_model.quant import PLAIN, StoredWeight, WeightFormat
 from ..model.comfy_linear import ComfyLinear
+
+
+class _Packed(ComfyLinear):
+    """One of those layers."""
+
+
+class PackedClip(comfy.sd.CLIP):
+    """A text encoder with such layers, of which other nodes save numbers instead of codes."""
+
+    def clone(self, *args: Any, **kwargs: Any) -> "PackedClip":
+        """Returns a copy that shares the weights."""
+        copy = super().clone(*args, **kwargs)
+        copy.__class__ = PackedClip
+        return copy  # pyright: ignore[reportReturnType]
+
+    def get_sd(self) -> dict[str, Tensor]:
+        """Returns the tensors that a file holds."""
+        return self._with_numbers(super().get_sd())
+
+    def state_dict_for_saving(self) -> dict[str, Tensor]:
+        """Returns the same, with patches: what newer versions of ComfyUI save."""
+        return self._with_numbers(super().state_dict_for_saving())  # pyright: ignore
+
+    def _with_numbers(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        for path, layer in self.cond_stage_model.named_modules():
+            if isinstance(layer, _Packed):
+                state[f"{path}.weight"] = layer.stored().dequantize(torch.float16)
+        return state
 
 
 def packed_operations(formats: Mapping[str, WeightFormat]) -> type:
@@ -20,7 +49,7 @@ def packed_operations(formats: Mapping[str, WeightFormat]) -> type:
             state dict that the encoder will load.
     """
 
-    class PackedLinear(ComfyLinear):
+    class PackedLinear(_Packed):
         def __init__(
             self,
             in_features: int,

@@ -17,15 +17,14 @@ from torch import Tensor
 
 from ....wan_model.errors import CheckpointError
 from ....wan_model.loading import Checkpoint, TextEncoderConfig
-from ....wan_model.loading.gguf_tokenizer import sentencepiece_model
 from ....wan_model.loading.source import Reader, first_names
 from ....wan_model.loading.source_gguf import is_gguf
 from ....wan_model.quant import WeightFormat, scale_weight
 from ..host.runtime import embedding_folders
-from .packed_linear import packed_operations
-from .tokenizer import TOKENIZER
+from .packed_linear import PackedClip, packed_operations
+from .tokenizer import ENCODER_FILES, TOKENIZER, needed_tokenizer
 from .umt5_names import transformers_name
-from .umt5_tensors import ENCODER_FILES, core_reads, core_tensors
+from .umt5_tensors import core_reads, core_tensors
 
 XXL_WIDTH = 4096
 """Of the umT5 that Wan uses; core's own loader knows no other."""
@@ -91,20 +90,22 @@ def _load_packed_clip(checkpoint: Checkpoint, sizes: TextEncoderConfig) -> comfy
     read = Reader()
     tensors: dict[str, Tensor] = {}
     formats: dict[str, WeightFormat] = {}
-    for name, entry in checkpoint.entries.items():
-        stored = entry.read(read)
+    for key, entry in checkpoint.entries.items():
+        name, stored = transformers_name(key), entry.read(read)
         if name.endswith(LINEARS):
             tensors[name], formats[name] = stored.weight, stored.format
         else:
             tensors[name] = stored.dequantize(torch.float16)
-    tokenizer = bytearray(sentencepiece_model(checkpoint.path))
-    tensors[TOKENIZER] = torch.frombuffer(tokenizer, dtype=torch.uint8)
+    tensors[TOKENIZER] = needed_tokenizer(checkpoint, sizes.vocab_size)
     options = {"dtype": torch.float16, "custom_operations": packed_operations(formats)}
-    return _load_sized_clip(tensors, sizes, options)
+    return _load_sized_clip(tensors, sizes, options, PackedClip)
 
 
 def _load_sized_clip(
-    tensors: dict[str, Tensor], sizes: TextEncoderConfig, options: dict[str, Any]
+    tensors: dict[str, Tensor],
+    sizes: TextEncoderConfig,
+    options: dict[str, Any],
+    clip_class: type[comfy.sd.CLIP] = comfy.sd.CLIP,
 ) -> comfy.sd.CLIP:
     """Loads a umT5 that core's own loader does not recognise: of another size, or packed."""
     block = "encoder.block.0.layer"
@@ -124,7 +125,7 @@ def _load_sized_clip(
         clip=_clip_class(config, tensors),
         tokenizer=comfy.text_encoders.wan.WanT5Tokenizer,
     )
-    return comfy.sd.CLIP(
+    return clip_class(
         target,
         embedding_directory=embedding_folders(),
         tokenizer_data={TOKENIZER: tensors[TOKENIZER]},

@@ -6,14 +6,11 @@ from typing import Any
 
 import comfy.utils
 
-from ....wan_model.errors import CheckpointError
 from ....wan_model.loading import Checkpoint, TextEncoderConfig
 from ....wan_model.loading.entries import NOTES_IN_METADATA
 from ....wan_model.loading.source import RawTensor
-from .tokenizer import TOKENIZER, borrowed_tokenizer
+from .tokenizer import TOKENIZER, needed_tokenizer
 from .umt5_names import transformers_name
-
-ENCODER_FILES = "umt5_xxl_fp8_e4m3fn_scaled.safetensors or umt5_xxl_fp16.safetensors"
 
 
 def core_reads(checkpoint: Checkpoint) -> bool:
@@ -39,14 +36,7 @@ def core_tensors(checkpoint: Checkpoint, sizes: TextEncoderConfig) -> dict[str, 
         name = transformers_name(f"{layer}.{leaf}" if layer else leaf)
         tensors[name], names[before] = loaded[raw.name], name.rpartition(".")[0]
     if TOKENIZER not in tensors:
-        tokenizer = borrowed_tokenizer(sizes.vocab_size)
-        if tokenizer is None:
-            raise CheckpointError(
-                f"{checkpoint.path.name} has no tokenizer. Got none in it, and no other umT5 with "
-                f"{sizes.vocab_size} tokens in models/text_encoders; need one of the two. Put "
-                f"{ENCODER_FILES} there, too, or choose it here."
-            )
-        tensors[TOKENIZER] = tokenizer
+        tensors[TOKENIZER] = needed_tokenizer(checkpoint, sizes.vocab_size)
     said = (metadata or {}).get(NOTES_IN_METADATA)
     notes = None if said is None else _renamed_notes(said, names)
     if hasattr(comfy.utils, "convert_old_quants"):

@@ -38,8 +38,10 @@ def test_names_and_numbers(encoder: tuple[Path, State, State]):
 
 def test_the_tokenizer_is_what_it_was(encoder: tuple[Path, State, State]):
     file, state, _ = encoder
+    rebuilt = sentencepiece_model(file)
+    assert rebuilt is not None
     before = SentencePieceProcessor(model_proto=state["spiece_model"].numpy().tobytes())
-    after = SentencePieceProcessor(model_proto=sentencepiece_model(file))
+    after = SentencePieceProcessor(model_proto=rebuilt)
     assert after.GetPieceSize() == before.GetPieceSize()
     assert (after.eos_id(), after.unk_id()) == (1, 2)
     for text in TEXTS:
@@ -59,5 +61,4 @@ def test_without_tokenizer(tmp_path: Path):
     state = make_text_encoder("umt5")
     del state["spiece_model"]
     write_umt5(tmp_path / "a.gguf", state, "F16")
-    with pytest.raises(CheckpointError, match=r"holds no whole tokenizer\. Got 0 tokens"):
-        sentencepiece_model(tmp_path / "a.gguf")
+    assert sentencepiece_model(tmp_path / "a.gguf") is None

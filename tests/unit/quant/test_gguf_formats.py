@@ -44,6 +44,8 @@ def test_large_weights_are_the_same_in_runs(kind: GgufFormat):
 def test_sizes(kind: GgufFormat):
     numbers, nbytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind.name]]
     assert (kind.block, kind.block_bytes) == (numbers, nbytes)
+    on_meta = StoredWeight(kind, torch.empty(3, 2 * nbytes, dtype=torch.uint8, device="meta"))
+    assert on_meta.dequantize(torch.bfloat16).shape == (3, 2 * numbers)
     assert kind.bits == 8 * nbytes / numbers
     assert kind.is_quantized
     assert kind.shape((3, 7, 2 * nbytes)) == (3, 7, 2 * numbers)
