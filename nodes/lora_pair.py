@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..wan_model.errors import PairingError
 from ..wan_model.loading import Expert, guess_expert
-from ..wan_model.lora import experts_of, open_lora, partner
+from ..wan_model.lora import LoraFile, experts_of, open_lora, partner
 from ._comfy.host import runtime
 from ._comfy.model import facts
 from ._comfy.model.lora_apply import Applied, apply_file
@@ -163,7 +163,12 @@ def _apply(model_high: Any, model_low: Any, row: Row) -> tuple[Any, Any, list[st
         WanError: for a file that is no LoRA for this model, and for a swapped pair.
     """
     low, lines = _low_file(row, has_low=model_low is not None)
-    _refuse_swapped(row.high, low)
+    if _experts(row.high, low) == ("low", "high"):
+        raise PairingError(
+            f"These LoRAs look swapped, judging by names and headers. Got {row.high} at lora_high "
+            f"and {low} at lora_low, need them the other way round. Swap them, or rename a file "
+            "whose name is wrong."
+        )
     models: dict[Expert, Any] = {"high": model_high, "low": model_low}
     chosen: tuple[tuple[Expert, str, float], ...] = (
         ("high", row.high, row.strength_high),
@@ -180,13 +185,8 @@ def _apply(model_high: Any, model_low: Any, row: Row) -> tuple[Any, Any, list[st
         models[expert], found = apply_file(models[expert], path, strength, expert)
         applied.append(found)
         lines += said_of(name, expert if model_low is not None else None, found)
-    if row.high == low != NONE and model_low is not None:
-        speaks_of = guess_expert(Path(low))
-        if speaks_of and not any(found.of_both_experts for found in applied):
-            lines.append(
-                f"{low} is on both experts, but its name says that it is for the {speaks_of}-noise "
-                "one. Choose its partner for the other."
-            )
+    if len(applied) == 2 and not applied[0].of_both_experts:
+        lines += _doubled(row.high, low)
     return models["high"], models["low"], lines
 
 
@@ -202,7 +202,7 @@ def _low_file(row: Row, *, has_low: bool) -> tuple[str, list[str]]:
     if found is not None:
         return found, []
     speaks_of = guess_expert(Path(row.high))
-    if speaks_of is None or _holds_both(row.high):
+    if speaks_of is None or _opened(row.high).of_both_experts:
         return row.high, []
     return NONE, [
         f"No partner of {row.high} was found, so the low-noise expert is without this LoRA. "
@@ -210,26 +210,31 @@ def _low_file(row: Row, *, has_low: bool) -> tuple[str, list[str]]:
     ]
 
 
-def _holds_both(name: str) -> bool:
-    return open_lora(runtime.model_path(FOLDER, name)).of_both_experts
+def _opened(name: str) -> LoraFile:
+    return open_lora(runtime.model_path(FOLDER, name))
 
 
-def _refuse_swapped(high: str, low: str) -> None:
-    """Refuses a pair the wrong way round, by names or headers.
-
-    Raises:
-        PairingError: names both.
-    """
+def _experts(high: str, low: str) -> tuple[Expert | None, Expert | None]:
+    """Guesses which experts a row's files are for, by names and headers."""
     if NONE in (high, low):
-        return
-    paths = [runtime.model_path(FOLDER, name) for name in (high, low)]
-    headers = (open_lora(paths[0]).metadata, open_lora(paths[1]).metadata)
-    if experts_of(Path(high), Path(low), headers) == ("low", "high"):
-        raise PairingError(
-            f"These LoRAs look swapped, judging by names and headers. Got {high} at lora_high and "
-            f"{low} at lora_low, need them the other way round. Swap them, or rename a file whose "
-            "name is wrong."
-        )
+        return None, None
+    if high == low:
+        expert = guess_expert(Path(low))
+        return expert, expert
+    headers = (_opened(high).metadata, _opened(low).metadata)
+    return experts_of(Path(high), Path(low), headers)
+
+
+def _doubled(high: str, low: str) -> list[str]:
+    """Returns what is to be said of two files for one expert."""
+    found, other = _experts(high, low)
+    if found is None or found != other:
+        return []
+    files = low if high == low else f"{high} and {low}"
+    return [
+        f"Both experts have a LoRA for the {found}-noise one, judging by names and headers: "
+        f"{files}. Choose the partner for the other."
+    ]
 
 
 NODES: list[type[io.ComfyNode]] = [WanDuetLoraPair]

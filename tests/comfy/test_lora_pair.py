@@ -1,13 +1,15 @@
 """'Wan LoRA pair' on a server: what it does to both experts, and what it says."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.toy.gguf_files import write_dit
 from tests.toy.make_checkpoints import DIM, FFN_DIM, LORA_RANK, make_lora
 
 from .client import PromptRejected
@@ -19,8 +21,14 @@ from .test_loras import FP8, FP32_ROUNDING, LINKS, dequantized, error
 pytestmark = pytest.mark.comfy
 
 HIGH, LOW = "rain_HIGH_e10.safetensors", "rain_LOW_e12.safetensors"
+GGUF = "toy_t2v_high_noise_Q4_0.gguf"
 DIFFUSERS = {"self_attn": "attn1", "cross_attn": "attn2", "ffn.0": "ffn.net.0.proj"}
 DIFFUSERS |= {".q.": ".to_q.", ".v.": ".to_v.", "diffusion_model.": "transformer."}
+
+
+def exact_of(name: str) -> str:
+    """The file of a model's weights in fp32."""
+    return f"exact_{Path(name).stem}.safetensors"
 
 
 def diffusers(state: dict[str, Tensor], prefix: str = "transformer.") -> dict[str, Tensor]:
@@ -61,7 +69,7 @@ def strange() -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def server(comfy_server: ComfyServer, toy_models: Path) -> ComfyServer:
+def server(comfy_server: ComfyServer, toy_models: Path) -> Iterator[ComfyServer]:
     """The server with LoRA files, and the fp8 model's weights in fp32."""
     loras = comfy_server.base / "models" / "loras"
     pair = {HIGH: make_lora("high"), LOW: make_lora("low")}
@@ -78,8 +86,11 @@ def server(comfy_server: ComfyServer, toy_models: Path) -> ComfyServer:
         {"blocks.0.self_attn.q_loras.down.weight": torch.zeros(1)}, loras / "stand.safetensors"
     )
     models = comfy_server.base / "models" / "diffusion_models"
-    save_file(dequantized(toy_models / "diffusion_models" / FP8), models / f"exact_{FP8}")
-    return comfy_server
+    save_file(dequantized(toy_models / "diffusion_models" / FP8), models / exact_of(FP8))
+    packed = load_file(toy_models / "diffusion_models" / T2V[0])
+    save_file(write_dit(models / GGUF, packed, "Q4_0"), models / exact_of(GGUF))
+    yield comfy_server
+    (models / GGUF).unlink()
 
 
 def pair(high: str, low: str = "auto", end: str = "", **options: Any) -> dict[str, Any]:
@@ -118,7 +129,7 @@ def experts(high: str, **options: Any) -> Prompt:
 
 
 def test_a_pair_is_exact_on_fp8_weights(server: ComfyServer):
-    reference = experts(f"exact_{FP8}")
+    reference = experts(exact_of(FP8))
     for expert, name in (("high", HIGH), ("low", LOW)):
         lora = {"lora_name": f"comfy_{name}", "strength_model": 0.7}
         reference[f"of_{expert}"] = node("LoraLoaderModelOnly", model=(expert, 0), **lora)
@@ -126,7 +137,7 @@ def test_a_pair_is_exact_on_fp8_weights(server: ComfyServer):
         server, reference, {"model_high": ("of_high", 0), "model_low": ("of_low", 0)}
     )
     bare, _ = sampled(
-        server, experts(f"exact_{FP8}"), {"model_high": ("high", 0), "model_low": ("low", 0)}
+        server, experts(exact_of(FP8)), {"model_high": ("high", 0), "model_low": ("low", 0)}
     )
     assert error(exact, bare) > 0.03
     strengths = {"strength_high": 0.7, "strength_low": 0.7}
@@ -180,7 +191,8 @@ def test_every_kind_is_the_same_with_and_without_the_engine_and_on_cores_model(s
     )
 
 
-def test_every_kind_is_exact_on_fp8_weights(server: ComfyServer):
+@pytest.mark.parametrize("name", [FP8, GGUF])
+def test_every_kind_is_exact_on_quantized_weights(server: ComfyServer, name: str):
     plain = {k: v for k, v in make_lora("high", layers=1).items() if "ffn" not in k}
     save_file(strange() | plain, server.base / "models" / "loras" / "lokr.safetensors")
     rows = pair("lokr.safetensors", "none") | pair(
@@ -188,11 +200,11 @@ def test_every_kind_is_exact_on_fp8_weights(server: ComfyServer):
     )
     one = {"model_high": ("pair", 0), "model_low": None}
     with_loras = pair_node("model", None, rows)
-    exact, _ = sampled(server, model(f"exact_{FP8}", "model") | with_loras, one)
-    bare, _ = sampled(server, model(f"exact_{FP8}", "model"), {**one, "model_high": ("model", 0)})
+    exact, _ = sampled(server, model(exact_of(name), "model") | with_loras, one)
+    bare, _ = sampled(server, model(exact_of(name), "model"), {**one, "model_high": ("model", 0)})
     assert error(exact, bare) > 0.03
     for options in ({}, {"memory": ("memory", 0)}):
-        prompt = {**memory(blocks_to_swap=1), **model(FP8, "model", **options)}
+        prompt = {**memory(blocks_to_swap=1), **model(name, "model", **options)}
         got, (said,) = sampled(server, prompt | with_loras, one)
         assert error(got, exact) < 3e-4  # rounded into fp8, it is 0.02
         assert "2 of them are no products of small matrices" in said
@@ -245,7 +257,11 @@ def test_what_it_says(server: ComfyServer):
         ([pair("none", LOW)], [f"{LOW} at 1 on the low-noise expert"]),
         (
             [pair(lone.name, lone.name, strength_low=0.0)],
-            [smoke, "off on the low-noise expert", "its name says that it is for the high-noise"],
+            [smoke, "off on the low-noise expert"],
+        ),
+        (
+            [pair(lone.name, lone.name)],
+            [smoke, "1 on the low-noise", "Both experts have a LoRA for the high-noise one"],
         ),
         (
             [pair("partly.safetensors", "none")],

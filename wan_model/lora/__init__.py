@@ -1,6 +1,6 @@
 """LoRA files of every dialect, in the names and sizes of a model, exact in fp32 or fp64.
 
-`names` tells dialects, `file` opens, `kinds` makes `changes` (what is added) and `transforms` (what
+`dialects` tells names, `file` opens, `kinds` makes `changes` (what is added) and `transforms` (what
 depends on the weight), `translate` puts them in their places.
 """
 

@@ -12,7 +12,7 @@ from ..errors import CheckpointError
 from ..loading.files import refuse_other_files
 from ..loading.source import RawTensor, Reader, damaged, first_names, shown
 from ..loading.source_safetensors import DTYPES, open_safetensors
-from .names import expert_of, take_apart, what_else
+from .dialects import expert_of, take_apart, what_else
 from .scales import HeaderScales
 
 STORED = {name: dtype for dtype, name in DTYPES.items()} | {
@@ -32,7 +32,7 @@ class LoraModule:
     name: str
     """As the file spells it."""
     tensors: dict[str, RawTensor]
-    """By leaf, see `names.LEAVES`."""
+    """By leaf, see `dialects.LEAVES`."""
     header: HeaderScales
     read: Reader = field(repr=False)
 

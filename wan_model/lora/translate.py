@@ -8,9 +8,9 @@ from functools import cached_property
 from ..errors import CheckpointError
 from ..loading import Expert
 from .changes import Change
+from .dialects import Names, expert_of, why_absent
 from .file import LoraFile, LoraModule, not_a_lora
 from .kinds import bias_changes, weight_changes
-from .names import Names, expert_of, why_absent
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Of a model's weights, before they were quantized, by official name."""

@@ -61,7 +61,7 @@ def as_patch(change: Change, shape: tuple[int, ...]) -> Any:
     if isinstance(change, LowRank) and change.mid is None and change.shape == shape:
         alpha = change.scale * len(change.down)
         return LoRAAdapter(set(), (change.up, change.down, alpha, None, None, None))
-    whole = isinstance(change, Difference) and change.scale == 1 and change.shape == shape
-    if whole and len(shape) < 2:  # matrices may be quantized, and then are not merged
+    # Matrices may be quantized, and then are not to be merged by ComfyUI's code.
+    if isinstance(change, Difference) and (change.scale, change.shape) == (1, shape[:1]):
         return ("diff", (change.tensor,))
     return FileChange(set(), (change,))

@@ -11,15 +11,17 @@ from wan_model.errors import CheckpointError
 from .files import DIM, RANK, changed, randn, translated, weight
 
 QUERY, UP, OUT = "blocks.1.self_attn.q", "blocks.0.ffn.0", "blocks.0.cross_attn.o"
+SELF_OUT = "blocks.0.self_attn.o"
 DIFFUSERS = {
     QUERY: "blocks.1.attn1.to_q",
     UP: "blocks.0.ffn.net.0.proj",
     OUT: "blocks.0.attn2.to_out.0",
+    SELF_OUT: "blocks.0.attn1.to_out.0",
 }
 OFFICIAL = {name: name for name in DIFFUSERS}
 FLAT = {name: name.replace(".", "_") for name in DIFFUSERS}
 FLAT_DIFFUSERS = {name: other.replace(".", "_") for name, other in DIFFUSERS.items()}
-SHORT = {**DIFFUSERS, OUT: "blocks.0.attn2.to_out"}
+SHORT = {name: other.removesuffix(".0") for name, other in DIFFUSERS.items()}
 AB, DOWN_UP = ("lora_A.weight", "lora_B.weight"), ("lora_down.weight", "lora_up.weight")
 DEFAULT = ("lora_A.default.weight", "lora_B.default.weight")
 
