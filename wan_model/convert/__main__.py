@@ -21,6 +21,7 @@ from ..loading.export import (
     find_export,
 )
 from ..loading.files import PICKLE_SUFFIXES, is_pickle
+from ..loading.keymap import Component
 from ..loading.source import Reader, ShapesOnly
 from ..loading.writer import FileLayout, weight_tensors, write_checkpoint
 from ..quant.gguf_formats import GgufFormat
@@ -28,7 +29,7 @@ from .pickled import rewrite
 
 GIB = 1 << 30
 AS_IT_IS = "as it is"
-PARTS = {"model": "dit", "vae": "vae", "text-encoder": "text_encoder"}
+PARTS: dict[str, Component] = {"model": "dit", "vae": "vae", "text-encoder": "text_encoder"}
 
 log = logging.getLogger(__name__)
 

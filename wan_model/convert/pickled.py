@@ -14,7 +14,7 @@ import torch
 from ..errors import CheckpointError, WanError
 from ..loading.source_safetensors import DTYPES
 from ..loading.writer import FileLayout, write_checkpoint
-from .names import renamed, unwrapped
+from .pickled_names import renamed, unwrapped
 
 
 def rewrite(source: Path, target: Path, memory_bytes: int) -> None:

@@ -306,7 +306,8 @@ class _Trial(StoredWeight):
         values = index.mul(0.7).sin().mul(sizes).view(2, TRIAL, TRIAL)
         stored = weight_format.quantize(values[0])
         x = values[1].bfloat16()
-        return cls(format=weight_format, **dict(stored.tensors()), x=x, bias=x[0])
+        parts: dict[str, Any] = dict(stored.tensors())
+        return cls(format=weight_format, **parts, x=x, bias=x[0])
 
 
 def _kitchen(compiled: str) -> Any:

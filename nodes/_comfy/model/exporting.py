@@ -97,8 +97,10 @@ def _weights(
         layer = layers.get(path)
         if layer is not None and leaf in PARTS[1:]:
             continue
-        own = layer is not None and leaf == "weight"
-        stored = layer.stored() if own else StoredWeight(PLAIN[tensor.dtype], tensor.detach())
+        if layer is not None and leaf == "weight":
+            stored = layer.stored()
+        else:
+            stored = StoredWeight(PLAIN[tensor.dtype], tensor.detach())
         key = PREFIX + name
         yield name, _patched(stored, key, patches.get(key), device)
 
