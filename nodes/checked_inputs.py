@@ -41,6 +41,8 @@ class Steps(int):
     others, such as the graph editor, it is the number.
     """
 
+    _check: Callable[[int], None]
+    _rule: str
     _advice = ""
 
     def __new__(cls, least: int, check: Callable[[int], None], rule: str) -> "Steps":
