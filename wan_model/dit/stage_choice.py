@@ -42,11 +42,13 @@ def own_stages(block: Block) -> BlockStages:
 def fastest_stages(device: torch.device, precision: Precision) -> StagesOf:
     """Returns Triton's stages where they give right numbers in a trial, otherwise `own_stages`.
 
-    They have no gradients, and run on the current device only.
+    They have no gradients.
+
+    Args:
+        device: the current one, if it is a GPU.
+        precision: of the blocks.
     """
     if device.type != "cuda":
-        return own_stages
-    if device.index is not None and device.index != torch.cuda.current_device():
         return own_stages
     try_stages = partial(_if_right, device=device, precision=precision)
     stages = try_stages(own_stages, with_codes=False)
@@ -135,6 +137,11 @@ def _sines(*shape: int, start: int, device: torch.device) -> Tensor:
     return (numbers * 0.7 + start).sin().view(shape)
 
 
+def _run_fused(block: Block, stages: BlockStages, x: Tensor, inputs: BlockInputs) -> Tensor:
+    """Runs a block; what other nodes put in a block's place may return tokens in any order."""
+    return block(x, inputs, stages if x.is_contiguous() else None)
+
+
 class FastestStages:
     """The fastest stages on a device, found when a model first runs there."""
 
@@ -143,7 +150,9 @@ class FastestStages:
         self._found: dict[torch.device, StagesOf] = {}
 
     def on(self, device: torch.device) -> StagesOf:
-        """Returns `fastest_stages` of a device."""
+        """Returns `fastest_stages` of a device; Triton runs on the current one only."""
+        if device.type == "cuda" and device.index not in (None, torch.cuda.current_device()):
+            return own_stages
         if device not in self._found:
             self._found[device] = fastest_stages(device, self._precision)
         return self._found[device]
@@ -165,7 +174,7 @@ def with_stages(
     def staged(blocks: Iterable[BlockFn], stages_of: StagesOf) -> Iterator[BlockFn]:
         for block in blocks:
             if isinstance(block, Block) and not changed(block):
-                yield partial(block, stages=stages_of(block))
+                yield partial(_run_fused, block, stages_of(block))
             else:
                 yield block
 

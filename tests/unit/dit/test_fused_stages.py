@@ -95,14 +95,17 @@ def _without_gate(stages, x, attention, attended, residual):
     return type(stages).add_self_attention(stages, x, attention, attended, residual)
 
 
-def test_blocks_that_somebody_changed_and_training_keep_their_own(monkeypatch):
+def test_changed_blocks_reordered_tokens_and_training_keep_a_blocks_own(monkeypatch):
     model = make_dit()
     inputs = make_inputs(model)
     used = []
 
-    def record(block, *arguments, **options):
-        used.append(options.get("stages"))
-        return Block.forward(block, *arguments, **options)
+    def record(block, x, inputs, stages=None):
+        used.append(stages)
+        return Block.forward(block, x, inputs, stages)
+
+    def reorder(x, _):
+        return x.mT.contiguous().mT
 
     for block in model.blocks:
         monkeypatch.setattr(block, "forward", partial(record, block))
@@ -114,7 +117,9 @@ def test_blocks_that_somebody_changed_and_training_keep_their_own(monkeypatch):
     assert [stages is None for stages in used] == [True, False]
     used.clear()
     model.velocity(*inputs, runner)
-    assert used == [None, None]
+    with torch.no_grad():
+        model.velocity(*inputs, lambda blocks, *rest: runner([reorder, *blocks], *rest))
+    assert used == [None] * 4
 
 
 def test_no_kernels_on_the_cpu_and_none_that_fail(monkeypatch):
