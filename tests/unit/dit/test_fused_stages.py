@@ -127,3 +127,13 @@ def test_no_kernels_on_the_cpu_and_none_that_fail(monkeypatch):
     monkeypatch.setattr(stage_choice, "trial_error", lambda *_, **__: 1.0)
     choose = partial(stage_choice._if_right, device=CPU, precision=FP32)
     assert choose(own_stages, with_codes=False) is own_stages
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="No GPU.")
+@pytest.mark.parametrize("with_codes", [False, True])
+def test_the_trial_passes_on_a_gpu(with_codes):
+    if with_codes and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("This GPU multiplies no fp8.")
+    stages = fused_stages(with_codes=with_codes)
+    assert trial_error(stages, torch.device("cuda"), BF16, with_codes=with_codes) < 2e-2
