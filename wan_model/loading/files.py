@@ -4,6 +4,7 @@ A path may be one file, a folder, the index of a sharded checkpoint, or any one 
 Nothing but safetensors and GGUF is ever opened; a pickled file could run code.
 """
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -51,13 +52,19 @@ def find_files(path: Path) -> CheckpointFiles:
         )
     if path.is_dir():
         return _find_in_folder(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{shown(path.name)} cannot be used. Got a pipe or a device, need a regular file. "
+            f"{SAFETENSORS_ADVICE}"
+        )
     if path.name.endswith(INDEX_SUFFIX):
         return _read_index(path)
     refuse_other_files(path)
     for index in sorted(path.parent.glob(f"*{INDEX_SUFFIX}")):
-        sharded = _read_index(index, must_name=path.name)
-        if path.name in (file.name for file in sharded.files):
-            return sharded
+        if _mentions(index, path.name):
+            sharded = _read_index(index)
+            if path.name in (file.name for file in sharded.files):
+                return sharded
     if SHARD_NAME.search(path.name):
         raise CheckpointError(
             f"{path.name} is one part of a sharded checkpoint without an index. Got no "
@@ -102,8 +109,9 @@ def is_pickle(file: Path, start: bytes) -> bool:
 
 
 def _find_in_folder(folder: Path) -> CheckpointFiles:
-    indices = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
-    singles = sorted(f for f in folder.glob("*.safetensors") if not SHARD_NAME.search(f.name))
+    indices = sorted(f for f in folder.glob(f"*{INDEX_SUFFIX}") if f.is_file())
+    files = [f for f in folder.glob("*.safetensors") if f.is_file()]
+    singles = sorted(f for f in files if not SHARD_NAME.search(f.name))
     if len(indices) == 1:
         return _read_index(indices[0])
     if not indices and len(singles) == 1:
@@ -124,11 +132,28 @@ def _listed(names: list[str]) -> str:
     return ", ".join(shown(name) for name in names[:6]) or "no model file"
 
 
-def _read_index(index: Path, must_name: str | None = None) -> CheckpointFiles:
-    """Reads an index; with `must_name`, one that does not name that file may have any content."""
-    text = index.read_bytes() if index.stat().st_size <= MAX_HEADER_BYTES else b""
-    if must_name is not None and must_name.encode() not in text:
-        return CheckpointFiles(files=())
+def _mentions(index: Path, name: str) -> bool:
+    """Whether an index may be that of a file. What else lies in the file's folder is no matter.
+
+    A shard's index is read even if it is damaged: without it, nothing is known of the others.
+    """
+    try:
+        text = index.read_bytes() if _is_small_file(index) else b""
+        if os.fsencode(name) not in text:
+            return False
+        fields = parse_json(text)
+    except (OSError, ValueError):
+        return SHARD_NAME.search(name) is not None
+    keys = fields.get("weight_map") if isinstance(fields, dict) else None
+    return isinstance(keys, dict) and name in keys.values()
+
+
+def _is_small_file(index: Path) -> bool:
+    return index.is_file() and index.stat().st_size <= MAX_HEADER_BYTES
+
+
+def _read_index(index: Path) -> CheckpointFiles:
+    text = index.read_bytes() if _is_small_file(index) else b""
     try:
         fields = parse_json(text)
     except ValueError as error:

@@ -3,6 +3,7 @@
 They are listed as "checkpoints/NAME". ComfyUI's own lists stay as they are.
 """
 
+import stat
 from functools import lru_cache
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def _is_wan(name: str) -> bool:
         return False
     try:
         status = Path(path).stat()
-        return _has_mark(path, status.st_size, status.st_mtime_ns)
+        regular = stat.S_ISREG(status.st_mode)  # a pipe would keep its reader waiting
+        return regular and _has_mark(path, status.st_size, status.st_mtime_ns)
     except OSError:
         return False
 

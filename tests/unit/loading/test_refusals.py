@@ -1,6 +1,7 @@
 """Files that are damaged, unsafe or incomplete: always a CheckpointError that says why."""
 
 import json
+import os
 import pickle
 import time
 import zipfile
@@ -198,6 +199,32 @@ def test_a_header_length_that_looks_like_a_pickle_is_fine(tmp_path: Path):
     file = write_raw(tmp_path / "a.safetensors", text.ljust(0x280), b"0000")
     assert file.read_bytes().startswith(b"\x80\x02")
     refused(file, "unknown model")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="No pipes here.")
+def test_what_is_no_regular_file_is_never_opened(tmp_path: Path):
+    pipe = tmp_path / "a.safetensors"
+    os.mkfifo(pipe)
+    refused(pipe, "Got a pipe or a device")
+    refused(tmp_path, "is not one checkpoint")
+    (tmp_path / "zero.safetensors").symlink_to("/dev/zero")
+    refused(tmp_path / "zero.safetensors", "Got a pipe or a device")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="No pipes here.")
+def test_neighbours_do_not_matter(tmp_path: Path):
+    """What looks like an index is passed over, unless it is one of the file."""
+    file = save(tmp_path / "a.safetensors", dit_state())
+    unusual = file.rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.safetensors"))
+    index = "{}.safetensors.index.json".format
+    (tmp_path / index("broken")).write_text('{"weight_map": {"a": "a.safetensors"')
+    (tmp_path / index("other")).write_text('{"weight_map": ["a.safetensors"]}')
+    (tmp_path / index("link")).symlink_to(tmp_path / "nowhere")
+    (tmp_path / index("zero")).symlink_to("/dev/zero")
+    (tmp_path / index("folder")).mkdir()
+    os.mkfifo(tmp_path / index("pipe"))
+    assert detect(unusual).kind == "t2v"
+    assert detect(unusual.rename(file)).kind == "t2v"
 
 
 class TestSharded:
