@@ -36,6 +36,9 @@ from .source import RawTensor, first_names
 from .source_gguf import is_gguf, open_gguf
 from .source_safetensors import open_safetensors
 
+MAX_CONFIG_BYTES = 1 << 20
+"""Of config.json; real ones have some hundred bytes."""
+
 Wanted = TypeVar("Wanted", DiTConfig, VaeConfig, TextEncoderConfig)
 
 
@@ -148,8 +151,7 @@ def open_checkpoint(path: CheckpointLike, part: Component = "dit") -> Checkpoint
     try:
         files = find_files(path)
         tensors, metadata = _read_headers(path, files)
-        beside = files.folder / "config.json" if files.folder else None
-        config_json = beside.read_text("utf-8", "replace") if beside and beside.is_file() else None
+        config_json = _config_beside(files)
     except OSError as error:
         raise CheckpointError(
             f"{path.name} cannot be read. Got {error.strerror or error}, need a readable file. "
@@ -190,6 +192,19 @@ def open_checkpoint(path: CheckpointLike, part: Component = "dit") -> Checkpoint
             remarks=remarks,
         ),
     )
+
+
+def _config_beside(files: CheckpointFiles) -> str | None:
+    """Returns the text of config.json in the checkpoint's own folder, if it has both."""
+    config = files.folder / "config.json" if files.folder else None
+    if config is None or not config.is_file():
+        return None
+    if config.stat().st_size > MAX_CONFIG_BYTES:
+        raise CheckpointError(
+            f"config.json beside {files.files[0].name} cannot be used. Got {config.stat().st_size} "
+            f"bytes, need at most {MAX_CONFIG_BYTES}. Download config.json again."
+        )
+    return config.read_text("utf-8", "replace")
 
 
 def _read_headers(path: Path, files: CheckpointFiles) -> tuple[list[RawTensor], dict[str, str]]:

@@ -103,6 +103,12 @@ def dit_config(clues: Clues, kinds: Mapping[tuple[int, int], str]) -> DiTConfig:
             f"{head / 4:g} output channels, need {', '.join(known[:-1])} or {known[-1]}. Fun "
             "control and inpainting models have others; choose another file."
         )
+    freq_dim = clues.shape("time_embedding.0.weight", 2)[1]
+    if freq_dim % 2:
+        raise CheckpointError(
+            f"{clues.file} is not a supported Wan model. Got a time embedding of {freq_dim} "
+            "frequencies, need an even number: sines and cosines. Choose another file."
+        )
     return DiTConfig(
         dim=dim,
         ffn_dim=clues.shape("blocks.0.ffn.0.weight", 2)[0],
@@ -111,7 +117,7 @@ def dit_config(clues: Clues, kinds: Mapping[tuple[int, int], str]) -> DiTConfig:
         in_channels=in_channels,
         out_channels=channels[1],
         text_dim=clues.shape("text_embedding.0.weight", 2)[1],
-        freq_dim=clues.shape("time_embedding.0.weight", 2)[1],
+        freq_dim=freq_dim,
     )
 
 
@@ -120,8 +126,8 @@ def _num_heads(clues: Clues, dim: int) -> int:
     try:
         fields = json.loads(clues.config_json) if clues.config_json else {}
         heads = fields.get("num_attention_heads", fields.get("num_heads", dim // HEAD_DIM))
-        if dim % heads == 0 and dim // heads % 2 == 0:
-            return int(heads)
+        if type(heads) is int and heads > 0 and dim % heads == 0 and dim // heads % 2 == 0:
+            return heads
     except (ValueError, TypeError, AttributeError, ZeroDivisionError, RecursionError) as error:
         heads = error
     raise CheckpointError(
