@@ -135,6 +135,14 @@ def free_bytes(device: torch.device) -> int:
     return int(comfy.model_management.get_free_memory(device))
 
 
+def spare_bytes(device: torch.device) -> int:
+    """Returns what is free on a device and not left to others.
+
+    Windows moves what is beyond that to system memory, slowly and without an error.
+    """
+    return free_bytes(device) - reserved_bytes(device)
+
+
 def intermediate_device() -> torch.device:
     """Returns where ComfyUI wants latents and images between nodes."""
     return comfy.model_management.intermediate_device()

@@ -180,7 +180,7 @@ class ExpertPool:
         # First, since kernels take memory of their own when they are used for the first time.
         if self._rates is None:
             self._rates = self._measured()
-        free = runtime.free_bytes(self._torch_device) - runtime.reserved_bytes(self._torch_device)
+        free = runtime.spare_bytes(self._torch_device)
         return PlanRequest(
             sizes=ModelSizes(
                 blocks=len(self._hosts[0].blocks),

@@ -14,7 +14,7 @@ from ....wan_model.config import VaeConfig
 from ....wan_model.loading import Checkpoint, load_vae
 from ....wan_model.vae import Tiling, WanVae, choose_tiling, estimate_peak_bytes
 from ....wan_model.vae.preview import PreviewVaeConfig, estimate_preview_bytes
-from ..host.runtime import free_bytes, progress_bar, raise_if_interrupted, running_node, show
+from ..host.runtime import progress_bar, raise_if_interrupted, running_node, show, spare_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class ComfyWanVae(nn.Module):
         return batch, 3, 4 * frames - 3, height * stride, width * stride
 
     def _tiling(self, operation: Any, width: int, height: int) -> Tiling | None:
-        return fitting_tiling(self.vae, operation, width, height, free_bytes(self.vae.device))
+        return fitting_tiling(self.vae, operation, width, height, spare_bytes(self.vae.device))
 
 
 def peak_bytes(
@@ -214,7 +214,7 @@ def _decode_ours(vae: WanDuetVAE, latent: Tensor, tiling: str) -> Tensor:
     height, width = (size * config.spatial_stride for size in latent.shape[-2:])
     needed_bytes = peak_bytes(config, "decode", height, width, dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed_bytes)
-    automatic = fitting_tiling(model.vae, "decode", width, height, free_bytes(vae.device))
+    automatic = fitting_tiling(model.vae, "decode", width, height, spare_bytes(vae.device))
     choice = {"off": None, "on": SMALL_TILES, "auto": automatic}[tiling]
     try:
         return model.decode_tiled(latent, choice)
