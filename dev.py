@@ -114,7 +114,8 @@ def commands(action: str, rest: Sequence[str]) -> list[list[str]]:
         [python, "-m", "pyright"],
     ]
     # A file's tests stay together: they share a server.
-    workers = ["-n", str(min(os.cpu_count() or 1, MOST_WORKERS)), "--dist", "loadfile"]
+    count = min(os.cpu_count() or 1, MOST_WORKERS)
+    workers = ["-n", str(count), "--dist", "loadfile", "--no-loadscope-reorder"]
     return lint if action == "lint" else [*lint, [python, "-m", "pytest", *workers, *rest]]
 
 

@@ -75,7 +75,7 @@ def test_importing_the_pack_is_quick(comfyui: Path, tmp_path: Path):
     environment = os.environ | server_environment()
     seconds = [
         float(subprocess.check_output(command, env=environment, cwd=tmp_path, text=True))
-        for _ in range(3)
+        for _ in range(2)
     ]
     assert min(seconds) < MAX_IMPORT_SECONDS, seconds
 
