@@ -91,6 +91,14 @@ def comfyui() -> Path:
     return Path(path).resolve()
 
 
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """For tests that compile: PyTorch counts the graphs of a function in the whole process."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
 @pytest.fixture(scope="session")
 def toy_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ComfyUI models folder filled with toy checkpoints. Read only."""

@@ -1,7 +1,6 @@
 """Compiled stages: one graph each, whatever the size, block, expert or place of the weights."""
 
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -34,11 +33,9 @@ class CountingBackend:
 
 
 @pytest.fixture
-def backend(monkeypatch) -> Iterator[CountingBackend]:
-    torch._dynamo.reset()
+def backend(fresh_compiler, monkeypatch) -> CountingBackend:  # noqa: ARG001
     monkeypatch.setattr("wan_model.dit.tokens.RUN_TOKENS", 16)
-    yield CountingBackend()
-    torch._dynamo.reset()
+    return CountingBackend()
 
 
 def predict(model, inputs, runner, frames=None):

@@ -143,6 +143,7 @@ def test_a_kronecker_product_is_exact_within_rounding(dtype: torch.dtype) -> Non
     assert torch.equal(layer(x), bare)
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 def test_a_kronecker_product_is_compiled_whole() -> None:
     """The backend does not matter to whether there are graph breaks."""
     layer, x = layer_of(FP8_SCALED, torch.float32), random(40, IN)

@@ -53,6 +53,7 @@ def test_a_layer_multiplies_with_any_type(fused: FusedMatmul, kind: GgufFormat):
     torch.testing.assert_close(layer(x), expected)
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("name", ["IQ4_XS"])
 def test_compiled_it_is_pytorch_s_in_one_graph(fused: FusedMatmul, name: str):
     layer = Linear(256, 8)

@@ -154,6 +154,7 @@ def test_tensors_may_be_copies_made_for_one_call(name: str) -> None:
     assert torch.equal(matmul(copies, x), expected)
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_matmul_compiles_without_breaks(name: str) -> None:
     layer, x = linear(outlier_weight(), POLICIES[name][0]), outlier_tokens(40, IN)
