@@ -321,10 +321,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="for 26.6 GiB, which are kept")
     parser.add_argument("--size", default="832x480x81", help="WIDTHxHEIGHTxFRAMES")
     parser.add_argument("--cards", nargs="*", type=float, default=[24, 8], help="GiB; 0: as it is")
-    parser.add_argument("--limits", type=json.loads, default={}, help="inputs of 'Wan memory'")
+    parser.add_argument(
+        "--limits", type=json.loads, default={}, help="inputs of 'Wan 2.2 VRAM & Block Swap'"
+    )
     parser.add_argument("--precision", default="auto", help="input of our loader")
     parser.add_argument("--attention", default="auto", help="input of our loader")
-    parser.add_argument("--compile", action="store_true", help="ours, with 'Wan compile'")
+    parser.add_argument("--compile", action="store_true", help="ours, with 'Wan 2.2 Torch Compile'")
     parser.add_argument("--beside", choices=[CORE], help="whom to measure after ours")
     parser.add_argument("--lora", action="store_true", help="measure all with LoRAs, too")
     parser.add_argument("--toy", action="store_true", help="toy files, on one card as it is")

@@ -7,11 +7,13 @@ from typing import Any, TypeVar
 from ..wan_model.errors import MemoryLimitError, RelativeError, WanError
 
 LIMITS_ADVICE = (
-    "Limits are inputs of the 'Wan memory' node: 0 leaves the VRAM budget open, -1 any other."
+    "Limits are inputs of the 'Wan 2.2 VRAM & Block Swap' node: 0 leaves the VRAM budget open, -1 "
+    "any other."
 )
 
 RELATIVES_ADVICE = (
-    "Or load this one with ComfyUI's 'Load Diffusion Model': 'Wan sampler' takes both its experts."
+    "Or load this one with ComfyUI's 'Load Diffusion Model': 'Wan 2.2 Sampler' takes both its "
+    "experts."
 )
 
 Execute = TypeVar("Execute", bound=Callable[..., Any])

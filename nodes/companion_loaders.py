@@ -23,7 +23,7 @@ class WanDuetVAELoader(io.ComfyNode):
         """Describes the node."""
         return io.Schema(
             node_id="WanDuetVAELoader",
-            display_name="Load Wan VAE",
+            display_name="Wan 2.2 Load VAE",
             **search_words("WanDuetVAELoader"),
             category=CATEGORY,
             description="Loads the VAE. A14B models need wan_2.1_vae, TI2V-5B needs wan2.2_vae: "
@@ -37,7 +37,7 @@ class WanDuetVAELoader(io.ComfyNode):
                     "wan2.2_vae.safetensors for TI2V-5B. For rough videos, here or in "
                     "models/vae_approx: taew2_1 or lighttaew2_1 for A14B, taew2_2 or lighttaew2_2 "
                     "for TI2V-5B. Keep these names: they tell which latents the file takes. Give "
-                    "'Wan image to video' a full VAE.",
+                    "'Wan 2.2 Video Size & Images' a full VAE.",
                 ),
                 Choice.Input(
                     "precision",
@@ -90,7 +90,7 @@ class WanDuetTextEncoderLoader(io.ComfyNode):
         """Describes the node."""
         return io.Schema(
             node_id="WanDuetTextEncoderLoader",
-            display_name="Load Wan text encoder",
+            display_name="Wan 2.2 Load Text Encoder",
             **search_words("WanDuetTextEncoderLoader"),
             category=CATEGORY,
             description="Loads a umT5 text encoder as a CLIP that every node takes. Its size is "

@@ -20,7 +20,7 @@ class WanDuetCompile(io.ComfyNode):
         """Describes the node."""
         return io.Schema(
             node_id="WanDuetCompile",
-            display_name="Wan compile",
+            display_name="Wan 2.2 Torch Compile",
             **search_words("WanDuetCompile"),
             category=CATEGORY,
             description="Makes each step faster with torch.compile; the video stays the same. The "
@@ -41,7 +41,9 @@ class WanDuetCompile(io.ComfyNode):
 def _inputs() -> list[Any]:
     return [
         io.Model.Input(
-            "model", tooltip="MODEL of 'Load Wan model' or 'Load Wan experts'. It is left as it is."
+            "model",
+            tooltip="MODEL of 'Wan 2.2 Load Model' or 'Wan 2.2 Load 14B Experts'. It is left as it "
+            "is.",
         ),
         *widgets("mode"),
     ]

@@ -19,7 +19,8 @@ CATEGORY = "Wan 2.2/custom sampling"
 
 SHIFT_OF_SIGMAS = (
     "Shift of the sigmas that will be run: percentages of other nodes, hooks and some samplers "
-    "follow it. 0: the official value, as in 'Wan sigmas', or that of ModelSamplingSD3 in front."
+    "follow it. 0: the official value, as in 'Wan 2.2 Sigmas', or that of ModelSamplingSD3 in "
+    "front."
 )
 
 
@@ -31,7 +32,7 @@ class WanDuetMoEGuider(io.ComfyNode):
         """Describes the node."""
         return io.Schema(
             node_id="WanDuetMoEGuider",
-            display_name="Wan guider",
+            display_name="Wan 2.2 Guider",
             **search_words("WanDuetMoEGuider"),
             category=CATEGORY,
             description="Both experts as one GUIDER for SamplerCustomAdvanced: each call goes to "
@@ -103,7 +104,7 @@ class WanDuetSigmas(io.ComfyNode):
         """Describes the node."""
         return io.Schema(
             node_id="WanDuetSigmas",
-            display_name="Wan sigmas",
+            display_name="Wan 2.2 Sigmas",
             **search_words("WanDuetSigmas"),
             category=CATEGORY,
             description="Noise levels for SamplerCustomAdvanced, and the step at which the "
@@ -164,7 +165,7 @@ class WanDuetSamplerSelect(io.ComfyNode):
         """Describes the node."""
         return io.Schema(
             node_id="WanDuetSamplerSelect",
-            display_name="Wan sampler select",
+            display_name="Wan 2.2 Sampler Select",
             **search_words("WanDuetSamplerSelect"),
             category=CATEGORY,
             description="The official solvers as a SAMPLER for SamplerCustomAdvanced, and every "

@@ -19,7 +19,7 @@ class WanDuetVAEDecode(io.ComfyNode):
         """Describes the node."""
         return io.Schema(
             node_id="WanDuetVAEDecode",
-            display_name="Wan VAE decode",
+            display_name="Wan 2.2 VAE Decode",
             **search_words("WanDuetVAEDecode"),
             category="Wan 2.2",
             description="Decodes a video one latent frame at a time, exactly, straight into host "

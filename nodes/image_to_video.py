@@ -63,7 +63,7 @@ class WanDuetImageToVideo(io.ComfyNode):
         """Describes the node."""
         return io.Schema(
             node_id="WanDuetImageToVideo",
-            display_name="Wan image to video",
+            display_name="Wan 2.2 Video Size & Images",
             **search_words("WanDuetImageToVideo"),
             category="Wan 2.2",
             description="Size and length of the video, with or without images. The VAE decides "
@@ -132,9 +132,12 @@ class WanDuetImageToVideo(io.ComfyNode):
 
 def _condition_inputs() -> list[Any]:
     return [
-        io.Conditioning.Input("positive", tooltip="What the video shows, encoded by 'Wan prompt'."),
         io.Conditioning.Input(
-            "negative", tooltip="What to avoid, encoded by 'Wan prompt'. It gets the images too."
+            "positive", tooltip="What the video shows, encoded by 'Wan 2.2 Prompt'."
+        ),
+        io.Conditioning.Input(
+            "negative",
+            tooltip="What to avoid, encoded by 'Wan 2.2 Prompt'. It gets the images too.",
         ),
         io.Vae.Input("vae", tooltip="VAE of the model: wan_2.1_vae for A14B, wan2.2_vae for 5B."),
     ]

@@ -28,9 +28,9 @@ PRECISION_TOOLTIP = (
     "choice is shown here. bf16, fp16: closer to the model; small weights stay small in memory. "
     "fp32: only to compare results. fp8: 8-bit matmuls, for RTX 40 and newer, H100. int8: the same "
     "for RTX 20 and 30. nvfp4: 4-bit matmuls for RTX 50, smaller and visibly coarser. For these "
-    "three, weights of other formats are converted while they load; with a 'Wan memory' node they "
-    "are kept in user/wanduet/weights, 14 GB for each expert of A14B, 8 GB in nvfp4. Latents, "
-    "residual stream, norms and modulation are always fp32."
+    "three, weights of other formats are converted while they load; with a 'Wan 2.2 VRAM & "
+    "Block Swap' node they are kept in user/wanduet/weights, 14 GB for each expert of A14B, 8 GB "
+    "in nvfp4. Latents, residual stream, norms and modulation are always fp32."
 )
 ATTENTIONS = [
     "auto",
@@ -72,9 +72,9 @@ def _memory_input() -> Any:
     return io.Custom("WANDUET_MEMORY").Input(
         "memory",
         optional=True,
-        tooltip="Limits of VRAM and RAM from a 'Wan memory' node. Leave it empty for the fastest "
-        "plan that fits, which is shown before sampling: on Nvidia GPUs the pack's own engine "
-        "streams the weights that do not fit, elsewhere ComfyUI's memory manager does.",
+        tooltip="Limits of VRAM and RAM from a 'Wan 2.2 VRAM & Block Swap' node. Leave it empty "
+        "for the fastest plan that fits, which is shown before sampling: on Nvidia GPUs the pack's "
+        "own engine streams the weights that do not fit, elsewhere ComfyUI's memory manager does.",
     )
 
 
@@ -90,7 +90,7 @@ class WanDuetModelLoader(io.ComfyNode):
         """Describes the node."""
         return io.Schema(
             node_id="WanDuetModelLoader",
-            display_name="Load Wan model",
+            display_name="Wan 2.2 Load Model",
             **search_words("WanDuetModelLoader"),
             category=CATEGORY,
             description="Loads TI2V-5B, or one expert of an A14B model, as a MODEL for any "
@@ -100,7 +100,7 @@ class WanDuetModelLoader(io.ComfyNode):
                     "model_name",
                     "Transformer file in models/diffusion_models: wan2.2_ti2v_5B_fp16.safetensors, "
                     "a .gguf, or one inside of an all-in-one file (checkpoints/...). For the two "
-                    "A14B experts use 'Load Wan experts'.",
+                    "A14B experts use 'Wan 2.2 Load 14B Experts'.",
                 ),
                 _precision_input(),
                 _attention_input(),
@@ -143,7 +143,7 @@ class WanDuetExpertLoader(io.ComfyNode):
         """Describes the node."""
         return io.Schema(
             node_id="WanDuetExpertLoader",
-            display_name="Load Wan experts",
+            display_name="Wan 2.2 Load 14B Experts",
             **search_words("WanDuetExpertLoader"),
             category=CATEGORY,
             description="Loads both experts of T2V-A14B or I2V-A14B. The high-noise one makes the "
@@ -265,7 +265,7 @@ def _check_pair(*experts: Checkpoint) -> None:
         if info.kind == "ti2v":
             raise PairingError(
                 f"TI2V-5B has one model for all steps. Got {info.path.name} ({info.label}), need "
-                "an expert of T2V-A14B or I2V-A14B. Load this file with 'Load Wan model'."
+                "an expert of T2V-A14B or I2V-A14B. Load this file with 'Wan 2.2 Load Model'."
             )
     if high.config != low.config:
         raise PairingError(

@@ -45,7 +45,7 @@ class WanDuetLoraPair(io.ComfyNode):
         files = runtime.model_names(FOLDER)
         return io.Schema(
             node_id="WanDuetLoraPair",
-            display_name="Wan LoRA pair",
+            display_name="Wan 2.2 Load LoRA Pair",
             **search_words("WanDuetLoraPair"),
             category=CATEGORY,
             description="Puts up to three LoRAs on both experts, and says what each changes. "
@@ -55,8 +55,8 @@ class WanDuetLoraPair(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model_high",
-                    tooltip="High-noise expert, or TI2V-5B. From 'Load Wan experts' or from "
-                    "ComfyUI's own loader. It is left as it is.",
+                    tooltip="High-noise expert, or TI2V-5B. From 'Wan 2.2 Load 14B Experts' or "
+                    "from ComfyUI's own loader. It is left as it is.",
                 ),
                 io.Model.Input(
                     "model_low",

@@ -19,7 +19,7 @@ class WanDuetMemory(io.ComfyNode):
         """Describes the node."""
         return io.Schema(
             node_id="WanDuetMemory",
-            display_name="Wan memory",
+            display_name="Wan 2.2 VRAM & Block Swap",
             **search_words("WanDuetMemory"),
             category=CATEGORY,
             description="Limits of VRAM and RAM for the engine that streams a model's weights. "

@@ -38,7 +38,7 @@ class WanDuetMoESampler(io.ComfyNode):
         """Describes the node."""
         return io.Schema(
             node_id="WanDuetMoESampler",
-            display_name="Wan sampler",
+            display_name="Wan 2.2 Sampler",
             **search_words("WanDuetMoESampler"),
             category="Wan 2.2",
             description="Runs one solver over both experts and switches at the model's own noise "
@@ -142,13 +142,16 @@ def _sockets() -> list[Any]:
             tooltip="Low-noise expert of the same model. Leave it empty for TI2V-5B.",
         ),
         io.Conditioning.Input(
-            "positive", tooltip="Positive prompt, with images if any, from 'Wan image to video'."
+            "positive",
+            tooltip="Positive prompt, with images if any, from 'Wan 2.2 Video Size & Images'.",
         ),
         io.Conditioning.Input(
-            "negative", tooltip="Negative prompt, with images if any, from 'Wan image to video'."
+            "negative",
+            tooltip="Negative prompt, with images if any, from 'Wan 2.2 Video Size & Images'.",
         ),
         io.Latent.Input(
-            "latent_image", tooltip="Latent that sets size and length, from 'Wan image to video'."
+            "latent_image",
+            tooltip="Latent that sets size and length, from 'Wan 2.2 Video Size & Images'.",
         ),
     ]
 

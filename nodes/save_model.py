@@ -23,7 +23,7 @@ class WanDuetSaveModel(io.ComfyNode):
         """Describes the node."""
         return io.Schema(
             node_id="WanDuetSaveModel",
-            display_name="Save Wan model",
+            display_name="Wan 2.2 Save Model",
             **search_words("WanDuetSaveModel"),
             category=CATEGORY,
             description="Writes a MODEL of this pack with all its LoRAs as one file, which "
@@ -49,8 +49,8 @@ def _inputs() -> list[Any]:
     return [
         io.Model.Input(
             "model",
-            tooltip="A MODEL of 'Load Wan model' or 'Load Wan experts', with LoRAs of any loader "
-            "behind it. What samplers add, such as a shift, is no part of the file.",
+            tooltip="A MODEL of 'Wan 2.2 Load Model' or 'Wan 2.2 Load 14B Experts', with LoRAs of "
+            "any loader behind it. What samplers add, such as a shift, is no part of the file.",
         ),
         io.String.Input(
             "filename_prefix",

@@ -22,7 +22,7 @@ class WanDuetStepCache(io.ComfyNode):
         """Describes the node."""
         return io.Schema(
             node_id="WanDuetStepCache",
-            display_name="Wan step cache",
+            display_name="Wan 2.2 Step Cache",
             **search_words("WanDuetStepCache"),
             category=CATEGORY,
             description="Skips model calls whose result follows from earlier ones, for runs of 10 "

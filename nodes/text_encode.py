@@ -19,13 +19,15 @@ class WanDuetTextEncode(io.ComfyNode):
         """Describes the node."""
         return io.Schema(
             node_id="WanDuetTextEncode",
-            display_name="Wan prompt",
+            display_name="Wan 2.2 Prompt",
             **search_words("WanDuetTextEncode"),
             category="Wan 2.2",
             description="Cleans and encodes both prompts like the official code. Embeddings are "
             "kept on disk, so a known prompt needs no text encoder run.",
             inputs=[
-                io.Clip.Input("clip", tooltip="A umT5 text encoder, from 'Load Wan text encoder'."),
+                io.Clip.Input(
+                    "clip", tooltip="A umT5 text encoder, from 'Wan 2.2 Load Text Encoder'."
+                ),
                 io.String.Input(
                     "positive",
                     multiline=True,

@@ -135,7 +135,7 @@ def test_blocks_that_comfyui_streams_run_as_they_are(comfy_server: ComfyServer):
     prompt = {**INPUTS, **model(T2V[0])}
     prompt["streamed"] = node("WanDuetTestStreamedBlock", model=("model", 0))
     said, fused, plain = run_both(comfy_server, prompt, ("streamed", 0))
-    assert "connect 'Wan memory' to the model's loader" in said
+    assert "connect 'Wan 2.2 VRAM & Block Swap' to the model's loader" in said
     assert 0 < difference(fused, plain) < FP32_ROUNDING
 
 
@@ -165,8 +165,10 @@ def test_models_of_other_loaders_are_refused(comfy_server: ComfyServer):
     error = comfy_server.run(saved(prompt, "fused")).error
     assert error is not None
     assert error["exception_type"].endswith("WanDuetError")
-    assert error["exception_message"].startswith("This MODEL cannot be compiled by 'Wan compile'.")
-    assert "Load Wan model" in error["exception_message"]
+    assert error["exception_message"].startswith(
+        "This MODEL cannot be compiled by 'Wan 2.2 Torch Compile'."
+    )
+    assert "Wan 2.2 Load Model" in error["exception_message"]
 
 
 def test_what_other_nodes_patch_runs_uncompiled(comfy_server: ComfyServer):
@@ -179,5 +181,5 @@ def test_what_other_nodes_patch_runs_uncompiled(comfy_server: ComfyServer):
     assert result.status == "success", result.error
     (said,) = (text for text in result.texts("fused") if "Other nodes" in text)
     assert "patch 2 of 2 blocks" in said
-    assert "without 'Wan compile'." in said
+    assert "without 'Wan 2.2 Torch Compile'." in said
     assert difference(latent(comfy_server, "fused"), latent(comfy_server, "plain")) == 0

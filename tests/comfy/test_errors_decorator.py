@@ -50,7 +50,9 @@ def test_limits_of_memory_are_said_to_be_inputs_of_a_node(report: Any, errors: A
     def execute(*limits: str) -> None:
         raise errors.MemoryLimitError("Too large.", limits=limits)
 
-    with pytest.raises(report.WanDuetError, match=r"^Too large\. .*'Wan memory'.*-1"):
+    with pytest.raises(
+        report.WanDuetError, match=r"^Too large\. .*'Wan 2.2 VRAM & Block Swap'.*-1"
+    ):
         execute("blocks_to_swap")
     with pytest.raises(report.WanDuetError, match=r"^Too large\.$"):
         execute()

@@ -85,7 +85,7 @@ CASES = {
     "5B as an expert": (
         prompt(experts((HIGH, TI2V))),
         "experts",
-        ["TI2V-5B has one model", TI2V, "Load this file with 'Load Wan model'"],
+        ["TI2V-5B has one model", TI2V, "Load this file with 'Wan 2.2 Load Model'"],
     ),
     "low of another model, loaded singly": (
         prompt(
@@ -225,12 +225,12 @@ CASES = {
             size={"positive": ("text", 0), "negative": ("text", 1)},
         ),
         "text",
-        ["no umT5 encoder", "SDXLTokenizer", "Load Wan text encoder"],
+        ["no umT5 encoder", "SDXLTokenizer", "Wan 2.2 Load Text Encoder"],
     ),
     "MODEL of another family": (
         prompt(FOREIGN, sampler={"model_high": ("foreign", 0), "model_low": None}),
         "sampler",
-        ["not Wan2.2", "Flux", "'Load Wan model'"],
+        ["not Wan2.2", "Flux", "'Wan 2.2 Load Model'"],
     ),
     "VAE of another family": (
         prompt(experts(), FOREIGN, size={"vae": ("foreign", 2)}),
@@ -249,7 +249,7 @@ CASES = {
             sampler={"latent_image": ("longer", 0)},
         ),
         "sampler",
-        ["different lengths", "Got a latent of 9 frames, need 5", "'Wan image to video'"],
+        ["different lengths", "Got a latent of 9 frames, need 5", "'Wan 2.2 Video Size & Images'"],
     ),
 }
 

@@ -1,4 +1,4 @@
-"""'Wan LoRA pair' on a server: what it does to both experts, and what it says."""
+"""'Wan 2.2 Load LoRA Pair' on a server: what it does to both experts, and what it says."""
 
 from collections.abc import Iterator
 from pathlib import Path

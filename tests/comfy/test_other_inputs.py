@@ -145,7 +145,10 @@ def test_a_lora_file_says_what_it_does(comfy_server: ComfyServer):
     save_file(folder, "loras", "foreign", foreign)
     save_file(folder, "loras", "deep", make_lora("deep", layers=4))
     files = ("toy_lora", "narrow", "foreign", "deep")
-    nothing, other = ". It has no effect on this model.", "'Wan LoRA pair' reads files of more"
+    nothing, other = (
+        ". It has no effect on this model.",
+        "'Wan 2.2 Load LoRA Pair' reads files of more",
+    )
     other += " trainers."
     for options in ({}, {"memory": ("memory", 0)}):
         prompt = {**random_text(), **empty_latent(), **memory(), **model(T2V_HIGH, **options)}

@@ -1,4 +1,5 @@
-"""'Save Wan model': a MODEL with its LoRA as a file that our loaders and ComfyUI's read alike."""
+"""'Wan 2.2 Save Model': a MODEL with its LoRA as a file that our loaders and ComfyUI's read "
+"alike."""
 
 from collections.abc import Iterator
 from pathlib import Path

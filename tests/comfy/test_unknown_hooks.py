@@ -81,7 +81,7 @@ def test_nothing_is_said_of_parts_that_are(comfy_server: ComfyServer, name: str)
         (object_patch("diffusion_model.vace_blocks"), "Got diffusion_model.vace_blocks, need"),
         (
             {**model(T2V_HIGH), "hooked": node("WanDuetTestReplaceForward", model=("model", 0))},
-            "Use 'Wan step cache' in place of",
+            "Use 'Wan 2.2 Step Cache' in place of",
         ),
     ],
 )

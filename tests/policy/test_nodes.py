@@ -58,9 +58,10 @@ def test_every_input_is_explained(object_info: dict[str, Any]):
 
 @pytest.mark.comfy
 def test_every_node_is_found_by_what_people_type(object_info: dict[str, Any]):
-    """The schema tells in ComfyUI 0.33; older versions search names only."""
+    """The schema tells in ComfyUI 0.33; older versions search names only, so they begin alike."""
     source = (REPOSITORY / "nodes" / "search_words.py").read_text()
     for node_id in contract.describe(object_info, "wan-duet"):
+        assert object_info[node_id]["display_name"].startswith("Wan 2.2 ")
         words = object_info[node_id].get("search_aliases")
         assert f'"{node_id}": (' in source
         assert words is None or {"wan 2.2", "wan22"} <= set(words)

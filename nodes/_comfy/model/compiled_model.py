@@ -17,7 +17,7 @@ from .forward_pass import COMPILED
 
 STREAMED = (
     "Blocks of which ComfyUI keeps weights in RAM run uncompiled. For all to be compiled, connect "
-    "'Wan memory' to the model's loader."
+    "'Wan 2.2 VRAM & Block Swap' to the model's loader."
 )
 
 CHANGED = (
@@ -44,9 +44,9 @@ def with_compiled_stages(model: ModelPatcher, mode: Mode, node_id: str | None) -
     label = facts.model_facts(model).label
     if not isinstance(model.model.diffusion_model, ComfyWanDiT):
         raise PairingError(
-            f"This MODEL cannot be compiled by 'Wan compile'. Got {label} of another loader, need "
-            "one of 'Load Wan model' or 'Load Wan experts'. Load it there, or use ComfyUI's own "
-            "'TorchCompileModel'."
+            f"This MODEL cannot be compiled by 'Wan 2.2 Torch Compile'. Got {label} of another "
+            "loader, need one of 'Wan 2.2 Load Model' or 'Wan 2.2 Load 14B Experts'. Load it "
+            "there, or use ComfyUI's own 'TorchCompileModel'."
         )
     check_compiler(model.load_device)
     compiled = model.clone()

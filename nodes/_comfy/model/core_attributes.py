@@ -108,8 +108,8 @@ class CoreAttributes(nn.Module):
             PairingError: says what to use in place of such a node.
         """
         raise PairingError(
-            "Another node replaces the inside of ComfyUI's own Wan model. Got one of 'Load Wan "
-            "model' or 'Load Wan experts', which computes in its own way, need one of ComfyUI's "
-            "'Load Diffusion Model'. Use 'Wan step cache' in place of nodes such as TeaCache or "
-            "MagCache, or load the model with 'Load Diffusion Model'."
+            "Another node replaces the inside of ComfyUI's own Wan model. Got one of 'Wan 2.2 Load "
+            "Model' or 'Wan 2.2 Load 14B Experts', which computes in its own way, need one of "
+            "ComfyUI's 'Load Diffusion Model'. Use 'Wan 2.2 Step Cache' in place of nodes such as "
+            "TeaCache or MagCache, or load the model with 'Load Diffusion Model'."
         )

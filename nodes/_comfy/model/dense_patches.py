@@ -1,9 +1,9 @@
 """Patches that are merged into a quantized weight for each call, not into its codes.
 
 Two kinds. Codes of GGUF cannot be changed; such a weight is dequantized when it is used anyway, so
-there is a copy of full precision to merge into. And what 'Wan LoRA pair' adds is never rounded to
-few bits. LoRAs are operands instead (`low_rank`), so this is for the rest: DoRA, OFT, whole
-differences, and on GGUF LoKr and LoHa of stock nodes.
+there is a copy of full precision to merge into. And what 'Wan 2.2 Load LoRA Pair' adds is never
+rounded to few bits. LoRAs are operands instead (`low_rank`), so this is for the rest: DoRA, OFT,
+whole differences, and on GGUF LoKr and LoHa of stock nodes.
 """
 
 from typing import Any

@@ -47,7 +47,8 @@ def export_model(model: Any, prefix: str, format_name: str) -> tuple[Path, str]:
     if not isinstance(dit, ComfyWanDiT):
         raise SettingsError(
             f"This MODEL cannot be saved here. Got {type(dit).__name__} of another loader, need "
-            "one of 'Load Wan model' or 'Load Wan experts'. Use ComfyUI's ModelSave for it."
+            "one of 'Wan 2.2 Load Model' or 'Wan 2.2 Load 14B Experts'. Use ComfyUI's ModelSave "
+            "for it."
         )
     if not isinstance(model, WanPatcher):
         # Weights in place may have LoRAs of this or of another clone merged in.

@@ -76,7 +76,7 @@ def model_facts(patcher: ModelPatcher) -> ModelFacts:
 def _not_wan(found: str) -> PairingError:
     return PairingError(
         f"This MODEL is not Wan2.2. Got {found}, need a T2V-A14B, I2V-A14B or TI2V-5B model. Load "
-        "one with 'Load Wan model' or 'Load Wan experts'."
+        "one with 'Wan 2.2 Load Model' or 'Wan 2.2 Load 14B Experts'."
     )
 
 
@@ -138,8 +138,8 @@ def check_conditionings(model: ModelFacts, positive: Any, negative: Any) -> list
     if not has_image and model.kind == "i2v":
         raise PairingError(
             f"This model needs an image. Got {model.label} without start or end image, need one. "
-            "Connect it at 'Wan image to video', or load the wan2.2_t2v_high_noise_14B and "
-            "wan2.2_t2v_low_noise_14B files for text to video."
+            "Connect it at 'Wan 2.2 Video Size & Images', or load the wan2.2_t2v_high_noise_14B "
+            "and wan2.2_t2v_low_noise_14B files for text to video."
         )
     return said
 
@@ -180,7 +180,7 @@ def check_latent(model: ModelFacts, samples: Any) -> None:
         )
     raise PairingError(
         f"The latent is no Wan video. Got shape {tuple(samples.shape)}, need (B, "
-        f"{model.latent_channels}, T, H, W). Make it with 'Wan image to video'."
+        f"{model.latent_channels}, T, H, W). Make it with 'Wan 2.2 Video Size & Images'."
     )
 
 
@@ -199,7 +199,7 @@ def check_image_length(model: ModelFacts, positive: Any, negative: Any, samples:
             raise PairingError(
                 f"The latent and the start or end image are of different lengths. Got a latent of "
                 f"{given} frames, need {wanted} as in the conditioning. Take both from the same "
-                "'Wan image to video'."
+                "'Wan 2.2 Video Size & Images'."
             )
 
 

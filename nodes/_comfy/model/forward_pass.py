@@ -149,7 +149,7 @@ class ForwardPass:
         """Says once in a run what patches keep blocks from."""
         left_out = []
         if COMPILED in self.options:
-            left_out.append("'Wan compile'")
+            left_out.append("'Wan 2.2 Torch Compile'")
         if isinstance(self.dit.attend, Guarded | SparseSchedule):
             left_out.append("8-bit or sparse attention")
         if left_out and self.first_passes.include(self._run, ("patched", count)):

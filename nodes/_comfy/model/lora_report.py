@@ -10,7 +10,7 @@ from ..host import runtime
 from .arrival import numel
 from .low_rank import PREFIX
 
-OTHER_NODE = "; 'Wan LoRA pair' reads files of more trainers"
+OTHER_NODE = "; 'Wan 2.2 Load LoRA Pair' reads files of more trainers"
 """Advice: stock nodes look for some spellings of names only."""
 
 

@@ -27,7 +27,7 @@ class PatchablePatcher(comfy.model_patcher.ModelPatcher):
         if missing:
             raise PairingError(
                 f"Some patches do not fit this model. Got {', '.join(missing)}, need parts that "
-                f"the model of 'Load Wan model' and 'Load Wan experts' has. {ADVICE}"
+                f"the model of 'Wan 2.2 Load Model' and 'Wan 2.2 Load 14B Experts' has. {ADVICE}"
             )
         return super().patch_model(*args, **kwargs)
 

@@ -48,7 +48,7 @@ def encode(clip: comfy.sd.CLIP, text: str) -> tuple[Tensor, str | None]:
     if getattr(clip.tokenizer, "clip_name", None) != "umt5xxl":
         raise PairingError(
             f"This CLIP is no umT5 encoder. Got {type(clip.tokenizer).__name__}, need umT5. "
-            "Connect 'Load Wan text encoder', or ComfyUI's CLIPLoader with type 'wan'."
+            "Connect 'Wan 2.2 Load Text Encoder', or ComfyUI's CLIPLoader with type 'wan'."
         )
     tokenizer = getattr(clip.tokenizer, clip.tokenizer.clip).tokenizer
     tokens = tokenizer(clean_prompt(text))["input_ids"]
