@@ -79,9 +79,11 @@ def bad_files(comfy_server: ComfyServer, toy_models: Path) -> Iterator[None]:
     encoder = load_file(toy_models / "text_encoders" / TEXT_ENCODER)
     folder = models / "text_encoders" / "bad"
     save_file(without(encoder, "block.1.layer.0.SelfAttention.v"), folder / "missing.safetensors")
-    untold = without(encoder, "spiece_model")
-    untold["shared.weight"] = untold["shared.weight"][:300].clone()
-    save_file(untold, folder / "untold.safetensors")
+    short = encoder | {"shared.weight": encoder["shared.weight"][:300].clone()}
+    save_file(short, folder / "short.safetensors")
+    save_file(without(short, "spiece_model"), folder / "untold.safetensors")
+    garbled = encoder | {"spiece_model": encoder["spiece_model"][:-100].clone()}
+    save_file(garbled, folder / "garbled.safetensors")
     shutil.copy(toy_models / "vae" / VAE_21, folder / "vae.safetensors")
     yield
     for kind in ("diffusion_models", "vae", "text_encoders"):
@@ -173,7 +175,9 @@ def test_bad_vaes(comfy_server: ComfyServer, file: str, parts: list[str]):
         ("truncated", ["cut off", "Download the file again"]),
         ("dit", ["wrong kind of file", "T2V", "need a umT5 text encoder", "umt5_xxl_fp16"]),
         ("vae", ["wrong kind of file", "Wan2.1 VAE", "umt5_xxl_fp16"]),
-        ("missing", ["incomplete", "encoder.block.1.layer.0.SelfAttention.v.weight"]),
+        ("missing", ["does not fit", "encoder.block.1.layer.0.SelfAttention.v.weight"]),
+        ("short", ["a tokenizer of another model", "need at most 300 and 1"]),
+        ("garbled", ["a damaged tokenizer", "Download the file again"]),
         ("untold", ["has no tokenizer", "no other umT5 with 300 tokens", "umt5_xxl_fp16"]),
     ],
 )

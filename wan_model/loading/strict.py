@@ -1,6 +1,6 @@
 """The strict match of a checkpoint and an empty model, and the transfer of the tensors."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -20,6 +20,7 @@ from ..quant import (
     holds,
 )
 from .checkpoint import Checkpoint
+from .entries import WeightEntry
 from .source import FULL_MEMORY, Reader, first_names
 
 KeptDtype = Callable[[str, nn.Module, torch.dtype], torch.dtype]
@@ -33,7 +34,15 @@ def check_tensors(model: nn.Module, checkpoint: Checkpoint) -> None:
         CheckpointError: counts what is missing, unexpected and of another shape, with names.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = checkpoint.entries
+    check_shapes(expected, checkpoint, checkpoint.entries)
+
+
+def check_shapes(
+    expected: Mapping[str, tuple[int, ...]],
+    checkpoint: Checkpoint,
+    found: Mapping[str, WeightEntry],
+) -> None:
+    """The same, for a model of which only the shapes are known, and entries by its names."""
     missing = [name for name in expected if name not in found]
     unexpected = [
         part.name

@@ -4,6 +4,7 @@ Matrices of GGUF files stay packed in it.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,25 +18,19 @@ from torch import Tensor
 
 from ....wan_model.errors import CheckpointError
 from ....wan_model.loading import Checkpoint, TextEncoderConfig
-from ....wan_model.loading.source import Reader, first_names
+from ....wan_model.loading.entries import WeightEntry
+from ....wan_model.loading.source import Reader
 from ....wan_model.loading.source_gguf import is_gguf
-from ....wan_model.quant import WeightFormat, scale_weight
+from ....wan_model.loading.text_encoder import text_encoder_entries
+from ....wan_model.quant import PLAIN, WeightFormat
 from ..host.runtime import embedding_folders
 from .packed_linear import PackedClip, packed_operations
 from .tokenizer import ENCODER_FILES, TOKENIZER, needed_tokenizer
-from .umt5_names import transformers_name
 from .umt5_tensors import core_reads, core_tensors
 
-XXL_WIDTH = 4096
-"""Of the umT5 that Wan uses; core's own loader knows no other."""
-
-PARTS = (
-    *(f"0.SelfAttention.{name}.weight" for name in ("q", "k", "v", "o", "relative_attention_bias")),
-    *(f"1.DenseReluDense.{name}.weight" for name in ("wi_0", "wi_1", "wo")),
-    "0.layer_norm.weight",
-    "1.layer_norm.weight",
-)
-"""Tensors of one encoder block."""
+XXL = TextEncoderConfig(dim=4096, num_layers=24, num_heads=64, vocab_size=256384)
+"""The umT5 that Wan uses; core's own loader knows no other."""
+XXL_FFN = 10240
 
 LINEARS = (
     *(f".SelfAttention.{name}.weight" for name in "qkvo"),
@@ -54,49 +49,71 @@ def load_clip(checkpoint: Checkpoint) -> comfy.sd.CLIP:
         CheckpointError: if it is not a whole umT5 encoder, or there is no tokenizer for it.
     """
     info, path = checkpoint.info, checkpoint.path
-    if not isinstance(info.config, TextEncoderConfig):
+    sizes = info.config
+    if not isinstance(sizes, TextEncoderConfig):
         raise CheckpointError(
             f"{path.name} is the wrong kind of file. Got {info.label}, need a umT5 text encoder. "
             f"Choose {ENCODER_FILES}."
         )
-    _check_whole(checkpoint, info.config)
+    entries = text_encoder_entries(checkpoint)
+    tokenizer = needed_tokenizer(checkpoint, sizes.vocab_size)
     if is_gguf(path):
-        clip = _load_packed_clip(checkpoint, info.config)
-    elif info.config.dim == XXL_WIDTH and core_reads(checkpoint):
+        clip = _load_packed_clip(entries, tokenizer, sizes)
+    elif not (sizes == XXL and _is_cores(entries)):
+        clip = _load_dense_clip(entries, tokenizer, sizes)
+    elif core_reads(checkpoint):
         clip = comfy.sd.load_clip(
             ckpt_paths=[str(path)],
             embedding_directory=embedding_folders(),
             clip_type=comfy.sd.CLIPType.WAN,
         )
     else:
-        tensors = core_tensors(checkpoint, info.config)
-        clip = _load_tensors(tensors, info.config)
+        clip = comfy.sd.load_text_encoder_state_dicts(
+            [core_tensors(checkpoint, tokenizer)],
+            embedding_directory=embedding_folders(),
+            clip_type=comfy.sd.CLIPType.WAN,
+        )
     clip.patcher.set_attachments(ENCODER, fingerprint(path))
     return clip
 
 
-def _load_tensors(tensors: dict[str, Any], sizes: TextEncoderConfig) -> comfy.sd.CLIP:
-    if sizes.dim != XXL_WIDTH:
-        return _load_sized_clip(tensors, sizes, {"dtype": _dequantize(tensors)})
-    return comfy.sd.load_text_encoder_state_dicts(
-        [tensors],
-        embedding_directory=embedding_folders(),
-        clip_type=comfy.sd.CLIPType.WAN,
-    )
+def _is_cores(entries: Mapping[str, WeightEntry]) -> bool:
+    """Whether core's own loader builds these layers, and reads their formats."""
+    wide = entries["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"].shape[0]
+    narrow = entries["encoder.block.0.layer.0.SelfAttention.q.weight"].shape[0]
+    numbers = all(entry.format.dtype != torch.float64 for entry in entries.values())
+    return (narrow, wide) == (XXL.dim, XXL_FFN) and numbers
 
 
-def _load_packed_clip(checkpoint: Checkpoint, sizes: TextEncoderConfig) -> comfy.sd.CLIP:
+def _load_dense_clip(
+    entries: Mapping[str, WeightEntry], tokenizer: Tensor, sizes: TextEncoderConfig
+) -> comfy.sd.CLIP:
+    """Loads a file whose quantized weights become bf16; codes without a scale stay fp8."""
+    read = Reader()
+    tensors: dict[str, Tensor] = {}
+    for name, entry in entries.items():
+        stored = entry.read(read)
+        plain = stored.format is PLAIN.get(stored.weight.dtype)
+        tensors[name] = stored.weight if plain else stored.dequantize(torch.bfloat16)
+    dtype = tensors["encoder.block.0.layer.0.SelfAttention.q.weight"].dtype
+    options = {"dtype": torch.float32 if dtype == torch.float64 else dtype}
+    return _load_sized_clip(tensors | {TOKENIZER: tokenizer}, sizes, options)
+
+
+def _load_packed_clip(
+    entries: Mapping[str, WeightEntry], tokenizer: Tensor, sizes: TextEncoderConfig
+) -> comfy.sd.CLIP:
     """Loads a file of GGUF, of which matrices stay packed and all else becomes fp16."""
     read = Reader()
     tensors: dict[str, Tensor] = {}
     formats: dict[str, WeightFormat] = {}
-    for key, entry in checkpoint.entries.items():
-        name, stored = transformers_name(key), entry.read(read)
+    for name, entry in entries.items():
+        stored = entry.read(read)
         if name.endswith(LINEARS):
             tensors[name], formats[name] = stored.weight, stored.format
         else:
             tensors[name] = stored.dequantize(torch.float16)
-    tensors[TOKENIZER] = needed_tokenizer(checkpoint, sizes.vocab_size)
+    tensors[TOKENIZER] = tokenizer
     options = {"dtype": torch.float16, "custom_operations": packed_operations(formats)}
     return _load_sized_clip(tensors, sizes, options, PackedClip)
 
@@ -134,19 +151,6 @@ def _load_sized_clip(
     )
 
 
-def _check_whole(checkpoint: Checkpoint, sizes: TextEncoderConfig) -> None:
-    """Refuses a file that core's loader would take and then fail on, or fill with noise."""
-    blocks = [f"encoder.block.{i}.layer.{part}" for i in range(sizes.num_layers) for part in PARTS]
-    needed = [*blocks, "encoder.final_layer_norm.weight"]
-    present = {transformers_name(name) for name in checkpoint.entries}
-    missing = [name for name in needed if name not in present]
-    if missing:
-        raise CheckpointError(
-            f"{checkpoint.path.name} is incomplete. Got no {first_names(missing)}, need a whole "
-            f"umT5 encoder. Choose {ENCODER_FILES}, or download it again."
-        )
-
-
 def _clip_class(config: dict[str, Any], tensors: dict[str, Tensor]) -> type:
     """Returns core's umT5 model class with other sizes, which has these weights from the start.
 
@@ -178,15 +182,6 @@ def _clip_class(config: dict[str, Any], tensors: dict[str, Tensor]) -> type:
             self.load_sd(tensors)
 
     return Model
-
-
-def _dequantize(tensors: dict[str, Tensor]) -> torch.dtype:
-    """Turns scaled fp8 weights into bf16, in place; returns the dtype of the weights."""
-    for name in [name for name in tensors if name.endswith((".scale_weight", ".weight_scale"))]:
-        weight = name.rpartition(".")[0] + ".weight"
-        scale = tensors.pop(name).float()
-        tensors[weight] = scale_weight(tensors[weight], scale).to(torch.bfloat16)
-    return tensors["encoder.block.0.layer.0.SelfAttention.q.weight"].dtype
 
 
 def fingerprint(path: Path) -> str:

@@ -5,27 +5,25 @@ from collections.abc import Iterator
 from typing import Any
 
 import comfy.utils
+from torch import Tensor
 
-from ....wan_model.loading import Checkpoint, TextEncoderConfig
+from ....wan_model.loading import Checkpoint
 from ....wan_model.loading.entries import NOTES_IN_METADATA
 from ....wan_model.loading.source import RawTensor
-from .tokenizer import TOKENIZER, needed_tokenizer
-from .umt5_names import transformers_name
+from ....wan_model.loading.text_encoder import TABLE, TABLE_AGAIN
+from ....wan_model.loading.umt5_names import transformers_name
+from .tokenizer import TOKENIZER
 
 
 def core_reads(checkpoint: Checkpoint) -> bool:
     """Whether core's own loader reads a file as it is."""
     names = {raw.name for entry in checkpoint.entries.values() for raw in entry.parts.values()}
     own = all(name.startswith(("shared.", "encoder.")) for name in names)
-    return own and TOKENIZER in checkpoint.extras
+    return own and TABLE in names and TOKENIZER in checkpoint.extras
 
 
-def core_tensors(checkpoint: Checkpoint, sizes: TextEncoderConfig) -> dict[str, Any]:
-    """Returns a file's tensors by the names that core has for them, with a tokenizer.
-
-    Raises:
-        CheckpointError: if no file has a tokenizer that fits.
-    """
+def core_tensors(checkpoint: Checkpoint, tokenizer: Tensor) -> dict[str, Any]:
+    """Returns a file's tensors by the names that core has for them, with a tokenizer."""
     path = str(checkpoint.path)
     loaded, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
     tensors: dict[str, Any] = {}
@@ -35,8 +33,9 @@ def core_tensors(checkpoint: Checkpoint, sizes: TextEncoderConfig) -> dict[str, 
         before, _, leaf = raw.name.rpartition(".")
         name = transformers_name(f"{layer}.{leaf}" if layer else leaf)
         tensors[name], names[before] = loaded[raw.name], name.rpartition(".")[0]
-    if TOKENIZER not in tensors:
-        tensors[TOKENIZER] = needed_tokenizer(checkpoint, sizes.vocab_size)
+    if TABLE not in tensors:
+        tensors[TABLE] = tensors.pop(TABLE_AGAIN)
+    tensors[TOKENIZER] = tokenizer
     said = (metadata or {}).get(NOTES_IN_METADATA)
     notes = None if said is None else _renamed_notes(said, names)
     if hasattr(comfy.utils, "convert_old_quants"):
