@@ -28,6 +28,7 @@ from ._comfy.host import runtime
 from ._comfy.vae import image_conditioning
 from ._report import reports_errors
 from .search_words import search_words
+from .video_size import FREE, check_image_for, chosen_length, chosen_size
 from .widgets import CROP, KEEP_ASPECT, widgets
 
 
@@ -97,21 +98,27 @@ class WanDuetImageToVideo(io.ComfyNode):
         start_image: Tensor | None = None,
         end_image: Tensor | None = None,
         size_mode: str = CROP,
+        size: str = FREE,
+        seconds: float = 0.0,
     ) -> io.NodeOutput:
         """Makes the empty latent, and what the images condition."""
         images, channels = Images(start_image, end_image), vae.latent_channels
-        _check_inputs(images, length, channels)
         official = OFFICIAL["ti2v" if channels == 48 else "i2v"]
-        keep_aspect = size_mode == KEEP_ASPECT
+        length = chosen_length(seconds, length, official.fps)
+        _check_inputs(images, length, channels)
+        check_image_for(size, images.one() is not None)
+        width, height, keep_aspect = chosen_size(
+            size, width, height, size_mode == KEEP_ASPECT, official
+        )
         if keep_aspect and (image := images.one()) is not None:
             width, height = _size_for_image(image, width, height, official.size_multiple)
-        size = latent_size(width, height, length, official.size_multiple // 2)
-        seconds = f"{length / official.fps:.1f} s at {official.fps} fps"
+        of = latent_size(width, height, length, official.size_multiple // 2)
+        duration = f"{length / official.fps:.1f} s at {official.fps} fps"
         runtime.show(
             cls.hidden.unique_id,
-            f"{width} x {height}, {length} frames ({seconds}), from {images.describe()}",
+            f"{width} x {height}, {length} frames ({duration}), from {images.describe()}",
         )
-        shape = (batch_size, channels, size.frames, size.height, size.width)
+        shape = (batch_size, channels, of.frames, of.height, of.width)
         latent: dict[str, Any] = {
             "samples": torch.zeros(shape, device=runtime.intermediate_device())
         }
@@ -125,7 +132,7 @@ class WanDuetImageToVideo(io.ComfyNode):
         fitted = _fitted_bicubic(images, width, height, keep_aspect)
         video = condition_video(length, fitted.start, fitted.end)
         first, last = (0 if p is None else len(p) for p in (fitted.start, fitted.end))
-        mask = known_frames_mask(length, first, last, size.height, size.width)
+        mask = known_frames_mask(length, first, last, of.height, of.width)
         both = image_conditioning.with_condition_video((positive, negative), vae, video, mask)
         return io.NodeOutput(*both, latent)
 
@@ -156,7 +163,7 @@ def _image_inputs() -> list[Any]:
             optional=True,
             tooltip="Last frame or frames (I2V-A14B only); alone or with a start image.",
         ),
-        *widgets("size_mode"),
+        *widgets("size_mode", "size", "seconds"),
     ]
 
 

@@ -12,6 +12,7 @@ from ..wan_model.sampling import STEP_CACHE_METHODS
 from ..wan_model.shapes import check_frames, check_size
 from ._comfy.sampling import samplers
 from .checked_inputs import Choice, Steps
+from .video_size import FREE, IMAGE_SHAPE, SIZES
 
 CROP, KEEP_ASPECT = "crop to size", "keep aspect (official)"
 MAX_SIDE, MAX_LENGTH = 8192, 8193
@@ -202,6 +203,27 @@ TABLE: dict[str, Row] = {
         tooltip="crop to size: the video is exactly width x height. keep aspect: width "
         "x height is taken as an area, and the image's own aspect decides the sides, "
         "as the official code does. Without an image both are the same.",
+    ),
+    "size": Row(
+        Choice,
+        options=[FREE, *SIZES],
+        default=FREE,
+        optional=True,
+        tooltip="Trained sizes, whatever width, height and size_mode say. 480p: 832 x 480, square "
+        "624 x 624. 720p: 1280 x 720, square 960 x 960; for 5B, which is made for 720p, 1280 x "
+        f"704. {IMAGE_SHAPE}: as many pixels, with the image's aspect, so nearly nothing is "
+        f"cropped. {FREE}: the numbers count.",
+    ),
+    "seconds": Row(
+        io.Float,
+        default=0.0,
+        min=0.0,
+        max=300.0,
+        step=0.5,
+        round=0.01,
+        optional=True,
+        tooltip="Length in seconds instead of frames: at 16 fps for A14B, 24 fps for 5B. 5 is what "
+        "the models were trained on. 0: length counts. The node shows the frames.",
     ),
     "vram_budget_gb": Row(
         io.Float,
