@@ -2,12 +2,10 @@
 
 from .checkpoint import Checkpoint, CheckpointInfo, detect, open_checkpoint
 from .converted import converted_file
-from .dit import load_dit
 from .files import Expert, guess_expert, guess_pair, says_noise
+from .load import load_dit, load_vae, unchanged_regions
 from .models import find_dit_kind
 from .sizes import TextEncoderConfig
-from .strict import unchanged_regions
-from .vae import load_vae
 
 __all__ = [
     "Checkpoint",

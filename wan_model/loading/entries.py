@@ -68,9 +68,24 @@ class WeightEntry:
         return self.name.rpartition(".")[0]
 
     @property
+    def leaf(self) -> str:
+        """Name of the tensor itself in that module."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the tensor is the weight itself, without scales."""
+        return self.format is PLAIN.get(self.format.dtype)
+
+    @property
     def is_bare(self) -> bool:
         """Whether these are codes without a scale, which then is one."""
-        return self.format.is_quantized and self.format is PLAIN.get(self.format.dtype)
+        return self.format.is_quantized and self.is_plain
+
+    @property
+    def dense_dtype(self) -> torch.dtype:
+        """Of what `read_dense` returns."""
+        return self.format.dtype if self.is_plain else torch.float32
 
     @property
     def nbytes(self) -> int:
@@ -92,6 +107,15 @@ class WeightEntry:
         tensors = {leaf: read(part, self.regions[leaf].dtype) for leaf, part in self.parts.items()}
         others = {name: self._checked(name, tensors[name]) for name in scales}
         return StoredWeight(self.format, tensors[leaf], **others)
+
+    def read_dense(self, read: Reader) -> Tensor:
+        """Reads the weight as numbers, for a layer that has no place for scales: a convolution."""
+        stored = self.read(read)
+        if self.is_plain:
+            return stored.weight
+        if stored.weight_scale is not None:
+            stored = replace(stored, weight=stored.weight.flatten(1))
+        return stored.dequantize(torch.float32).view(self.shape)
 
     def _checked(self, leaf: str, scale: Tensor) -> Tensor:
         """Returns a scale as `quant` takes it: see `Stored` and `scale_weight`."""

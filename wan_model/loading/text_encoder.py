@@ -8,9 +8,9 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .checkpoint import Checkpoint
 from .entries import WeightEntry
+from .load import check_shapes
 from .sizes import TextEncoderConfig
 from .source import RawTensor, Reader, first_names, shown
-from .strict import check_shapes
 from .umt5_names import transformers_name
 
 TABLE, TABLE_AGAIN = "shared.weight", "encoder.embed_tokens.weight"
