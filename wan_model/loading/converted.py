@@ -21,11 +21,16 @@ from ..errors import CheckpointError
 from ..quant import AS_STORED, WeightFormat, convert, find, holds
 from .checkpoint import Checkpoint, CheckpointLike, open_checkpoint
 from .entries import WeightEntry
+from .partial_file import remove_abandoned
 from .sizes import HEAD_DIM
 from .source import Reader, ShapesOnly
+from .source_safetensors import open_safetensors
 from .writer import FileLayout, weight_tensors, write_checkpoint
 
 log = logging.getLogger(__name__)
+
+PATH = "wanduet_path"
+"""In the metadata: where the source was."""
 
 VERSION = "1"
 """Of the conversion: files made by another one are made anew."""
@@ -100,6 +105,7 @@ def converted_file(
     if found is not None:
         return found
     try:
+        _prune(Path(folder))
         _write(_Conversion(checkpoint, target, torch.device(device)), file, metadata)
     except OSError as error:
         log.warning(
@@ -138,6 +144,7 @@ def _identity(checkpoint: Checkpoint, format_name: str) -> dict[str, str]:
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return {
         "format": "pt",
+        PATH: str(checkpoint.path.resolve()),
         "wanduet_source": json.dumps(stamps),
         "wanduet_format": format_name,
         "wanduet_version": VERSION,
@@ -154,6 +161,23 @@ def _opened(file: Path, metadata: dict[str, str]) -> Checkpoint | None:
         log.info("%s will be written anew: %s", file.name, error)
         return None
     return checkpoint if checkpoint.metadata == metadata else None
+
+
+def _prune(folder: Path) -> None:
+    """Removes what nobody will use again: files of sources that have gone, and of killed programs.
+
+    A source whose whole folder has gone may be on a drive that is not there at the moment.
+    """
+    remove_abandoned(folder)
+    for file in folder.glob("*.safetensors"):
+        try:
+            source = Path(open_safetensors(file).metadata[PATH])
+            if source.exists() or not source.parent.is_dir():
+                continue
+            file.unlink()
+        except (CheckpointError, OSError, KeyError, ValueError):
+            continue  # not ours, or not ours to remove
+        log.info("Removed %s: there is no %s any more", file.name, source.name)
 
 
 def _write(conversion: _Conversion, file: Path, metadata: dict[str, str]) -> None:

@@ -1,13 +1,9 @@
 """Writes checkpoints: tensors by name, with ComfyUI's notes on weights that need one."""
 
 import json
-import os
 import shutil
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedWriter
 from pathlib import Path
 
 import torch
@@ -15,10 +11,8 @@ from torch import Tensor
 
 from ..quant import StoredWeight
 from .encodings import NOTE, encoding_of, write_note
+from .partial_file import new_file
 from .source_safetensors import DTYPES
-
-ABANDONED_SECONDS = 3600
-"""A partial file that was not written to for this long belongs to no running program."""
 
 ALIGNMENT_BYTES = 64
 """Where the data starts in the file, for processors' vector instructions."""
@@ -94,26 +88,9 @@ def write_checkpoint(
         raise OSError(
             f"{layout.nbytes / 2**30:.1f} GiB are needed and {free_bytes / 2**30:.1f} GiB are free"
         )
-    with _new_file(file) as stream:
+    with new_file(file) as stream:
         stream.write(layout.header(metadata))
         data_start = stream.tell()
         for name, tensor in tensors:
             stream.seek(data_start + layout.start(name))
             stream.write(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-
-
-@contextmanager
-def _new_file(file: Path) -> Iterator[BufferedWriter]:
-    """Opens a partial file that becomes `file` if nothing fails, and vanishes otherwise."""
-    partial = file.with_name(file.name + ".partial")
-    if partial.exists() and time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
-        partial.unlink()
-    stream = partial.open("xb")
-    try:
-        with stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)

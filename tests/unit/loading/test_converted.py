@@ -3,7 +3,8 @@
 import errno
 import os
 import shutil
-import time
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from tests.unit.loading.test_weights import PAIRS, SOURCES, is_kept, velocity
 from wan_model import detect, load_dit
 from wan_model.errors import BackendError, CheckpointError
 from wan_model.loading import converted_file as converted_checkpoint
+from wan_model.loading.partial_file import new_file
 from wan_model.loading.source_safetensors import open_safetensors
 
 E4M3 = torch.float8_e4m3fn
@@ -162,16 +164,61 @@ def test_a_folder_that_cannot_be_made_leaves_the_source(source: Path, tmp_path: 
     assert converted_file(source, "fp8", tmp_path / "cache") == source
 
 
-def test_two_writers_at_once(source: Path, cache: Path) -> None:
+def test_two_writers_at_once(source: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = converted_file(source, "fp8", cache)
-    partial = file.with_name(file.name + ".partial")
-    file.unlink()
-    partial.write_bytes(b"being written")
-    assert converted_file(source, "fp8", cache) == source
-    assert partial.read_bytes() == b"being written"
-    os.utime(partial, (time.time() - 7200,) * 2)
+    content = file.read_bytes()
+    with new_file(file):
+        file.unlink()
+        assert converted_file(source, "fp8", cache) == source
+    assert "another program is writing the same file" in caplog.text
+    assert file.read_bytes() == b""
     assert converted_file(source, "fp8", cache) == file
-    assert not partial.exists()
+    assert file.read_bytes() == content
+
+
+def test_what_a_killed_writer_left_is_taken_over(source: Path, cache: Path) -> None:
+    """Its lock dies with it, so nobody waits for it."""
+    file = converted_file(source, "fp8", cache)
+    content = file.read_bytes()
+    file.unlink()
+    partial = file.with_name(file.name + ".partial")
+    left = cache / "other.safetensors.partial"
+    code = (
+        "import fcntl, os, sys\n"
+        "files = [open(name, 'wb') for name in sys.argv[1:]]\n"
+        "for file in files:\n"
+        "    fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "    file.write(b'half' * 999)\n"
+        "    file.flush()\n"
+        "print('writing', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code, str(partial), str(left)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as killed:
+        assert killed.stdout is not None
+        killed.stdout.readline()
+        assert converted_file(source, "fp8", cache) == source
+        assert left.exists()
+        killed.kill()
+        killed.wait()
+    assert converted_file(source, "fp8", cache) == file
+    assert file.read_bytes() == content
+    assert list(cache.iterdir()) == [file]
+
+
+def test_files_of_sources_that_have_gone_are_removed(tmp_path: Path, cache: Path) -> None:
+    drive = tmp_path / "drive"
+    source = save(drive / "a.safetensors", dit_state())
+    first = converted_file(source, "fp8", cache)
+    stranger = save(cache / "stranger.safetensors", {"x": torch.ones(1)})
+    renamed = source.rename(drive / "renamed.safetensors")
+    second = converted_file(renamed, "fp8", cache)
+    assert set(cache.iterdir()) == {second, stranger}
+    assert first != second
+    # As long as a drive is not there, nobody knows.
+    drive.rename(tmp_path / "elsewhere")
+    converted_file(save(tmp_path / "b.safetensors", dit_state()), "fp8", cache)
+    assert second.exists()
 
 
 def test_an_error_while_converting_leaves_nothing(tmp_path: Path, cache: Path) -> None:
