@@ -180,7 +180,7 @@ def _activate_rows(x: Tensor, tokens: Tokens, *, with_gelu: bool) -> None:
 
 
 def _warps(width: int) -> int:
-    return 16 if width > WIDE else 8
+    return 16 if width > WIDE else 4
 
 
 # What differs between videos is in do_not_specialize: nothing is compiled for its values. Strides
