@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from .source import Import, Source, pack_sources, sources
 
 LAYERS = (
-    {"config", "shapes", "errors", "conditioning", "prompt", "kernel_trial"},
+    {"config", "shapes", "errors", "conditioning", "prompt", "kernel_trial", "gpu_classes"},
     {"attention", "quant", "offload"},
     {"dit", "vae"},
     {"loading", "sampling"},

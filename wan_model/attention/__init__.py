@@ -2,7 +2,7 @@
 
 from .auto import MAX_ERROR
 from .backend import AttentionFn, Backend, Constraints, Platform
-from .guarded import FirstPasses, Guarded, copies_of, guarded
+from .guarded import FirstPasses, Guarded, copies_of, guarded, name_of
 from .registry import BackendStatus, explain, names, resolve, resolve_sparse
 from .sol import SparseSchedule
 
@@ -19,6 +19,7 @@ __all__ = [
     "copies_of",
     "explain",
     "guarded",
+    "name_of",
     "names",
     "resolve",
     "resolve_sparse",

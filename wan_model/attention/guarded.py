@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .auto import DEFAULT
 from .backend import AttentionFn
 from .registry import Selected
 from .sdpa import sdpa
@@ -95,6 +96,15 @@ def guarded(attend: AttentionFn) -> AttentionFn:
     if isinstance(attend, Selected) and attend.backend.constraints.low_precision:
         return Guarded(attend.backend.name, attend)
     return attend
+
+
+def name_of(attend: AttentionFn) -> str:
+    """Returns the backend that computes most of a forward pass; of a sparse schedule, the dense."""
+    if isinstance(attend, Guarded):
+        attend = attend._attend
+    if isinstance(attend, SparseSchedule):
+        return name_of(attend.dense)
+    return attend.backend.name if isinstance(attend, Selected) else DEFAULT
 
 
 def copies_of(attend: AttentionFn) -> float:

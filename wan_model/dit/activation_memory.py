@@ -1,5 +1,9 @@
 """How much memory one forward pass needs beside the weights: counted, not fitted."""
 
+from typing import Literal
+
+import torch
+
 from ..config import DiTConfig, Precision
 from .tokens import RUN_TOKENS
 
@@ -11,6 +15,10 @@ WORKSPACE_BYTES = 128 << 20
 cannot use: it held 70 to 250 MiB more than was alive (benchmarks/block_swap.py, H200)."""
 
 
+StageKind = Literal["own", "fused", "compiled"]
+"""Who does the work between a block's matmuls: PyTorch, Triton's kernels, or its compiler's."""
+
+
 def activation_bytes(
     config: DiTConfig,
     precision: Precision,
@@ -19,8 +27,9 @@ def activation_bytes(
     height: int,
     width: int,
     attention_copies: float = 0.0,
+    stages: StageKind = "own",
 ) -> int:
-    """Returns the peak of live activations in bytes, without gradients, stages not compiled.
+    """Returns the peak of live activations in bytes, without gradients.
 
     It is the most that is alive at once in `WanDiT.velocity` on a GPU, where the RMS norm is one
     kernel. Not counted are weights dequantized for a matmul, which are gone at the peak of all but
@@ -35,6 +44,7 @@ def activation_bytes(
         height: latent height.
         width: latent width.
         attention_copies: what 8-bit attention makes of q, k and v, see `Backend.copies`.
+        stages: that blocks are run with.
     """
     dim, compute = config.dim, precision.compute_dtype.itemsize
     tokens = frames * ((height + 1) // 2) * ((width + 1) // 2)
@@ -45,18 +55,47 @@ def activation_bytes(
 
     # Residual stream and embedded text.
     always = tokens * dim * precision.residual_dtype.itemsize + text
-    # Whole q, k, v; of a run: the modulated input, q, and in `rotate` of k the normed k (4 bytes a
-    # value), the first half of the result (2), the other one and its two terms (2 + 4).
-    project = 3 * hidden + run * dim * (FP32 + compute + 3 * FP32)
+    # Whole q, k, v, and what stages hold of a run.
+    project = 3 * hidden + run * dim * _project_bytes(compute, stages)
     # q, k, v, copies of them, the attended heads, and the softmax's normalisation.
     attend = int((4 + attention_copies) * hidden) + tokens * config.num_heads * FP32
-    # The attended heads, k and v of the text; of a run: q and the attended text, the modulated
-    # input, the gate, and the inner values before and after GELU.
-    feed_forward = hidden + 2 * text + run * dim * (2 * compute + FP32 + per_token_vector)
-    feed_forward += run * config.ffn_dim * 2 * compute
+    # The attended heads, k and v of the text, and what stages hold of a run.
+    inner = _inner_bytes(config, precision, run, stages)
+    if stages == "fused":
+        # q and the attended text, the branch, and the normed input in both forms.
+        feed_forward = run * dim * (4 * compute + 1) + inner
+    else:
+        # q and the attended text, the modulated input and the gate.
+        feed_forward = run * dim * (2 * compute + FP32 + per_token_vector) + inner
+    feed_forward += hidden + 2 * text
     samples = batch * (always + max(project, attend, feed_forward))
 
     angles = tokens * config.head_dim * FP32
     # Small videos need less than the largest weight outside the blocks takes in fp32.
     time_projection = 6 * dim * dim * FP32
     return max(samples + angles, time_projection) + WORKSPACE_BYTES
+
+
+def _project_bytes(compute: int, stages: StageKind) -> int:
+    """Returns the bytes per value of a run that exist beside q, k and v when those are made."""
+    if stages == "own":
+        # The modulated input (fp32), q, and in `rotate` of k the normed k (fp32), the first half
+        # of the result, the other one and its two terms.
+        return FP32 + compute + 3 * FP32
+    if stages == "fused":
+        # The normed input as values and as codes, and a linear's result.
+        return 2 * compute + 1
+    # The normed input, and the linears' results, none of which is in its place yet.
+    return 4 * compute
+
+
+def _inner_bytes(config: DiTConfig, precision: Precision, run: int, stages: StageKind) -> int:
+    """Returns the bytes of the feed-forward's inner values of a run."""
+    compute = precision.compute_dtype.itemsize
+    values = run * config.ffn_dim * compute
+    if stages != "fused" or precision.compute_dtype != torch.bfloat16:
+        # Before and after GELU.
+        return 2 * values
+    # GELU takes the place of its input or writes codes beside it. If weights are dequantized for
+    # their matmul, one of them exists as the values are made.
+    return values + max(run * config.ffn_dim, config.dim * config.ffn_dim * compute)

@@ -11,6 +11,7 @@ from ..kernel_trial import triton_kernels_if_right
 from ..quant import Linear, LowRank
 from ..quant.formats import FP8_SCALED
 from ..quant.kernels import kernels_for
+from .activation_memory import StageKind
 from .block import Block, BlockStages
 from .inputs import BlockInputs
 from .modulation import Modulation
@@ -156,6 +157,10 @@ class FastestStages:
         if device not in self._found:
             self._found[device] = fastest_stages(device, self._precision)
         return self._found[device]
+
+    def kind(self, device: torch.device) -> StageKind:
+        """Returns what they are on a device, for estimates."""
+        return "own" if self.on(device) is own_stages else "fused"
 
 
 def with_stages(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..attention import AttentionFn, copies_of
 from ..config import DiTConfig, Precision
 from ..quant import Linear
-from .activation_memory import activation_bytes
+from .activation_memory import StageKind, activation_bytes
 from .block import Block, Head, PatchEmbedding
 from .inputs import BlockInputs, check_inputs
 from .rope import Rotation, rotation
@@ -146,10 +146,13 @@ class WanDiT(nn.Module):
         t, h, w = grid
         return rearrange(patches, "b (t h w) (q r c) -> b c t (h q) (w r)", t=t, h=h, w=w, q=2, r=2)
 
-    def activation_bytes(self, batch: int, frames: int, height: int, width: int) -> int:
+    def activation_bytes(
+        self, batch: int, frames: int, height: int, width: int, stages: StageKind = "own"
+    ) -> int:
         """Returns what `velocity` needs beside the weights, for a latent of this size."""
+        size = (batch, frames, height, width)
         copies = copies_of(self.attend)
-        return activation_bytes(self.config, self.precision, batch, frames, height, width, copies)
+        return activation_bytes(self.config, self.precision, *size, copies, stages)
 
     def angles(self, grid: tuple[int, int, int], device: torch.device) -> Rotation:
         """Returns the rotary position embedding of a grid of tokens."""

@@ -14,9 +14,18 @@ from .device_queues import CudaDevice, Device, PlainDevice, open_device
 from .engine import OffloadEngine, OnArrival, Runner
 from .host_model import Extra, FileRegion, HostModel
 from .plan import Limits, Machine, ModelSizes, Plan, PlanRequest, Work, lowered, make_plan
-from .rates import Pace, Stopwatch, block_seconds, measure_copy, measure_matmul, measure_read
+from .rates import (
+    Pace,
+    Stopwatch,
+    measure_copy,
+    measure_matmul,
+    measure_memory,
+    measure_read,
+)
+from .slack import AllocatorSlack
 
 __all__ = [
+    "AllocatorSlack",
     "CudaDevice",
     "Device",
     "Extra",
@@ -34,11 +43,11 @@ __all__ = [
     "Runner",
     "Stopwatch",
     "Work",
-    "block_seconds",
     "lowered",
     "make_plan",
     "measure_copy",
     "measure_matmul",
+    "measure_memory",
     "measure_read",
     "open_device",
 ]

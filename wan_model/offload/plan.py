@@ -60,6 +60,8 @@ class Work:
     """`dit.memory.activation_bytes`, and whatever else needs room meanwhile."""
     block_seconds: float
     """Computation of one block."""
+    slack_bytes: int = 0
+    """What stays free beside them: memory that the device's allocator holds and cannot use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,13 @@ class PlanRequest:
         budget = self.limits.vram_budget_bytes
         free = self.machine.free_vram_bytes
         return free if budget is None else min(budget, free)
+
+    @property
+    def usable_bytes(self) -> int:
+        """VRAM that the peak of a plan may take: of what is free, the slack is left."""
+        if self.limits.blocks_to_swap is not None:
+            return self.limit_bytes
+        return min(self.limit_bytes, self.machine.free_vram_bytes - self.work.slack_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +236,7 @@ def make_plan(request: PlanRequest) -> Plan:
     """
     sizes, limits = request.sizes, request.limits
     limits.check(sizes.blocks)
-    room = request.limit_bytes - request.work.activation_bytes - sizes.outside_bytes
+    room = request.usable_bytes - request.work.activation_bytes - sizes.outside_bytes
     wanted_slots = DEFAULT_SLOTS if limits.prefetch_blocks is None else limits.prefetch_blocks + 1
     room_blocks = room // sizes.block_bytes if room > 0 else 0
     if limits.blocks_to_swap is not None:
@@ -244,9 +253,9 @@ def make_plan(request: PlanRequest) -> Plan:
         resident = max(0, room_blocks - slots)
     slots = min(slots, sizes.blocks - resident)
     plan = _place(request, resident, 0, slots, 1)
-    if plan.peak_bytes > request.limit_bytes:
+    if plan.peak_bytes > request.usable_bytes:
         raise _does_not_fit(plan)
-    return _with_waiting_expert(plan, request.limit_bytes - plan.peak_bytes)
+    return _with_waiting_expert(plan, request.usable_bytes - plan.peak_bytes)
 
 
 def lowered(plan: Plan, nbytes: int) -> Plan:
@@ -337,27 +346,29 @@ def _does_not_fit(plan: Plan) -> MemoryLimitError:
     """Says what is missing, and what helps, the easiest first."""
     request, limits = plan.request, plan.request.limits
     allowed, free = request.limit_bytes, request.machine.free_vram_bytes
-    least = smallest(plan)
+    slack, least = request.work.slack_bytes, smallest(plan)
     advice, changed = [], []
-    if limits.blocks_to_swap is not None and least.peak_bytes <= allowed:
+    if limits.blocks_to_swap is not None and least.peak_bytes + slack <= allowed:
         fitting = make_plan(replace(request, limits=replace(limits, blocks_to_swap=None)))
         advice.append(f"leave blocks_to_swap open, or make it {fitting.streamed} or more")
         changed.append("blocks_to_swap")
     if limits.prefetch_blocks is not None and plan.slots > 2:
         advice.append("leave prefetch_blocks open")
         changed.append("prefetch_blocks")
-    if allowed < least.peak_bytes <= free:
+    if allowed < least.peak_bytes <= free - slack:
         needed = math.ceil(10 * least.peak_bytes / GIB) / 10
         advice.append(f"leave the VRAM budget open, or make it {needed:.1f} GiB or more")
         changed.append("vram_budget_bytes")
     advice += ["close other programs that use the GPU", _shorten(least)]
     kind = "free" if allowed == free else "allowed by the VRAM budget"
+    left = "" if allowed == request.usable_bytes else f", {slack / GIB:.2f} to be left free"
+    needed_bytes = plan.peak_bytes + (slack if left else 0)
     return MemoryLimitError(
         f"The video does not fit into the GPU's memory. Got {allowed / GIB:.2f} GiB {kind}, "
-        f"need {plan.peak_bytes / GIB:.2f} GiB: {request.work.activation_bytes / GIB:.2f} for the "
+        f"need {needed_bytes / GIB:.2f} GiB: {request.work.activation_bytes / GIB:.2f} for the "
         f"video at this size and length, {plan.weight_bytes / GIB:.2f} for the part of the model "
-        f"that is there at a time ({plan.buffers} of {request.sizes.blocks} blocks). Try in this "
-        f"order: {'; '.join(advice)}.",
+        f"that is there at a time ({plan.buffers} of {request.sizes.blocks} blocks){left}. Try in "
+        f"this order: {'; '.join(advice)}.",
         limits=tuple(changed),
     )
 
@@ -365,6 +376,6 @@ def _does_not_fit(plan: Plan) -> MemoryLimitError:
 def _shorten(least: Plan) -> str:
     """Says how much smaller a video would have to be. Its memory grows with its pixels."""
     advice = "make the video shorter or smaller"
-    room = least.request.limit_bytes - least.weight_bytes
+    room = least.request.usable_bytes - least.weight_bytes
     percent = 100 * room // max(1, least.request.work.activation_bytes)
     return f"{advice}: about {percent} % of its pixels would fit" if 0 < percent < 100 else advice

@@ -2,12 +2,12 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
-from ..config import DiTConfig
 from .device_queues import Device, HostBuffer
 from .host_model import LANES, HostSlab
 
@@ -20,21 +20,8 @@ TIMED_PASSES = 16
 WAKING_SECONDS = 0.05
 """In which a GPU that was idle raises its clock."""
 
-EFFICIENCY = 0.6
-"""Part of a large matmul's rate that a whole block reaches, attention included."""
-
-
-def block_seconds(config: DiTConfig, tokens: int, flops_per_second: float) -> float:
-    """Estimates the computation of one block.
-
-    Args:
-        config: sizes of the model.
-        tokens: of all samples of one forward pass, each of which attends to its own.
-        flops_per_second: see `measure_matmul`.
-    """
-    linear = 2 * tokens * (6 * config.dim**2 + 2 * config.dim * config.ffn_dim)
-    attention = 4 * tokens * (tokens + config.text_len) * config.dim
-    return (linear + attention) / (EFFICIENCY * flops_per_second)
+MATMUL_SIZES = {"cuda": (4096, 5120, 16), "other": (512, 512, 4)}
+"""Rows, width and repeats: on a GPU, half of what a linear layer of a video is given at a time."""
 
 
 class Stopwatch:
@@ -67,7 +54,7 @@ class Stopwatch:
 class Pace:
     """How long forward passes take, compared with what was estimated.
 
-    An estimate knows nothing of what attention kernels, 8-bit matmuls and compiled stages save.
+    An estimate knows nothing of LoRAs, of what other nodes change, and of a GPU's temperature.
     """
 
     def __init__(self) -> None:
@@ -118,17 +105,39 @@ def measure_read(slab: HostSlab) -> float:
 
 
 def measure_matmul(device: torch.device | str, dtype: torch.dtype = torch.bfloat16) -> float:
-    """Returns floating-point operations per second of a large matmul."""
-    size = 4096 if torch.device(device).type == "cuda" else 512
-    a = torch.ones(size, size, dtype=dtype, device=device)
+    """Returns floating-point operations per second of large matmuls."""
+    device = torch.device(device)
+    rows, width, repeats = MATMUL_SIZES.get(device.type, MATMUL_SIZES["other"])
+    a = torch.ones(rows, width, dtype=dtype, device=device)
+    b = torch.ones(width, width, dtype=dtype, device=device)
+    out = a @ b
+    seconds = _seconds(lambda: torch.mm(a, b, out=out), repeats, device)
+    return repeats * 2 * rows * width**2 / seconds
+
+
+def measure_memory(device: torch.device | str) -> float:
+    """Returns the bytes per second that a device reads and writes of its own memory."""
+    source = torch.zeros(SAMPLE_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    seconds = _seconds(lambda: target.copy_(source), REPEATS, torch.device(device))
+    return REPEATS * 2 * source.numel() / seconds
+
+
+def _seconds(call: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Returns what repeated calls take on a device that is awake."""
     awake = time.perf_counter() + WAKING_SECONDS
-    while True:
-        (a @ a).sum().item()
-        start = time.perf_counter()
-        if start > awake:
-            break
-    b = a
-    for _ in range(REPEATS):
-        b = a @ b
-    b.sum().item()
-    return REPEATS * 2 * size**3 / (time.perf_counter() - start)
+    while time.perf_counter() < awake:
+        call()
+        _wait_for(device)
+    watch = Stopwatch(device)
+    for _ in range(repeats):
+        call()
+    watch.stop()
+    _wait_for(device)
+    assert watch.seconds is not None
+    return max(watch.seconds, 1e-9)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

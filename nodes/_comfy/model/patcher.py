@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from comfy.patcher_extension import CallbacksMP
 
+from .forward_pass import COMPILED
 from .low_rank import joined
 from .pool import ExpertPool
 from .saving import SavingPatcher
@@ -74,7 +75,8 @@ class WanPatcher(SavingPatcher):
             if device_to is not None:
                 self.pool.move(torch.device(device_to))
             self.unpatch_hooks()
-            self.pool.prepare(self.model.expert, self.model.sampled_shape)
+            compiled = COMPILED in self.model_options.get("transformer_options", {})
+            self.pool.prepare(self.model.expert, self.model.sampled_shape, compiled=compiled)
             self.model.device = device_to
             self.model.model_loaded_weight_memory = self.loaded_size()
             self.model.current_weight_patches_uuid = self.patches_uuid

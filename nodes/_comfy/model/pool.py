@@ -5,13 +5,19 @@ Two experts of one loader share an engine: its buffers, its budget and its threa
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 import comfy.model_management
 import torch
 from torch import Tensor
 
-from ....wan_model.dit import WanDiT
+from ....wan_model.attention import Platform
+from ....wan_model.dit.activation_memory import StageKind
+from ....wan_model.dit.pass_time import DeviceRates, block_seconds
+from ....wan_model.errors import MemoryLimitError
+from ....wan_model.gpu_classes import gpu_class
 from ....wan_model.offload import (
+    AllocatorSlack,
     HostModel,
     Limits,
     Machine,
@@ -23,10 +29,10 @@ from ....wan_model.offload import (
     Runner,
     Stopwatch,
     Work,
-    block_seconds,
     make_plan,
     measure_copy,
     measure_matmul,
+    measure_memory,
     measure_read,
     open_device,
 )
@@ -34,8 +40,14 @@ from ..host import runtime
 from .arrival import ArrivalPatches
 from .low_rank import Patches
 
+if TYPE_CHECKING:
+    from .comfy_dit import ComfyWanDiT
+
 SETTLED_PART = 1 / 20
 """Of the blocks: what a new plan has to gain to be worth moving weights for."""
+
+STEP_BYTES = 128 << 20
+"""What is left free beyond the usual after a pass for which the allocator emptied its cache."""
 
 Shape = Sequence[int]
 """(B, C, T, H, W) of a latent."""
@@ -47,7 +59,7 @@ class _Rates:
 
     copy_bytes: float
     read_bytes: float
-    flops: float
+    device: DeviceRates
 
 
 class ExpertPool:
@@ -83,7 +95,8 @@ class ExpertPool:
         self._device = open_device(device)
         self._patches = ArrivalPatches(len(self._hosts), device)
         self._rates: _Rates | None = None
-        self._margin_bytes = 0
+        self._slack = AllocatorSlack(device)
+        self._settled = False
         self._pace = Pace()
         self._estimated_seconds = 0.0
         self._engine: OffloadEngine | None = None
@@ -107,14 +120,20 @@ class ExpertPool:
         """Bytes of the device's memory that are taken."""
         return 0 if self._engine is None else self._engine.device_bytes
 
-    def prepare(self, expert: int, shape: Shape | None) -> None:
+    def prepare(self, expert: int, shape: Shape | None, *, compiled: bool = False) -> None:
         """Plans for a latent's shape, shows the plan, and begins to fetch an expert.
+
+        Args:
+            expert: number of it.
+            shape: of the latent; None if that is not known.
+            compiled: whether its blocks' stages are.
 
         Raises:
             MemoryLimitError: if the video does not fit.
         """
         pace = self._pace.factor
-        plan = make_plan(self._request(expert, shape, pace))
+        plan = self._plan(self._request(expert, shape, pace, compiled=compiled))
+        self._settled = False
         self._estimated_seconds = plan.compute_seconds / pace
         if self._engine is None:
             self._engine = OffloadEngine(self._hosts, plan, self._device, self._patches)
@@ -132,14 +151,20 @@ class ExpertPool:
         assert self._engine is not None
         self.passes += 1
         plan = self._engine.plan
+        shortages = self._slack.shortages
         watch = Stopwatch(self._torch_device)
         out = self._engine.run(expert, forward, runner)
         watch.stop()
         if plan.compute_seconds == plan.seconds:
             self._pace.add(watch, self._estimated_seconds)
+        activations = plan.request.work.activation_bytes
         if self._engine.plan is not plan:
             # Memory ran out, so the video takes more than was thought.
-            self._margin_bytes += plan.margin_bytes
+            self._slack.add(activations, plan.margin_bytes)
+        elif self._settled and self._slack.shortages > shortages:
+            self._slack.add(activations, STEP_BYTES)
+        # What a first pass finds in the allocator's cache is of others.
+        self._settled = True
         return out
 
     def expect(self, expert: int, after: int) -> None:
@@ -176,7 +201,20 @@ class ExpertPool:
             self._engine.unload()
             self._engine.release_pinned()
 
-    def _request(self, expert: int, shape: Shape | None, pace: float) -> PlanRequest:
+    def _plan(self, request: PlanRequest) -> Plan:
+        """Returns a plan that leaves what was learned to be needed, or at least what is usual."""
+        try:
+            return make_plan(request)
+        except MemoryLimitError:
+            work = request.work
+            usual = self._slack.expected(work.activation_bytes)
+            if usual == work.slack_bytes:
+                raise
+            return make_plan(replace(request, work=replace(work, slack_bytes=usual)))
+
+    def _request(
+        self, expert: int, shape: Shape | None, pace: float, *, compiled: bool
+    ) -> PlanRequest:
         # First, since kernels take memory of their own when they are used for the first time.
         if self._rates is None:
             self._rates = self._measured()
@@ -189,46 +227,53 @@ class ExpertPool:
                 experts=len(self._hosts),
             ),
             machine=Machine(
-                free_vram_bytes=free + self.device_bytes - self._margin_bytes,
+                free_vram_bytes=free + self.device_bytes,
                 free_ram_bytes=runtime.free_bytes(torch.device("cpu")),
                 copy_rate=self._rates.copy_bytes,
                 read_rate=self._rates.read_bytes,
             ),
-            work=self._work(expert, shape, self._rates.flops / pace),
+            work=self._work(expert, shape, pace, compiled=compiled),
             limits=self._limits,
         )
 
-    def _work(self, expert: int, shape: Shape | None, flops: float) -> Work:
+    def _work(self, expert: int, shape: Shape | None, pace: float, *, compiled: bool) -> Work:
+        assert self._rates is not None
         dit = self._dit(expert)
         if shape is None:
             nbytes = int(comfy.model_management.minimum_inference_memory())
             return Work(activation_bytes=nbytes, block_seconds=0)
         batch, _, frames, height, width = shape
-        nbytes = dit.activation_bytes(batch, frames, height, width)
-        tokens = batch * frames * ((height + 1) // 2) * ((width + 1) // 2)
+        stages: StageKind = "compiled" if compiled else dit.stages.kind(self._torch_device)
+        nbytes = dit.activation_bytes(batch, frames, height, width, stages)
+        nbytes += self._patches.workspace_bytes(dit, expert)
+        tokens = frames * ((height + 1) // 2) * ((width + 1) // 2)
         return Work(
-            activation_bytes=nbytes + self._patches.workspace_bytes(dit, expert),
-            block_seconds=block_seconds(dit.config, tokens, flops),
+            activation_bytes=nbytes,
+            block_seconds=pace * block_seconds(dit, batch, tokens, self._rates.device, stages),
+            slack_bytes=self._slack.of(nbytes),
         )
 
     def _measured(self) -> _Rates:
+        device = self._torch_device
         return _Rates(
             copy_bytes=measure_copy(self._device),
             read_bytes=measure_read(self._hosts[0].slabs[0]),
-            flops=measure_matmul(self._torch_device, self._dit(0).precision.compute_dtype),
+            device=DeviceRates(
+                matmul_flops=measure_matmul(device, self._dit(0).precision.compute_dtype),
+                copied_bytes=measure_memory(device),
+                gpu=gpu_class(Platform.current().capability),
+            ),
         )
 
-    def _dit(self, expert: int) -> WanDiT:
-        module = self._hosts[expert].module
-        assert isinstance(module, WanDiT)
-        return module
+    def _dit(self, expert: int) -> "ComfyWanDiT":
+        return cast("ComfyWanDiT", self._hosts[expert].module)
 
 
 def still_good(plan: Plan, new: Plan) -> bool:
-    """Whether a plan in use can stay: it about fits, and another would hardly be faster.
+    """Whether a plan in use can stay: it fits, and another would hardly be faster.
 
     In the middle of a run, at the switch of experts, a few tensors more are on the device than
-    before it. They are no reason to stop and to move weights.
+    before it. They may take half of the slack: no reason to stop and to move weights.
     """
     if plan.placement == new.placement:
         return False
@@ -236,6 +281,6 @@ def still_good(plan: Plan, new: Plan) -> bool:
     gain = plan.streamed - new.streamed + len(new.kept) - len(plan.kept)
     return (
         plan.request.work.activation_bytes == new.request.work.activation_bytes
-        and plan.peak_bytes <= new.request.limit_bytes + plan.request.sizes.block_bytes
+        and plan.peak_bytes + new.request.work.slack_bytes // 2 <= new.request.limit_bytes
         and gain <= slack * new.request.sizes.blocks
     )

@@ -9,27 +9,15 @@ import torch
 
 from tests.unit.dit.toy import make_dit
 from tests.unit.offload.fakes import LazyDevice
-from wan_model.config import DiTConfig
 from wan_model.offload import (
     HostModel,
     Pace,
     Stopwatch,
-    block_seconds,
     measure_copy,
     measure_matmul,
+    measure_memory,
     measure_read,
 )
-
-A14B = DiTConfig(
-    dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, in_channels=16, out_channels=16
-)
-
-
-def test_the_work_of_a_block_is_that_of_the_paper():
-    # 1.68 PFLOP per forward pass at 832x480x81, 6.52 at 1280x720x81, all 40 blocks.
-    for tokens, pflop in ((32_760, 1.68), (75_600, 6.52)):
-        seconds = 40 * block_seconds(A14B, tokens, 1e15) * 0.6
-        assert seconds == pytest.approx(pflop, rel=0.01)
 
 
 @torch.inference_mode()
@@ -38,7 +26,8 @@ def test_rates_are_measured():
     assert measure_copy(device) > 1e6
     assert device.pinned_bytes == 0
     assert measure_read(HostModel(model, model.blocks).slabs[0]) > 1e5
-    assert measure_matmul(torch.device("cpu")) > 1e6
+    assert measure_matmul("cpu") > 1e6
+    assert measure_memory("cpu") > 1e6
 
 
 def test_a_stopwatch_times_what_lies_between():

@@ -1,0 +1,75 @@
+"""How long a forward pass computes: its FLOPs at measured rates, and what its stages move."""
+
+from dataclasses import dataclass
+
+from ..attention import name_of
+from ..gpu_classes import TYPICAL, GpuClass
+from ..quant import DEQUANTIZED, Linear
+from .activation_memory import StageKind
+from .tokens import RUN_TOKENS
+from .wan_dit import WanDiT
+
+STAGE_BYTES: dict[StageKind, float] = {"own": 560, "fused": 130, "compiled": 130}
+"""Per value of the hidden width and block, as if memory were moved at the rate of a copy.
+
+Of an H200 (benchmarks/RESULTS.md): what is left of passes without their matmuls and attention."""
+
+TEXT_LAYERS = ("cross_attn.k", "cross_attn.v")
+"""Linears of the text's tokens, not of the video's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceRates:
+    """What a device does per second, as measured there."""
+
+    matmul_flops: float
+    """In large matmuls of the compute dtype."""
+    copied_bytes: float
+    """Of its own memory, read and written."""
+    gpu: GpuClass = TYPICAL
+    """For what is not measured."""
+
+
+def block_seconds(
+    dit: WanDiT,
+    batch: int,
+    tokens: int,
+    rates: DeviceRates,
+    stages: StageKind = "own",
+) -> float:
+    """Estimates the computation of one block.
+
+    Args:
+        dit: with its weights' formats, matmuls and attention.
+        batch: samples of the forward pass, each of which attends to its own tokens.
+        tokens: of one sample.
+        rates: of the device.
+        stages: that blocks are run with.
+    """
+    config = dit.config
+    linears = sum(
+        _linear_seconds(layer, config.text_len if name in TEXT_LAYERS else tokens, batch, rates)
+        for name, layer in dit.blocks[0].named_modules()
+        if isinstance(layer, Linear)
+    )
+    attention = 4 * tokens * (tokens + config.text_len) * config.dim
+    gain = rates.gpu.attention_gain(name_of(dit.attend)) or rates.gpu.attention_gain("sdpa") or 1.0
+    moved = tokens * config.dim * STAGE_BYTES[stages]
+    per_sample = attention / (gain * rates.matmul_flops) + moved / rates.copied_bytes
+    return linears + batch * per_sample
+
+
+def _linear_seconds(layer: Linear, tokens: int, batch: int, rates: DeviceRates) -> float:
+    values = layer.in_features * layer.out_features
+    flops = 2 * batch * tokens * values
+    weight_format = layer.format.base or layer.format
+    gain = None if layer.matmul == DEQUANTIZED else rates.gpu.codes_gain(weight_format.name)
+    if gain is not None:
+        return flops / (gain * rates.matmul_flops)
+    seconds = flops / rates.matmul_flops
+    if layer.format.is_quantized:
+        # For each run of tokens codes are read, 16-bit values written and read again.
+        visits = -(-tokens // RUN_TOKENS)
+        moved = values * (layer.format.bits / 8 + 2 * layer.compute_dtype.itemsize)
+        seconds += visits * moved / rates.copied_bytes
+    return seconds
