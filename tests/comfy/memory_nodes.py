@@ -96,6 +96,33 @@ class OutOfMemory(io.ComfyNode):
         return io.NodeOutput(patched)
 
 
+class CutFile(io.ComfyNode):
+    """A MODEL before whose last block a file is cut off, or written to in its place."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestCutFile",
+            category="WanDuet tests",
+            inputs=[io.Model.Input("model"), io.String.Input("file"), io.Boolean.Input("cut")],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, file: str, cut: bool) -> io.NodeOutput:
+        patched = model.clone()
+
+        def after_block(args: dict[str, Any]) -> dict[str, Any]:
+            if args["block_index"] == 0 and cut:
+                os.truncate(file, 4096)
+            elif args["block_index"] == 0:
+                os.utime(file)
+            return args
+
+        patched.set_model_patch(after_block, "double_block")
+        return io.NodeOutput(patched)
+
+
 class RecordHeld(io.ComfyNode):
     """A MODEL that writes which blocks are on the device, or on their way, after each call."""
 
@@ -217,7 +244,7 @@ class MemoryTestExtension(ComfyExtension):
     """The nodes of this file."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TakeMemory, OutOfMemory, RecordHeld, Watch, Watched, CopyToDevice]
+        return [TakeMemory, OutOfMemory, CutFile, RecordHeld, Watch, Watched, CopyToDevice]
 
 
 async def comfy_entrypoint() -> MemoryTestExtension:

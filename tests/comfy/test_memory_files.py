@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from .graphs import T2V, Prompt, experts, memory, moe_sampler, save
+from .graphs import T2V, Prompt, experts, memory, model, moe_sampler, node, save
 from .server import ComfyServer
+from .stock import ksampler
 from .test_memory_manager import INPUTS, LINKS, run
 
 pytestmark = pytest.mark.comfy
 
 COPY = "toy_t2v_high_noise_that_changes.safetensors"
+SCALED = "toy_t2v_high_noise_scaled_fp8.safetensors"
+"""Weights that ComfyUI's manager leaves in the file."""
 
 
 @pytest.fixture
@@ -53,3 +56,21 @@ def test_a_changed_file_is_loaded_again(comfy_server: ComfyServer, file: Path):
     assert COPY in result.error["exception_message"]
     file.write_bytes(content)
     assert torch.equal(run(comfy_server, prompt(1), "put_back"), expected)
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_without_the_engine_a_changed_file_is_an_error(comfy_server: ComfyServer, cut: bool):
+    """A mapped file that is cut off would end the server."""
+    folder = comfy_server.base / "models" / "diffusion_models"
+    file = Path(shutil.copy2(folder / SCALED, folder / COPY))
+    changed = node("WanDuetTestCutFile", model=("model", 0), file=str(file), cut=cut)
+    sampler = ksampler(("changed", 0), "sampler", seed=3)
+    prompt = {**INPUTS, **model(COPY), "changed": changed, **sampler}
+    result = comfy_server.run({**prompt, **save("cut", latent=("sampler", 0))})
+    file.unlink()
+    assert result.error is not None
+    assert result.error["node_id"] == "sampler"
+    message = result.error["exception_message"]
+    assert f"{COPY} was changed while its model was in use. Got " in message
+    assert ("4096 bytes" in message) == cut
+    run(comfy_server, {**INPUTS, **model(SCALED), **ksampler(("model", 0), "sampler")}, "whole")

@@ -102,6 +102,12 @@ class Checkpoint:
         """As given: a file, an index or a folder."""
         return self.info.path
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those that hold its weights."""
+        parts = (part for entry in self.entries.values() for part in entry.parts.values())
+        return tuple(sorted({part.file for part in parts}))
+
     def require(self, wanted: type[Wanted]) -> Wanted:
         """Returns the sizes of a checkpoint that must be of one component.
 

@@ -139,9 +139,7 @@ def _file_name(checkpoint: Checkpoint, format_name: str) -> str:
 
 def _identity(checkpoint: Checkpoint, format_name: str) -> dict[str, str]:
     """Returns what a file made from this source has in its metadata."""
-    parts = (part for entry in checkpoint.entries.values() for part in entry.parts.values())
-    files = sorted({part.file for part in parts})
-    stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    stamps = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in checkpoint.files]
     return {
         "format": "pt",
         PATH: str(checkpoint.path.resolve()),

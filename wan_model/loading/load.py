@@ -241,8 +241,8 @@ def _fill(
 ) -> None:
     """Gives every parameter of an empty model its tensor, one by one.
 
-    A tensor that needs no change and stays on the CPU remains a view of the file. Weights of
-    the blocks' linear layers are what the policy says, if it takes them. Other quantized
+    A linear layer's tensor that needs no change and stays on the CPU remains a view of the file.
+    Weights of the blocks' linear layers are what the policy says, if it takes them. Other quantized
     ones are multiplied with `matmul`.
 
     Raises:
@@ -256,7 +256,8 @@ def _fill(
             module = model.get_submodule(entry.layer)
             dtype = kept_dtype(entry, module)
             if not (isinstance(module, Linear) and entry.leaf == "weight"):
-                tensor = entry.read_dense(read).to(device).to(dtype)
+                # A few MB, and a VAE's half GB, are not worth a process that ends with its file.
+                tensor = entry.read_dense(read).to(device, dtype, copy=True)
                 setattr(module, entry.leaf, nn.Parameter(tensor, requires_grad=False))
                 continue
             stored = entry.read(read)

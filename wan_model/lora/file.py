@@ -24,6 +24,10 @@ STORED = {name: dtype for dtype, name in DTYPES.items()} | {
 """What tensors of LoRA files may be; alphas and switches are also stored as whole numbers."""
 
 
+NUMBERS = ("alpha", "scalar", "on_input")
+"""Leaves that may be a single number."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoraModule:
     """What one module of a file holds."""
@@ -40,16 +44,19 @@ class LoraModule:
         return leaf in self.tensors
 
     def __getitem__(self, leaf: str) -> Tensor:
-        """Returns a tensor as a view of the file.
+        """Returns a tensor, a copy, since files are cut off and replaced while they are in use.
 
         Raises:
-            CheckpointError: if it is not there.
+            CheckpointError: if it is not there, empty, or a number in the place of a matrix.
         """
         raw = self.tensors.get(leaf)
         if raw is None:
             got = ", ".join(self.tensors)
             raise damaged(self.file, f"{shown(self.name)} is not whole", got, f"{leaf} as well")
-        return self.read(raw, STORED[raw.stored_dtype])
+        if 0 in raw.shape or (raw.shape == () and leaf not in NUMBERS):
+            what = f"A tensor of {shown(self.name)} has no rows"
+            raise damaged(self.file, what, f"{leaf} of shape {list(raw.shape)}", "one with rows")
+        return self.read(raw, STORED[raw.stored_dtype]).clone()
 
     def get(self, leaf: str) -> Tensor | None:
         """Returns a tensor, None if it is not there."""

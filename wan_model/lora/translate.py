@@ -34,7 +34,7 @@ class LoraModules:
     """The changes of a file, made once, so that they are the same objects for every strength."""
 
     def __init__(self, file: LoraFile) -> None:
-        """Takes an open file; tensors stay views of it."""
+        """Takes an open file."""
         self.file = file
 
     @cached_property

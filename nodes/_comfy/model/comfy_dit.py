@@ -17,6 +17,7 @@ from ....wan_model.dit.stage_choice import FastestStages
 from .core_attributes import CoreAttributes
 from .core_block import CoreBlock
 from .core_positions import core_embedder
+from .file_guard import FileGuard
 from .forward_pass import ForwardPass, ModelInputs
 from .pool import ExpertPool
 
@@ -31,6 +32,8 @@ class ComfyWanDiT(CoreAttributes, WanDiT):
     owned by the model around this."""
     expert = 0
     """Number of this in the pool."""
+    file_guard: FileGuard | None = None
+    """Of the files that weights lie in, where no pool brings them."""
 
     def __init__(self, *args: Any, attention: AttentionFn, **kwargs: Any) -> None:
         super().__init__(*args, attention=guarded(attention), block=CoreBlock, **kwargs)
@@ -76,7 +79,7 @@ class ComfyWanDiT(CoreAttributes, WanDiT):
         return velocity[:, :, :frames, :height, :width]
 
     def _pass(self, options: dict[str, Any]) -> ForwardPass:
-        engine = None
+        engine = None if self.file_guard is None else self.file_guard.run
         if self.pool is not None:
             pool = self.pool()
             assert pool is not None, "the MODEL that owns the weights is gone"

@@ -23,6 +23,7 @@ from ..host.runtime import cache_folder, compute_dtype
 from .base_model import base_model
 from .comfy_dit import ComfyWanDiT
 from .comfy_linear import ComfyLinear
+from .file_guard import FileGuard
 from .lora_patcher import LoraPatcher
 from .low_rank import LoraOperands
 from .patcher import WanPatcher
@@ -85,7 +86,8 @@ def load_models(
     if engine is not None:
         _share_pool(models, checkpoints, device, engine)
     else:
-        for model in models:
+        for model, checkpoint in zip(models, checkpoints, strict=True):
+            model.diffusion_model.file_guard = FileGuard(checkpoint.files)
             model.operands, model.merged_patches = LoraOperands(device), {}
             model.scales, model.hook_scales = {}, {}
     patcher_class = LoraPatcher if engine is None else WanPatcher

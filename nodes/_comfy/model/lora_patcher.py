@@ -6,7 +6,6 @@ from typing import Any
 from uuid import uuid4
 
 import torch
-from torch import nn
 
 from .dense_patches import place_dense, split_dense
 from .low_rank import (
@@ -35,7 +34,7 @@ class LoraPatcher(SavingPatcher):
         return self.model.operands
 
     @property
-    def dit(self) -> nn.Module:
+    def dit(self) -> Any:
         """The transformer."""
         return self.model.diffusion_model
 
@@ -64,6 +63,8 @@ class LoraPatcher(SavingPatcher):
         full_load: bool = False,
     ) -> None:
         """Loads weights, with what is no operand merged; forced to patch, to be saved, too."""
+        if self.dit.file_guard is not None:
+            self.dit.file_guard.check()
         if device_to is not None:
             self.operands.move(self.dit, torch.device(device_to))
         with self._merging(self._merged()):

@@ -110,7 +110,8 @@ def _load_packed_clip(
     for name, entry in entries.items():
         stored = entry.read(read)
         if name.endswith(LINEARS):
-            tensors[name], formats[name] = stored.weight, stored.format
+            # No view of the file, which somebody may cut off while it is in use.
+            tensors[name], formats[name] = stored.weight.clone(), stored.format
         else:
             tensors[name] = stored.dequantize(torch.float16)
     tensors[TOKENIZER] = tokenizer

@@ -202,3 +202,15 @@ def test_a_preview_vae_is_no_diffusion_model(tmp_path: Path):
     file = save(tmp_path / "taew2_1.safetensors", preview_state())
     with pytest.raises(CheckpointError, match=r"Got a preview VAE \(TAEHV.*need a diffusion model"):
         load_dit(file)
+
+
+def test_a_file_that_is_written_to_in_its_place_changes_nothing(tmp_path: Path):
+    """Cut off, it would end the process."""
+    file = save(tmp_path / "a.safetensors", vae_state("2.1"))
+    vae = load_vae(file)
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    with file.open("r+b") as stream:
+        stream.seek(-(1 << 18), 2)
+        stream.write(bytes(1 << 18))
+    for name, value in vae.state_dict().items():
+        assert torch.equal(value, before[name]), name
