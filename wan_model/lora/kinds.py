@@ -50,8 +50,9 @@ def _hadamard(module: LoraModule) -> Change:
     )
     one, other = halves
     for a, b, core in halves:
+        _require(a.ndim == 2 and (b.ndim == 2 if core is not None else b.ndim >= 2), module, a, b)
         inner = (len(a), len(b)) if core is not None else (a.shape[1], len(b))
-        matched = a.ndim == 2 and b.ndim >= 2 and (core is None or core.shape[:2] == inner)
+        matched = core is None or core.shape[:2] == inner
         _require(matched and (core is not None or inner[0] == inner[1]), module, a, b)
     change = Hadamard((one, other), module.scale(len(one[1])))
     _require(change.shape == Hadamard((other, one), 1.0).shape, module, one[0], other[0])
@@ -65,7 +66,8 @@ def _kronecker(module: LoraModule) -> Change:
         _require(second[0].shape[1] == len(second[1]), module, *second)
     if core is not None:
         inner = tuple(map(len, second))
-        _require(len(second) == 2 and core.shape[:2] == inner, module, core, second[0])
+        matched = len(second) == 2 and second[1].ndim == 2 and core.shape[:2] == inner
+        _require(matched, module, core, second[0])
     if len(first) == 2:
         _require(first[0].shape[1] == len(first[1]), module, *first)
     ranks = [len(factors[1]) for factors in (first, second) if len(factors) == 2]
@@ -78,6 +80,7 @@ def _factors(module: LoraModule, name: str) -> tuple[Tensor, ...]:
     whole = module.get(name)
     factors = (module[f"{name}_a"], module[f"{name}_b"]) if whole is None else (whole,)
     _require(all(factor.ndim >= 2 for factor in factors), module, *factors)
+    _require(len(factors) == 1 or factors[0].ndim == 2, module, *factors)
     return factors
 
 
@@ -86,7 +89,7 @@ def _generalised(module: LoraModule) -> Change:
     _require(all(tensor.ndim >= 2 for tensor in (a1, a2, b1, b2)), module, a1, b1)
     if not a1.shape[1] == len(a2) == b1.shape[1] == len(b2):
         a1, a2, b1, b2 = a2, a1, b2, b1  # LyCORIS has had the two the other way round
-    _require(a1.shape[1] == len(a2) == b1.shape[1] == len(b2), module, a1, a2)
+    _require(a1[0].numel() == len(a2) == b1[0].numel() == len(b2), module, a1, a2)
     return Generalised(a1, a2, b1, b2, module.scale(len(a2)))
 
 

@@ -10,6 +10,10 @@ IN_HEADER = "lora_adapter_metadata"
 """PEFT's configuration in the header, as diffusers writes it since 0.34; then there is no alpha."""
 
 
+LARGEST = 1e30
+"""Of an alpha; real ones are below a few thousand."""
+
+
 class HeaderScales:
     """PEFT's scale of each module: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA."""
 
@@ -34,7 +38,7 @@ class HeaderScales:
         alpha = self._of(module, prefix, "alpha_pattern", self._fields.get(f"{prefix}lora_alpha"))
         if alpha is None:
             return 1.0
-        if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
+        if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not _is_usable(alpha):
             raise damaged(self._file, f"Its {IN_HEADER} has no usable alpha", alpha, "a number")
         stabilised = self._fields.get(f"{prefix}use_rslora") is True
         return alpha / (rank**0.5 if stabilised else rank)
@@ -57,3 +61,7 @@ class HeaderScales:
             ):
                 return value
         return default
+
+
+def _is_usable(alpha: float) -> bool:
+    return -LARGEST < alpha < LARGEST  # which NaN is not, and an endless integer may be asked

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from .changes import Addition, widened
 
+MOST_STAGES = 32
+"""Of BOFT: each doubles how far apart the outputs lie that it turns."""
+
 
 class Transform:
     """A change whose result at strength 1 is a function of the weight."""
@@ -40,7 +43,9 @@ class Decomposed(Transform):
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """See `Change`."""
-        return self.addition.fits(shape) and self.magnitude.numel() == shape[self._axis(shape)]
+        axis = self._axis(shape)
+        fits = len(shape) > axis and self.magnitude.numel() == shape[axis]
+        return fits and self.addition.fits(shape)
 
     def full(self, weight: Tensor) -> Tensor:
         """See `Transform`. The norm is that of the changed weight, as in the DoRA paper."""
@@ -72,6 +77,8 @@ class Generalised(Transform):
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """See `Change`."""
+        if len(shape) < 2:
+            return False
         sides = (self.a1.shape[0], self.a2.shape[1], self.b1.shape[0])
         return sides == (shape[1], shape[1], shape[0]) and self.b2[0].numel() == prod(shape[1:])
 
@@ -94,7 +101,8 @@ class Gain(Transform):
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """See `Change`."""
-        return self.gain.numel() == shape[1 if self.on_input else 0]
+        axis = 1 if self.on_input else 0
+        return len(shape) > axis and self.gain.numel() == shape[axis]
 
     def full(self, weight: Tensor) -> Tensor:
         """See `Transform`."""
@@ -120,6 +128,8 @@ class Rotation(Transform):
         if size != other or count * size != shape[0]:
             return False
         if self.rescale is not None and self.rescale.numel() != shape[0]:
+            return False
+        if self.blocks.ndim == 4 and len(self.blocks) > MOST_STAGES:
             return False
         widest = 2 ** (len(self.blocks) - 1) * size
         return self.blocks.ndim == 3 or (size % 2 == 0 and shape[0] % widest == 0)

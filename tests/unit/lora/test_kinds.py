@@ -344,6 +344,22 @@ DAMAGED: dict[str, tuple[State, dict[str, str]]] = {
     "cannot be read": (lora(), {"lora_adapter_metadata": "{"}),
     "is no object": (lora(), {"lora_adapter_metadata": "[]"}),
     "no usable alpha": (lora(), {"lora_adapter_metadata": '{"lora_alpha": "8"}'}),
+    "no usable alpha. Got nan": (lora(), {"lora_adapter_metadata": '{"lora_alpha": NaN}'}),
+    "no usable alpha. Got 1000": (
+        lora(),
+        {"lora_adapter_metadata": f'{{"lora_alpha": {10**400}}}'},
+    ),
+    "has no rows. Got down": ({**lora(), "lora_down.weight": randn(0, DIM)}, {}),
+    "has no rows. Got up": ({**lora(), "lora_up.weight": randn(FFN, 0)}, {}),
+    "has no rows. Got diff": ({"diff": torch.tensor(1.0)}, {}),
+    "fit each other. Got 4x2x1 and 2x8": (
+        {"lokr_w1": randn(4, 1), "lokr_w2_a": randn(4, 2, 1), "lokr_w2_b": randn(2, 8)},
+        {},
+    ),
+    "fit each other. Got 16 and 2x8": (
+        {f"hada_w{n}_{x}": randn(*s) for n in "12" for x, s in (("a", (16,)), ("b", (2, 8)))},
+        {},
+    ),
 }
 
 
