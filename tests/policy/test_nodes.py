@@ -74,10 +74,10 @@ def test_importing_the_pack_is_quick(comfyui: Path, tmp_path: Path):
     compileall.compile_dir(pack, quiet=1)  # as after the first start of a real server
     command = [sys.executable, str(script), str(comfyui), str(pack)]
     environment = os.environ | server_environment()
-    seconds = [
-        float(subprocess.check_output(command, env=environment, cwd=tmp_path, text=True))
-        for _ in range(2)
-    ]
+    seconds: list[float] = []
+    while len(seconds) < 2 and min(seconds, default=1.0) >= MAX_IMPORT_SECONDS:
+        output = subprocess.check_output(command, env=environment, cwd=tmp_path, text=True)
+        seconds.append(float(output))
     assert min(seconds) < MAX_IMPORT_SECONDS, seconds
 
 
