@@ -16,6 +16,20 @@ SAME_NAMES = {
 }
 """Names that two modules may share, or a module and a folder, because they mean the same."""
 
+NETWORK_MODULES = {
+    *(
+        "socket",
+        "socketserver",
+        "ssl",
+        "http",
+        "urllib",
+        "ftplib",
+        "smtplib",
+        "xmlrpc",
+        "webbrowser",
+    ),
+    *("requests", "httpx", "urllib3", "websocket", "websockets", "huggingface_hub", "aiohttp"),
+}
 UNSAFE_CALLS = {"torch.load", "eval", "exec", "os.system", "__import__"}
 PICKLE_READER = "wan_model/convert/pickled.py"
 """Reads pickled files on the command line, in a process of its own, and only with weights_only."""
@@ -98,6 +112,22 @@ def test_nothing_that_runs_code_from_a_file():
         if isinstance(node, ast.Call) and ast.unparse(node.func) in UNSAFE_CALLS
         if not (str(source) == PICKLE_READER and "weights_only=True" in ast.unparse(node))
     ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nothing_opens_the_network():
+    """As SECURITY.md says. Our routes are on the server that ComfyUI has opened."""
+    wrong = [
+        f"{source}:{found.line} {found.module}.{found.name}"
+        for source in pack_sources()
+        for found in source.imports
+        if found.top in NETWORK_MODULES
+        if (str(source), found.module, found.name) != ("nodes/routes.py", "aiohttp", "web")
+    ]
+    for script in sorted((REPOSITORY / "js").glob("**/*.js")):
+        text = script.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+        words = ("://", "XMLHttpRequest", "WebSocket", "sendBeacon", "EventSource")
+        wrong += [f"{script.relative_to(REPOSITORY)}: {word}" for word in words if word in text]
     assert not wrong, "\n".join(wrong)
 
 
