@@ -19,8 +19,12 @@ from wan_model.loading.export import EXPORTS, NamedWeight, export_checkpoint, fi
 from wan_model.loading.source import Reader, ShapesOnly
 from wan_model.quant.formats import PLAIN
 
-SOURCES_TRIED = ["fp32", "fp8 scaled per row", "int8 scaled", "int8 in tiles", "nvfp4", "fp8"]
-NAMES = [one.name for one in EXPORTS]
+TRIED = [
+    *(("fp32", one.name) for one in EXPORTS),
+    *(("fp8 scaled per row", "fp8"), ("fp8", "fp8"), ("nvfp4", "bf16"), ("nvfp4", "int8")),
+    *(("int8 scaled", "int8 convrot"), ("int8 in tiles", "int8"), ("int8 in tiles", "fp8")),
+]
+"""From 32 bit to every format, and from every kind of codes to what could be mistaken for them."""
 IN_TILES = quantized(lambda w: in_tiles(w, 64, torch.int8, None))[0]
 ERRORS = {"bf16": 0.003, "fp8": 0.04, "int8": 0.017, "int8 convrot": 0.01}
 
@@ -53,9 +57,8 @@ def by_core(state: dict[str, Tensor], name: str) -> Tensor:
     return layout.dequantize(codes, params)
 
 
-@pytest.mark.parametrize("source", SOURCES_TRIED)
-@pytest.mark.parametrize("name", NAMES)
-def test_every_reader_finds_the_same_weights(name: str, source: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("source", "name"), TRIED)
+def test_every_reader_finds_the_same_weights(source: str, name: str, tmp_path: Path) -> None:
     held = IN_TILES if source == "int8 in tiles" else SOURCES[source]
     file = save(tmp_path / "a.safetensors", held)
     seen = export(file, tmp_path / "b.safetensors", name)

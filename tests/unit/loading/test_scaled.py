@@ -36,10 +36,18 @@ def expected_weight(state: State, leaf: str) -> torch.Tensor:
     return codes * scale.reshape(rows, blocks).repeat_interleave(columns // blocks, dim=1)
 
 
-@pytest.mark.parametrize("leaf", ["scale_weight", "weight_scale"])
-@pytest.mark.parametrize("shape", ["tensor", "one", "row", "flat row", "block"])
+@pytest.mark.parametrize(
+    ("shape", "leaf"),
+    [
+        ("tensor", "scale_weight"),
+        ("one", "weight_scale"),
+        ("row", "scale_weight"),
+        ("flat row", "weight_scale"),
+        ("block", "weight_scale"),
+    ],
+)
 @pytest.mark.parametrize("dtype", [E4M3, E5M2, INT8], ids=str)
-def test_scales_of_every_shape(leaf: str, shape: str, dtype: torch.dtype, tmp_path: Path):
+def test_scales_of_every_shape(shape: str, leaf: str, dtype: torch.dtype, tmp_path: Path):
     state = scaled(dit_state(), leaf=leaf, shape=shape, dtype=dtype)
     model = load_dit(save(tmp_path / "a.safetensors", state))
     module = model.get_submodule(LAYER)
