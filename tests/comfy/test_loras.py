@@ -156,7 +156,7 @@ def test_they_are_exact_on_quantized_weights(card: ComfyServer, name: str):
     assert error(exact, bare) > 0.03
     for place in PLACES:
         assert error(sampled(card, name, place, 1.0, -0.4), exact) < FP32_ROUNDING, place
-        assert error(sampled(card, name, place), bare) < FP32_ROUNDING, place
+    assert error(sampled(card, name, "streamed by the engine"), bare) < FP32_ROUNDING
     rounded = error(sampled(card, name, "streamed by the engine", precision="bf16"), bare)
     with_lora = sampled(card, name, "streamed by the engine", 1.0, -0.4, precision="bf16")
     assert error(with_lora, exact) < 1.5 * rounded

@@ -77,7 +77,7 @@ def both_experts(node_id: str, high: str, low: str, **options: Any) -> Prompt:
     return moe_sampler(node_id, **{**links, **settings, **options})
 
 
-@pytest.mark.parametrize("method", ["auto", "easycache", "magcache", "cfg"])
+@pytest.mark.parametrize("method", ["auto", "cfg"])
 def test_tiny_threshold_changes_nothing(comfy_server: ComfyServer, method: str):
     options: dict[str, Any] = {**ANY_ERROR, "method": method, "threshold": 1e-7}
     prompt = {**BASE}
@@ -99,8 +99,13 @@ def test_tiny_threshold_changes_nothing(comfy_server: ComfyServer, method: str):
         assert saved[plain].equal(saved[cache]), cache
 
 
-@pytest.mark.parametrize("who", ["ours", "stock"])
-@pytest.mark.parametrize("method", ["auto", "easycache", "magcache", "cfg"])
+@pytest.mark.parametrize(
+    ("who", "method"),
+    [
+        *(("ours", "easycache"), ("ours", "magcache"), ("ours", "cfg")),
+        *(("stock", "auto"), ("stock", "cfg")),
+    ],
+)
 def test_both_experts_skip_and_report(comfy_server: ComfyServer, who: str, method: str):
     name = f"skips_{who}_{method}"
     prompt: Prompt = {**BASE, **random_text()}
