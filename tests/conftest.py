@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,6 +81,28 @@ def missing(what: str, required_by: str) -> None:
     if os.environ.get("CI") or os.environ.get(required_by):
         pytest.fail(what, pytrace=False)
     pytest.skip(what)
+
+
+@cache
+def cpu_multiplies_fp8() -> bool:
+    """Whether `torch._scaled_mm` runs on a CPU, as it does since PyTorch 2.8."""
+    codes = torch.ones(16, 16).to(torch.float8_e4m3fn)
+    try:
+        torch._scaled_mm(codes, codes.t(), torch.ones(()), torch.ones(()))
+    except NotImplementedError:
+        return False
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item):
+    """Skips tests of fp8 matmuls, which ask for nothing but a CPU, where that has none."""
+    try:
+        return (yield)
+    except Exception as error:
+        if "_scaled_mm" not in str(error) or cpu_multiplies_fp8():
+            raise
+        pytest.skip(f"{item.name}: torch {torch.__version__} multiplies no fp8 on a CPU.")
 
 
 @pytest.fixture(scope="session")
