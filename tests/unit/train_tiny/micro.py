@@ -3,8 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 
+from tools.train_tiny import dit_stage, text_stage, vae
 from tools.train_tiny.config import (
     ClipRecipe,
     Optimisation,
@@ -70,6 +72,11 @@ def micro_recipe() -> Recipe:
 
 
 def run(stage: str, folder: TrainingFolder, recipe: Recipe, **options: Any) -> Progress:
-    """Runs a stage on the CPU with the recipe's own schedule."""
+    """Runs a stage on the CPU with the recipe's own schedule, validated on a few clips."""
     options = {"steps": STEPS} | options
-    return run_stage(stage, recipe, folder, device=CPU, seconds=300, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dit_stage, "VAL_GROUPS", 1)
+        patch.setattr(dit_stage, "VAL_LEVELS", 3)
+        patch.setattr(vae, "VAL_CLIPS", 2)
+        patch.setattr(text_stage, "VAL_CAPTIONS", 16)
+        return run_stage(stage, recipe, folder, device=CPU, seconds=300, **options)

@@ -23,7 +23,7 @@ from wan_model import detect, load_dit, load_vae
 STAGES = tuple(micro_recipe().stages)
 
 
-def overfit(stage, tmp_path, steps: int = 30) -> tuple[float, float]:
+def overfit(stage, tmp_path, steps: int) -> tuple[float, float]:
     """Returns the loss of step 0 before and after training on nothing but step 0."""
     batch = stage.batch(0)
     first = stage.loss(batch)[0].item()
@@ -38,21 +38,21 @@ def overfit(stage, tmp_path, steps: int = 30) -> tuple[float, float]:
 @pytest.mark.parametrize(("name", "dtype"), [("vae21", torch.float32), ("vae22", torch.bfloat16)])
 def test_a_vae_learns_one_batch(name, dtype, tmp_path):
     stage = VaeStage(name, micro_recipe(), CPU, dtype)
-    before, after = overfit(stage, tmp_path)
+    before, after = overfit(stage, tmp_path, 6)
     assert after < 0.8 * before
 
 
 def test_the_text_encoder_learns_one_batch(trained, tmp_path):
     recipe = micro_recipe()
     stage = TextStage("text_encoder", recipe, CPU, open_tokenizer(recipe, trained))
-    before, after = overfit(stage, tmp_path)
+    before, after = overfit(stage, tmp_path, 30)
     assert after < 0.7 * before
 
 
-@pytest.mark.parametrize("name", ["t2v", "i2v_high", "ti2v"])
+@pytest.mark.parametrize("name", ["i2v_high", "ti2v"])
 def test_a_transformer_learns_one_batch(name, trained, tmp_path):
     stage = open_dit_stage(name, micro_recipe(), trained, CPU)
-    before, after = overfit(stage, tmp_path)
+    before, after = overfit(stage, tmp_path, 30)
     assert after < 0.9 * before
     assert all(parameter.grad is None for parameter in stage.model.parameters())
 
@@ -77,12 +77,10 @@ def test_the_learning_rate_rises_stays_and_falls_to_almost_nothing():
     assert factors[99] == pytest.approx(1 / 50)
 
 
-@pytest.mark.parametrize(
-    "stages", [("t2v_high", "t2v_low"), ("i2v_high", "i2v_low"), ("ti2v",)], ids=lambda s: s[0]
-)
+@pytest.mark.parametrize("stages", [("i2v_high", "i2v_low"), ("ti2v",)], ids=lambda s: s[0])
 def test_a_preview_shows_clips(stages, trained, tmp_path):
     output = tmp_path / "preview.png"
-    preview(stages, micro_recipe(), trained, output, device=CPU, clips=2, steps=3)
+    preview(stages, micro_recipe(), trained, output, device=CPU, clips=2, steps=2)
     with Image.open(output) as image:
         assert image.size == (SHOWN_FRAMES * 32, 2 * 32)
 
