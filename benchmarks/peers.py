@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from wan_model.config import DiTConfig, VaeConfig
 from wan_model.errors import BackendError
-from wan_model.loading.keymap import official_names
+from wan_model.loading.keymap import dit_name, vae21_name, vae22_name
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -176,8 +176,7 @@ def _diffusers_vae(config: VaeConfig, dtype: torch.dtype, device: torch.device) 
         }
     with device:
         model = kind(**sizes)
-    names = {name for name, _ in model.named_parameters()}
-    model = fill(model, official_names("vae", "diffusers", names)).to(dtype)
+    model = fill(model, vae22_name if config.variant == "wan2.2" else vae21_name).to(dtype)
 
     def decode(latent: Tensor) -> Tensor:
         return model.decode(latent.to(dtype), return_dict=False)[0].to("cpu").float()
@@ -207,7 +206,7 @@ def _diffusers_dit(config: DiTConfig, device: torch.device) -> Built:
     for name, parameter in model.named_parameters():
         if kept & set(name.split(".")):
             parameter.data = parameter.data.float()
-    fill(model, official_names("dit", "diffusers", set()))
+    fill(model, dit_name)
 
     def predict(latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
         text = padded(text, config).bfloat16()

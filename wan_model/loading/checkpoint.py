@@ -6,38 +6,24 @@ takes it in this form.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TypeVar
 
 from ..config import DiTConfig, Kind, VaeConfig
-from ..errors import CheckpointError, RelativeError
+from ..errors import CheckpointError
 from ..quant import WeightFormat
 from ..vae.preview import PreviewVaeConfig
-from .bundles import PART_PREFIXES, is_bundle, part_name
 from .entries import EXTRAS, WeightEntry, group, unsupported
-from .files import CheckpointFiles, Expert, find_files, guess_expert
+from .files import Expert, guess_expert, open_files
 from .gguf_layout import whole_shapes
-from .keymap import PREFIXES, Component, KeyStyle, official_names, strip_prefix
-from .models import (
-    COMPONENTS,
-    WAN_RELATIVES,
-    ComponentKind,
-    OtherModel,
-    label_of,
-    recognise,
-    variant_of,
-)
+from .keymap import Component, KeyStyle, short_names
+from .models import ComponentKind, identify, label_of
 from .passengers import set_down
-from .sizes import Clues, Config, TextEncoderConfig
-from .source import RawTensor, first_names
-from .source_gguf import is_gguf, open_gguf
-from .source_safetensors import open_safetensors
-
-MAX_CONFIG_BYTES = 1 << 20
-"""Of config.json; real ones have some hundred bytes."""
+from .sizes import Clues, Config, TextEncoderConfig, variant_of
+from .source import RawTensor
 
 Wanted = TypeVar("Wanted", DiTConfig, VaeConfig, TextEncoderConfig)
 
@@ -89,6 +75,7 @@ class Checkpoint:
 
     folder: Path | None
     """The folder that belongs to this checkpoint alone, or None for a file among others."""
+    is_gguf: bool
     info: CheckpointInfo
     kind: ComponentKind
     entries: dict[str, WeightEntry]
@@ -154,141 +141,38 @@ def open_checkpoint(path: CheckpointLike, part: Component = "dit") -> Checkpoint
     if isinstance(path, Checkpoint):
         return path
     path = Path(path)
-    try:
-        files = find_files(path)
-        tensors, metadata = _read_headers(path, files)
-        config_json = _config_beside(files)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path.name} cannot be read. Got {error.strerror or error}, need a readable file. "
-            "Check the path and its permissions."
-        ) from error
-    tensors, short = _part(path, tensors, part)
-    kind, style = _recognise(path, tensors, short)
-    rename = official_names(kind.component, style, {short(raw.name) or "" for raw in tensors})
-
-    def official(key: str) -> str | None:
-        name = short(key)
-        return None if name is None else rename(name)
-
-    named, remarks = set_down(_named(path, [(official(raw.name) or "", raw) for raw in tensors]))
-    if any(map(is_gguf, files.files)):
-        named = whole_shapes(path.name, kind.component, named)
-    entries = group(path.name, named, metadata, official)
-    _refuse_blocks_outside_of_transformers(path, kind, entries.values())
-    config = kind.read_config(Clues(file=path.name, entries=entries, config_json=config_json))
+    files = open_files(path)
+    short = short_names([raw.name for raw in files.tensors], part)
+    found = identify(path.name, files.tensors, part, short)
+    tensors, remarks = set_down(found.tensors)
+    if files.is_gguf:
+        tensors = whole_shapes(path.name, found.kind.component, tensors)
+    entries = group(path.name, tensors, files.metadata, found.official)
+    _refuse_blocks_outside_of_transformers(path, found.kind, entries.values())
+    clues = Clues(file=path.name, entries=entries, config_json=files.config_json)
+    config = found.kind.read_config(clues)
     dit_kind = config.kind if isinstance(config, DiTConfig) else None
     return Checkpoint(
         folder=files.folder,
-        kind=kind,
+        is_gguf=files.is_gguf,
+        kind=found.kind,
         entries=entries,
-        extras={name: raw for name, raw in named.items() if name.rpartition(".")[2] in EXTRAS},
-        metadata=metadata,
+        extras={name: raw for name, raw in tensors.items() if name.rpartition(".")[2] in EXTRAS},
+        metadata=files.metadata,
         info=CheckpointInfo(
             path=path,
-            component=kind.component,
+            component=found.kind.component,
             config=config,
             kind=dit_kind,
             variant=variant_of(config),
             expert=guess_expert(path) if dit_kind in ("t2v", "i2v") else None,
             formats=_formats(entries.values()),
-            bytes=sum(raw.nbytes for raw in tensors),
+            bytes=sum(raw.nbytes for raw in found.tensors.values()),
             parameters=sum(math.prod(entry.shape) for entry in entries.values()),
-            key_style=style,
+            key_style=found.style,
             remarks=remarks,
         ),
     )
-
-
-def _config_beside(files: CheckpointFiles) -> str | None:
-    """Returns the text of config.json in the checkpoint's own folder, if it has both."""
-    config = files.folder / "config.json" if files.folder else None
-    if config is None or not config.is_file():
-        return None
-    if config.stat().st_size > MAX_CONFIG_BYTES:
-        raise CheckpointError(
-            f"config.json beside {files.files[0].name} cannot be used. Got {config.stat().st_size} "
-            f"bytes, need at most {MAX_CONFIG_BYTES}. Download config.json again."
-        )
-    return config.read_text("utf-8", "replace")
-
-
-def _read_headers(path: Path, files: CheckpointFiles) -> tuple[list[RawTensor], dict[str, str]]:
-    """Returns all tensors of a checkpoint's files, which its index must describe."""
-    tensors: list[RawTensor] = []
-    metadata: dict[str, str] = {}
-    for file in files.files:
-        gguf = file.suffix.lower() == ".gguf" or is_gguf(file)
-        source = open_gguf(file) if gguf else open_safetensors(file)
-        tensors += source.tensors
-        metadata |= source.metadata
-    present = {(raw.name, raw.file.name) for raw in tensors}
-    absent = [name for name, file in files.keys.items() if (name, file) not in present]
-    if absent:
-        raise CheckpointError(
-            f"The index of {path.name} does not fit its parts. Got parts without {len(absent)} "
-            f"keys ({first_names(absent)}), need every key in the part that the index names. "
-            "Download index and parts again, from the same place."
-        )
-    return tensors, metadata
-
-
-ShortName = Callable[[str], str | None]
-"""From a key to its name without prefix; None for keys of parts that were not asked for."""
-
-
-def _part(
-    path: Path, tensors: list[RawTensor], part: Component
-) -> tuple[list[RawTensor], ShortName]:
-    """Returns the tensors that were asked for, all unless the file holds a whole pipeline."""
-    if not is_bundle(raw.name for raw in tensors):
-        return tensors, strip_prefix
-    within = part_name(part)
-
-    def short(key: str) -> str | None:
-        name = within(key)
-        return None if name is None else strip_prefix(name)
-
-    chosen = [raw for raw in tensors if short(raw.name) is not None]
-    if not chosen:
-        what = next(kind.label for kind in COMPONENTS if kind.component == part)
-        raise CheckpointError(
-            f"{path.name} is an all-in-one file without a {what}. Got no tensors named "
-            f"{' or '.join(PART_PREFIXES[part])}..., need those. Choose a separate file here."
-        )
-    return chosen, short
-
-
-def _recognise(
-    path: Path, tensors: list[RawTensor], short: ShortName
-) -> tuple[ComponentKind, KeyStyle]:
-    keys = [raw.name for raw in tensors]
-    found = recognise([short(key) or "" for key in keys])
-    if isinstance(found, OtherModel):
-        error = RelativeError if found in WAN_RELATIVES else CheckpointError
-        raise error(
-            f"{path.name} is not a supported model. Got {found.what}, need a Wan2.2 T2V-A14B, "
-            f"I2V-A14B or TI2V-5B model, a Wan VAE or a umT5 text encoder. {found.advice}"
-        )
-    kind, style = found
-    prefixed = style == "official" and any(key.startswith(PREFIXES) for key in keys)
-    return kind, "comfy prefix" if prefixed else style
-
-
-def _named(path: Path, tensors: list[tuple[str, RawTensor]]) -> dict[str, RawTensor]:
-    """Returns tensors by official name, of which each must be there once."""
-    named: dict[str, RawTensor] = {}
-    doubled: list[str] = []
-    for name, raw in tensors:
-        if name in named:
-            doubled.append(f"{named[name].name} and {raw.name}")
-        named[name] = raw
-    if doubled:
-        raise CheckpointError(
-            f"{path.name} holds tensors twice. Got {len(doubled)} doubled keys "
-            f"({first_names(doubled)}), need each tensor once. Use an unmerged original file."
-        )
-    return named
 
 
 def _refuse_blocks_outside_of_transformers(

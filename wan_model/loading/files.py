@@ -1,4 +1,4 @@
-"""From the path that a person gives to the files that belong to it, and what their names tell.
+"""From the path that a person gives to the files that belong to it: opened, and what names tell.
 
 A path may be one file, a folder, the index of a sharded checkpoint, or any one of its shards.
 Nothing but safetensors and GGUF is ever opened; a pickled file could run code.
@@ -11,12 +11,16 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 from ..errors import CheckpointError
-from .source import damaged, parse_json, shown
-from .source_safetensors import MAX_HEADER_BYTES
+from .source import RawTensor, damaged, first_names, parse_json, shown
+from .source_gguf import MAGIC, open_gguf
+from .source_safetensors import MAX_HEADER_BYTES, open_safetensors
 
 Expert = Literal["high", "low"]
 
 INDEX_SUFFIX = ".safetensors.index.json"
+MAX_CONFIG_BYTES = 1 << 20
+"""Of config.json; real ones have some hundred bytes."""
+
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 SHARD_NAME = re.compile(r"-\d+-of-\d+\.(safetensors|sft)$")
 
@@ -36,6 +40,74 @@ class CheckpointFiles:
     """The checkpoint's own folder, if it has one: only then do files beside it belong to it."""
     keys: dict[str, str] = field(default_factory=dict)
     """Of a sharded checkpoint: the file name that the index gives for each key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenFiles:
+    """The files of one checkpoint, of which headers have been read and nothing else."""
+
+    folder: Path | None
+    """See `CheckpointFiles`."""
+    tensors: list[RawTensor]
+    metadata: dict[str, str]
+    is_gguf: bool
+    config_json: str | None
+    """Text of config.json in the checkpoint's own folder."""
+
+
+def open_files(path: Path) -> OpenFiles:
+    """Opens the files of a checkpoint.
+
+    Raises:
+        CheckpointError: for files that are missing, unreadable, damaged, or of another kind.
+    """
+    try:
+        found = find_files(path)
+        with_gguf = [_is_gguf(file) for file in found.files]
+        sources = [
+            open_gguf(file) if gguf else open_safetensors(file)
+            for file, gguf in zip(found.files, with_gguf, strict=True)
+        ]
+        config_json = _config_beside(found)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path.name} cannot be read. Got {error.strerror or error}, need a readable file. "
+            "Check the path and its permissions."
+        ) from error
+    tensors = [raw for source in sources for raw in source.tensors]
+    present = {(raw.name, raw.file.name) for raw in tensors}
+    absent = [name for name, file in found.keys.items() if (name, file) not in present]
+    if absent:
+        raise CheckpointError(
+            f"The index of {path.name} does not fit its parts. Got parts without {len(absent)} "
+            f"keys ({first_names(absent)}), need every key in the part that the index names. "
+            "Download index and parts again, from the same place."
+        )
+    return OpenFiles(
+        folder=found.folder,
+        tensors=tensors,
+        metadata={key: text for source in sources for key, text in source.metadata.items()},
+        is_gguf=any(with_gguf),
+        config_json=config_json,
+    )
+
+
+def _is_gguf(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return file.suffix.lower() == ".gguf" or stream.read(len(MAGIC)) == MAGIC
+
+
+def _config_beside(files: CheckpointFiles) -> str | None:
+    """Returns the text of config.json in the checkpoint's own folder, if it has both."""
+    config = files.folder / "config.json" if files.folder else None
+    if config is None or not config.is_file():
+        return None
+    if config.stat().st_size > MAX_CONFIG_BYTES:
+        raise CheckpointError(
+            f"config.json beside {files.files[0].name} cannot be used. Got {config.stat().st_size} "
+            f"bytes, need at most {MAX_CONFIG_BYTES}. Download config.json again."
+        )
+    return config.read_text("utf-8", "replace")
 
 
 def find_files(path: Path) -> CheckpointFiles:

@@ -1,18 +1,38 @@
 """Key names: from every spelling found in the wild to the official one.
 
-Sources: `convert_wan_to_diffusers.py` of diffusers, both VAEs of the official repository,
-`constants.py` of gguf-py.
+The official names are those of Wan's repository, of text encoders those of transformers. Sources:
+`convert_wan_to_diffusers.py` of diffusers, both VAEs and `wan/modules/t5.py` of the official
+repository, `constants.py` of gguf-py.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Literal
 
 Component = Literal["dit", "vae", "preview_vae", "text_encoder"]
 KeyStyle = Literal["official", "comfy prefix", "diffusers", "transformers", "llama.cpp"]
 
+ShortName = Callable[[str], str | None]
+"""From a key to its name without prefix; None for keys of parts that were not asked for."""
+
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.model.", "model.", "net.")
 """Put before the official names by ComfyUI and trainers. No official name starts like them."""
+
+PART_PREFIXES: dict[Component, tuple[str, ...]] = {
+    "dit": ("model.diffusion_model.",),
+    "vae": ("vae.", "first_stage_model."),
+    "text_encoder": tuple(
+        f"text_encoders.{rest}" for rest in ("umt5xxl.transformer.", "umt5xxl.", "")
+    ),
+}
+"""What ComfyUI's *CheckpointSave* puts before the parts of a pipeline, which are in one file then;
+where one begins like another, the longer one comes first."""
+
+OTHER_PARTS = ("cond_stage_model.", *PART_PREFIXES["vae"], *PART_PREFIXES["text_encoder"])
+"""What stands beside the transformer in an all-in-one file."""
+
+NO_WEIGHTS = ("logit_scale",)
+"""What ComfyUI saves with a text encoder, and no text encoder uses."""
 
 SCALE_SPELLINGS = {
     "scale_weight": "weight_scale",
@@ -23,23 +43,29 @@ SCALE_SPELLINGS = {
 """Leaf names of scales in older files and in asym_w4a8_int8, and the ones used here."""
 
 
-def strip_prefix(name: str) -> str:
-    """Returns the name without a known prefix, and with today's spelling of scales."""
-    prefix = next((p for p in PREFIXES if name.startswith(p)), "")
-    path, dot, leaf = name.removeprefix(prefix).rpartition(".")
-    return path + dot + SCALE_SPELLINGS.get(leaf, leaf)
+def short_names(keys: Collection[str], part: Component) -> ShortName:
+    """Returns the function from a key to its name without prefix, with today's names of scales.
 
+    Args:
+        keys: all of a checkpoint.
+        part: which one to take of a file that holds several: of other parts' keys it is None.
+    """
+    starts = PART_PREFIXES["dit"]
+    bundle = any(k.startswith(starts) for k in keys) and any(
+        k.startswith(OTHER_PARTS) for k in keys
+    )
+    prefixes = PART_PREFIXES[part] if bundle else ("",)
 
-def official_names(component: Component, style: KeyStyle, names: set[str]) -> Callable[[str], str]:
-    """Returns the function from a name of this style (without prefix) to the official name."""
-    if style == "llama.cpp":
-        return _umt5_name
-    if style != "diffusers":
-        return lambda name: name
-    if component == "dit":
-        return _dit_name
-    nested = any(name.startswith("encoder.down_blocks.0.resnets.") for name in names)
-    return _vae22_name if nested else _vae21_name
+    def short(key: str) -> str | None:
+        prefix = next((one for one in prefixes if key.startswith(one)), None)
+        if prefix is None or (bundle and key.removeprefix(prefix) in NO_WEIGHTS):
+            return None
+        name = key.removeprefix(prefix)
+        name = name.removeprefix(next((p for p in PREFIXES if name.startswith(p)), ""))
+        path, dot, leaf = name.rpartition(".")
+        return path + dot + SCALE_SPELLINGS.get(leaf, leaf)
+
+    return short
 
 
 _DIT_OUTSIDE = {
@@ -71,18 +97,25 @@ _DIT_BLOCK = {
     },
 }
 _UMT5_OUTSIDE = {
+    "token_embedding": "shared",
+    "norm": "encoder.final_layer_norm",
     "token_embd": "shared",
     "enc.output_norm": "encoder.final_layer_norm",
 }
 _UMT5_BLOCK = {
-    **{f"attn_{part}": f"layer.0.SelfAttention.{part}" for part in "qkvo"},
-    "attn_rel_b": "layer.0.SelfAttention.relative_attention_bias",
-    "attn_norm": "layer.0.layer_norm",
-    "ffn_gate": "layer.1.DenseReluDense.wi_0",
-    "ffn_up": "layer.1.DenseReluDense.wi_1",
-    "ffn_down": "layer.1.DenseReluDense.wo",
-    "ffn_norm": "layer.1.layer_norm",
+    theirs: f"layer.{ours}"
+    for ours, *spellings in (
+        ("0.layer_norm", "norm1", "attn_norm"),
+        *((f"0.SelfAttention.{one}", f"attn.{one}", f"attn_{one}") for one in "qkvo"),
+        ("0.SelfAttention.relative_attention_bias", "pos_embedding.embedding", "attn_rel_b"),
+        ("1.layer_norm", "norm2", "ffn_norm"),
+        ("1.DenseReluDense.wi_0", "ffn.gate.0", "ffn_gate"),
+        ("1.DenseReluDense.wi_1", "ffn.fc1", "ffn_up"),
+        ("1.DenseReluDense.wo", "ffn.fc2", "ffn_down"),
+    )
+    for theirs in spellings
 }
+"""Of transformers, Wan's own code, whose gate is the first of two branches, and llama.cpp."""
 _TO_DIFFUSERS_OUTSIDE = {ours: theirs for theirs, ours in _DIT_OUTSIDE.items()} | {
     "img_emb.proj.0": "condition_embedder.image_embedder.norm1",
     "img_emb.proj.1": "condition_embedder.image_embedder.ff.net.0.proj",
@@ -122,16 +155,17 @@ def _replace(table: dict[str, str], name: str) -> str:
     return name
 
 
-def _dit_name(name: str) -> str:
+def dit_name(name: str) -> str:
+    """Returns the official name of what diffusers calls so in a transformer."""
     block = re.match(r"blocks\.\d+\.", name)
     if block is None:
         return _replace(_DIT_OUTSIDE, name)
     return block[0] + _replace(_DIT_BLOCK, name[block.end() :])
 
 
-def _umt5_name(name: str) -> str:
-    """Returns the name that transformers has, as other files of text encoders."""
-    block = re.match(r"enc\.blk\.(\d+)\.", name)
+def umt5_name(name: str) -> str:
+    """Returns the name that transformers has for a tensor of a text encoder."""
+    block = re.match(r"(?:enc\.blk|blocks)\.(\d+)\.", name)
     if block is None:
         return _replace(_UMT5_OUTSIDE, name)
     return f"encoder.block.{block[1]}." + _replace(_UMT5_BLOCK, name[block.end() :])
@@ -148,8 +182,11 @@ def diffusers_dit_name(name: str) -> str:
     return block[0] + _replace(_TO_DIFFUSERS_BLOCK, name[block.end() :])
 
 
-def _vae21_name(name: str) -> str:
-    """Encoder stages are flat in both; a decoder stage of 3 blocks and an upsampler is not."""
+def vae21_name(name: str) -> str:
+    """Returns the official name of what diffusers calls so in a Wan2.1 VAE.
+
+    Encoder stages are flat in both; a decoder stage of 3 blocks and an upsampler is not.
+    """
     name = re.sub(r"^encoder\.down_blocks\.(\d+)", r"encoder.downsamples.\1", name)
     stage = re.match(r"decoder\.up_blocks\.(\d{1,3})\.(?:resnets\.(\d)|upsamplers\.0)", name)
     if stage:
@@ -158,8 +195,11 @@ def _vae21_name(name: str) -> str:
     return _vae_name(name)
 
 
-def _vae22_name(name: str) -> str:
-    """Stages of both coders hold residual blocks, then a sampler: number 2 or 3."""
+def vae22_name(name: str) -> str:
+    """Returns the same of a Wan2.2 VAE.
+
+    Stages of both coders hold residual blocks, then a sampler: number 2 or 3.
+    """
     name = re.sub(
         r"^encoder\.down_blocks\.(\d+)\.(?:resnets\.(\d+)|downsampler)",
         lambda m: f"encoder.downsamples.{m[1]}.downsamples.{m[2] or 2}",

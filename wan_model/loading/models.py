@@ -4,18 +4,19 @@ Everything that tells one from another is here. A new kind of transformer is a r
 new kind of file a row of `COMPONENTS`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 from ..config import DiTConfig, Kind, VaeConfig
+from ..errors import CheckpointError, RelativeError
 from ..vae import WanVae, build_vae
 from ..vae.preview import PreviewVaeConfig, build_preview_vae
-from . import sizes
-from .keymap import Component, KeyStyle
+from . import keymap, sizes
+from .keymap import PART_PREFIXES, PREFIXES, Component, KeyStyle, ShortName
 from .sizes import Clues, Config, TextEncoderConfig
-from .source import first_names
+from .source import RawTensor, first_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +39,21 @@ DIT_KINDS = (
 )
 
 
-DIT_SIZES = {(5120, 13824, 40): "A14B", (3072, 14336, 30): "5B"}
-"""By width, feed-forward width and number of blocks."""
-
-
 def find_dit_kind(in_channels: int, latent_channels: int) -> DitKind | None:
     """Returns the kind of transformer with so many channels, if there is one."""
     channels = (in_channels, latent_channels)
     return next((k for k in DIT_KINDS if (k.in_channels, k.latent_channels) == channels), None)
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """One way to name the tensors of a kind of file."""
+
+    style: KeyStyle
+    markers: tuple[str, ...]
+    """Keys of such files. Two of them are enough, so that an incomplete file is recognised."""
+    official: Callable[[str], str] = str
+    """From a name to the official one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +64,7 @@ class ComponentKind:
     label: str
     """For people."""
     config_type: type
-    markers: Mapping[KeyStyle, tuple[str, ...]]
-    """Keys of such files. Two of them are enough, so that an incomplete file is recognised."""
+    spellings: tuple[Spelling, ...]
     read_config: Callable[[Clues], Config]
     build: Callable[[Any], WanVae] | None = None
     """From the config, for those that need nothing else."""
@@ -72,20 +79,27 @@ COMPONENTS = (
             sizes.dit_config,
             kinds={(k.in_channels, k.latent_channels): k.kind.upper() for k in DIT_KINDS},
         ),
-        markers={
-            "official": (
-                "head.modulation",
-                "patch_embedding.weight",
-                "blocks.0.self_attn.q.weight",
-                "blocks.0.ffn.0.weight",
+        spellings=(
+            Spelling(
+                "official",
+                (
+                    "head.modulation",
+                    "patch_embedding.weight",
+                    "blocks.0.self_attn.q.weight",
+                    "blocks.0.ffn.0.weight",
+                ),
             ),
-            "diffusers": (
-                "condition_embedder.time_proj.weight",
-                "patch_embedding.weight",
-                "blocks.0.attn1.to_q.weight",
-                "blocks.0.scale_shift_table",
+            Spelling(
+                "diffusers",
+                (
+                    "condition_embedder.time_proj.weight",
+                    "patch_embedding.weight",
+                    "blocks.0.attn1.to_q.weight",
+                    "blocks.0.scale_shift_table",
+                ),
+                keymap.dit_name,
             ),
-        },
+        ),
     ),
     ComponentKind(
         component="vae",
@@ -93,18 +107,34 @@ COMPONENTS = (
         config_type=VaeConfig,
         read_config=sizes.vae_config,
         build=build_vae,
-        markers={
-            "official": (
-                "decoder.middle.0.residual.0.gamma",
-                "encoder.middle.0.residual.0.gamma",
-                "decoder.head.0.gamma",
+        spellings=(
+            Spelling(
+                "official",
+                (
+                    "decoder.middle.0.residual.0.gamma",
+                    "encoder.middle.0.residual.0.gamma",
+                    "decoder.head.0.gamma",
+                ),
             ),
-            "diffusers": (
-                "decoder.mid_block.resnets.0.norm1.gamma",
-                "encoder.mid_block.resnets.0.norm1.gamma",
-                "decoder.norm_out.gamma",
+            Spelling(
+                "diffusers",
+                (
+                    "encoder.down_blocks.0.resnets.0.norm1.gamma",
+                    "encoder.down_blocks.0.resnets.0.norm2.gamma",
+                    "encoder.down_blocks.0.resnets.1.norm1.gamma",
+                ),
+                keymap.vae22_name,
             ),
-        },
+            Spelling(
+                "diffusers",
+                (
+                    "decoder.mid_block.resnets.0.norm1.gamma",
+                    "encoder.mid_block.resnets.0.norm1.gamma",
+                    "decoder.norm_out.gamma",
+                ),
+                keymap.vae21_name,
+            ),
+        ),
     ),
     ComponentKind(
         component="preview_vae",
@@ -113,46 +143,40 @@ COMPONENTS = (
         read_config=sizes.preview_vae_config,
         build=build_preview_vae,
         # Not of its relatives with a larger decoder, whose layers have other numbers.
-        markers={
-            "official": (
-                "decoder.1.weight",
-                "decoder.8.weight",
-                "decoder.14.weight",
-                "decoder.20.weight",
-            ),
-        },
+        spellings=(
+            Spelling("official", tuple(f"decoder.{layer}.weight" for layer in (1, 8, 14, 20))),
+        ),
     ),
     ComponentKind(
         component="text_encoder",
         label="text encoder",
         config_type=TextEncoderConfig,
         read_config=sizes.text_encoder_config,
-        markers={
-            "official": (
-                "blocks.0.pos_embedding.embedding.weight",
-                "blocks.1.pos_embedding.embedding.weight",
-                "blocks.0.ffn.gate.0.weight",
+        spellings=(
+            Spelling(
+                "official",
+                (
+                    "blocks.0.pos_embedding.embedding.weight",
+                    "blocks.1.pos_embedding.embedding.weight",
+                    "blocks.0.ffn.gate.0.weight",
+                ),
+                keymap.umt5_name,
             ),
-            "transformers": (
-                "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-                "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight",
+            Spelling(
+                "transformers",
+                (
+                    "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+                    "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight",
+                ),
             ),
-            "llama.cpp": ("enc.blk.0.attn_rel_b.weight", "enc.blk.1.attn_rel_b.weight"),
-        },
+            Spelling(
+                "llama.cpp",
+                ("enc.blk.0.attn_rel_b.weight", "enc.blk.1.attn_rel_b.weight"),
+                keymap.umt5_name,
+            ),
+        ),
     ),
 )
-
-
-def variant_of(config: Config) -> str:
-    """Returns "A14B", "5B", "Wan2.1", "Wan2.2", "umT5-xxl", or sizes: "dim 256, 3 layers"."""
-    if isinstance(config, VaeConfig):
-        return config.variant.capitalize()
-    known = None
-    if isinstance(config, DiTConfig):
-        known = DIT_SIZES.get((config.dim, config.ffn_dim, config.num_layers))
-    elif (config.dim, config.num_layers) == (4096, 24):
-        known = "umT5-xxl"
-    return known or f"dim {config.dim}, {config.num_layers} layers"
 
 
 def label_of(config_type: type) -> str:
@@ -232,24 +256,78 @@ STRANGERS = (
 )
 
 
-def recognise(names: list[str]) -> tuple[ComponentKind, KeyStyle] | OtherModel:
-    """Returns which file has tensors of these names, and in which style they are.
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Which model some tensors are, and what they are called there."""
+
+    kind: ComponentKind
+    style: KeyStyle
+    official: Callable[[str], str | None]
+    """From a key to the official name; None for a key of another part."""
+    tensors: dict[str, RawTensor]
+    """By official name."""
+
+
+def identify(
+    file: str, tensors: Sequence[RawTensor], part: Component, short: ShortName
+) -> Identity:
+    """Finds out by their names which model some tensors are.
 
     Args:
-        names: keys without prefix.
+        file: of the checkpoint, for messages.
+        tensors: of all its files.
+        part: which one is meant of an all-in-one file.
+        short: of `keymap.short_names`.
+
+    Raises:
+        CheckpointError: for anything but a part of Wan2.2, and for tensors that are there twice.
     """
+    shortened = [(name, raw) for raw in tensors if (name := short(raw.name)) is not None]
+    if tensors and not shortened:
+        what = next(kind.label for kind in COMPONENTS if kind.component == part)
+        raise CheckpointError(
+            f"{file} is an all-in-one file without a {what}. Got no tensors named "
+            f"{' or '.join(PART_PREFIXES[part])}..., need those. Choose a separate file here."
+        )
+    kind, spelling = _recognise(file, [name for name, _ in shortened])
+    named: dict[str, RawTensor] = {}
+    doubled: list[str] = []
+    for name, raw in shortened:
+        known = named.setdefault(spelling.official(name), raw)
+        doubled += [] if known is raw else [f"{known.name} and {raw.name}"]
+    if doubled:
+        raise CheckpointError(
+            f"{file} holds tensors twice. Got {len(doubled)} doubled keys "
+            f"({first_names(doubled)}), need each tensor once. Use an unmerged original file."
+        )
+    prefixed = any(raw.name.startswith(PREFIXES) for _, raw in shortened)
+    return Identity(
+        kind=kind,
+        style="comfy prefix" if prefixed and spelling.style == "official" else spelling.style,
+        official=lambda key: None if (name := short(key)) is None else spelling.official(name),
+        tensors=named,
+    )
+
+
+def _recognise(file: str, names: list[str]) -> tuple[ComponentKind, Spelling]:
+    """Returns what has tensors of these names, without prefix, and how it spells them."""
     present = set(names)
-    kinds: list[tuple[ComponentKind, KeyStyle]] = [
-        (kind, style)
+    found = [
+        (kind, spelling)
         for kind in COMPONENTS
-        for style, markers in kind.markers.items()
-        if len(present.intersection(markers)) >= 2
+        for spelling in kind.spellings
+        if len(present.intersection(spelling.markers)) >= 2
     ]
-    is_dit = bool(kinds) and kinds[0][0].component == "dit"
-    others = (LORA, *(WAN_RELATIVES if is_dit or not kinds else ()), *(() if kinds else STRANGERS))
-    for other in others:
-        if any(map(other.matches, names)):
-            return other
-    if kinds:
-        return kinds[0]
-    return OtherModel(f"an unknown model with keys such as {first_names(names) or '(none)'}")
+    is_dit = bool(found) and found[0][0].component == "dit"
+    others = (LORA, *(WAN_RELATIVES if is_dit or not found else ()), *(() if found else STRANGERS))
+    other = next((one for one in others if any(map(one.matches, names))), None)
+    if found and other is None:
+        return found[0]
+    other = other or OtherModel(
+        f"an unknown model with keys such as {first_names(names) or '(none)'}"
+    )
+    error = RelativeError if other in WAN_RELATIVES else CheckpointError
+    raise error(
+        f"{file} is not a supported model. Got {other.what}, need a Wan2.2 T2V-A14B, "
+        f"I2V-A14B or TI2V-5B model, a Wan VAE or a umT5 text encoder. {other.advice}"
+    )

@@ -14,6 +14,9 @@ from ..vae.preview import Family, PreviewVaeConfig
 from .entries import WeightEntry
 from .source import shown
 
+DIT_SIZES = {(5120, 13824, 40): "A14B", (3072, 14336, 30): "5B"}
+"""By width, feed-forward width and number of blocks."""
+
 HEAD_DIM = 128
 """Width of an attention head in every Wan model; shapes do not tell the number of heads."""
 
@@ -74,6 +77,18 @@ class Clues:
         """Returns the highest block number plus one, bounded by the number of tensors."""
         numbers = (re.match(pattern, name) for name in self.entries)
         return min(max((int(m[1]) + 1 for m in numbers if m), default=0), len(self.entries))
+
+
+def variant_of(config: Config) -> str:
+    """Returns "A14B", "5B", "Wan2.1", "Wan2.2", "umT5-xxl", or sizes: "dim 256, 3 layers"."""
+    if isinstance(config, VaeConfig):
+        return config.variant.capitalize()
+    known = None
+    if isinstance(config, DiTConfig):
+        known = DIT_SIZES.get((config.dim, config.ffn_dim, config.num_layers))
+    elif (config.dim, config.num_layers) == (4096, 24):
+        known = "umT5-xxl"
+    return known or f"dim {config.dim}, {config.num_layers} layers"
 
 
 def dit_config(clues: Clues, kinds: Mapping[tuple[int, int], str]) -> DiTConfig:
@@ -211,19 +226,14 @@ def _preview_family(clues: Clues) -> Family:
 
 
 def text_encoder_config(clues: Clues) -> TextEncoderConfig:
-    """Returns the sizes of a text encoder, with the key names of either code."""
-    first = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-    if first in clues.entries:
-        tables = ("shared.weight", "encoder.embed_tokens.weight")
-        blocks, bias = r"encoder\.block\.(\d{1,4})\.", first
-    else:
-        tables = ("token_embedding.weight",)
-        blocks, bias = r"blocks\.(\d{1,4})\.", "blocks.0.pos_embedding.embedding.weight"
+    """Returns the sizes of a text encoder."""
+    bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    tables = ("shared.weight", "encoder.embed_tokens.weight")
     table = next((name for name in tables if name in clues.entries), tables[0])
     vocab_size, dim = clues.shape(table, 2)
     return TextEncoderConfig(
         dim=dim,
-        num_layers=clues.count_blocks(blocks),
+        num_layers=clues.count_blocks(r"encoder\.block\.(\d{1,4})\."),
         num_heads=clues.shape(bias, 2)[1],
         vocab_size=vocab_size,
     )

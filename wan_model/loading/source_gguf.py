@@ -128,12 +128,6 @@ class GgufHeader:
     arrays: dict[str, GgufArray]
 
 
-def is_gguf(file: Path) -> bool:
-    """Whether a file is one of GGUF, by its first bytes."""
-    with file.open("rb") as stream:
-        return stream.read(len(MAGIC)) == MAGIC
-
-
 def open_gguf(file: Path) -> Source:
     """Reads and checks the header of a file.
 

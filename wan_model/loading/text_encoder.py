@@ -11,7 +11,6 @@ from .entries import WeightEntry
 from .load import check_shapes
 from .sizes import TextEncoderConfig
 from .source import RawTensor, Reader, first_names, shown
-from .umt5_names import transformers_name
 
 TABLE, TABLE_AGAIN = "shared.weight", "encoder.embed_tokens.weight"
 """The embedding of tokens, and what some tools call it or save besides."""
@@ -33,11 +32,8 @@ def text_encoder_entries(checkpoint: Checkpoint) -> dict[str, WeightEntry]:
             a umT5 encoder, and for scales that are broken or of a wrong shape.
     """
     sizes = checkpoint.require(TextEncoderConfig)
-    entries: dict[str, WeightEntry] = {}
-    for name, entry in checkpoint.entries.items():
-        ours = transformers_name(name)
-        if not ours.startswith(OTHER_PARTS):
-            entries[ours] = entry
+    found = checkpoint.entries
+    entries = {name: entry for name, entry in found.items() if not name.startswith(OTHER_PARTS)}
     again = entries.pop(TABLE_AGAIN, None)
     if again is not None:
         entries.setdefault(TABLE, again)

@@ -9,7 +9,6 @@ from ....wan_model.errors import CheckpointError, WanError
 from ....wan_model.loading import Checkpoint, TextEncoderConfig, open_checkpoint
 from ....wan_model.loading.gguf_tokenizer import sentencepiece_model
 from ....wan_model.loading.source import shown
-from ....wan_model.loading.source_gguf import is_gguf
 from ....wan_model.loading.text_encoder import tokenizer_bytes
 from ..host import runtime
 
@@ -49,7 +48,7 @@ def _own_tokenizer(checkpoint: Checkpoint, vocab_size: int) -> bytes | None:
     if raw is not None:
         model = tokenizer_bytes(raw).numpy().tobytes()
     else:
-        model = sentencepiece_model(checkpoint.path) if is_gguf(checkpoint.path) else None
+        model = sentencepiece_model(checkpoint.path) if checkpoint.is_gguf else None
     if model is not None:
         _check(checkpoint.path.name, model, vocab_size)
     return model

@@ -20,7 +20,6 @@ from ....wan_model.errors import CheckpointError
 from ....wan_model.loading import Checkpoint, TextEncoderConfig
 from ....wan_model.loading.entries import WeightEntry
 from ....wan_model.loading.source import Reader
-from ....wan_model.loading.source_gguf import is_gguf
 from ....wan_model.loading.text_encoder import text_encoder_entries
 from ....wan_model.quant import PLAIN, WeightFormat
 from ..host.runtime import embedding_folders
@@ -57,7 +56,7 @@ def load_clip(checkpoint: Checkpoint) -> comfy.sd.CLIP:
         )
     entries = text_encoder_entries(checkpoint)
     tokenizer = needed_tokenizer(checkpoint, sizes.vocab_size)
-    if is_gguf(path):
+    if checkpoint.is_gguf:
         clip = _load_packed_clip(entries, tokenizer, sizes)
     elif not (sizes == XXL and _is_cores(entries)):
         clip = _load_dense_clip(entries, tokenizer, sizes)

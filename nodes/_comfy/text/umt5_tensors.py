@@ -11,7 +11,6 @@ from ....wan_model.loading import Checkpoint
 from ....wan_model.loading.entries import NOTES_IN_METADATA
 from ....wan_model.loading.source import RawTensor
 from ....wan_model.loading.text_encoder import TABLE, TABLE_AGAIN
-from ....wan_model.loading.umt5_names import transformers_name
 from .tokenizer import TOKENIZER
 
 
@@ -31,8 +30,8 @@ def core_tensors(checkpoint: Checkpoint, tokenizer: Tensor) -> dict[str, Any]:
     for layer, raw in _raw_tensors(checkpoint):
         # Core tells formats apart by how files spell their scales.
         before, _, leaf = raw.name.rpartition(".")
-        name = transformers_name(f"{layer}.{leaf}" if layer else leaf)
-        tensors[name], names[before] = loaded[raw.name], name.rpartition(".")[0]
+        tensors[f"{layer}.{leaf}" if layer else leaf] = loaded[raw.name]
+        names[before] = layer
     if TABLE not in tensors:
         tensors[TABLE] = tensors.pop(TABLE_AGAIN)
     tensors[TOKENIZER] = tokenizer
