@@ -16,12 +16,12 @@ from ..config import DiTConfig, Kind, VaeConfig
 from ..errors import CheckpointError
 from ..quant import WeightFormat
 from ..vae.preview import PreviewVaeConfig
-from .entries import EXTRAS, WeightEntry, group, unsupported
-from .files import Expert, guess_expert, open_files
+from .entries import WeightEntry
+from .files import Expert, open_files
 from .gguf_layout import whole_shapes
-from .keymap import Component, KeyStyle, short_names
-from .models import ComponentKind, identify, label_of
-from .passengers import set_down
+from .grouping import group
+from .keymap import PART_PREFIXES, PREFIXES, Component, KeyStyle, short_names
+from .models import COMPONENTS, ComponentKind, identify, label_of
 from .sizes import Clues, Config, TextEncoderConfig, variant_of
 from .source import RawTensor
 
@@ -133,7 +133,7 @@ def open_checkpoint(path: CheckpointLike, part: Component = "dit") -> Checkpoint
 
     Args:
         path: a .safetensors file, a shard or the index of a sharded one, or a folder with one.
-        part: which one to take of a file that holds several, see `bundles`.
+        part: which one to take of a file that holds several, see `short_names`.
 
     Raises:
         CheckpointError: for anything that is not one whole, healthy part of Wan2.2.
@@ -143,45 +143,48 @@ def open_checkpoint(path: CheckpointLike, part: Component = "dit") -> Checkpoint
     path = Path(path)
     files = open_files(path)
     short = short_names([raw.name for raw in files.tensors], part)
-    found = identify(path.name, files.tensors, part, short)
-    tensors, remarks = set_down(found.tensors)
+    named = [(name, raw) for raw in files.tensors if (name := short(raw.name)) is not None]
+    if files.tensors and not named:
+        what = next(kind.label for kind in COMPONENTS if kind.component == part)
+        raise CheckpointError(
+            f"{path.name} is an all-in-one file without a {what}. Got no tensors named "
+            f"{' or '.join(PART_PREFIXES[part])}..., need those. Choose a separate file here."
+        )
+    kind, spelling, tensors = identify(path.name, named)
     if files.is_gguf:
-        tensors = whole_shapes(path.name, found.kind.component, tensors)
-    entries = group(path.name, tensors, files.metadata, found.official)
-    _refuse_blocks_outside_of_transformers(path, found.kind, entries.values())
-    clues = Clues(file=path.name, entries=entries, config_json=files.config_json)
-    config = found.kind.read_config(clues)
+        tensors = whole_shapes(path.name, kind.component, tensors)
+
+    def official(key: str) -> str | None:
+        name = short(key)
+        return None if name is None else spelling.official(name)
+
+    weights = group(path.name, kind.component, tensors, files.metadata, official)
+    entries = weights.entries
+    config = kind.read_config(Clues(path.name, entries, files.config_json))
+    variant = variant_of(config)
     dit_kind = config.kind if isinstance(config, DiTConfig) else None
+    prefixed = spelling.style == "official" and any(r.name.startswith(PREFIXES) for _, r in named)
     return Checkpoint(
         folder=files.folder,
         is_gguf=files.is_gguf,
-        kind=found.kind,
+        kind=kind,
         entries=entries,
-        extras={name: raw for name, raw in tensors.items() if name.rpartition(".")[2] in EXTRAS},
+        extras=weights.extras,
         metadata=files.metadata,
         info=CheckpointInfo(
             path=path,
-            component=found.kind.component,
+            component=kind.component,
             config=config,
             kind=dit_kind,
-            variant=variant_of(config),
-            expert=guess_expert(path) if dit_kind in ("t2v", "i2v") else None,
+            variant=variant,
+            expert=files.expert if dit_kind in ("t2v", "i2v") else None,
             formats=_formats(entries.values()),
-            bytes=sum(raw.nbytes for raw in found.tensors.values()),
+            bytes=sum(raw.nbytes for raw in tensors.values()),
             parameters=sum(math.prod(entry.shape) for entry in entries.values()),
-            key_style=found.style,
-            remarks=remarks,
+            key_style="comfy prefix" if prefixed else spelling.style,
+            remarks=weights.remarks,
         ),
     )
-
-
-def _refuse_blocks_outside_of_transformers(
-    path: Path, kind: ComponentKind, entries: Iterable[WeightEntry]
-) -> None:
-    for entry in entries:
-        if entry.format.block > 1 and len(entry.parts) > 1 and kind.component != "dit":
-            what = f"{entry.format.name} of a {kind.component}"
-            raise unsupported(path.name, what, next(iter(entry.parts.values())).name)
 
 
 def _formats(entries: Iterable[WeightEntry]) -> tuple[WeightFormat, ...]:

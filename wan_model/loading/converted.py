@@ -54,7 +54,7 @@ class _Conversion:
                 yield from weight_tensors(entry.layer, convert(stored, self.target))
             elif entry.format.block > 1 or entry.format.dtype == torch.float64:
                 yield entry.name, stored.dequantize(torch.float32)
-            elif entry.is_bare:
+            elif entry.format.is_bare:
                 # Beside scaled weights they would look like ones whose scale was lost.
                 yield entry.name, stored.weight.to(torch.bfloat16)
             elif stored.weight_scale is not None:

@@ -13,18 +13,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import CheckpointError
+from ..offload import FileRegion
 from ..quant import GGUF_FORMATS, PLAIN, SCALED, StoredWeight, WeightFormat
 from ..quant.formats import MXFP8, NVFP4
 from ..quant.rotated_formats import CONVROT_INT4, CONVROT_INT8, CONVROT_W4A8
 from ..quant.rotation import ROTATIONS
-from .source import RawTensor
+from .source import RawTensor, shown
 from .source_safetensors import DTYPES
 
 NOTE = "comfy_quant"
 """Leaf of ComfyUI's note on a layer: JSON as bytes, {"format": "float8_e4m3fn", ...}."""
 
+NOTES_IN_METADATA = "_quantization_metadata"
+"""Key of ComfyUI's notes in a file's metadata: JSON, {"layers": {layer: note}}."""
+
 ROTATION = 256
 """Inputs in a rotated group, where a note does not tell."""
+
+Dtypes = Mapping[str, torch.dtype]
+"""By stored dtype, what it is in memory."""
 
 FLOATS = {name: dtype for dtype, name in DTYPES.items() if dtype.itemsize > 1}
 
@@ -50,69 +58,83 @@ ALIEN_LEAVES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """One way to store a weight in a file."""
+    """One way to store a weight in a file.
+
+    Rotated weights look like others; they are these where a note says so.
+    """
 
     format: WeightFormat
     weight: str
     """Stored dtype of the weight tensor."""
-    scales: Mapping[str, Mapping[str, torch.dtype]] = field(default_factory=dict)
+    scales: Mapping[str, Dtypes] = field(default_factory=dict)
     """By leaf: stored dtypes it may have, and what they are in memory."""
-    optional: Mapping[str, Mapping[str, torch.dtype]] = field(default_factory=dict)
+    optional: Mapping[str, Dtypes] = field(default_factory=dict)
     """The same of what a weight may have or not."""
-    note: str | None = None
-    """What ComfyUI calls it."""
-    aliases: tuple[str, ...] = ()
-    """What other tools call it in a note."""
+    names: tuple[str, ...] = ()
+    """What notes may call it, ComfyUI's own name first."""
     needs_note: bool = False
     """Whether its scales lie in an order of their own, so that only a note tells what they are."""
-    told: bool = False
-    """Whether codes and scales look like others, and are these where a note says so."""
     leaves: Mapping[str, str] = field(default_factory=dict)
     """Parts that files call otherwise than we do."""
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """What notes may call it."""
-        return (() if self.note is None else (self.note,)) + self.aliases
+    def note(self) -> str | None:
+        """What ComfyUI calls it."""
+        return self.names[0] if self.names else None
 
-    def matches(self, weight: RawTensor, scale: RawTensor | None, note: Mapping[str, Any]) -> bool:
-        """Whether a weight is stored this way, to judge by its note, it and its first scale."""
-        scaled = bool(self.scales)
+    def matches(self, weight: RawTensor, scale: RawTensor | None) -> bool:
+        """Whether a weight is stored this way, to judge by it and its first scale."""
+        dtypes = self.scales.get("weight_scale")
+        only_matrices = self.needs_note or self.format.rotation
         return (
             self.weight == weight.stored_dtype
-            and self.format.rotation == rotation_of(note)
-            and (not self.told or note.get("format") in self.names)
-            and scaled == (scale is not None)
-            and (scale is None or scale.stored_dtype in self.scales["weight_scale"])
-            and (not (self.needs_note or self.told) or len(weight.shape) == 2)
+            and (scale is None if dtypes is None else bool(scale) and scale.stored_dtype in dtypes)
+            and (not only_matrices or len(weight.shape) == 2)
         )
+
+    def region(self, leaf: str, raw: RawTensor) -> FileRegion:
+        """Returns where a part lies, and what it is in memory.
+
+        Raises:
+            CheckpointError: for a scale of a dtype that cannot be read.
+        """
+        dtypes = {**self.scales, **self.optional}.get(leaf)
+        if dtypes is not None and raw.stored_dtype not in dtypes:
+            raise unsupported(raw.file.name, f"{raw.stored_dtype} tensors", raw.name)
+        dtype = self.format.dtype if dtypes is None else dtypes[raw.stored_dtype]
+        return FileRegion(raw.file, raw.start, raw.nbytes, dtype)
 
     def can_note(self, stored: StoredWeight) -> bool:
         """Whether ComfyUI reads a weight of this format with these scales."""
         scale = stored.weight_scale
         if self.note is None or scale is None or self.format.block > 1:
             return self.note is not None
-        rows = self.told or self.format is SCALED[torch.int8]
-        return scale.numel() == 1 or (rows and scale.ndim == 2)
+        rows = self.format.rotation or self.format is SCALED[torch.int8]
+        return scale.numel() == 1 or (bool(rows) and scale.ndim == 2)
 
+
+_E4M3 = dict.fromkeys(("F8_E4M3", "U8"), torch.float8_e4m3fn)
+
+_SCALED_NAMES = {
+    torch.float8_e4m3fn: ("float8_e4m3fn", "float8_e4m3fn_rowwise", "float8_e4m3fn_blockwise"),
+    torch.float8_e5m2: ("float8_e5m2",),
+    torch.int8: ("int8_tensorwise", "int8_rowwise", "int8_blockwise"),
+}
 
 ENCODINGS = (
     Encoding(
         format=NVFP4,
         weight="U8",
-        scales={
-            "weight_scale": dict.fromkeys(("F8_E4M3", "U8"), torch.float8_e4m3fn),
-            "weight_scale_2": FLOATS,
-        },
+        scales={"weight_scale": _E4M3, "weight_scale_2": FLOATS},
         optional={"pre_quant_scale": FLOATS},
-        note="nvfp4",
+        names=("nvfp4",),
         needs_note=True,
     ),
     Encoding(
         format=MXFP8,
         weight="F8_E4M3",
         scales={"weight_scale": dict.fromkeys(("F8_E8M0", "U8"), torch.uint8)},
-        note="mxfp8",
+        names=("mxfp8",),
         needs_note=True,
     ),
     *(
@@ -120,52 +142,28 @@ ENCODINGS = (
             format=SCALED[dtype],
             weight=DTYPES[dtype],
             scales={"weight_scale": FLOATS},
-            note={
-                torch.float8_e4m3fn: "float8_e4m3fn",
-                torch.float8_e5m2: "float8_e5m2",
-                torch.int8: "int8_tensorwise",
-            }.get(dtype),
-            aliases={
-                torch.float8_e4m3fn: ("float8_e4m3fn_rowwise", "float8_e4m3fn_blockwise"),
-                torch.int8: ("int8_rowwise", "int8_blockwise"),
-            }.get(dtype, ()),
+            names=_SCALED_NAMES.get(dtype, ()),
         )
         for dtype in SCALED
     ),
     *(
-        encoding
+        Encoding(format=formats[size], weight="I8", scales={"weight_scale": FLOATS}, names=(name,))
+        for formats, name in ((CONVROT_INT8, "int8_tensorwise"), (CONVROT_INT4, "convrot_w4a4"))
         for size in ROTATIONS
-        for encoding in (
-            Encoding(
-                format=CONVROT_INT8[size],
-                weight="I8",
-                scales={"weight_scale": FLOATS},
-                note="int8_tensorwise",
-                told=True,
-            ),
-            Encoding(
-                format=CONVROT_INT4[size],
-                weight="I8",
-                scales={"weight_scale": FLOATS},
-                note="convrot_w4a4",
-                told=True,
-            ),
-            Encoding(
-                format=CONVROT_W4A8[size],
-                weight="I8",
-                scales={
-                    "weight_scale": {
-                        **dict.fromkeys(("F8_E4M3", "U8"), torch.float8_e4m3fn),
-                        "F32": torch.float32,
-                    },
-                    "weight_scale_2": FLOATS,
-                },
-                optional={"weight_codebook": FLOATS},
-                note="asym_w4a8_int8",
-                told=True,
-                leaves={"weight_scale": "weight_s_rel", "weight_scale_2": "weight_s_channel"},
-            ),
+    ),
+    *(
+        Encoding(
+            format=CONVROT_W4A8[size],
+            weight="I8",
+            scales={
+                "weight_scale": {**_E4M3, "F32": torch.float32},
+                "weight_scale_2": FLOATS,
+            },
+            optional={"weight_codebook": FLOATS},
+            names=("asym_w4a8_int8",),
+            leaves={"weight_scale": "weight_s_rel", "weight_scale_2": "weight_s_channel"},
         )
+        for size in ROTATIONS
     ),
     *(Encoding(format=PLAIN[dtype], weight=DTYPES[dtype]) for dtype in PLAIN),
     *(Encoding(format=packed, weight=packed.name) for packed in GGUF_FORMATS),
@@ -178,28 +176,87 @@ READABLE = (
 """For people."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """What ComfyUI says of a layer."""
+
+    name: str
+    """Of the note in the file."""
+    fields: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, file: str, name: str, fields: Mapping[str, Any]) -> "Note":
+        """Refuses notes of a format that cannot be read."""
+        if not _called(fields):
+            raise unsupported(file, shown(fields.get("format")), name)
+        return cls(name=name, fields=fields)
+
+    def check(self, file: str, found: WeightFormat | None) -> None:
+        """Refuses to speak of scales in an order that the layer's are not in, or of others."""
+        said = next((one.format for one in _called(self.fields) if one.needs_note), None)
+        found = found if found and encoding_of(found).needs_note else None
+        if said is not found:
+            raise CheckpointError(
+                f"{file} contradicts itself. Got the note {self.fields['format']} in "
+                f"{shown(self.name)}, need one that fits the layer's tensors"
+                f"{f', {found.name}' if found else ''}. Choose another version of the model."
+            )
+
+
 def find_encoding(
-    weight: RawTensor, scale: RawTensor | None, note: Mapping[str, Any]
+    file: str, weight: RawTensor, scale: RawTensor | None, note: Note | None
 ) -> Encoding | None:
-    """Returns how a tensor is stored, None if that cannot be read."""
-    return next((e for e in ENCODINGS if e.matches(weight, scale, note)), None)
+    """Returns how a tensor is stored, to judge by it, its first scale and its note.
+
+    Returns:
+        None if it is a weight that lacks its scale.
+
+    Raises:
+        CheckpointError: if it is in a format that cannot be read.
+    """
+    fields = note.fields if note else {}
+    rotation = _rotation_of(fields)
+    found = next(
+        (
+            one
+            for one in ENCODINGS
+            if one.matches(weight, scale) and one.format.rotation == rotation
+            if not rotation or fields.get("format") in one.names
+        ),
+        None,
+    )
+    if found is not None:
+        if found.needs_note and note is None:
+            raise unsupported(file, f"{found.format.name} without ComfyUI's notes", weight.name)
+        return found
+    if note is not None and scale is not None and rotation:
+        what = f"{shown(fields.get('format'))} with convrot in groups of {rotation}"
+        raise unsupported(file, f"{what} for {weight.stored_dtype} weights", note.name)
+    known = any(e.weight == weight.stored_dtype and not e.needs_note for e in ENCODINGS)
+    if scale is None and known and weight.name.endswith(".weight"):
+        return None
+    blamed = scale if scale is not None and known else weight
+    raise unsupported(file, f"{blamed.stored_dtype} tensors", blamed.name)
 
 
-def is_known_dtype(raw: RawTensor) -> bool:
-    """Whether tensors of this dtype can be weights, with a scale or without."""
-    return any(e.weight == raw.stored_dtype and not e.needs_note for e in ENCODINGS)
+def unsupported(file: str, what: str, name: str) -> CheckpointError:
+    """Returns the error for tensors in a format that cannot be read."""
+    return CheckpointError(
+        f"The weight format of {file} is not supported yet. Got {what} in {shown(name)}, need "
+        f"{READABLE}. Choose another version of the model."
+    )
 
 
-def formats_called(note: object) -> list[Encoding]:
-    """Returns the encodings that ComfyUI calls by a name."""
-    return [encoding for encoding in ENCODINGS if note in encoding.names]
+def _called(fields: Mapping[str, Any]) -> list[Encoding]:
+    """Returns the encodings that a note may mean."""
+    return [encoding for encoding in ENCODINGS if fields.get("format") in encoding.names]
 
 
-def rotation_of(note: Mapping[str, Any]) -> int:
+def _rotation_of(note: Mapping[str, Any]) -> int:
     """Returns the inputs in a rotated group that a note tells of; 0 for none, -1 for nonsense."""
     params = note.get("params")
     fields = {**(params if isinstance(params, dict) else {}), **note}
-    called = formats_called(note.get("format"))
+    called = _called(note)
     always = bool(called) and all(encoding.format.rotation for encoding in called)
     if not (always or fields.get("convrot")):
         return 0

@@ -53,6 +53,8 @@ class OpenFiles:
     is_gguf: bool
     config_json: str | None
     """Text of config.json in the checkpoint's own folder."""
+    expert: Expert | None
+    """The one that the path's names speak of."""
 
 
 def open_files(path: Path) -> OpenFiles:
@@ -63,12 +65,12 @@ def open_files(path: Path) -> OpenFiles:
     """
     try:
         found = find_files(path)
+        config_json, expert = _config_beside(found), guess_expert(path)
         with_gguf = [_is_gguf(file) for file in found.files]
         sources = [
             open_gguf(file) if gguf else open_safetensors(file)
             for file, gguf in zip(found.files, with_gguf, strict=True)
         ]
-        config_json = _config_beside(found)
     except OSError as error:
         raise CheckpointError(
             f"{path.name} cannot be read. Got {error.strerror or error}, need a readable file. "
@@ -89,6 +91,7 @@ def open_files(path: Path) -> OpenFiles:
         metadata={key: text for source in sources for key, text in source.metadata.items()},
         is_gguf=any(with_gguf),
         config_json=config_json,
+        expert=expert,
     )
 
 

@@ -252,18 +252,19 @@ def _fill(
     read = Reader()
     with _memory_limit(checkpoint):
         for name in model.state_dict():
-            entry = checkpoint.entries[name]
-            module = model.get_submodule(entry.layer)
+            entry, (layer, _, leaf) = checkpoint.entries[name], name.rpartition(".")
+            module = model.get_submodule(layer)
             dtype = kept_dtype(entry, module)
-            if not (isinstance(module, Linear) and entry.leaf == "weight"):
+            may_convert = policy is not None and entry.is_block_matrix
+            if not (isinstance(module, Linear) and leaf == "weight"):
                 # A few MB, and a VAE's half GB, are not worth a process that ends with its file.
                 tensor = entry.read_dense(read).to(device, dtype, copy=True)
-                setattr(module, entry.leaf, nn.Parameter(tensor, requires_grad=False))
+                setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
                 continue
             stored = entry.read(read)
-            if policy is not None and entry.is_block_matrix and policy.takes(stored):
+            if policy is not None and may_convert and policy.takes(stored):
                 policy.place(module, stored, device)
-            elif entry.is_plain:
+            elif entry.format.is_plain:
                 module.put(StoredWeight(PLAIN[dtype], stored.weight.to(device).to(dtype)))
             else:
                 module.put(stored.to(device))

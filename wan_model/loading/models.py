@@ -4,7 +4,7 @@ Everything that tells one from another is here. A new kind of transformer is a r
 new kind of file a row of `COMPONENTS`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from ..errors import CheckpointError, RelativeError
 from ..vae import WanVae, build_vae
 from ..vae.preview import PreviewVaeConfig, build_preview_vae
 from . import keymap, sizes
-from .keymap import PART_PREFIXES, PREFIXES, Component, KeyStyle, ShortName
+from .keymap import Component, KeyStyle
 from .sizes import Clues, Config, TextEncoderConfig
 from .source import RawTensor, first_names
 
@@ -256,57 +256,30 @@ STRANGERS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Identity:
-    """Which model some tensors are, and what they are called there."""
-
-    kind: ComponentKind
-    style: KeyStyle
-    official: Callable[[str], str | None]
-    """From a key to the official name; None for a key of another part."""
-    tensors: dict[str, RawTensor]
-    """By official name."""
-
-
 def identify(
-    file: str, tensors: Sequence[RawTensor], part: Component, short: ShortName
-) -> Identity:
-    """Finds out by their names which model some tensors are.
+    file: str, named: Collection[tuple[str, RawTensor]]
+) -> tuple[ComponentKind, Spelling, dict[str, RawTensor]]:
+    """Returns which model some tensors are, how they are spelled, and them by official name.
 
     Args:
         file: of the checkpoint, for messages.
-        tensors: of all its files.
-        part: which one is meant of an all-in-one file.
-        short: of `keymap.short_names`.
+        named: tensors with their names without prefix.
 
     Raises:
         CheckpointError: for anything but a part of Wan2.2, and for tensors that are there twice.
     """
-    shortened = [(name, raw) for raw in tensors if (name := short(raw.name)) is not None]
-    if tensors and not shortened:
-        what = next(kind.label for kind in COMPONENTS if kind.component == part)
-        raise CheckpointError(
-            f"{file} is an all-in-one file without a {what}. Got no tensors named "
-            f"{' or '.join(PART_PREFIXES[part])}..., need those. Choose a separate file here."
-        )
-    kind, spelling = _recognise(file, [name for name, _ in shortened])
-    named: dict[str, RawTensor] = {}
+    kind, spelling = _recognise(file, [name for name, _ in named])
+    tensors: dict[str, RawTensor] = {}
     doubled: list[str] = []
-    for name, raw in shortened:
-        known = named.setdefault(spelling.official(name), raw)
+    for name, raw in named:
+        known = tensors.setdefault(spelling.official(name), raw)
         doubled += [] if known is raw else [f"{known.name} and {raw.name}"]
     if doubled:
         raise CheckpointError(
             f"{file} holds tensors twice. Got {len(doubled)} doubled keys "
             f"({first_names(doubled)}), need each tensor once. Use an unmerged original file."
         )
-    prefixed = any(raw.name.startswith(PREFIXES) for _, raw in shortened)
-    return Identity(
-        kind=kind,
-        style="comfy prefix" if prefixed and spelling.style == "official" else spelling.style,
-        official=lambda key: None if (name := short(key)) is None else spelling.official(name),
-        tensors=named,
-    )
+    return kind, spelling, tensors
 
 
 def _recognise(file: str, names: list[str]) -> tuple[ComponentKind, Spelling]:

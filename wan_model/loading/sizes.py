@@ -44,7 +44,7 @@ class TextEncoderConfig:
 Config = DiTConfig | VaeConfig | TextEncoderConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Clues:
     """What sizes are read from."""
 

@@ -4,7 +4,7 @@ A container is a module that lists a file's tensors, as `source_safetensors` doe
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Source:
     metadata: dict[str, str]
 
 
+@dataclass
 class Reader:
     """Reads tensors as they are stored, on the CPU. Each file is mapped once.
 
@@ -50,8 +51,7 @@ class Reader:
     in memory. The mapping lives as long as the reader or one of its tensors.
     """
 
-    def __init__(self) -> None:
-        self._mapped: dict[Path, torch.UntypedStorage] = {}
+    _mapped: dict[Path, torch.UntypedStorage] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, raw: RawTensor, dtype: torch.dtype) -> Tensor:
         """Returns a tensor.

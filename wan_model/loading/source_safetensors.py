@@ -7,10 +7,10 @@ field is checked before it is used.
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from ..errors import CheckpointError
 from .source import RawTensor, Source, damaged, parse_json, shown
 
 MAX_HEADER_BYTES = 100_000_000
@@ -54,55 +54,60 @@ def open_safetensors(file: Path) -> Source:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
             raise damaged(file, "Its header is cut off or is no safetensors header", length, size)
-        fields = _parse(file, stream.read(length))
-    metadata = fields.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise damaged(file, "Its metadata is not text", metadata, "text")
-    tensors = [_tensor(file, name, value, 8 + length) for name, value in fields.items()]
-    tensors.sort(key=lambda tensor: (tensor.start, tensor.nbytes))
+        source = _parse(file, stream.read(length))
     end = 8 + length
-    for tensor in tensors:
+    for tensor in source.tensors:
         if tensor.start != end:
             raise damaged(file, f"Tensor {shown(tensor.name)} is misplaced", tensor.start, end)
         end += tensor.nbytes
     if end != size:
         what = "Its data is cut off" if size < end else "It has bytes that belong to no tensor"
         raise damaged(file, what, f"{size} bytes", f"{end} bytes")
-    return Source(tensors=tuple(tensors), metadata=metadata)
+    return source
 
 
-def _parse(file: Path, text: bytes) -> dict[str, Any]:
+def _parse(file: Path, text: bytes) -> Source:
+    """Returns what a header says, with each tensor's entry checked on its own."""
     try:
         fields = parse_json(text)
     except ValueError as error:
         raise damaged(file, "Its header cannot be read", error, "JSON") from error
     if not isinstance(fields, dict):
         raise damaged(file, "Its header is no table of tensors", fields, "a JSON object")
-    return fields
+    metadata = fields.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise damaged(file, "Its metadata is not text", metadata, "text")
+    tensors: list[RawTensor] = []
+    for name, entry in fields.items():
+        match entry:
+            case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(begin), int(end)]}:
+                pass
+            case _:
+                raise _wrong(file, name, entry, "dtype, shape and data_offsets")
+        if dtype not in BITS:
+            raise _wrong(file, name, dtype, "a known dtype")
+        if len(shape) > MAX_SIDES:
+            raise _wrong(file, name, f"{len(shape)} sides", f"at most {MAX_SIDES}")
+        if not all(type(side) is int and 0 <= side < SIDE_LIMIT for side in shape):
+            raise _wrong(file, name, entry, f"sides from 0 to {SIDE_LIMIT}")
+        if not 0 <= begin <= end:
+            raise _wrong(file, name, entry, "offsets that are not negative and in order")
+        if math.prod(shape) * BITS[dtype] != (end - begin) * 8:
+            got = f"{end - begin} bytes"
+            raise _wrong(file, name, got, f"those of {dtype} of shape {shape}")
+        tensors.append(
+            RawTensor(
+                name=name,
+                file=file,
+                start=8 + len(text) + begin,
+                nbytes=end - begin,
+                stored_dtype=dtype,
+                shape=tuple(shape),
+            )
+        )
+    tensors.sort(key=lambda tensor: (tensor.start, tensor.nbytes))
+    return Source(tensors=tuple(tensors), metadata=metadata)
 
 
-def _tensor(file: Path, name: str, fields: Any, data_start: int) -> RawTensor:
-    where = f"Tensor {shown(name)} has a wrong header entry"
-    match fields:
-        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(begin), int(end)]}:
-            pass
-        case _:
-            raise damaged(file, where, fields, "dtype, shape and data_offsets")
-    if dtype not in BITS:
-        raise damaged(file, where, dtype, "a known dtype")
-    if len(shape) > MAX_SIDES:
-        raise damaged(file, where, f"{len(shape)} sides", f"at most {MAX_SIDES}")
-    if not all(type(side) is int and 0 <= side < SIDE_LIMIT for side in shape):
-        raise damaged(file, where, fields, f"sides from 0 to {SIDE_LIMIT}")
-    if not 0 <= begin <= end:
-        raise damaged(file, where, fields, "offsets that are not negative and in order")
-    if math.prod(shape) * BITS[dtype] != (end - begin) * 8:
-        raise damaged(file, where, f"{end - begin} bytes", f"those of {dtype} of shape {shape}")
-    return RawTensor(
-        name=name,
-        file=file,
-        start=data_start + begin,
-        nbytes=end - begin,
-        stored_dtype=dtype,
-        shape=tuple(shape),
-    )
+def _wrong(file: Path, name: str, got: object, need: object) -> CheckpointError:
+    return damaged(file, f"Tensor {shown(name)} has a wrong header entry", got, need)

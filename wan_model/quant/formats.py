@@ -154,6 +154,16 @@ class WeightFormat:
         """Whether a weight takes fewer than 16 bits."""
         return self.bits < 16
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the tensor is the weight itself, without scales."""
+        return PLAIN.get(self.dtype) is self
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether these are codes without a scale, which then is one."""
+        return self.is_plain and self.is_quantized
+
     def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the shape of a weight whose tensor has the given one."""
         return (*stored[:-1], stored[-1] * self.codes_per_item) if stored else stored
@@ -170,11 +180,11 @@ def convert(stored: StoredWeight, target: WeightFormat) -> StoredWeight:
     """
     if stored.format is target:
         return stored
-    if stored.format is PLAIN.get(target.dtype) and target.row_scales:
+    if holds(stored.format, target):
         one = torch.ones((), device=stored.weight.device)
         return StoredWeight(target, stored.weight, one)
     weight = stored.weight
-    if stored.format is not PLAIN.get(weight.dtype) or weight.itemsize in (1, 8):
+    if not stored.format.is_plain or weight.itemsize in (1, 8):
         weight = stored.dequantize(torch.float32)
     return target.quantize(weight)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ....wan_model.loading.encodings import encoding_of
 from ....wan_model.loading.writer import weight_tensors
-from ....wan_model.quant import PLAIN, SCALED, Linear, StoredWeight
+from ....wan_model.quant import SCALED, Linear, StoredWeight
 from .lora_report import report
 from .low_rank import PREFIX, Patches
 from .object_patches import PatchablePatcher
@@ -98,7 +98,7 @@ def saved_tensors(dit: nn.Module, patches: Patches, device: torch.device) -> dic
     }
     unpatched = {p: stored for p, stored in quantized.items() if f"{p}.weight" not in patched}
     legacy = all(p in unpatched and _is_legacy(unpatched[p]) for p in layers if "blocks." in p)
-    bare = all(stored.format is PLAIN.get(stored.weight.dtype) for stored in unpatched.values())
+    bare = all(stored.format.is_plain for stored in unpatched.values())
     state = {name: tensor.detach() for name, tensor in dit.state_dict().items()}
     for path, stored in quantized.items():
         for leaf, _ in stored.tensors():
@@ -128,7 +128,7 @@ def _is_legacy(stored: StoredWeight) -> bool:
 
 def _is_noted(stored: StoredWeight) -> bool:
     encoding = encoding_of(stored.format)
-    if encoding.told and "convrot_w4a4" not in NOTES:
+    if encoding.format.rotation and "convrot_w4a4" not in NOTES:
         return False  # int8 is known there, and what its note says of a rotation is not
     smoothed = stored.pre_quant_scale is not None
     if smoothed and "pre_quant_scale" not in quant_ops.QUANT_ALGOS["nvfp4"]["parameters"]:

@@ -8,7 +8,7 @@ import comfy.utils
 from torch import Tensor
 
 from ....wan_model.loading import Checkpoint
-from ....wan_model.loading.entries import NOTES_IN_METADATA
+from ....wan_model.loading.encodings import NOTES_IN_METADATA
 from ....wan_model.loading.source import RawTensor
 from ....wan_model.loading.text_encoder import TABLE, TABLE_AGAIN
 from .tokenizer import TOKENIZER

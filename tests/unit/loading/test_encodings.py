@@ -42,7 +42,7 @@ TOY = WeightFormat(
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A transformer in the toy format, and the row that makes it readable."""
-    row = Encoding(format=TOY, weight="U8", scales={"weight_scale": FLOATS}, note="toy_w4a16")
+    row = Encoding(format=TOY, weight="U8", scales={"weight_scale": FLOATS}, names=("toy_w4a16",))
     monkeypatch.setattr(encodings, "ENCODINGS", (*encodings.ENCODINGS, row))
     state = dit_state()
     for layer in block_layers(state):

@@ -1,0 +1,175 @@
+"""From the tensors of a checkpoint to its weights, each with its scales and its note.
+
+Scales of layer X are called X.weight_scale and X.weight_scale_2; ComfyUI's notes say more about
+some formats, beside the weights or in the metadata. They are grouped once, when a file is opened.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ..errors import CheckpointError
+from .encodings import ALIEN_LEAVES, NOTE, NOTES_IN_METADATA, Note, find_encoding, unsupported
+from .entries import WeightEntry
+from .keymap import Component
+from .source import RawTensor, Reader, first_names, parse_json, shown
+
+EXTRAS = (NOTE, "input_scale", "scaled_fp8", "spiece_model")
+"""Leaves of tensors that are no weights: notes, activation scales, an embedded tokenizer."""
+
+PASSENGERS: tuple[tuple[re.Pattern[str], str | None], ...] = (
+    # ComfyUI's own wish for an attention kernel; ours is chosen at the loader.
+    (re.compile(r"(.*\.)?comfy_attention\..*"), None),
+    (
+        re.compile(r"blocks\.\d+\.(self_attn|attn1)\.(.*\.)?proj_l\.(weight|bias)"),
+        "The file has branches for sparse-linear attention (SLA, proj_l). They are not used: they "
+        "make up for what a sparse kernel leaves out, and attention is dense here.",
+    ),
+)
+"""Tensors that a model computes without, by their whole official names, and what people should
+know of them."""
+
+MAX_NOTE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grouped:
+    """What some tensors are."""
+
+    entries: dict[str, WeightEntry]
+    """By official name."""
+    extras: dict[str, RawTensor]
+    """Tensors that are no weights, by official name."""
+    remarks: tuple[str, ...]
+    """For people: what there is that is not used."""
+
+
+def group(
+    file: str,
+    component: Component,
+    tensors: Mapping[str, RawTensor],
+    metadata: Mapping[str, str],
+    official: Callable[[str], str | None],
+) -> Grouped:
+    """Puts every weight together with its scales and its note.
+
+    Args:
+        file: of the checkpoint, for messages.
+        component: what it is. Only transformers have weights with scales of blocks in few bits.
+        tensors: by official name.
+        metadata: of the file.
+        official: from a tensor's name in the file to the official one, None for other models'.
+
+    Raises:
+        CheckpointError: for formats that cannot be read, weights without their scales, and notes
+            that contradict the tensors.
+    """
+    layers, remarks = _layers(tensors)
+    _refuse_aliens(file, layers)
+    notes = dict(_notes(file, layers, metadata, official))
+    extras: dict[str, RawTensor] = {}
+    entries: dict[str, WeightEntry] = {}
+    incomplete: list[str] = []
+    for layer, leaves in layers.items():
+        parts: Mapping[str, RawTensor] = {}
+        for leaf in sorted(leaves, key=lambda leaf: leaf != "weight"):
+            name, raw = f"{layer}.{leaf}" if layer else leaf, leaves[leaf]
+            if leaf in EXTRAS:
+                extras[name] = raw
+            elif leaf not in parts:
+                has_scales = leaf == "weight" and bool(layer and raw.shape[1:])
+                around, note = (leaves, notes.get(layer)) if has_scales else ({}, None)
+                encoding = find_encoding(file, raw, around.get("weight_scale"), note)
+                if encoding is None or not leaves.keys() >= encoding.scales.keys():
+                    incomplete.append(name)
+                    continue
+                if encoding.needs_note and component != "dit":
+                    what = f"{encoding.format.name} of a {component}"
+                    raise unsupported(file, what, raw.name)
+                beside = (*encoding.scales, *encoding.optional)
+                own = {leaf: raw} | {part: leaves[part] for part in beside if part in leaves}
+                parts = {**parts, **own}
+                entries[name] = WeightEntry(
+                    name=name,
+                    format=encoding.format,
+                    shape=encoding.format.shape(raw.shape),
+                    parts=own,
+                    regions={part: encoding.region(part, own[part]) for part in own},
+                )
+    if "scaled_fp8" in extras or any(len(entry.parts) > 1 for entry in entries.values()):
+        incomplete += [name for name, e in entries.items() if e.format.is_bare and e.shape[1:]]
+    if incomplete:
+        raise CheckpointError(
+            f"{file} lacks scales. Got {len(incomplete)} quantized weights without one "
+            f"({first_names(incomplete)}), need a weight_scale for each, in nvfp4 a weight_scale_2 "
+            "as well. Download the file again."
+        )
+    for layer, note in notes.items():
+        entry = entries.get(f"{layer}.weight")
+        note.check(file, entry.format if entry else None)
+    return Grouped(entries=entries, extras=extras, remarks=remarks)
+
+
+def _layers(
+    tensors: Mapping[str, RawTensor],
+) -> tuple[dict[str, dict[str, RawTensor]], tuple[str, ...]]:
+    """Returns tensors by layer and leaf, without passengers, and the remarks on those."""
+    layers: dict[str, dict[str, RawTensor]] = {}
+    remarks: dict[str, None] = {}
+    for name, raw in tensors.items():
+        passed = [remark for pattern, remark in PASSENGERS if pattern.fullmatch(name)]
+        if not passed:
+            layer, _, leaf = name.rpartition(".")
+            layers.setdefault(layer, {})[leaf] = raw
+        remarks |= {remark: None for remark in passed if remark is not None}
+    return layers, tuple(remarks)
+
+
+def _refuse_aliens(file: str, layers: Mapping[str, Mapping[str, RawTensor]]) -> None:
+    """Refuses formats that have no row, by the names of their tensors."""
+    for leaves in layers.values():
+        for leaf, raw in leaves.items():
+            alien = ALIEN_LEAVES.get(leaf)
+            if leaf == "pre_quant_scale" and "weight_scale_2" in leaves:
+                continue  # of nvfp4
+            if alien is not None:
+                raise unsupported(file, alien, raw.name)
+
+
+def _notes(
+    file: str,
+    layers: Mapping[str, Mapping[str, RawTensor]],
+    metadata: Mapping[str, str],
+    official: Callable[[str], str | None],
+) -> Iterator[tuple[str, Note]]:
+    """Yields the note of every layer that has one, by the layer's official name."""
+    beside = {layer: leaves[NOTE] for layer, leaves in layers.items() if NOTE in leaves}
+    read = Reader() if beside else None
+    for layer, raw in beside.items():
+        flat = replace(raw, shape=(raw.nbytes,))
+        small = read is not None and raw.nbytes <= MAX_NOTE_BYTES
+        text = read(flat, torch.uint8).numpy().tobytes() if small else b""
+        yield layer, Note.of(file, raw.name, _json_object(file, text))
+    text = metadata.get(NOTES_IN_METADATA)
+    said = {} if text is None else _json_object(file, text).get("layers", {})
+    for key, fields in said.items() if isinstance(said, dict) else ():
+        weight = official(f"{key}.weight")
+        if weight is not None:
+            note = fields if isinstance(fields, dict) else {"format": fields}
+            yield weight.removesuffix(".weight"), Note.of(file, key, note)
+
+
+def _json_object(file: str, text: bytes | str) -> dict[str, Any]:
+    try:
+        fields = parse_json(text)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise CheckpointError(
+            f"{file} has a damaged quantization note. Got {shown(text)}, need a JSON object. "
+            "Download the file again."
+        )
+    return fields
