@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 from ..errors import CheckpointError
-from .source_gguf import GgufArray, GgufHeader, read_array, read_header
+from .source_gguf import GgufSource, open_gguf, read_array
 
 LIST = "tokenizer.ggml."
 
@@ -25,7 +25,7 @@ def sentencepiece_model(file: Path) -> bytes | None:
     Raises:
         CheckpointError: if it is broken.
     """
-    header = read_header(file)
+    header = open_gguf(file)
     tokens, scores, types = (_list(header, name) for name in ("tokens", "scores", "token_type"))
     if not tokens and not scores:
         return None
@@ -52,18 +52,18 @@ def sentencepiece_model(file: Path) -> bytes | None:
     return b"".join(pieces) + _field(TRAINER, trainer) + _field(NORMALIZER, normalizer)
 
 
-def _list(header: GgufHeader, name: str) -> list[str] | list[int] | list[float] | bytes:
-    array: GgufArray | None = header.arrays.get(LIST + name)
+def _list(header: GgufSource, name: str) -> list[str] | list[int] | list[float] | bytes:
+    array = header.arrays.get(LIST + name)
     return [] if array is None else read_array(array)
 
 
-def _integer(header: GgufHeader, name: str, usual: int) -> int:
-    text = header.values.get(LIST + name, "")
+def _integer(header: GgufSource, name: str, usual: int) -> int:
+    text = header.metadata.get(LIST + name, "")
     return int(text) if text.lstrip("-").isdecimal() and len(text) < 12 else usual
 
 
-def _flag(header: GgufHeader, name: str) -> bool:
-    return header.values.get(LIST + name, "True") == "True"
+def _flag(header: GgufSource, name: str) -> bool:
+    return header.metadata.get(LIST + name, "True") == "True"
 
 
 def _piece(text: str, score: float, kind: int) -> bytes:

@@ -117,35 +117,20 @@ class GgufArray:
     nbytes: int
 
 
-@dataclass(frozen=True)
-class GgufHeader:
-    """What a file holds."""
+@dataclass(frozen=True, kw_only=True)
+class GgufSource(Source):
+    """The same of GGUF, whose metadata are single values, as text; very long ones are left out."""
 
-    tensors: tuple[RawTensor, ...]
-    """In the order of their bytes."""
-    values: dict[str, str]
-    """By key, as text. Lists and very long texts are not among them."""
     arrays: dict[str, GgufArray]
+    """The lists among the values."""
 
 
-def open_gguf(file: Path) -> Source:
+def open_gguf(file: Path) -> GgufSource:
     """Reads and checks the header of a file.
 
     Raises:
         CheckpointError: for a file that is cut off, or whose header is not a valid one.
     """
-    header = read_header(file)
-    parts = header.values.get("split.count", "1")
-    if parts not in ("0", "1"):
-        raise CheckpointError(
-            f"{file.name} is one part of a split file. Got one of {shown(parts)} parts, need all "
-            "of them in one file. Join them with gguf-split of llama.cpp."
-        )
-    return Source(tensors=header.tensors, metadata=header.values)
-
-
-def read_header(file: Path) -> GgufHeader:
-    """As `open_gguf`, with the places of lists such as those of a tokenizer."""
     size = file.stat().st_size
     with _mapped(file) as data:
         fields = _Fields(file, data, min(size, MAX_HEADER_BYTES))
@@ -168,7 +153,13 @@ def read_header(file: Path) -> GgufHeader:
         end = tensor.start + tensor.nbytes
     if tensors and end > size:
         raise damaged(file, "Its data is cut off", f"{size} bytes", f"{end} bytes")
-    return GgufHeader(tuple(tensors), values, arrays)
+    parts = values.get("split.count", "1")
+    if parts not in ("0", "1"):
+        raise CheckpointError(
+            f"{file.name} is one part of a split file. Got one of {shown(parts)} parts, need all "
+            "of them in one file. Join them with gguf-split of llama.cpp."
+        )
+    return GgufSource(tensors=tuple(tensors), metadata=values, arrays=arrays)
 
 
 def read_array(array: GgufArray) -> list[str] | list[int] | list[float] | bytes:

@@ -14,7 +14,7 @@ from tests.unit.loading.checkpoints import dit_state
 from tests.unit.loading.test_refusals import FUZZ, outcome
 from wan_model import detect
 from wan_model.errors import CheckpointError
-from wan_model.loading.source_gguf import read_array, read_header
+from wan_model.loading.source_gguf import open_gguf, read_array
 
 U8, U32, F32, TEXT, ARRAY = 0, 4, 6, 8, 9
 
@@ -152,8 +152,8 @@ def test_lists_are_found_without_being_read(tmp_path: Path):
             value(b"long", TEXT, text(b"x" * 70_000)),
         ],
     )
-    header = read_header(file)
-    assert header.values == {"n": "wan"}
+    header = open_gguf(file)
+    assert header.metadata == {"n": "wan"}
     found = {key: read_array(array) for key, array in header.arrays.items()}
     assert found == {"t": ["<pad>", "", "\u2581a"], "s": scores, "b": b"\1\2"}
 
