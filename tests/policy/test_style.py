@@ -10,12 +10,6 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "subprocess"}
-SAME_NAMES = {
-    "dit": "wan_model/loading/dit.py loads what wan_model/dit is",
-    "vae": "wan_model/loading/vae.py loads what wan_model/vae is",
-}
-"""Names that two modules may share, or a module and a folder, because they mean the same."""
-
 NETWORK_MODULES = {
     *(
         "socket",
@@ -70,11 +64,7 @@ def test_no_two_modules_of_one_name():
             places.setdefault(path.stem, []).append(path.as_posix())
     for name, found in places.items():
         found += sorted(folder.as_posix() for folder in folders if folder.name == name)
-    same = [
-        f"{name}: {', '.join(found)}"
-        for name, found in places.items()
-        if len(found) > 1 and name not in SAME_NAMES
-    ]
+    same = [f"{name}: {', '.join(found)}" for name, found in places.items() if len(found) > 1]
     assert not same, "\n".join(same)
 
 
