@@ -70,35 +70,18 @@ def group(
     layers, remarks = _layers(tensors)
     _refuse_aliens(file, layers)
     notes = dict(_notes(file, layers, metadata, official))
-    extras: dict[str, RawTensor] = {}
     entries: dict[str, WeightEntry] = {}
     incomplete: list[str] = []
     for layer, leaves in layers.items():
-        parts: Mapping[str, RawTensor] = {}
-        for leaf in sorted(leaves, key=lambda leaf: leaf != "weight"):
-            name, raw = f"{layer}.{leaf}" if layer else leaf, leaves[leaf]
-            if leaf in EXTRAS:
-                extras[name] = raw
-            elif leaf not in parts:
-                has_scales = leaf == "weight" and bool(layer and raw.shape[1:])
-                around, note = (leaves, notes.get(layer)) if has_scales else ({}, None)
-                encoding = find_encoding(file, raw, around.get("weight_scale"), note)
-                if encoding is None or not leaves.keys() >= encoding.scales.keys():
-                    incomplete.append(name)
-                    continue
-                if encoding.needs_note and component != "dit":
-                    what = f"{encoding.format.name} of a {component}"
-                    raise unsupported(file, what, raw.name)
-                beside = (*encoding.scales, *encoding.optional)
-                own = {leaf: raw} | {part: leaves[part] for part in beside if part in leaves}
-                parts = {**parts, **own}
-                entries[name] = WeightEntry(
-                    name=name,
-                    format=encoding.format,
-                    shape=encoding.format.shape(raw.shape),
-                    parts=own,
-                    regions={part: encoding.region(part, own[part]) for part in own},
-                )
+        for name, entry in _entries(file, layer, leaves, notes.get(layer)):
+            if entry is None:
+                incomplete.append(name)
+            elif component != "dit" and entry.format.block > 1 and len(entry.parts) > 1:
+                what = f"{entry.format.name} of a {component}"
+                raise unsupported(file, what, tensors[name].name)
+            else:
+                entries[name] = entry
+    extras = {name: raw for name, raw in tensors.items() if name.rpartition(".")[2] in EXTRAS}
     if "scaled_fp8" in extras or any(len(entry.parts) > 1 for entry in entries.values()):
         incomplete += [name for name, e in entries.items() if e.format.is_bare and e.shape[1:]]
     if incomplete:
@@ -111,6 +94,36 @@ def group(
         entry = entries.get(f"{layer}.weight")
         note.check(file, entry.format if entry else None)
     return Grouped(entries=entries, extras=extras, remarks=remarks)
+
+
+def _entries(
+    file: str, layer: str, leaves: Mapping[str, RawTensor], note: Note | None
+) -> Iterator[tuple[str, WeightEntry | None]]:
+    """Yields a layer's tensors with what belongs to them, None for weights that lack scales."""
+    used = set(EXTRAS)
+    for leaf in sorted(leaves, key=lambda leaf: leaf != "weight"):
+        if leaf in used:
+            continue
+        name, raw = f"{layer}.{leaf}" if layer else leaf, leaves[leaf]
+        is_matrix = leaf == "weight" and bool(layer and raw.shape[1:])
+        scale = leaves.get("weight_scale") if is_matrix else None
+        encoding = find_encoding(file, raw, scale, note if is_matrix else None)
+        if encoding is None or not leaves.keys() >= encoding.scales.keys():
+            yield name, None
+            continue
+        beside = [part for part in (*encoding.scales, *encoding.optional) if part in leaves]
+        parts = {part: leaves[part] for part in (leaf, *beside)}
+        used.update(beside)
+        yield (
+            name,
+            WeightEntry(
+                name=name,
+                format=encoding.format,
+                shape=encoding.format.shape(raw.shape),
+                parts=parts,
+                regions={part: encoding.region(part, raw) for part, raw in parts.items()},
+            ),
+        )
 
 
 def _layers(
