@@ -81,7 +81,12 @@ def group(
                 raise unsupported(file, what, tensors[name].name)
             else:
                 entries[name] = entry
-    extras = {name: raw for name, raw in tensors.items() if name.rpartition(".")[2] in EXTRAS}
+    extras = {
+        f"{layer}.{leaf}" if layer else leaf: raw
+        for layer, leaves in layers.items()
+        for leaf, raw in leaves.items()
+        if leaf in EXTRAS
+    }
     if "scaled_fp8" in extras or any(len(entry.parts) > 1 for entry in entries.values()):
         incomplete += [name for name, e in entries.items() if e.format.is_bare and e.shape[1:]]
     if incomplete:
