@@ -88,7 +88,8 @@ def group(
         if leaf in EXTRAS
     }
     if "scaled_fp8" in extras or any(len(entry.parts) > 1 for entry in entries.values()):
-        incomplete += [name for name, e in entries.items() if e.format.is_bare and e.shape[1:]]
+        matrices = [n for n, e in entries.items() if n.endswith(".weight") and e.shape[1:]]
+        incomplete += [name for name in matrices if entries[name].format.is_bare]
     if incomplete:
         raise CheckpointError(
             f"{file} lacks scales. Got {len(incomplete)} quantized weights without one "
