@@ -14,8 +14,8 @@ from tests.fuzz.watch import watched
 from wan_model.config import DiTConfig
 from wan_model.errors import WanError
 from wan_model.loading import load_dit, load_vae, open_checkpoint
+from wan_model.loading.files import is_gguf
 from wan_model.loading.gguf_tokenizer import sentencepiece_model
-from wan_model.loading.source_gguf import is_gguf
 from wan_model.loading.text_encoder import text_encoder_entries, tokenizer_bytes
 from wan_model.lora import LoraModules, open_lora
 from wan_model.vae import WanVae

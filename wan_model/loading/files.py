@@ -66,7 +66,7 @@ def open_files(path: Path) -> OpenFiles:
     try:
         found = find_files(path)
         config_json, expert = _config_beside(found), guess_expert(path)
-        with_gguf = [_is_gguf(file) for file in found.files]
+        with_gguf = [is_gguf(file) for file in found.files]
         sources = [
             open_gguf(file) if gguf else open_safetensors(file)
             for file, gguf in zip(found.files, with_gguf, strict=True)
@@ -95,7 +95,8 @@ def open_files(path: Path) -> OpenFiles:
     )
 
 
-def _is_gguf(file: Path) -> bool:
+def is_gguf(file: Path) -> bool:
+    """Tells files of GGUF by name, or by the first bytes."""
     with file.open("rb") as stream:
         return file.suffix.lower() == ".gguf" or stream.read(len(MAGIC)) == MAGIC
 
