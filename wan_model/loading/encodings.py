@@ -215,7 +215,7 @@ def find_encoding(
         CheckpointError: if it is in a format that cannot be read.
     """
     fields = note.fields if note else {}
-    rotation = _rotation_of(fields)
+    rotation = _rotation_of(fields) if fields else 0
     found = next(
         (
             one
