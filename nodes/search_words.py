@@ -35,6 +35,10 @@ WORDS: dict[str, tuple[str, ...]] = {
         "4 steps",
         "unipc",
     ),
+    "WanDuetNAG": (
+        *("nag", "normalized attention guidance", "negative prompt", "wanvideo nag", "cfg 1"),
+        "lightning",
+    ),
     "WanDuetMoEGuider": ("cfg guider", "dual guider", "moe"),
     "WanDuetSigmas": ("scheduler", "shift", "model sampling sd3"),
     "WanDuetSamplerSelect": ("ksampler select", "unipc", "dpm++"),

@@ -282,6 +282,30 @@ TABLE: dict[str, Row] = {
         "skips more and changes the video more. 0: the method's own, 0.05 for easycache and "
         "cfg, 0.06 for magcache.",
     ),
+    "nag_scale": Row(
+        io.Float,
+        default=11.0,
+        min=1.0,
+        max=100.0,
+        step=0.5,
+        tooltip="How far to keep away from the negative prompt. 1: not at all.",
+    ),
+    "nag_alpha": Row(
+        io.Float,
+        default=0.25,
+        min=0.0,
+        max=1.0,
+        step=0.05,
+        tooltip="How much of it is used, from 0 (nothing) to 1.",
+    ),
+    "nag_tau": Row(
+        io.Float,
+        default=2.5,
+        min=1.0,
+        max=100.0,
+        step=0.1,
+        tooltip="Limit for every part of the image. Lower it if colours become too strong.",
+    ),
     "start_percent": Row(
         io.Float,
         default=0.15,

@@ -46,7 +46,7 @@ def override_in_state(model: Any) -> None:
 
 
 def guide_text(model: Any) -> None:
-    """As normalised attention guidance: attends to a second text, too."""
+    """Normalized attention guidance, as its authors' numbers have it."""
     dit = model.get_model_object(MODEL)
     text = torch.randn(1, 512, 4096, generator=torch.Generator().manual_seed(3))
     unwanted = dit.text_embedding(text)
@@ -58,7 +58,14 @@ def guide_text(model: Any) -> None:
             k, v = self.norm_k(self.k(words)), self.v(words)
             options = {"heads": self.num_heads, "transformer_options": transformer_options}
             found.append(attention.optimized_attention(q, k, v, **options))
-        return self.o(3 * found[0] - 2 * found[1])
+        wanted, away = found[0], 11 * found[0] - 10 * found[1]
+        norms = [torch.linalg.vector_norm(part, 1, -1, True) for part in (wanted, away)]
+        growth = (norms[1] / norms[0]).nan_to_num(10.0)
+        away = torch.where(growth > 2.5, away * (2.5 * norms[0] / (norms[1] + 1e-7)), away)
+        guided = 0.25 * away + 0.75 * wanted
+        kinds = transformer_options["cond_or_uncond"]
+        parts = zip(kinds, guided.chunk(len(kinds)), wanted.chunk(len(kinds)), strict=True)
+        return self.o(torch.cat([plain if kind else moved for kind, moved, plain in parts]))
 
     for i, block in enumerate(dit.blocks):
         bound = MethodType(forward, block.cross_attn)

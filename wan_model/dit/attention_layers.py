@@ -3,7 +3,8 @@
 Shape legend: B batch, L tokens, S text tokens, C = H * D hidden width, H heads, D head width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -81,3 +82,34 @@ class CrossAttention(_Projections):
     def queries(self, h: Tensor) -> Tensor:
         """Returns q (B, L, H, D) for a run of tokens."""
         return self.heads(self.norm_q(self.q(h)))
+
+
+Attended = Callable[[Tensor], Tensor]
+"""Returns what queries of a run of tokens (B, L, H, D) attend to, of the same shape."""
+
+
+class TextLayer(Protocol):
+    """What attention to text needs of a layer: a `CrossAttention`, or what stands for one."""
+
+    def keys_values(self, text: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Returns k, v (B, S, H, D) of embedded text (B, S, C)."""
+        ...
+
+    @property
+    def attention(self) -> Callable[[AttentionFn, Tensor, Tensor, Tensor], Tensor]:
+        """See `DotProductAttention`."""
+        ...
+
+
+TextAttention = Callable[[TextLayer, Tensor, AttentionFn], Attended]
+"""How a layer attends to embedded text (B, S, C); what depends on the text only is done once."""
+
+
+def attend_to_text(layer: TextLayer, text: Tensor, attend: AttentionFn) -> Attended:
+    """Attention to one text, as the models are trained: a `TextAttention`."""
+    k, v = layer.keys_values(text)
+
+    def attended(q: Tensor) -> Tensor:
+        return layer.attention(attend, q, k, v)
+
+    return attended

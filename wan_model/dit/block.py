@@ -100,14 +100,15 @@ class Block(nn.Module):
             stages.project(x[:, run], attention.at(run), inputs.rotation.at(run), parts)
         attended = self.self_attn.attention(inputs.attend, *qkv)
         del qkv, parts
-        k, v = self.cross_attn.keys_values(inputs.text)
+        attend_to_text = inputs.text_attention(self.cross_attn, inputs.text, inputs.attend)
 
         def add_branches(x: Tensor, run: slice) -> Tensor:
             x, q = stages.add_self_attention(
                 x, attention.at(run), attended[:, run], inputs.residual
             )
-            text = self.cross_attn.attention(inputs.attend, q, k, v)
-            return stages.add_text_and_feed_forward(x, feed_forward.at(run), text, inputs.residual)
+            return stages.add_text_and_feed_forward(
+                x, feed_forward.at(run), attend_to_text(q), inputs.residual
+            )
 
         return inputs.residual.update(x, add_branches)
 

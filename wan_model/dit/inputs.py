@@ -7,6 +7,7 @@ from torch import Tensor
 from ..attention import AttentionFn
 from ..config import DiTConfig
 from ..errors import ShapeError
+from .attention_layers import TextAttention, attend_to_text
 from .rope import Rotation
 from .timesteps import TimestepRows
 from .tokens import Residual
@@ -23,6 +24,7 @@ class BlockInputs:
     """Embedded text (B, 512, dim) in the blocks' compute dtype."""
     attend: AttentionFn
     residual: Residual
+    text_attention: TextAttention = attend_to_text
 
 
 def check_inputs(

@@ -112,7 +112,8 @@ class CoreBlock(Block):
         """Whether the block is to be computed as core does."""
         return (
             self._self_attention_is_patched(options)
-            or self._cross_attention_is_patched(options)
+            or ATTENTION in options
+            or self.has_foreign_text_layer()
             or bool(patches(options, AFTER_CROSS_ATTENTION))
         )
 
@@ -134,12 +135,14 @@ class CoreBlock(Block):
         else:
             branch = self._attended(x, attention, inputs)
         x = _with(branch, x, inputs, attention)
-        if self._cross_attention_is_patched(options):
+        if self.has_foreign_text_layer():
             h = self._runs(x, lambda part, _: self.norm3(part))
             text = self.cross_attn(
                 h, inputs.text, context_img_len=None, transformer_options=options
             )
             x = _with(_parts(text), x, inputs)
+        elif ATTENTION in options:
+            x = _with(_parts(self._text_as_core(options, x, inputs)), x, inputs)
         else:
             x = _with(self._text(x, inputs), x, inputs)
         for patch in patches(options, AFTER_CROSS_ATTENTION):
@@ -155,8 +158,9 @@ class CoreBlock(Block):
         hooked = ATTENTION in options or bool(patches(options, AFTER_SELF_ATTENTION))
         return hooked or _is_foreign(self.self_attn, CoreSelfAttention)
 
-    def _cross_attention_is_patched(self, options: Mapping[str, Any]) -> bool:
-        return ATTENTION in options or _is_foreign(self.cross_attn, CoreCrossAttention)
+    def has_foreign_text_layer(self) -> bool:
+        """Whether another node computes cross-attention."""
+        return _is_foreign(self.cross_attn, CoreCrossAttention)
 
     def _runs(self, x: Tensor, compute: Callable[[Tensor, slice], Tensor]) -> Tensor:
         """Returns compute(x[:, run], run) of all runs in the dtype that layers compute in."""
@@ -177,13 +181,20 @@ class CoreBlock(Block):
     def _text(self, x: Tensor, inputs: BlockInputs) -> Branch:
         """Returns the branch of cross-attention, computed as in a block without patches."""
         layer = self.cross_attn
-        k, v = layer.keys_values(inputs.text)
+        attended = inputs.text_attention(layer, inputs.text, inputs.attend)
 
         def branch(run: slice) -> Tensor:
-            q = layer.queries(self.norm3(x[:, run]))
-            return layer.output(layer.attention(inputs.attend, q, k, v))
+            return layer.output(attended(layer.queries(self.norm3(x[:, run]))))
 
         return branch
+
+    def _text_as_core(self, options: dict[str, Any], x: Tensor, inputs: BlockInputs) -> Tensor:
+        """Returns the branch of cross-attention (B, L, C), by one call of what replaces ours."""
+        layer = self.cross_attn
+        attended = inputs.text_attention(layer, inputs.text, partial(attend_as_core, options))
+        return layer.output(
+            attended(layer.queries(self._runs(x, lambda part, _: self.norm3(part))))
+        )
 
 
 def attend_as_core(options: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -27,6 +27,9 @@ from .unknown_hooks import unknown_hooks
 if TYPE_CHECKING:
     from .comfy_dit import ComfyWanDiT
 
+NEGATIVE = "wanduet.negative_text"
+"""Transformer option: the `TextGuidance` of a MODEL."""
+
 COMPILED = "wanduet.compiled"
 """Transformer option: the CompiledStages that compile the blocks' stages."""
 
@@ -55,10 +58,10 @@ class ForwardPass:
     """What happens around the transformer in one call of it.
 
     In this order, from outside to the blocks: wrappers of other nodes; a word on hooks that have
-    no effect; the guard of low-precision attention; the weights engine; positions of tokens by
-    other nodes; patches of other nodes inside of blocks; fused or compiled stages; the attention
-    of each layer in a sparse step; the replacements of blocks by other nodes. A hook of another
-    kind gets a method here, and leaves the transformer as it is.
+    no effect; the guard of low-precision attention; the weights engine; a negative prompt beside
+    the prompt; positions of tokens by other nodes; patches of other nodes inside of blocks; fused
+    or compiled stages; the attention of each layer in a sparse step; the replacements of blocks by
+    other nodes. A hook of another kind gets a method here, and leaves the transformer as it is.
     """
 
     dit: "ComfyWanDiT"
@@ -88,6 +91,7 @@ class ForwardPass:
         runner = self._staged(runner)
         runner = self._with_core_blocks(runner, inputs)
         runner = self._positioned(runner, inputs)
+        runner = self._kept_from_negative(runner)
         return self._guarded(attend, partial(self._with_weights, velocity, runner))
 
     def _name_unknown_hooks(self) -> None:
@@ -129,6 +133,18 @@ class ForwardPass:
 
         return run
 
+    def _kept_from_negative(self, runner: BlockRunner) -> BlockRunner:
+        """Has tokens attend to a negative prompt, too."""
+        guidance = self.options.get(NEGATIVE)
+        if guidance is None:
+            return runner
+
+        def run(blocks: Iterable[BlockFn], x: Tensor, given: BlockInputs, /) -> Tensor:
+            text = guidance.at(self.options, self.dit.embed_text, x)
+            return runner(blocks, x, given if text is None else replace(given, text_attention=text))
+
+        return run
+
     def _with_core_blocks(self, runner: BlockRunner, inputs: ModelInputs) -> BlockRunner:
         """Has blocks with patches inside computed as core's."""
         patched = [number for number, block in enumerate(self.dit.blocks) if self._has_hooks(block)]
@@ -152,6 +168,11 @@ class ForwardPass:
             left_out.append("'Wan 2.2 Torch Compile'")
         if isinstance(self.dit.attend, Guarded | SparseSchedule):
             left_out.append("8-bit or sparse attention")
+        if NEGATIVE in self.options and any(
+            isinstance(block, CoreBlock) and block.has_foreign_text_layer()
+            for block in self.dit.blocks
+        ):
+            left_out.append("'Wan 2.2 NAG'")
         if left_out and self.first_passes.include(self._run, ("patched", count)):
             _show(
                 f"Other nodes patch {count} of {len(self.dit.blocks)} blocks. What they patch "
