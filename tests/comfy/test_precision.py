@@ -158,8 +158,22 @@ def test_what_is_said_on_a_gpu(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     formats = importlib.import_module("pack.wan_model.quant").FORMATS
     found = [weight_format for weight_format in formats if weight_format.name == stored]
-    info = SimpleNamespace(format=stored, formats=found)
+    info = SimpleNamespace(format=stored, formats=found, full_precision=False)
     assert precision.explain(asked, info, torch.device("cuda")) == line
+
+
+def test_a_file_that_asks_for_full_precision_is_honoured_and_what_is_faster_named(
+    precision: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    formats = importlib.import_module("pack.wan_model.quant").FORMATS
+    found = [weight_format for weight_format in formats if weight_format.name == "fp8 scaled"]
+    info = SimpleNamespace(format="fp8 scaled", formats=found, full_precision=True)
+    assert precision.explain("auto", info, torch.device("cuda")) == (
+        "bf16 matmuls: the file holds fp8 and asks for matmuls in full precision ('fp8' is "
+        "faster, and ten times coarser)"
+    )
+    assert precision.explain("fp8", info, torch.device("cuda")).startswith("fp8 matmuls: torch.")
 
 
 def test_a_gpu_without_fp8_refuses_it_with_every_reason(

@@ -48,6 +48,8 @@ class CheckpointInfo:
     key_style: KeyStyle
     remarks: tuple[str, ...] = ()
     """For people: what the file holds that is not used."""
+    full_precision: bool = False
+    """Whether it asks for all quantized weights of its blocks to be dequantized for matmuls."""
 
     @property
     def format(self) -> str:
@@ -183,8 +185,14 @@ def open_checkpoint(path: CheckpointLike, part: Component = "dit") -> Checkpoint
             parameters=sum(math.prod(entry.shape) for entry in entries.values()),
             key_style="comfy prefix" if prefixed else spelling.style,
             remarks=weights.remarks,
+            full_precision=_asks_for_full_precision(entries.values()),
         ),
     )
+
+
+def _asks_for_full_precision(entries: Iterable[WeightEntry]) -> bool:
+    codes = [e.full_precision for e in entries if e.is_block_matrix and e.format.is_quantized]
+    return bool(codes) and all(codes)
 
 
 def _formats(entries: Iterable[WeightEntry]) -> tuple[WeightFormat, ...]:

@@ -191,6 +191,11 @@ class Note:
             raise unsupported(file, shown(fields.get("format")), name)
         return cls(name=name, fields=fields)
 
+    @property
+    def full_precision(self) -> bool:
+        """Whether the layer's codes are to be dequantized before they are multiplied."""
+        return self.fields.get("full_precision_matrix_mult") is True
+
     def check(self, file: str, found: WeightFormat | None) -> None:
         """Refuses to speak of scales in an order that the layer's are not in, or of others."""
         said = next((one.format for one in _called(self.fields) if one.needs_note), None)

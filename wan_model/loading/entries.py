@@ -35,6 +35,8 @@ class WeightEntry:
     """By leaf: the tensor itself, and "weight_scale" and "weight_scale_2" where it has them."""
     regions: dict[str, FileRegion]
     """By leaf: where the parts lie, and what they are in memory."""
+    full_precision: bool = False
+    """Whether the file asks for its codes to be dequantized before they are multiplied."""
 
     @property
     def layer(self) -> str:

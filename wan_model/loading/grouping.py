@@ -4,6 +4,7 @@ Scales of layer X are called X.weight_scale and X.weight_scale_2; ComfyUI's note
 some formats, beside the weights or in the metadata. They are grouped once, when a file is opened.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +18,12 @@ from .entries import WeightEntry
 from .keymap import Component
 from .source import RawTensor, Reader, first_names, parse_json, shown
 
-EXTRAS = (NOTE, "input_scale", "scaled_fp8", "spiece_model")
+MARK = "scaled_fp8"
+"""Tensor of ComfyUI's older files that says that there are scales."""
+MARKED_FULL = 2
+"""Elements of it in files that ask for dequantized matmuls."""
+
+EXTRAS = (NOTE, "input_scale", MARK, "spiece_model")
 """Leaves of tensors that are no weights: notes, activation scales, an embedded tokenizer."""
 
 PASSENGERS: tuple[tuple[re.Pattern[str], str | None], ...] = (
@@ -87,7 +93,8 @@ def group(
         for leaf, raw in leaves.items()
         if leaf in EXTRAS
     }
-    if "scaled_fp8" in extras or any(len(entry.parts) > 1 for entry in entries.values()):
+    entries = {n: _with_wish(e, notes.get(e.layer), extras) for n, e in entries.items()}
+    if MARK in extras or any(len(entry.parts) > 1 for entry in entries.values()):
         matrices = [n for n, e in entries.items() if n.endswith(".weight") and e.shape[1:]]
         incomplete += [name for name in matrices if entries[name].format.is_bare]
     if incomplete:
@@ -100,6 +107,15 @@ def group(
         entry = entries.get(f"{layer}.weight")
         note.check(file, entry.format if entry else None)
     return Grouped(entries=entries, extras=extras, remarks=remarks)
+
+
+def _with_wish(
+    entry: WeightEntry, note: Note | None, extras: Mapping[str, RawTensor]
+) -> WeightEntry:
+    """Returns a weight with what the file says of its matmul: in the layer's note, or for all."""
+    mark = extras.get(MARK)
+    of_all = mark is not None and math.prod(mark.shape) == MARKED_FULL
+    return replace(entry, full_precision=note.full_precision if note else of_all)
 
 
 def _entries(

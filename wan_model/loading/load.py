@@ -87,7 +87,8 @@ def load_dit(
     config, info = checkpoint.require(DiTConfig), checkpoint.info
     policy = weights
     if isinstance(policy, str):
-        policy = policy_for(policy, torch.device(compute_device or device), info.formats)
+        where, full = torch.device(compute_device or device), info.full_precision
+        policy = policy_for(policy, where, info.formats, full_precision=full)
     compute_dtype = policy.compute_dtype(dtype, _default_dtype(info))
     precision = Precision(compute_dtype=compute_dtype, residual_dtype=residual_dtype)
     attend = resolve(attention) if isinstance(attention, str) else attention
@@ -255,7 +256,7 @@ def _fill(
             entry, (layer, _, leaf) = checkpoint.entries[name], name.rpartition(".")
             module = model.get_submodule(layer)
             dtype = kept_dtype(entry, module)
-            may_convert = policy is not None and entry.is_block_matrix
+            may_convert = policy is not None and _may_place(policy, entry)
             if not (isinstance(module, Linear) and leaf == "weight"):
                 # A few MB, and a VAE's half GB, are not worth a process that ends with its file.
                 tensor = entry.read_dense(read).to(device, dtype, copy=True)
@@ -269,6 +270,12 @@ def _fill(
             else:
                 module.put(stored.to(device))
                 module.matmul = matmul
+
+
+def _may_place(policy: QuantPolicy, entry: WeightEntry) -> bool:
+    """Whether a policy decides on a weight: against the file only if a person named a format."""
+    against = entry.full_precision and policy.target is None
+    return entry.is_block_matrix and not against
 
 
 @contextmanager

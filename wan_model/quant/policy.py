@@ -170,7 +170,11 @@ def find(name: str) -> WeightChoice:
 
 
 def policy_for(
-    name: str, device: torch.device, stored: Collection[WeightFormat] = ()
+    name: str,
+    device: torch.device,
+    stored: Collection[WeightFormat] = (),
+    *,
+    full_precision: bool = False,
 ) -> QuantPolicy:
     """Returns what becomes of weights on a device.
 
@@ -178,6 +182,7 @@ def policy_for(
         name: one of `names`.
         device: where the model will run.
         stored: formats of the blocks' weights in the file, which "auto" looks at.
+        full_precision: whether the file asks for dequantized matmuls, which "auto" honours.
 
     Raises:
         BackendError: for an unknown name, or if no kernel of the format works on the device; it
@@ -186,7 +191,7 @@ def policy_for(
     if name == AS_STORED:
         return QuantPolicy(device=device)
     if name == AUTO:
-        return _automatic(device, stored)
+        return _automatic(device, stored, full_precision=full_precision)
     choice = find(name)
     if not choice.kernels:
         return QuantPolicy(device=device, target=choice.format)
@@ -199,8 +204,13 @@ def policy_for(
     return QuantPolicy(device=device, target=choice.format, kernels=(kernel,))
 
 
-def _automatic(device: torch.device, stored: Collection[WeightFormat]) -> QuantPolicy:
-    """Multiplies quantized weights as they are where that is fast. It converts nothing."""
+def _automatic(
+    device: torch.device, stored: Collection[WeightFormat], *, full_precision: bool
+) -> QuantPolicy:
+    """Multiplies quantized weights as they are where that is fast and the file does not forbid it.
+
+    It converts nothing.
+    """
     if device.type == "cpu":
         return QuantPolicy(device=device, reason="this runs on the CPU")
     kinds = dict.fromkeys(kernel.format for kernel in AUTO_KERNELS)
@@ -208,6 +218,10 @@ def _automatic(device: torch.device, stored: Collection[WeightFormat]) -> QuantP
     if not held:
         found = " and ".join(weight_format.name for weight_format in stored)
         return QuantPolicy(device=device, reason=f"the file holds {found}")
+    in_file = " and ".join(_short(kind) for kind in held)
+    if full_precision:
+        reason = f"the file holds {in_file} and asks for matmuls in full precision"
+        return QuantPolicy(device=device, reason=reason)
     kernels: list[MatmulKernel] = []
     reasons: list[str] = []
     for kind in held:
@@ -220,7 +234,6 @@ def _automatic(device: torch.device, stored: Collection[WeightFormat]) -> QuantP
         which = which if reasons else "them" if len(kernels) > 1 else "it"
         gpu = ".".join(map(str, torch.cuda.get_device_capability(device)))
         reasons = [f"this GPU ({gpu}) multiplies {which}", *reasons]
-    in_file = " and ".join(_short(kind) for kind in held)
     reason = f"the file holds {in_file}; {'; '.join(reasons)}"
     return QuantPolicy(device=device, kernels=tuple(kernels), reason=reason)
 

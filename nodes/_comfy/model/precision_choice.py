@@ -34,9 +34,19 @@ def explain(precision: str, info: CheckpointInfo, device: torch.device) -> str:
     dtype = NAMES[runtime.compute_dtype(precision)]
     if precision != "auto":
         return f"{dtype} matmuls"
-    policy = policy_for("auto", device, info.formats)
+    policy = policy_for("auto", device, info.formats, full_precision=info.full_precision)
     names = " and ".join(kernel.format.name.removesuffix(" scaled") for kernel in policy.kernels)
-    return f"{names or dtype} matmuls: {policy.reason}"
+    return f"{names or dtype} matmuls: {policy.reason}{_faster(info, device)}"
+
+
+def _faster(info: CheckpointInfo, device: torch.device) -> str:
+    """Returns what a file that asks for full precision could be multiplied with here."""
+    free = policy_for("auto", device, info.formats)
+    if not (info.full_precision and free.kernels):
+        return ""
+    names = [kernel.format.name.removesuffix(" scaled") for kernel in free.kernels]
+    named = next((name for name in names if name in QUANTIZED), None)
+    return f" ('{named}' is faster, and ten times coarser)" if named else ""
 
 
 def _kernel(precision: str, device: torch.device) -> str:

@@ -1,6 +1,7 @@
 """Every spelling of scaled weights dequantizes to exactly the stored codes times scale."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ from tests.unit.loading.checkpoints import (
 )
 from wan_model import detect, load_dit
 from wan_model.errors import CheckpointError
-from wan_model.quant import SCALED
+from wan_model.quant import DEQUANTIZED, SCALED, Linear, QuantPolicy
+from wan_model.quant.kernels import kernels_for
 
 CONVROT_IN_PARAMS = {"format": "int8_tensorwise", "params": {"convrot": True}}
 E4M3, E5M2, INT8 = torch.float8_e4m3fn, torch.float8_e5m2, torch.int8
@@ -94,6 +96,40 @@ def test_comfyui_spellings(spell, tmp_path: Path):
     assert torch.equal(dense(model, LAYER), expected_weight(plain, "weight_scale"))
     out = model(value("x", (1, 16, 1, 4, 4)), torch.tensor([500.0]), value("ctx", (1, 3, 64)))
     assert out.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("spell", "exact"),
+    [
+        (legacy_comfy, True),
+        (comfy_notes, True),
+        (comfy_prefix, True),
+        (legacy_comfy_with_fp8_matmul, False),
+        (scaled, False),
+    ],
+)
+def test_full_precision_is_a_files_wish_that_only_a_person_overrules(spell, exact, tmp_path: Path):
+    file = save(tmp_path / "a.safetensors", spell(dit_state()))
+    kernels = kernels_for(SCALED[E4M3])[:1]
+    automatic = QuantPolicy(device=torch.device("cpu"), kernels=kernels)
+    named = replace(automatic, target=SCALED[E4M3])
+    for policy, dequantized in ((automatic, exact), (named, False)):
+        model = load_dit(file, weights=policy)
+        layers = [layer for layer in model.blocks.modules() if isinstance(layer, Linear)]
+        assert {layer.matmul == DEQUANTIZED for layer in layers} == {dequantized}
+    assert detect(file).full_precision == exact
+
+
+def test_one_layers_note_holds_for_it_alone(tmp_path: Path):
+    state = comfy_notes(dit_state())
+    free, *others = block_layers(state)
+    state[f"{free}.comfy_quant"] = note({"format": "float8_e4m3fn"})
+    file = save(tmp_path / "a.safetensors", state)
+    policy = QuantPolicy(device=torch.device("cpu"), kernels=kernels_for(SCALED[E4M3])[:1])
+    model = load_dit(file, weights=policy)
+    assert model.get_submodule(free).matmul != DEQUANTIZED
+    assert all(model.get_submodule(layer).matmul == DEQUANTIZED for layer in others)
+    assert not detect(file).full_precision
 
 
 def test_notes_in_the_metadata(tmp_path: Path):

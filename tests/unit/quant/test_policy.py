@@ -186,3 +186,12 @@ def test_auto_multiplies_what_the_gpu_can(
     assert policy.target is None
     assert set(policy.kernels) <= set(AUTO_KERNELS)
     assert reason in policy.reason
+
+
+def test_auto_honours_a_file_that_asks_for_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(MatmulKernel, "_failed_trial", lambda *_: None)
+    policy = policy_for("auto", CUDA, [SCALED[FP8]], full_precision=True)
+    assert policy.kernels == ()
+    assert policy.reason == "the file holds fp8 and asks for matmuls in full precision"
+    assert policy_for("fp8", CUDA, [SCALED[FP8]], full_precision=True).kernels
