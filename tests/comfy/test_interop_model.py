@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from .graphs import Prompt, model, node, random_text
-from .server import ComfyServer
+from .server import ComfyServer, on_gpu
 from .stock import (
     LORA,
     T2V_HIGH,
@@ -31,7 +31,9 @@ SETTINGS = [
 ]
 
 
-def compare(server: ComfyServer, prompt: Prompt, variants: list[Any], sample: Any) -> None:
+def compare(
+    server: ComfyServer, prompt: Prompt, variants: list[Any], sample: Any, atol: float = ATOL
+) -> None:
     """Runs `sample(model, id, variant)` on both MODELs for each variant, in one prompt.
 
     Each pair must agree, and no two variants may.
@@ -45,7 +47,7 @@ def compare(server: ComfyServer, prompt: Prompt, variants: list[Any], sample: An
     saved = run_to_tensors(server, prompt, latents)
     for i, variant in enumerate(variants):
         error = difference(saved[f"ours_{i}"], saved[f"stock_{i}"])
-        assert error <= ATOL, variant
+        assert error <= atol, variant
         others = [saved[f"ours_{j}"] for j in range(i)]
         assert all(difference(saved[f"ours_{i}"], other) > 0.01 for other in others), variant
 
@@ -134,7 +136,9 @@ def test_lora(comfy_server: ComfyServer):
         lora = node("LoraLoaderModelOnly", model=model, lora_name=LORA, strength_model=strength)
         return {f"{node_id}_lora": lora, **ksampler((f"{node_id}_lora", 0), node_id)}
 
-    compare(comfy_server, empty_latent(), [0.0, 1.0, -0.5], sample)
+    # Newer cores add LoRAs in 16 bit on a GPU, we in fp32.
+    atol = 5e-3 if on_gpu() else ATOL
+    compare(comfy_server, empty_latent(), [0.0, 1.0, -0.5], sample, atol)
 
 
 @pytest.mark.parametrize("spelling", ["scaled_fp8", "comfy_quant"])
@@ -170,7 +174,8 @@ def test_small_scales_of_blocks(comfy_server: ComfyServer, comfyui: Path, name: 
     saved = run_to_tensors(
         comfy_server, prompt, {who: (f"{who}_latent", 0) for who in loaders(file)}
     )
-    assert difference(saved["ours"], saved["stock"]) <= ATOL
+    # Core's kernels on a GPU dequantize to bf16, we multiply with fp32 values here.
+    assert difference(saved["ours"], saved["stock"]) <= (2e-2 if on_gpu() else ATOL)
 
 
 def test_skip_layer_guidance(comfy_server: ComfyServer):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from .graphs import I2V, Prompt, model, moe_sampler, node, random_text, stock_model, vae
-from .server import ComfyServer
+from .server import ComfyServer, on_gpu
 from .stock import (
     T2V_HIGH,
     T2V_LOW,
@@ -281,7 +281,8 @@ def test_experts_that_share_one_loaded_model(comfy_server: ComfyServer):
 
     for method in ("unipc", "heun"):
         shared, apart, first, first_apart, same = (saved[f"{name}_{method}"] for name in pairs)
-        assert difference(shared, apart) <= 1e-4
+        # Newer cores add LoRAs in 16 bit on a GPU, we in fp32.
+        assert difference(shared, apart) <= (5e-3 if on_gpu() else 1e-4)
         assert difference(first, first_apart) <= 1e-4
         assert difference(shared, same) > 0.01
         assert difference(first, same) > 0.01
