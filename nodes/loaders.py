@@ -12,6 +12,7 @@ from ..wan_model.loading import Checkpoint, guess_pair, open_checkpoint, says_no
 from ..wan_model.offload import Limits
 from ._comfy.host import runtime
 from ._comfy.model.attention_choice import choose as choose_attention
+from ._comfy.model.attention_choice import what_to_install
 from ._comfy.model.load_models import load_models
 from ._comfy.model.precision_choice import QUANTIZED
 from ._comfy.model.precision_choice import explain as explain_precision
@@ -41,6 +42,7 @@ ATTENTIONS = [
     "kitchen_int8",
     "flash_attn_3_fp8",
     "kitchen_sol",
+    "auto_fast",
 ]
 """Of the library's kernels, those worth choosing; PyTorch's single kernels are for comparisons."""
 ATTENTION_TOOLTIP = (
@@ -50,7 +52,9 @@ ATTENTION_TOOLTIP = (
     "one breaks a first step, sdpa takes over and the sampler says so. On an H200, SageAttention 1 "
     "and kitchen_int8 were slower than sdpa. kitchen_sol is sparse, for long videos: most blocks "
     "of keys count as averages, but the first fifth of the steps and the first layer stay dense, "
-    "with what auto chooses. It has not been tried on real weights yet. A kernel that is not "
+    "with what auto chooses. It has not been tried on real weights yet. auto_fast: what auto "
+    "chooses in the first fifth of the steps, then the fastest 8-bit kernel, if one is faster on "
+    "your GPU. A kernel that is not "
     "installed is refused, with the command that installs it."
 )
 
@@ -219,7 +223,8 @@ def _load(
     matmuls = dict.fromkeys(explain_precision(precision, info, device) for info in infos)
     attend, chosen = choose_attention(attention, device, runtime.compute_dtype(precision))
     patchers = load_models(checkpoints, precision, attend, memory)
-    lines = [*(info.label for info in infos), *matmuls, chosen, *infos[0].remarks]
+    advice = what_to_install(device)
+    lines = [*(info.label for info in infos), *matmuls, chosen, *advice, *infos[0].remarks]
     runtime.show(node_id, "\n".join(lines))
     return patchers
 

@@ -1,13 +1,16 @@
 """Attention backends behind one function type."""
 
-from .auto import MAX_ERROR
+from .advice import Advice, advice
+from .auto import FAST_MAX_ERROR, MAX_ERROR, recall, remember
 from .backend import AttentionFn, Backend, Constraints, Platform
 from .guarded import FirstPasses, Guarded, copies_of, guarded, name_of
-from .registry import BackendStatus, explain, names, resolve, resolve_sparse
+from .registry import BackendStatus, explain, names, resolve, resolve_fast, resolve_sparse
 from .sol import SparseSchedule
 
 __all__ = [
+    "FAST_MAX_ERROR",
     "MAX_ERROR",
+    "Advice",
     "AttentionFn",
     "Backend",
     "BackendStatus",
@@ -16,11 +19,15 @@ __all__ = [
     "Guarded",
     "Platform",
     "SparseSchedule",
+    "advice",
     "copies_of",
     "explain",
     "guarded",
     "name_of",
     "names",
+    "recall",
+    "remember",
     "resolve",
+    "resolve_fast",
     "resolve_sparse",
 ]

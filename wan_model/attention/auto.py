@@ -22,6 +22,14 @@ have 1.6e-2 or more (on an H200: SageAttention 1 1.6e-2, comfy-kitchen's int8 1.
 FlashAttention-3 in fp8 5.2e-2).
 """
 
+FAST_MAX_ERROR = 6e-2
+"""The same of what "auto_fast" accepts after the first steps: every 8-bit kernel that we know.
+
+On data without structure, as that of `measure`, errors of attention are largest. A whole forward
+pass with the coarsest of them, FlashAttention-3 in fp8, is off by 2.9e-2 where fp8 matmuls alone
+make it 2.8e-2 (benchmarks/RESULTS.md).
+"""
+
 MIN_GAIN = 1.03
 """How much faster than sdpa a backend must be to be chosen: differences below are noise."""
 

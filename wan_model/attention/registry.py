@@ -11,14 +11,21 @@ comfy-kitchen's sparse attention is not in the list: it depends on layer and ste
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import BackendError
 from . import flash_attn_2, flash_attn_3, flash_attn_3_fp8, kitchen, sage, sdpa, sol
-from .auto import DEFAULT, MAX_ERROR, Choice, Measurement, choose, recall, remember
-from .backend import AttentionFn, Backend, Platform, UnavailableError
+from .auto import DEFAULT, FAST_MAX_ERROR, MAX_ERROR, Choice, Measurement, choose, recall, remember
+from .backend import (
+    MIN_LOW_PRECISION_TOKENS,
+    AttentionFn,
+    Backend,
+    Platform,
+    UnavailableError,
+)
 from .kernel_timing import measure
 from .sol import SparseSchedule
 
@@ -126,6 +133,35 @@ def resolve_sparse(
         raise BackendError(_cannot_compute(sol.BACKEND, refusal))
     dense = resolve("auto", memory=memory, platform=platform, measure=measure)
     return SparseSchedule(sparse, dense)
+
+
+def resolve_fast(
+    dtype: torch.dtype,
+    *,
+    memory: Path | None = None,
+    platform: Platform | None = None,
+    measure: Measure = measure,
+) -> AttentionFn:
+    """Returns the fastest attention within `FAST_MAX_ERROR`, exact in the first steps of a run.
+
+    Where no 8-bit kernel is faster than the exact ones, or none takes the dtype, it is what "auto"
+    chooses.
+
+    Args:
+        dtype: of what it will be given.
+        memory: as of `resolve`.
+        platform: as of `resolve`.
+        measure: as of `resolve`.
+    """
+    platform = platform or Platform.current()
+    options: Any = {"memory": memory, "platform": platform, "measure": measure}
+    exact = resolve("auto", **options)
+    fast = resolve("auto", max_error=FAST_MAX_ERROR, **options)
+    if not isinstance(fast, Selected) or not fast.backend.constraints.low_precision:
+        return exact
+    if fast.backend.constraints.dtype_refusal(dtype):
+        return exact
+    return SparseSchedule(fast, exact, dense_layers=0, min_tokens=MIN_LOW_PRECISION_TOKENS)
 
 
 def _selected(backend: Backend, platform: Platform, by_name: bool) -> Selected:

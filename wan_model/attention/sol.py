@@ -59,7 +59,10 @@ BACKEND = Backend(
 
 @dataclass(frozen=True)
 class SparseSchedule:
-    """An `AttentionFn` that is dense, and the sparse one for the layers and steps that bear it."""
+    """An `AttentionFn` that is dense, and the sparse one for the layers and steps that bear it.
+
+    The "sparse" one may also be dense and coarse: of 8 bit.
+    """
 
     sparse: AttentionFn
     dense: AttentionFn = sdpa

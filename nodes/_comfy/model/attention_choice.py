@@ -4,12 +4,28 @@ from pathlib import Path
 
 import torch
 
-from ....wan_model.attention import AttentionFn, explain, resolve, resolve_sparse
+from ....wan_model.attention import (
+    FAST_MAX_ERROR,
+    AttentionFn,
+    Platform,
+    SparseSchedule,
+    advice,
+    explain,
+    recall,
+    remember,
+    resolve,
+    resolve_fast,
+    resolve_sparse,
+)
 from ....wan_model.attention.sol import BACKEND as SPARSE
 from ..host import runtime
 
 MEASUREMENTS = "attention.json"
 """File in this pack's folder in which "auto" remembers how fast each kernel is here."""
+
+
+FAST = "auto_fast"
+"""Choice of an attention widget: 8 bit after the first steps."""
 
 
 def choose(name: str, device: torch.device, dtype: torch.dtype) -> tuple[AttentionFn, str]:
@@ -28,8 +44,12 @@ def choose(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Attenti
     if name == SPARSE.name:
         return _choose_sparse(runtime.cache_folder() / MEASUREMENTS, dtype)
     if device.type != "cuda":
-        return resolve(name), f"attention: {'sdpa' if name == 'auto' else name}"
+        automatic = name in ("auto", FAST)
+        function = resolve("auto" if automatic else name)
+        return function, f"attention: {'sdpa' if automatic else name}"
     memory = runtime.cache_folder() / MEASUREMENTS
+    if name == FAST:
+        return _choose_fast(memory, dtype)
     function = resolve(name, memory=memory)
     if name != "auto":
         return function, f"attention: {name}"
@@ -43,3 +63,30 @@ def _choose_sparse(memory: Path, dtype: torch.dtype) -> tuple[AttentionFn, str]:
         f"attention: {SPARSE.name} in the last {1 - schedule.dense_part:.0%} of the steps, without "
         f"the first layer, above {schedule.min_tokens} tokens. Elsewhere, auto {dense}"
     )
+
+
+def _choose_fast(memory: Path, dtype: torch.dtype) -> tuple[AttentionFn, str]:
+    function = resolve_fast(dtype, memory=memory)
+    exact = f"auto {explain(memory=memory)[0].status}"
+    if not isinstance(function, SparseSchedule):
+        return function, f"attention: {exact}; no 8-bit kernel is faster here"
+    fast = explain(memory=memory, max_error=FAST_MAX_ERROR)[0].status
+    return function, (
+        f"attention: in the last {1 - function.dense_part:.0%} of the steps {FAST} {fast}. Before, "
+        f"{exact}"
+    )
+
+
+def what_to_install(device: torch.device) -> list[str]:
+    """Returns what would make attention faster on this GPU, each line once a machine."""
+    if device.type != "cuda":
+        return []
+    platform, memory = Platform.current(), runtime.cache_folder() / MEASUREMENTS
+    lines = []
+    for missing in advice(platform):
+        key = f"told on {platform.gpu}: {missing.backend.name}"
+        if recall(memory, key) is None:
+            remember(memory, key, [])
+            choice = "" if missing.exact else f" Then choose attention '{FAST}'."
+            lines.append(f"{missing}{choice}")
+    return lines
