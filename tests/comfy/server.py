@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 from collections.abc import Mapping, Sequence
@@ -173,6 +174,8 @@ def server_environment() -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
+        # Each server has a user folder of its own, where graphs would be compiled anew.
+        "TORCHINDUCTOR_CACHE_DIR": str(Path(tempfile.gettempdir()) / "wanduet_tests_inductor"),
     }
 
 

@@ -22,6 +22,7 @@ from .rates import (
     measure_memory,
     measure_read,
 )
+from .read_ahead import ReadAhead
 from .slack import AllocatorSlack
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "PlainDevice",
     "Plan",
     "PlanRequest",
+    "ReadAhead",
     "Runner",
     "Stopwatch",
     "Work",

@@ -148,6 +148,11 @@ def intermediate_device() -> torch.device:
     return comfy.model_management.intermediate_device()
 
 
+def is_interrupted() -> bool:
+    """Whether the user pressed cancel and ComfyUI has not ended the prompt yet."""
+    return bool(comfy.model_management.processing_interrupted())
+
+
 def raise_if_interrupted() -> None:
     """Raises ComfyUI's own exception if the user pressed cancel."""
     comfy.model_management.throw_exception_if_processing_interrupted()

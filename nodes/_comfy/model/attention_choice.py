@@ -19,6 +19,7 @@ from ....wan_model.attention import (
 )
 from ....wan_model.attention.sol import BACKEND as SPARSE
 from ..host import runtime
+from ..host.kernel_cache import kernels_kept
 
 MEASUREMENTS = "attention.json"
 """File in this pack's folder in which "auto" remembers how fast each kernel is here."""
@@ -28,6 +29,7 @@ FAST = "auto_fast"
 """Choice of an attention widget: 8 bit after the first steps."""
 
 
+@kernels_kept()
 def choose(name: str, device: torch.device, dtype: torch.dtype) -> tuple[AttentionFn, str]:
     """Returns an attention function, and what the user is told of it.
 

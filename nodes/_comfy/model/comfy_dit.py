@@ -14,6 +14,7 @@ from torch import Tensor
 from ....wan_model.attention import AttentionFn, FirstPasses, guarded
 from ....wan_model.dit import WanDiT
 from ....wan_model.dit.stage_choice import FastestStages
+from ..host.kernel_cache import kernels_kept
 from .core_attributes import CoreAttributes
 from .core_block import CoreBlock
 from .core_positions import core_embedder
@@ -41,6 +42,7 @@ class ComfyWanDiT(CoreAttributes, WanDiT):
         self.first_passes = FirstPasses()
         self.stages = FastestStages(self.precision)
 
+    @kernels_kept()
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         x: Tensor,

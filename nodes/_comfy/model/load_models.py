@@ -19,6 +19,7 @@ from ....wan_model.loading import (
     unchanged_regions,
 )
 from ....wan_model.offload import HostModel, Limits
+from ..host.kernel_cache import kernels_kept
 from ..host.runtime import cache_folder, compute_dtype
 from .base_model import base_model
 from .comfy_dit import ComfyWanDiT
@@ -42,6 +43,7 @@ CONVERSION_BYTES = 1 << 31
 nvfp4, twice for others."""
 
 
+@kernels_kept()
 def load_models(
     checkpoints: Sequence[Checkpoint],
     precision: str,
@@ -120,6 +122,7 @@ def _share_pool(
         for dit, checkpoint in zip(dits, checkpoints, strict=True)
     ]
     pool = ExpertPool(hosts, device, limits)
+    pool.read_ahead([file for checkpoint in checkpoints for file in checkpoint.files])
     for number, (model, dit) in enumerate(zip(models, dits, strict=True)):
         model.pool, model.expert = pool, number
         dit.pool, dit.expert = weakref.ref(pool), number

@@ -5,6 +5,7 @@ Two experts of one loader share an engine: its buffers, its budget and its threa
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import comfy.model_management
@@ -26,6 +27,7 @@ from ....wan_model.offload import (
     Pace,
     Plan,
     PlanRequest,
+    ReadAhead,
     Runner,
     Stopwatch,
     Work,
@@ -37,11 +39,15 @@ from ....wan_model.offload import (
     open_device,
 )
 from ..host import runtime
+from ..host.kernel_cache import kernels_kept
 from .arrival import ArrivalPatches
 from .low_rank import Patches
 
 if TYPE_CHECKING:
     from .comfy_dit import ComfyWanDiT
+
+RAM_TO_LEAVE = 4 << 30
+"""What reading ahead leaves of the free RAM: for the text encoder that runs meanwhile."""
 
 SETTLED_PART = 1 / 20
 """Of the blocks: what a new plan has to gain to be worth moving weights for."""
@@ -87,6 +93,7 @@ class ExpertPool:
         self.passes = 0
         self._hosts = tuple(models)
         self._limits = limits
+        self._ahead: ReadAhead | None = None
         self._open(device)
         limits.check(len(models[0].blocks))
 
@@ -110,6 +117,19 @@ class ExpertPool:
             host.carry({})
         self._open(device)
 
+    def read_ahead(self, files: Sequence[Path]) -> None:
+        """Has the files read into the file cache, as far as there is room, until they are used.
+
+        Args:
+            files: of the experts, those that run first come first.
+        """
+        room = runtime.free_bytes(torch.device("cpu")) - RAM_TO_LEAVE
+        self._ahead = ReadAhead(files, room, runtime.is_interrupted)
+
+    def _stop_reading_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.stop()
+
     @property
     def nbytes(self) -> int:
         """Bytes of all weights of all experts."""
@@ -120,6 +140,7 @@ class ExpertPool:
         """Bytes of the device's memory that are taken."""
         return 0 if self._engine is None else self._engine.device_bytes
 
+    @kernels_kept()
     def prepare(self, expert: int, shape: Shape | None, *, compiled: bool = False) -> None:
         """Plans for a latent's shape, shows the plan, and begins to fetch an expert.
 
@@ -131,6 +152,7 @@ class ExpertPool:
         Raises:
             MemoryLimitError: if the video does not fit.
         """
+        self._stop_reading_ahead()
         pace = self._pace.factor
         plan = self._plan(self._request(expert, shape, pace, compiled=compiled))
         self._settled = False
@@ -197,6 +219,7 @@ class ExpertPool:
 
     def release(self) -> None:
         """Gives back all memory, of the device and pinned."""
+        self._stop_reading_ahead()
         if self._engine is not None:
             self._engine.unload()
             self._engine.release_pinned()

@@ -14,6 +14,7 @@ from ....wan_model.config import VaeConfig
 from ....wan_model.loading import Checkpoint, load_vae
 from ....wan_model.vae import Tiling, WanVae, choose_tiling, estimate_peak_bytes
 from ....wan_model.vae.preview import PreviewVaeConfig, estimate_preview_bytes
+from ..host.kernel_cache import kernels_kept
 from ..host.runtime import progress_bar, raise_if_interrupted, running_node, show, spare_bytes
 
 logger = logging.getLogger(__name__)
@@ -33,11 +34,13 @@ class ComfyWanVae(nn.Module):
         super().__init__()
         self.vae = vae
 
+    @kernels_kept()
     def encode(self, video: Tensor, device: Any = None) -> Tensor:  # noqa: ARG002 - core's call
         """Returns latents (B, z, T', H', W') fp32 for a video (B, 3, T, H, W) in [-1, 1]."""
         height, width = video.shape[-2:]
         return self.encode_tiled(video, self._tiling("encode", width, height))
 
+    @kernels_kept()
     def encode_tiled(self, video: Tensor, tiling: Tiling | None) -> Tensor:
         """As `encode`, with tiles of choice.
 
@@ -51,12 +54,14 @@ class ComfyWanVae(nn.Module):
         video = in_colour(video, 1)[:, :, :frames]
         return self.vae.encode(video, normalized=False, tiling=tiling, on_chunk=progress())
 
+    @kernels_kept()
     def decode(self, latent: Tensor, output_buffer: Tensor | None = None, **_: Any) -> Tensor:
         """Returns the video (B, 3, T, H, W), not clamped, in host memory or in `output_buffer`."""
         stride = self.vae.config.spatial_stride
         width, height = latent.shape[-1] * stride, latent.shape[-2] * stride
         return self.decode_tiled(latent, self._tiling("decode", width, height), output_buffer)
 
+    @kernels_kept()
     def decode_tiled(
         self, latent: Tensor, tiling: Tiling | None, out: Tensor | None = None
     ) -> Tensor:

@@ -1,0 +1,71 @@
+"""Weight files that the system is asked to read before they are needed."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from wan_model.offload import ReadAhead
+from wan_model.offload.read_ahead import CHUNK_BYTES
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="Needs posix_fadvise.")
+
+SIZE = 2 * CHUNK_BYTES + 5
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Records what the system is asked to read."""
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, start, size, __: asked.append((start, size)))
+    return asked
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / name for name in ("high", "low")]
+    for path in paths:
+        with path.open("wb") as file:
+            file.truncate(SIZE)
+    return paths
+
+
+WHOLE = [(0, CHUNK_BYTES), (CHUNK_BYTES, CHUNK_BYTES), (2 * CHUNK_BYTES, 5)]
+
+
+def test_whole_files_are_read_in_order(files, asked):
+    assert ReadAhead(files, 1 << 40).wait(5)
+    assert asked == WHOLE * 2
+
+
+def test_no_more_is_read_than_there_is_room_for(files, asked):
+    assert ReadAhead(files, SIZE + 3).wait(5)
+    assert asked == [*WHOLE, (0, 3)]
+    asked.clear()
+    assert ReadAhead(files, -1).wait(5)
+    assert asked == []
+
+
+def test_an_interrupt_or_a_stop_ends_it(files, asked):
+    assert ReadAhead(files, 1 << 40, interrupted=lambda: len(asked) == 1).wait(5)
+    assert len(asked) == 1
+    asked.clear()
+    reached, go = threading.Event(), threading.Event()
+
+    def wait() -> bool:
+        reached.set()
+        return not go.wait(5)
+
+    ahead = ReadAhead(files, 1 << 40, interrupted=wait)
+    assert reached.wait(5)
+    ahead.stop()
+    go.set()
+    assert ahead.wait(5)
+    assert len(asked) == 1
+
+
+def test_a_file_that_is_gone_is_somebody_elses_matter(files, asked):
+    files[0].unlink()
+    assert ReadAhead(files, 1 << 40).wait(5)
+    assert asked == WHOLE
