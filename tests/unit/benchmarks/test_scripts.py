@@ -126,7 +126,7 @@ def test_server_beside_core(comfyui: Path, tmp_path: Path):
 
 
 def test_step_cache(here: Callable[..., Lines]):
-    lines = here("step_cache", "--limit", "1", "--methods", "cfg", "--steps", "8")
+    lines = here("step_cache", "--limit", "1", "--methods", "cfg", "--steps", "14")
 
     assert [line["cache"] for line in lines] == ["none", "cfg"]
     assert lines[1]["passes"] < lines[0]["passes"] == 1
