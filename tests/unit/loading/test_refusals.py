@@ -298,19 +298,8 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return save(folder / "a.safetensors", scaled(state), {"format": "pt"}).read_bytes()
 
 
-def outcome(path: Path) -> None:
-    """Loading may succeed, or raise CheckpointError; anything else fails the test."""
-    for read in (detect, load_dit):
-        message = ""
-        try:
-            read(path)
-        except CheckpointError as error:
-            message = str(error)
-        assert len(message.encode()) < 2000
-
-
 FUZZ = settings(
-    max_examples=150,
+    max_examples=50,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -323,56 +312,6 @@ def test_truncation_anywhere(healthy: bytes, tmp_path: Path, data: st.DataObject
     kept = data.draw(st.integers(0, len(healthy) - 1))
     file = tmp_path / "a.safetensors"
     file.write_bytes(healthy[:kept])
-    with pytest.raises(CheckpointError):
-        detect(file)
-
-
-@FUZZ
-@given(data=st.data())
-def test_corrupted_headers(healthy: bytes, tmp_path: Path, data: st.DataObject):
-    header_end = 8 + int.from_bytes(healthy[:8], "little")
-    raw = bytearray(healthy)
-    for _ in range(data.draw(st.integers(1, 4))):
-        raw[data.draw(st.integers(0, header_end - 1))] = data.draw(st.integers(0, 255))
-    file = tmp_path / "a.safetensors"
-    file.write_bytes(raw)
-    outcome(file)
-
-
-@settings(FUZZ, max_examples=80)
-@given(data=st.data())
-def test_changed_fields(healthy: bytes, tmp_path: Path, data: st.DataObject):
-    """Valid JSON with a wrong field: gets deeper than changed bytes do."""
-    header_end = 8 + int.from_bytes(healthy[:8], "little")
-    header = json.loads(healthy[8:header_end])
-    name = data.draw(st.sampled_from(sorted(header.keys() - {"__metadata__"})))
-    entry = header.pop(name)
-    match data.draw(st.sampled_from(["dtype", "shape", "name", "offsets", "drop", "junk"])):
-        case "dtype":
-            pairs = {"F32": ("I32", "U32"), "F8_E4M3": ("U8", "I8", "F8_E5M2", "F8_E8M0", "BOOL")}
-            entry["dtype"] = data.draw(st.sampled_from(pairs[entry["dtype"]]))
-        case "shape":
-            entry["shape"] = data.draw(
-                st.sampled_from([entry["shape"][::-1], [1, *entry["shape"]], [-1], [2**70, 0]])
-            )
-        case "name":
-            name = data.draw(st.text(max_size=9)) + data.draw(st.sampled_from([name, ""]))
-        case "offsets":
-            entry["data_offsets"] = [data.draw(st.integers(-9, 2**70)) for _ in range(2)]
-        case "drop":
-            entry = None
-        case "junk":
-            entry = data.draw(st.recursive(st.none() | st.integers() | st.text(), st.lists))
-    if entry is not None:
-        header[name] = entry
-    outcome(write_raw(tmp_path / "a.safetensors", header, healthy[header_end:]))
-
-
-@FUZZ
-@given(content=st.binary(max_size=200))
-def test_random_bytes(tmp_path: Path, content: bytes):
-    file = tmp_path / "a.safetensors"
-    file.write_bytes(content)
     with pytest.raises(CheckpointError):
         detect(file)
 
