@@ -31,6 +31,7 @@ from ....wan_model.offload import (
     Runner,
     Stopwatch,
     Work,
+    lowered,
     make_plan,
     measure_copy,
     measure_matmul,
@@ -225,7 +226,7 @@ class ExpertPool:
             self._engine.release_pinned()
 
     def _plan(self, request: PlanRequest) -> Plan:
-        """Returns a plan that leaves what was learned to be needed, or at least what is usual."""
+        """Returns a plan that leaves what was learned to be needed, or comes as near as it can."""
         try:
             return make_plan(request)
         except MemoryLimitError:
@@ -233,7 +234,8 @@ class ExpertPool:
             usual = self._slack.expected(work.activation_bytes)
             if usual == work.slack_bytes:
                 raise
-            return make_plan(replace(request, work=replace(work, slack_bytes=usual)))
+            plan = make_plan(replace(request, work=replace(work, slack_bytes=usual)))
+            return lowered(plan, work.slack_bytes - usual)
 
     def _request(
         self, expert: int, shape: Shape | None, pace: float, *, compiled: bool

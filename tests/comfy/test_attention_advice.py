@@ -1,0 +1,39 @@
+"""What a loader says of missing attention kernels. The file is read without ComfyUI."""
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from .server import REPOSITORY
+
+
+@pytest.fixture
+def choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """The loaders' questions about attention, with a user folder of its own."""
+    folders = {"advised": REPOSITORY, "advised.nodes": REPOSITORY / "nodes"}
+    for name, folder in folders.items():
+        package = ModuleType(name)
+        package.__path__ = [str(folder)]
+        monkeypatch.setitem(sys.modules, name, package)
+    host: Any = ModuleType("advised.nodes._comfy.host.runtime")
+    host.cache_folder = lambda: tmp_path / "wanduet"
+    monkeypatch.setitem(sys.modules, host.__name__, host)
+    return importlib.import_module("advised.nodes._comfy.model.attention_choice")
+
+
+def test_it_is_said_once_a_machine_and_never_on_a_cpu(choice: Any, monkeypatch: pytest.MonkeyPatch):
+    def absent(name: str) -> Any:
+        raise ModuleNotFoundError(name=name)
+
+    gpu = choice.Platform("cuda", "NVIDIA Test GPU", (8, 9), absent, lambda _: None)
+    monkeypatch.setattr(choice.Platform, "current", lambda: gpu)
+    assert choice.what_to_install(torch.device("cpu")) == []
+    (line,) = choice.what_to_install(torch.device("cuda"))
+    assert line.startswith("SageAttention 2, int8 and fp8 (RTX 40 and 50) is not there, which ")
+    assert line.endswith("Then choose attention 'auto_fast'.")
+    assert choice.what_to_install(torch.device("cuda")) == []
