@@ -7,16 +7,19 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.comfy.server import ComfyServer
+from tests.comfy.server import ComfyServer, server_environment
 
 from .contract import describe
 from .source import REPOSITORY
 
 ARCHIVE_FOLDER = "wan-duet.registry_1"
 """An unusual folder name: the pack may not depend on what it is called."""
+
+OPTIONAL_PACKAGES = ("triton", "gguf", "comfy_kitchen")
 
 LARGEST_ARCHIVE = 45_000_000
 """Bytes; at most 40 million of them are the tiny models."""
@@ -102,12 +105,35 @@ def test_archive_holds_the_tiny_models_and_the_templates_image(archive: zipfile.
     assert "workflows/input/wan22-tiny-circle.png" in archive.namelist()
 
 
+def small_prompt() -> dict[str, Any]:
+    """The tiny T2V model's workflow, at a size that takes a second."""
+    folder = REPOSITORY / "workflows" / "api"
+    texts = [path.read_text("utf-8") for path in sorted(folder.glob("*.json"))]
+    prompt = json.loads(next(text for text in texts if "wan22-tiny-t2v-high-noise" in text))
+    small = {"width": 64, "height": 64, "length": 5, "steps": 2}
+    for node in prompt.values():
+        node["inputs"] |= {name: small[name] for name in node["inputs"].keys() & small.keys()}
+    return prompt
+
+
 @pytest.mark.comfy
 def test_archive_runs_in_a_fresh_comfyui(
     archive: zipfile.ZipFile, comfyui: Path, comfy_server: ComfyServer, tmp_path: Path
 ):
-    archive.extractall(tmp_path / "custom_nodes" / ARCHIVE_FOLDER)
-    with ComfyServer(comfyui, tmp_path) as server:
+    """In a folder of spaces and Chinese, with several users, without cache or optional packages."""
+    base, hidden = tmp_path / "我的 ComfyUI", tmp_path / "hidden"
+    archive.extractall(base / "custom_nodes" / ARCHIVE_FOLDER)
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text(
+        f"import sys\nsys.modules.update(dict.fromkeys({OPTIONAL_PACKAGES}))\n"
+    )
+    paths = (str(hidden), server_environment()["PYTHONPATH"])
+    with ComfyServer(
+        comfyui,
+        base,
+        arguments=("--multi-user", "--cache-none"),
+        environment={"PYTHONPATH": os.pathsep.join(paths)},
+    ) as server:
         installed = describe(server.object_info(), ARCHIVE_FOLDER)
         scripts = [path for path in server.get("/extensions") if ARCHIVE_FOLDER in path]
         templates = server.get("/workflow_templates")
@@ -116,6 +142,9 @@ def test_archive_runs_in_a_fresh_comfyui(
         assert scripts
         assert all(server.request(path) for path in scripts)
         assert templates.get(ARCHIVE_FOLDER)
+        result = server.run(small_prompt())
+        assert result.status == "success", result.error
+        assert list((base / "user" / "wanduet").rglob("*.safetensors"))
 
 
 def test_library_installs_and_imports_without_comfyui(checkout: Path, tmp_path: Path):
