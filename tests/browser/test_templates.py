@@ -14,6 +14,11 @@ from .workflows import nodes, templates
 pytestmark = pytest.mark.browser
 
 TEMPLATES = templates(REPOSITORY / "workflows")
+TO_RUN = [
+    next(path for path in TEMPLATES if ("LoadImage" in path.read_text("utf-8")) == with_image)
+    for with_image in (False, True)
+]
+"""All give the editor's server what tests/comfy/test_workflows.py gives it, and tests all of."""
 
 TOY_RUN = {"width": 64, "height": 64, "length": 5, "steps": 2}
 """Widgets of any node that are made small, so that a run takes a second on a CPU."""
@@ -38,38 +43,32 @@ def without_seeds(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_loads_complete(editor: Editor, results: Path, template: dict[str, Any], request):
+def test_loads_survives_a_reload_and_exports_the_api_workflow(
+    editor: Editor, results: Path, template: dict[str, Any], request
+):
+    path: Path = request.node.callspec.params["template"]
     editor.load(template)
     editor.call("fitView")
     editor.settle()
-    editor.screenshot(results, f"template-{request.node.callspec.params['template'].stem}")
+    editor.screenshot(results, f"template-{path.stem}")
 
     assert editor.call("missingNodes") == []
     assert editor.call("unknownChoices") == []
     assert widget_values(editor.serialize()) == widget_values(template)
+    api = json.loads((REPOSITORY / "workflows" / "api" / path.name).read_text(encoding="utf-8"))
+    assert content(editor.api_prompt()) == content(api)
 
-
-def test_survives_save_and_reload(editor: Editor, template: dict[str, Any]):
-    editor.load(template)
     editor.load(editor.serialize())
     saved = editor.serialize()
     editor.load(saved)
-
     assert editor.serialize() == saved
 
 
-def test_exports_the_api_workflow(editor: Editor, template: dict[str, Any], request):
-    name = request.node.callspec.params["template"].name
-    api = json.loads((REPOSITORY / "workflows" / "api" / name).read_text(encoding="utf-8"))
-    editor.load(template)
-    exported = editor.api_prompt()
-
-    def content(prompt: dict[str, Any]) -> dict[str, Any]:
-        return {key: (node["class_type"], node["inputs"]) for key, node in prompt.items()}
-
-    assert content(exported) == content(api)
+def content(prompt: dict[str, Any]) -> dict[str, Any]:
+    return {key: (node["class_type"], node["inputs"]) for key, node in prompt.items()}
 
 
+@pytest.mark.parametrize("template", TO_RUN, ids=lambda path: path.stem, indirect=True)
 def test_runs(editor: Editor, results: Path, template: dict[str, Any], request):
     editor.load(template)
     editor.call("setWidgetsEverywhere", TOY_RUN)
