@@ -113,7 +113,7 @@ class Encoding:
         return scale.numel() == 1 or (bool(rows) and scale.ndim == 2)
 
 
-_E4M3 = dict.fromkeys(("F8_E4M3", "U8"), torch.float8_e4m3fn)
+_E4M3: Dtypes = dict.fromkeys(("F8_E4M3", "U8"), torch.float8_e4m3fn)
 
 _SCALED_NAMES = {
     torch.float8_e4m3fn: ("float8_e4m3fn", "float8_e4m3fn_rowwise", "float8_e4m3fn_blockwise"),

@@ -23,7 +23,7 @@ MARK = "scaled_fp8"
 MARKED_FULL = 2
 """Elements of it in files that ask for dequantized matmuls."""
 
-EXTRAS = (NOTE, "input_scale", MARK, "spiece_model")
+EXTRAS: tuple[str, ...] = (NOTE, "input_scale", MARK, "spiece_model")
 """Leaves of tensors that are no weights: notes, activation scales, an embedded tokenizer."""
 
 PASSENGERS: tuple[tuple[re.Pattern[str], str | None], ...] = (
@@ -122,7 +122,7 @@ def _entries(
     file: str, layer: str, leaves: Mapping[str, RawTensor], note: Note | None
 ) -> Iterator[tuple[str, WeightEntry | None]]:
     """Yields a layer's tensors with what belongs to them, None for weights that lack scales."""
-    used = set(EXTRAS)
+    used = set[str](EXTRAS)
     for leaf in sorted(leaves, key=lambda leaf: leaf != "weight"):
         if leaf in used:
             continue
@@ -182,10 +182,10 @@ def _notes(
 ) -> Iterator[tuple[str, Note]]:
     """Yields the note of every layer that has one, by the layer's official name."""
     beside = {layer: leaves[NOTE] for layer, leaves in layers.items() if NOTE in leaves}
-    read = Reader() if beside else None
+    read = Reader()
     for layer, raw in beside.items():
         flat = replace(raw, shape=(raw.nbytes,))
-        small = read is not None and raw.nbytes <= MAX_NOTE_BYTES
+        small = raw.nbytes <= MAX_NOTE_BYTES
         text = read(flat, torch.uint8).numpy().tobytes() if small else b""
         yield layer, Note.of(file, raw.name, _json_object(file, text))
     text = metadata.get(NOTES_IN_METADATA)

@@ -149,8 +149,10 @@ def unchanged_regions(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Fil
     regions: dict[str, FileRegion] = {}
     for entry in checkpoint.entries.values():
         module = model.get_submodule(entry.layer)
-        is_linear = isinstance(module, Linear) and entry.leaf == "weight"
-        own = module.format if is_linear else PLAIN[getattr(module, entry.leaf).dtype]
+        if isinstance(module, Linear) and entry.leaf == "weight":
+            own = module.format
+        else:
+            own = PLAIN[getattr(module, entry.leaf).dtype]
         if not holds(entry.format, own):
             continue
         for part, region in entry.regions.items():
