@@ -4,8 +4,8 @@ wan = load_tiny(Path("models"), "t2v")
 videos = decode(wan.vae, generate(wan, ["a red ball rolls to the left"]))
 """
 
-from .clips import FRAMES, SIZE_PX, clip_noise, decode, generate
-from .models import TinyWan, find_file, load_tiny, load_tiny_vae
+from .clips import FRAMES, clip_noise, decode, generate
+from .models import SIZE_PX, TinyWan, find_file, load_tiny, load_tiny_vae
 from .sample import Guided, sample
 from .text import PromptEncoder
 

@@ -17,7 +17,7 @@ from wan_model.vae import WanVae
 from .models import TinyWan
 from .sample import Guided, sample
 
-FRAMES, SIZE_PX = 17, 128
+FRAMES = 17
 """What the tiny models are trained on."""
 
 
@@ -30,7 +30,7 @@ def generate(
     steps: int | None = None,
     seed: int = 0,
     frames: int = FRAMES,
-    size_px: int = SIZE_PX,
+    size_px: int | None = None,
 ) -> Tensor:
     """Returns normalised latents fp32 (B, C, T, H, W) on the device of the models.
 
@@ -43,7 +43,7 @@ def generate(
         steps: of the solver. None: the official number.
         seed: another one gives other clips.
         frames: of video, 4n+1.
-        size_px: height and width.
+        size_px: height and width. None: what the models are trained on.
 
     Raises:
         ShapeError: for a size that the models cannot make, or I2V without images.
@@ -57,7 +57,7 @@ def generate(
     text = wan.encode_prompts([*prompts, NEGATIVE_PROMPT])
     negative = text[-1:].expand(len(prompts), -1, -1)
     guided = Guided(text=torch.cat((text[:-1], negative)), cond=cond, first=first)
-    side = size_px // vae.config.spatial_stride
+    side = (size_px or wan.size_px) // vae.config.spatial_stride
     shape = (vae.config.z_dim, latent_frames(frames), side, side)
     noise = torch.stack([clip_noise(prompt, seed, shape) for prompt in prompts]).to(vae.device)
     return sample(wan.experts, guided, noise, settings, steps or settings.steps)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 from wan_model import load_dit, load_vae
 from wan_model.config import Kind
@@ -25,6 +26,9 @@ VAES: dict[Kind, str] = {
 }
 TEXT_ENCODER = "wan22-tiny-umt5"
 
+SIZE_PX = 128
+"""Of videos, if a file does not say for what size it is trained."""
+
 
 @dataclass(frozen=True)
 class TinyWan:
@@ -35,6 +39,8 @@ class TinyWan:
     """For high and for low noise; the same one twice for TI2V."""
     vae: WanVae
     encode_prompts: PromptEncoder
+    size_px: int
+    """Height and width of the videos that it is trained on."""
 
 
 def load_tiny(
@@ -64,6 +70,7 @@ def load_tiny(
         (dits[0], dits[-1]),
         load_tiny_vae(models, kind, device=device, dtype=dtype),
         PromptEncoder(find_file(models, TEXT_ENCODER), device),
+        trained_size_px(files[0]),
     )
 
 
@@ -76,6 +83,12 @@ def load_tiny_vae(
 ) -> WanVae:
     """Loads the VAE of one kind; arguments and errors as `load_tiny`."""
     return load_vae(find_file(models, VAES[kind]), device=device, dtype=dtype)
+
+
+def trained_size_px(file: Path) -> int:
+    """Returns height and width of the videos that a transformer is trained on."""
+    with safe_open(file, framework="pt") as content:
+        return int((content.metadata() or {}).get("size_px", SIZE_PX))
 
 
 def find_file(models: Path, name: str) -> Path:

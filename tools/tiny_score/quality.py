@@ -66,7 +66,7 @@ def make_and_score(
     start = time.perf_counter()
     videos, first_frame_db = [], []
     for some in _batches(prompts):
-        images = first_frames(some) if with_image else None
+        images = first_frames(some, wan.size_px) if with_image else None
         texts = [prompt.text for prompt in some]
         made = decode(wan.vae, generate(wan, texts, images, steps=steps, seed=seed))
         videos.append(made)
@@ -91,9 +91,9 @@ def score_through_vae(vae: WanVae, prompts: Sequence[Prompt]) -> Generated:
     return _scored(prompts, torch.cat(videos), (), time.perf_counter() - start)
 
 
-def first_frames(prompts: Sequence[Prompt]) -> Tensor:
+def first_frames(prompts: Sequence[Prompt], size_px: int = SIZE_PX) -> Tensor:
     """Returns frame 0 of a scene for each prompt, (B, 3, H, W) in [-1, 1]."""
-    return render([prompt_scene(prompt) for prompt in prompts], FRAMES, SIZE_PX)[:, :, 0]
+    return render([prompt_scene(prompt) for prompt in prompts], FRAMES, size_px)[:, :, 0]
 
 
 def reconstruction_db(vae: WanVae, split: str, clips: int) -> list[float]:

@@ -13,6 +13,7 @@ Stages, in this order; one that was stopped goes on where it was:
 Several stages may be given at once; `--seconds` is for each of them (as a rule the recipe's own
 times), and the schedule is cut to what the machine does in that time. Other commands:
 `clips` (makes those of `--stages` beforehand, for instance on a second GPU), `tokenizer`, `sizes`,
+`import` (the shipped files of `--models` in place of stages that were not run),
 `preview` (generated clips of `--stages` as a PNG), `experts` (the table of docs/two-experts.md),
 `export` and `plot`; these but `clips` need no GPU.
 
@@ -47,10 +48,13 @@ from .experts import compare_experts
 from .experts_plot import plot_experts
 from .export import export_all
 from .files import TrainingFolder
+from .import_shipped import import_shipped
 from .plot import plot_curves
 from .preview import preview
 from .runs import make_clips, open_tokenizer, run_stage
 from .sizes import table
+
+SHIPPED_MODELS = Path(__file__).parents[2] / "models"
 
 
 def main() -> None:
@@ -68,6 +72,8 @@ def main() -> None:
                 print(table(recipe))
             case "tokenizer":
                 print(f"{open_tokenizer(recipe, folder).size} pieces")
+            case "import":
+                print("imported:", *import_shipped(arguments.models, folder))
             case "export":
                 for file in export_all(recipe, folder):
                     print(f"{file.stat().st_size:>10} {file.name}")
@@ -100,12 +106,13 @@ def main() -> None:
 
 
 def _parse(recipe: Recipe) -> argparse.Namespace:
-    others = ("tokenizer", "sizes", "clips", "preview", "experts", "export", "plot")
+    others = ("tokenizer", "sizes", "import", "clips", "preview", "experts", "export", "plot")
     parser = argparse.ArgumentParser(prog="python -m tools.train_tiny", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     choices = (*recipe.stages, *others)
     parser.add_argument("commands", nargs="+", choices=choices, metavar="COMMAND")
     parser.add_argument("--out", type=Path, default=Path("build/train_tiny"))
+    parser.add_argument("--models", type=Path, default=SHIPPED_MODELS, help="shipped files")
     parser.add_argument("--seconds", type=float, help="wall-clock time of each stage")
     parser.add_argument("--steps", type=int, help="length of the schedule, whatever the time")
     parser.add_argument("--stop-after", type=int, help="stop after so many steps")

@@ -12,6 +12,9 @@ from .config import SHIPPED, Recipe
 from .files import State, TrainingFolder
 from .fp8 import to_fp8
 
+TOKENIZER_KEY = "spiece_model"
+"""Of the tokenizer in the text encoder's file."""
+
 LIMIT_BYTES = 40_000_000
 """Of all files together."""
 
@@ -74,7 +77,7 @@ def fp8_state(state: State) -> State:
 def text_encoder_state(state: State, tokenizer: bytes) -> State:
     """Returns the encoder with transformers' keys, the token table once, and its tokenizer."""
     result = {name: t for name, t in state.items() if name != "encoder.embed_tokens.weight"}
-    return result | {"spiece_model": _bytes(tokenizer)}
+    return result | {TOKENIZER_KEY: _bytes(tokenizer)}
 
 
 def _bytes(data: bytes) -> Tensor:

@@ -150,4 +150,5 @@ def _metadata(name: str, recipe: Recipe, progress: Progress) -> dict[str, str]:
         "stage": name,
         "recipe": recipe.digest(),
         "steps": str(progress.step),
+        "size_px": str(recipe.dits[name].size_px if name in recipe.dits else recipe.clips.size_px),
     }

@@ -53,7 +53,8 @@ def forward_flops(recipe: Recipe, stage: str) -> dict[str, int]:
     """
     clips = recipe.clips
     with torch.device("meta"):
-        video = torch.empty(1, 3, clips.frames, clips.size_px, clips.size_px)
+        side = recipe.dits[stage].size_px if stage in recipe.dits else clips.size_px
+        video = torch.empty(1, 3, clips.frames, side, side)
         vae_name = stage if stage in recipe.vaes else recipe.dits[stage].vae
         vae = build_vae(recipe.vaes[vae_name].model)
         with FlopCounterMode(display=False) as encoding:

@@ -12,6 +12,7 @@ from tools.train_tiny.config import Recipe
 from tools.train_tiny.dit import start_from
 from tools.train_tiny.export import LIMIT_BYTES, NAMES, export_all
 from tools.train_tiny.files import TrainingFolder
+from tools.train_tiny.import_shipped import import_shipped
 from tools.train_tiny.preview import SHOWN_FRAMES, preview
 from tools.train_tiny.runs import open_dit_stage, open_tokenizer
 from tools.train_tiny.sizes import shipped_sizes
@@ -155,3 +156,22 @@ def test_the_real_sizes_fit_the_limit():
     tokenizer_and_headers = 500_000
     total = sum(size.file_bytes for size in shipped_sizes(Recipe()))
     assert total + tokenizer_and_headers < LIMIT_BYTES
+
+
+def test_a_stage_begins_with_shipped_files(trained, tmp_path):
+    recipe = micro_recipe()
+    export_all(recipe, trained)
+    folder = TrainingFolder(tmp_path)
+    folder.write_weights("vae22", trained.read_weights("vae21"), {})
+    imported = import_shipped(trained.export, folder)
+    assert set(imported) == set(NAMES) - {"vae22"}  # what was there stays
+    assert folder.tokenizer.read_bytes() == trained.tokenizer.read_bytes()
+    for stage in imported:
+        before, after = trained.read_weights(stage), folder.read_weights(stage)
+        absent = {"encoder.embed_tokens.weight"} if stage == "text_encoder" else set()
+        assert set(after) == set(before) - absent
+        for name, weight in after.items():
+            error = (weight.float() - before[name].float()).abs().max()
+            assert error <= before[name].abs().max() / 16, name  # half a step of fp8
+    with pytest.raises(FileNotFoundError, match="Got no file"):
+        import_shipped(tmp_path / "empty", folder)
