@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tools.tiny_generate import (
+    SIZE_PX,
     Guided,
     PromptEncoder,
     clip_noise,
@@ -19,6 +21,7 @@ from tools.tiny_generate import (
     sample,
 )
 from tools.tiny_generate.clips import image_condition
+from tools.tiny_generate.models import trained_size_px
 from tools.tiny_score.quality import (
     EQUAL_DB,
     make_and_score,
@@ -123,6 +126,13 @@ def test_a_clip_does_not_depend_on_the_clips_beside_it(models, kind, given):
     torch.testing.assert_close(together[1:], alone, atol=1e-4, rtol=1e-4)
     other = generate(wan, PROMPTS[1:], None if both is None else both[1:], **SMALL, seed=1)
     assert (other - alone).abs().max() > 0.1
+
+
+def test_a_file_says_for_what_size_it_is_trained(models, tmp_path):
+    assert load_tiny(models, "t2v").size_px == SIZE_PX  # files without a note
+    file = tmp_path / "noted.safetensors"
+    save_file({"x": torch.zeros(1)}, file, {"size_px": "256"})
+    assert trained_size_px(file) == 256
 
 
 def test_ti2v_works_without_an_image_and_keeps_one(models):
