@@ -221,7 +221,12 @@ def _load(
     device = runtime.compute_device()
     infos = [checkpoint.info for checkpoint in checkpoints]
     matmuls = dict.fromkeys(explain_precision(precision, info, device) for info in infos)
-    attend, chosen = choose_attention(attention, device, runtime.compute_dtype(precision))
+    attend, chosen = choose_attention(
+        attention,
+        device,
+        runtime.compute_dtype(precision),
+        trained_sparse=all(info.trained_sparse for info in infos),
+    )
     patchers = load_models(checkpoints, precision, attend, memory)
     advice = what_to_install(device)
     lines = [*(info.label for info in infos), *matmuls, chosen, *advice, *infos[0].remarks]

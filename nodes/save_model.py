@@ -27,8 +27,8 @@ class WanDuetSaveModel(io.ComfyNode):
             **search_words("WanDuetSaveModel"),
             category=CATEGORY,
             description="Writes a MODEL of this pack with all its LoRAs as one file, which "
-            "ComfyUI's own loader reads, too. A file is never written over, and is there only when "
-            "it is whole. Save each expert of A14B on its own.",
+            "ComfyUI's own loader or ComfyUI-GGUF reads, too. A file is never written over, and is "
+            "there only when it is whole. Save each expert of A14B on its own.",
             inputs=_inputs(),
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
@@ -66,7 +66,8 @@ def _inputs() -> list[Any]:
             "bf16: 28 GB for an expert of A14B. fp8: half of that, with one scale for each weight, "
             "as ComfyUI has read it the longest. int8: with scales per row, closer than fp8 where "
             "no input stands out. int8 convrot: of rotated weights, the closest of 8 bits. Both "
-            "int8 formats need a ComfyUI of 2026 where another loader is to read them.",
+            "int8 formats need a ComfyUI of 2026 where another loader is to read them. GGUF Q8_0 "
+            "(15 GB) and Q4_0 (8 GB): .gguf files for ComfyUI-GGUF and this pack.",
         ),
     ]
 

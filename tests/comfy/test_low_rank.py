@@ -31,7 +31,10 @@ class LoHaAdapter(Adapter):
 
 
 class LoKrAdapter(Adapter):
-    """Its dora_scale comes last."""
+    """(w1, w2, alpha, factors of both, a core tensor, dora_scale)."""
+
+    def __init__(self, w1: Any = None, w2: Any = None, dora_scale: Any = None):
+        super().__init__(w1, w2, *6 * [None], dora_scale)
 
 
 class OFTAdapter(Adapter):
@@ -95,6 +98,9 @@ NOT_LORAS = {
     "set": patch(("set", (torch.ones(OUT, IN),))),
     "oft": patch(OFTAdapter()),
     "loha": patch(LoHaAdapter(None)),
+    "lokr with dora": patch(LoKrAdapter(torch.ones(2, 2), torch.ones(3, 4), torch.ones(1, IN))),
+    "lokr of a convolution": patch(LoKrAdapter(torch.ones(2, 2), torch.ones(3, 4, 1, 1))),
+    "lokr of another layer": patch(LoKrAdapter(torch.ones(2, 2), torch.ones(3, 3))),
 }
 
 
@@ -108,9 +114,9 @@ def test_what_is_no_plain_lora_is_merged(low_rank: Any, module: nn.Module, other
 AFTER = [
     (DIFF, True),
     (patch(LoHaAdapter(None)), True),
-    (patch(LoKrAdapter(None)), True),
+    (patch(LoKrAdapter()), True),
     (patch(lora(), offset=(0, 0, 3)), True),
-    (patch(LoKrAdapter(torch.ones(1))), False),
+    (patch(LoKrAdapter(dora_scale=torch.ones(1))), False),
     (DORA, False),
     (patch(("set", (torch.ones(OUT, IN),))), False),
     (patch(("diff", (torch.ones(OUT, IN), {"pad_weight": True}))), False),
@@ -135,6 +141,16 @@ def test_scales(low_rank: Any, module: nn.Module):
     loras, merged = low_rank.sort_patches(module, active, {KEY: [patch(two), patch(lora())]})
     assert merged == {}
     assert [found.scale for found in loras["blocks.0.ffn"]] == [0.375, -2.0, 0.0]
+
+
+def test_whole_lokr_of_stock_nodes_is_an_operand(low_rank: Any, module: nn.Module):
+    first, second = torch.ones(2, 2), torch.ones(3, 4)
+    loras, merged = low_rank.sort_patches(
+        module, {KEY: [patch(LoKrAdapter(first, second), 0.5)]}, {}
+    )
+    assert merged == {}
+    (found,) = loras["blocks.0.ffn"]
+    assert found == low_rank.KroneckerLora(first, second, 0.5)
 
 
 def test_weights_of_16_bit_are_merged(low_rank: Any, module: nn.Module):

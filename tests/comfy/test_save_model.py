@@ -15,7 +15,7 @@ from .test_saving import core_knows, error
 pytestmark = pytest.mark.comfy
 
 NVFP4 = T2V_HIGH.replace(".safetensors", "_nvfp4.safetensors")
-BOUNDS = {"bf16": 4e-3, "fp8": 0.1, "int8": 0.03, "int8 convrot": 0.02}
+BOUNDS = {"bf16": 4e-3, "fp8": 0.1, "int8": 0.03, "int8 convrot": 0.02, "GGUF Q8_0": 0.02}
 """Most error of latents, of a sampled video without files in between."""
 NOTES = {"int8": "int8_tensorwise", "int8 convrot": "convrot_w4a4"}
 """Format that a core knows if it reads such a file."""
@@ -47,7 +47,7 @@ def saved(server: ComfyServer, loader: Prompt, name: str, last: str = "lora") ->
     result = server.run({**loader, "write": node("WanDuetSaveModel", model=(last, 0), **inputs)})
     assert result.status == "success", result.error
     files = list((server.output / "diffusion_models").iterdir())
-    assert [file.suffix for file in files] == [".safetensors"] * len(files)
+    assert {file.suffix for file in files} == {".gguf" if "GGUF" in name else ".safetensors"}
     return max(files, key=lambda file: file.stat().st_mtime_ns), result.texts("write")[-1]
 
 
@@ -58,6 +58,7 @@ def saved(server: ComfyServer, loader: Prompt, name: str, last: str = "lora") ->
         (T2V_HIGH, "fp8", memory(blocks_to_swap=1)),
         (NVFP4, "int8", {}),
         (NVFP4, "int8 convrot", memory(blocks_to_swap=1)),
+        (T2V_HIGH, "GGUF Q8_0", {}),
     ],
 )
 def test_the_file_is_the_model(
@@ -66,11 +67,13 @@ def test_the_file_is_the_model(
     loader = with_lora(source, limits)
     expected = sampled(comfy_server, loader, "lora")
     file, text = saved(comfy_server, loader, name)
-    assert file.name == f"kept_high_noise_{name.replace(' ', '_')}_00001_.safetensors"
+    assert file.name == f"kept_high_noise_{name.replace(' ', '_')}_00001_{file.suffix}"
     assert file.name in text
     got = sampled(comfy_server, model(file.name), "model")
     assert error(got, expected) < BOUNDS[name]
-    if name not in NOTES or core_knows(comfyui, NOTES[name]):
+    if name.startswith("GGUF"):
+        assert "ComfyUI-GGUF" in text
+    elif name not in NOTES or core_knows(comfyui, NOTES[name]):
         theirs = sampled(comfy_server, stock_model(file.name, "model"), "model")
         # Old cores round layers outside of an fp8 file's blocks, new ones int8 activations.
         assert error(theirs, got) < (1e-2 if name == "bf16" else 5e-2)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +54,27 @@ def test_it_is_refused_by_name_where_it_cannot_run(comfy_server: ComfyServer):
     assert result.error is not None
     assert result.error["node_id"] == "model"
     assert "Got 'kitchen_sol', which needs an NVIDIA GPU" in result.error["exception_message"]
+
+
+@cpu_only
+def test_a_file_that_was_trained_so_says_where_it_runs_dense(
+    comfy_server: ComfyServer, toy_models: Path
+):
+    name = T2V_HIGH.replace(".safetensors", "_nvfp4.safetensors")
+    source = toy_models / "diffusion_models" / name
+    folder = comfy_server.base / "models" / "diffusion_models"
+    file = folder / "Toy-T2V_NVFP4_Sparse_high_comfy.safetensors"
+    file.symlink_to(source.resolve())
+    try:
+        prompt = {**random_text(), **empty_latent(), **model(file.name, attention="auto")}
+        prompt |= ksampler(("model", 0), "never") | save("trained", latent=("never", 0))
+        result = comfy_server.run(prompt)
+    finally:
+        file.unlink()
+    assert result.status == "success", result.error
+    (text,) = result.texts("model")
+    assert "was trained with sparse attention, and runs with all of it here, slower" in text
+    assert "slower: 'kitchen_sol' needs an NVIDIA GPU" in text
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -112,6 +112,7 @@ def resolve(
 def resolve_sparse(
     dtype: torch.dtype,
     *,
+    trained: bool = False,
     memory: Path | None = None,
     platform: Platform | None = None,
     measure: Measure = measure,
@@ -120,6 +121,7 @@ def resolve_sparse(
 
     Args:
         dtype: of what it will be given. The first call may be many steps away.
+        trained: whether the model was trained with it: in all steps and layers, at any size.
         memory: as of `resolve`.
         platform: as of `resolve`.
         measure: as of `resolve`.
@@ -128,10 +130,12 @@ def resolve_sparse(
         BackendError: if it cannot run here or not in this dtype, with the reason.
     """
     platform = platform or Platform.current()
-    sparse = _selected(sol.BACKEND, platform, by_name=True)
+    sparse = _selected(sol.TRAINED if trained else sol.BACKEND, platform, by_name=True)
     if refusal := sol.BACKEND.constraints.dtype_refusal(dtype):
         raise BackendError(_cannot_compute(sol.BACKEND, refusal))
     dense = resolve("auto", memory=memory, platform=platform, measure=measure)
+    if trained:
+        return SparseSchedule(sparse, dense, dense_layers=0, dense_part=0.0, min_tokens=0)
     return SparseSchedule(sparse, dense)
 
 

@@ -10,7 +10,7 @@ and step, and gives each block its function: `replace(inputs, attend=schedule.at
 steps))`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -20,6 +20,10 @@ from .sdpa import sdpa
 TAU = 1.0
 """Threshold in standard deviations of a block's scores, the package's default. Lower keeps more
 blocks: closer to dense attention, and slower."""
+
+TRAINED_PART = 0.1
+"""Of the blocks of keys, those that models of LightX2V's "NVFP4-Sparse" were trained to attend to,
+in every step and layer; the others take no part (`dynamic_sparse_attn`, sparsity 0.9)."""
 
 MIN_TOKENS = 12_000
 """Below, dense attention is usually faster, says the package."""
@@ -31,6 +35,15 @@ def load(platform: Platform) -> AttentionFn:
     Raises:
         UnavailableError: if the package is missing, too old, or has no kernel for the GPU.
     """
+    return _with(platform, tau=TAU)
+
+
+def load_trained(platform: Platform) -> AttentionFn:
+    """As `load`, for models that were trained with it."""
+    return _with(platform, topk_ratio=TRAINED_PART, tail=False)
+
+
+def _with(platform: Platform, **options: float) -> AttentionFn:
     package = platform.first_of("comfy_kitchen")
     if not hasattr(package, "sol_attn"):
         raise UnavailableError("is missing from the installed comfy-kitchen, which is too old")
@@ -38,7 +51,7 @@ def load(platform: Platform) -> AttentionFn:
         raise UnavailableError("is not compiled for this GPU and driver (CUDA 13 needs 580)")
 
     def attend(q: Tensor, k: Tensor, v: Tensor, /) -> Tensor:
-        return package.sol_attn(q, k, v, tau=TAU)
+        return package.sol_attn(q, k, v, **options)
 
     return attend
 
@@ -55,6 +68,9 @@ BACKEND = Backend(
     distributions=("comfy-kitchen",),
     install="pip install -U comfy-kitchen",
 )
+
+TRAINED = replace(BACKEND, load=load_trained)
+"""The same for models that were trained with it."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +91,11 @@ class SparseSchedule:
         """Returns dense attention: right for every layer and step."""
         return self.dense(q, k, v)
 
-    def is_sparse(self, step: int, steps: int) -> bool:
-        """Whether any layer is sparse in a step, counted from 0."""
-        return step >= self.dense_part * steps
+    def is_sparse(self, step: int | None, steps: int) -> bool:
+        """Whether any layer is sparse in a step, counted from 0; None for a pass between them."""
+        return self.dense_part == 0 or (step is not None and step >= self.dense_part * steps)
 
-    def at(self, layer: int, step: int, steps: int) -> AttentionFn:
+    def at(self, layer: int, step: int | None, steps: int) -> AttentionFn:
         """Returns the function for a layer in a step, both counted from 0."""
         is_sparse = layer >= self.dense_layers and self.is_sparse(step, steps)
         return self.sparse_within_video if is_sparse else self.dense

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     target = options.output or options.file.with_suffix("").with_name(
-        f"{options.file.name.removesuffix(options.file.suffix)}{_ending(options)}.safetensors"
+        f"{options.file.name.removesuffix(options.file.suffix)}{_ending(options)}{_suffix(options)}"
     )
     try:
         if target.exists():
@@ -58,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m wan_model.convert",
-        description="Writes a model file as safetensors. Pickled files (.pth, .pt, .ckpt, .bin) "
-        "are read by another process, which runs nothing that is in them.",
+        description="Writes a model file as safetensors or GGUF. Pickled files (.pth, .pt, .ckpt, "
+        ".bin) are read by another process, which runs nothing that is in them.",
     )
     parser.add_argument("file", type=Path, help="what to convert")
     parser.add_argument("--output", type=Path, help="the file to write; default: beside the other")
@@ -82,6 +82,10 @@ def _ending(options: argparse.Namespace) -> str:
     name = "" if options.format == AS_IT_IS else f"_{options.format.replace(' ', '_')}"
     plain = options.file.suffix.lower() not in PICKLE_SUFFIXES and not part + name
     return "_converted" if plain else part + name
+
+
+def _suffix(options: argparse.Namespace) -> str:
+    return ".safetensors" if options.format == AS_IT_IS else find_export(options.format).suffix
 
 
 def _convert(options: argparse.Namespace, target: Path) -> None:

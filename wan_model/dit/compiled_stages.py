@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from .block import Block
+from .block_runner import BlockFn, BlockRunner
 from .inputs import BlockInputs
 from .modulation import Modulation
 from .rope import Rotation
 from .tokens import Residual
-from .wan_dit import BlockFn, BlockRunner
 
 log = logging.getLogger(__name__)
 

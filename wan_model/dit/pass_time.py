@@ -62,12 +62,18 @@ def block_seconds(
 def _linear_seconds(layer: Linear, tokens: int, batch: int, rates: DeviceRates) -> float:
     values = layer.in_features * layer.out_features
     flops = 2 * batch * tokens * values
-    weight_format = layer.format.base or layer.format
-    gain = None if layer.matmul == DEQUANTIZED else rates.gpu.codes_gain(weight_format.name)
-    if gain is not None:
-        return flops / (gain * rates.matmul_flops)
-    seconds = flops / rates.matmul_flops
-    if layer.format.is_quantized:
+    expansion = layer.expansion()
+    matmul = layer.matmul if expansion is None else expansion.matmul
+    weight_format = layer.format if expansion is None else expansion.format
+    gain = None
+    if matmul != DEQUANTIZED:
+        gain = rates.gpu.codes_gain((weight_format.base or weight_format).name)
+    seconds = flops / ((gain or 1.0) * rates.matmul_flops)
+    if expansion is not None:
+        # Codes are read, and what the matmul takes is written, once a block.
+        moved = values * (layer.format.bits / 8 + expansion.format.dtype.itemsize)
+        seconds += moved / rates.copied_bytes
+    elif gain is None and layer.format.is_quantized:
         # For each run of tokens codes are read, 16-bit values written and read again.
         visits = -(-tokens // RUN_TOKENS)
         moved = values * (layer.format.bits / 8 + 2 * layer.compute_dtype.itemsize)

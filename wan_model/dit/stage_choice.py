@@ -13,11 +13,11 @@ from ..quant.formats import FP8_SCALED
 from ..quant.kernels import kernels_for
 from .activation_memory import StageKind
 from .block import Block, BlockStages
+from .block_runner import BlockFn, BlockRunner
 from .inputs import BlockInputs
 from .modulation import Modulation
 from .rope import rotation
 from .tokens import IN_PLACE
-from .wan_dit import BlockFn, BlockRunner
 
 StagesOf = Callable[[Block], BlockStages]
 """Makes what is called in place of a block's own stages."""

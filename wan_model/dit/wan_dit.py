@@ -6,10 +6,8 @@ layers, the attention function and the way the blocks are run.
 Shape legend: B batch, T x H x W latent size, L = T * H/2 * W/2 tokens, C hidden width.
 """
 
-from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,32 +19,12 @@ from ..config import DiTConfig, Precision
 from ..quant import Linear
 from .activation_memory import StageKind, activation_bytes
 from .block import Block, Head, PatchEmbedding
+from .block_runner import BlockRunner, run_in_order
+from .expanded_blocks import expanded_bytes, with_expanded
 from .inputs import BlockInputs, check_inputs
 from .rope import Rotation, rotation
 from .timesteps import TimestepRows, distinct_timesteps, sinusoid
 from .tokens import Residual
-
-BlockFn = Callable[[Tensor, BlockInputs], Tensor]
-"""A block, or what replaces one: takes and returns the residual stream (B, L, C)."""
-
-
-class BlockRunner(Protocol):
-    """How the blocks are run: in order, by default.
-
-    Offloading, interrupts and compiling come in here: a runner may take blocks one by one, and
-    give others to the next runner in their place.
-    """
-
-    def __call__(self, blocks: Iterable[BlockFn], x: Tensor, inputs: BlockInputs, /) -> Tensor:
-        """Returns the residual stream (B, L, C) after all blocks."""
-        ...
-
-
-def run_in_order(blocks: Iterable[BlockFn], x: Tensor, inputs: BlockInputs) -> Tensor:
-    """Runs blocks whose weights are all in place."""
-    for block in blocks:
-        x = block(x, inputs)
-    return x
 
 
 @dataclass(frozen=True)
@@ -115,7 +93,7 @@ class WanDiT(nn.Module):
         tensors = (latent, text, *(() if cond is None else (cond,)), *self.parameters())
         needs_grad = any(tensor.requires_grad for tensor in tensors)
         with nullcontext() if needs_grad else torch.no_grad():
-            velocity = self.velocity(latent, timestep, text, cond, run_in_order)
+            velocity = self.velocity(latent, timestep, text, cond, with_expanded(run_in_order))
         return velocity.to(latent.dtype)
 
     def velocity(
@@ -149,10 +127,11 @@ class WanDiT(nn.Module):
     def activation_bytes(
         self, batch: int, frames: int, height: int, width: int, stages: StageKind = "own"
     ) -> int:
-        """Returns what `velocity` needs beside the weights, for a latent of this size."""
+        """Returns what `velocity` needs beside stored weights, for a latent of this size."""
         size = (batch, frames, height, width)
         copies = copies_of(self.attend)
-        return activation_bytes(self.config, self.precision, *size, copies, stages)
+        activations = activation_bytes(self.config, self.precision, *size, copies, stages)
+        return activations + expanded_bytes(self.blocks)
 
     def angles(self, grid: tuple[int, int, int], device: torch.device) -> Rotation:
         """Returns the rotary position embedding of a grid of tokens."""

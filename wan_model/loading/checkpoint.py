@@ -5,6 +5,7 @@ takes it in this form.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -56,6 +57,18 @@ class CheckpointInfo:
         """For people: "fp32", "bf16", "fp8 scaled", "mixed (fp8 scaled, bf16)"."""
         names = [weight_format.name for weight_format in self.formats]
         return names[0] if len(names) == 1 else f"mixed ({', '.join(names)})"
+
+    @property
+    def trained_sparse(self) -> bool:
+        """Whether a model was trained with sparse attention: LightX2V's "NVFP4_Sparse" files.
+
+        The tensors do not tell, the name does.
+        """
+        names = [weight_format.name for weight_format in self.formats]
+        return (
+            "nvfp4" in names
+            and re.search(r"nvfp4[ _.-]*sparse", self.path.name.lower()) is not None
+        )
 
     @property
     def label(self) -> str:

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingsError
-from ..quant import PLAIN, SCALED, StoredWeight, WeightFormat, convert
+from ..quant import GGUF_FORMATS, PLAIN, SCALED, StoredWeight, WeightFormat, convert
+from ..quant.gguf_formats import GgufFormat
 from ..quant.packing import FP8, LARGEST
 from ..quant.rotated_formats import CONVROT_INT8
 from ..quant.rotation import ROTATIONS
 from .entries import is_block_matrix
+from .gguf_writer import ARCHITECTURE, FILE_TYPES, GgufLayout
 from .writer import FileLayout, weight_tensors, write_checkpoint
 
 FP8_MARK = "scaled_fp8"
@@ -39,9 +41,21 @@ class ExportFormat:
     quantize: Callable[[Tensor], StoredWeight]
     """From a weight (O, I), fp32."""
 
+    @property
+    def is_gguf(self) -> bool:
+        """Whether files of it are of GGUF, not of safetensors."""
+        return isinstance(self.format, GgufFormat)
+
+    @property
+    def suffix(self) -> str:
+        """Of its files."""
+        return ".gguf" if self.is_gguf else ".safetensors"
+
     def stored(self, weight: StoredWeight) -> StoredWeight:
         """Returns a weight in this format; codes that have it already are kept."""
         scale = weight.weight_scale
+        if weight.format is self.format and scale is None:
+            return weight
         if weight.format is self.format and scale is not None:
             of_rows = scale.ndim == 2 and self is not _FP8
             if scale.numel() == 1 or of_rows:
@@ -77,6 +91,16 @@ EXPORTS = (
         format=_CONVROT,
         quantize=_CONVROT.quantize,
     ),
+    *(
+        ExportFormat(
+            name=f"GGUF {kind.name}",
+            label=f"blocks of GGUF, {kind.bits} bits a weight, for ComfyUI-GGUF and this pack",
+            format=kind,
+            quantize=kind.quantize,
+        )
+        for kind in GGUF_FORMATS
+        if kind.name in FILE_TYPES
+    ),
 )
 """In order of age: all versions of ComfyUI that know Wan2.2 read the first two."""
 
@@ -96,8 +120,8 @@ def find_export(name: str) -> ExportFormat:
     return found
 
 
-def exported(weights: Iterable[NamedWeight], target: ExportFormat) -> Iterator[tuple[str, Tensor]]:
-    """Yields the tensors of a file; one weight is in memory at a time.
+def _in_format(weights: Iterable[NamedWeight], target: ExportFormat) -> Iterator[NamedWeight]:
+    """Yields what a file holds; one weight is in memory at a time.
 
     What lies outside of the blocks is small and sensitive: it stays what it is, and becomes 16 bit
     where it was quantized.
@@ -106,20 +130,31 @@ def exported(weights: Iterable[NamedWeight], target: ExportFormat) -> Iterator[t
         SettingsError: for a weight whose rows the format cannot divide.
     """
     for name, weight in weights:
-        layer = name.rpartition(".")[0]
         if not is_block_matrix(name):
             narrow = weight.format.is_quantized or weight.weight_scale is not None
             wide = weight.dequantize(torch.bfloat16) if narrow else weight.weight
-            yield name, wide.float() if wide.dtype == torch.float64 else wide
+            # GGUF's readers want what is no matrix in fp32.
+            single = target.is_gguf and wide.ndim != 2
+            wide = wide.float() if single or wide.dtype == torch.float64 else wide
+            yield name, StoredWeight(PLAIN[wide.dtype], wide)
             continue
         shape = weight.format.shape(tuple(weight.weight.shape))
         if not target.format.fits(shape):
+            multiple = target.format.rotation or target.format.block
             raise SettingsError(
                 f"The model cannot be stored as {target.name}. Got {name} with rows of "
-                f"{shape[-1]}, need a multiple of {target.format.rotation}. Choose another format."
+                f"{shape[-1]}, need a multiple of {multiple}. Choose another format."
             )
-        stored = target.stored(weight)
-        if target is _FP8:
+        yield name, target.stored(weight)
+
+
+def exported(weights: Iterable[NamedWeight], target: ExportFormat) -> Iterator[tuple[str, Tensor]]:
+    """Yields the tensors of a file; see `_in_format`."""
+    for name, stored in _in_format(weights, target):
+        layer = name.rpartition(".")[0]
+        if target.is_gguf or not is_block_matrix(name):
+            yield name, stored.weight
+        elif target is _FP8:
             yield name, stored.weight
             assert stored.weight_scale is not None, "fp8 is scaled"
             yield f"{layer}.scale_weight", stored.weight_scale.reshape(())
@@ -152,11 +187,15 @@ def export_checkpoint(
     """
     if file.exists():
         raise OSError(f"{file.name} exists already")
-    layout = FileLayout.of(exported(outline, target))
+    if target.is_gguf:
+        layout = GgufLayout.of(_in_format(outline, target), target.format.name)
+        metadata = {"general.architecture": ARCHITECTURE}
+    else:
+        layout, metadata = FileLayout.of(exported(outline, target)), METADATA
 
     def counted() -> Iterator[tuple[str, Tensor]]:
         for number, tensor in enumerate(exported(weights, target)):
             on_tensor(number, len(layout.places))
             yield tensor
 
-    write_checkpoint(file, layout, counted(), METADATA)
+    write_checkpoint(file, layout, counted(), metadata)

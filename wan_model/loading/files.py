@@ -186,22 +186,28 @@ def is_pickle(file: Path, start: bytes) -> bool:
 
 def _find_in_folder(folder: Path) -> CheckpointFiles:
     indices = sorted(f for f in folder.glob(f"*{INDEX_SUFFIX}") if f.is_file())
-    files = [f for f in folder.glob("*.safetensors") if f.is_file()]
-    singles = sorted(f for f in files if not SHARD_NAME.search(f.name))
+    singles = [f for f in _model_files(folder) if not SHARD_NAME.search(f.name)]
     if len(indices) == 1:
         return _read_index(indices[0])
     if not indices and len(singles) == 1:
         refuse_other_files(singles[0])
         return CheckpointFiles(files=(singles[0],), folder=folder)
-    inside = sorted(
-        sub.name for sub in folder.iterdir() if sub.is_dir() and any(sub.glob("*.safetensors"))
-    )
+    inside = sorted(sub.name for sub in folder.iterdir() if sub.is_dir() and _model_files(sub))
     found = [file.name for file in indices or singles]
     raise CheckpointError(
         f"The folder {folder.name} is not one checkpoint. Got {_listed(found)}, need exactly one "
-        f"*.safetensors or *{INDEX_SUFFIX}. Choose "
+        f"*.safetensors, *.gguf or *{INDEX_SUFFIX}. Choose "
         + (f"one of its folders: {_listed(inside)}." if inside else "a file.")
     )
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """Returns a folder's files of safetensors; those of GGUF where it has none."""
+    for pattern in ("*.safetensors", "*.gguf"):
+        found = sorted(file for file in folder.glob(pattern) if file.is_file())
+        if found:
+            return found
+    return []
 
 
 def _listed(names: list[str]) -> str:

@@ -95,7 +95,7 @@ def load_dit(
     with torch.device("meta"):
         model = dit_class(config, precision=precision, attention=attend, linear=linear_class)
     _check_tensors(model, checkpoint)
-    matmul = fastest_matmul(policy.device, info.formats)
+    matmul = fastest_matmul(policy.device, info.formats, policy.expanded)
     _fill(model, checkpoint, torch.device(device), _kept_dtype, policy, matmul)
     layers = [m for m in model.blocks.modules() if isinstance(m, Linear)]
     formats = Counter(f"{layer.format.name} ({layer.matmul.name})" for layer in layers)

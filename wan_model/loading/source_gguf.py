@@ -9,7 +9,7 @@ as long as it says.
 import math
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import CheckpointError
+from .gguf_layout import ORIGINAL_SHAPE, noted_shape
 from .source import RawTensor, Source, damaged, shown
 from .source_safetensors import MAX_HEADER_BYTES, MAX_SIDES, SIDE_LIMIT
 
@@ -159,7 +160,19 @@ def open_gguf(file: Path) -> GgufSource:
             f"{file.name} is one part of a split file. Got one of {shown(parts)} parts, need all "
             "of them in one file. Join them with gguf-split of llama.cpp."
         )
-    return GgufSource(tensors=tuple(tensors), metadata=values, arrays=arrays)
+    whole = tuple(_in_noted_shape(raw, arrays) for raw in tensors)
+    return GgufSource(tensors=whole, metadata=values, arrays=arrays)
+
+
+def _in_noted_shape(raw: RawTensor, arrays: Mapping[str, GgufArray]) -> RawTensor:
+    noted = arrays.get(ORIGINAL_SHAPE + raw.name)
+    if noted is None:
+        return raw
+    integers = SCALARS.get(noted.item, "?") in "iIqQ"
+    if not integers or noted.count > MAX_SIDES:
+        what = f"The shape that is noted for {shown(raw.name)} cannot be"
+        raise damaged(raw.file, what, f"{noted.count} items", f"up to {MAX_SIDES} integers")
+    return noted_shape(raw, [int(side) for side in read_array(noted)])
 
 
 def read_array(array: GgufArray) -> list[str] | list[int] | list[float] | bytes:

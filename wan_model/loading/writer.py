@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +29,23 @@ def weight_tensors(layer: str, stored: StoredWeight) -> Iterator[tuple[str, Tens
         yield f"{layer}.{encoding.leaves.get(leaf, leaf)}", tensor
     if encoding.note is not None and encoding.can_note(stored):
         yield f"{layer}.{NOTE}", write_note(encoding)
+
+
+class Layout(Protocol):
+    """The order of tensors in a file of some container."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        ...
+
+    def start(self, name: str, /) -> int:
+        """Returns where a tensor begins in the data."""
+        ...
+
+    def header(self, metadata: dict[str, str], /) -> bytes:
+        """Returns the start of the file; the data follows."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +85,7 @@ class FileLayout:
 
 def write_checkpoint(
     file: Path,
-    layout: FileLayout,
+    layout: Layout,
     tensors: Iterable[tuple[str, Tensor]],
     metadata: dict[str, str],
 ) -> None:

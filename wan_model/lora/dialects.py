@@ -45,6 +45,8 @@ LEAVES = {
     "up_bias": rf"\.lora_(?:up|B){_ADAPTER}\.bias",
     "mid": r"\.lora_mid\.weight",
     "alpha": r"\.alpha",
+    "reshape": r"\.reshape_weight",
+    "input_turn": rf"\.oft_R{_ADAPTER}\.weight",
     "magnitude": rf"\.dora_scale|\.lora_magnitude_vector{_ADAPTER}(?:\.weight)?",
     **{
         name: rf"\.{name}{_ADAPTER}"

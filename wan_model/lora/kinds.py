@@ -7,7 +7,7 @@ from torch import Tensor
 from ..loading.source import damaged, shown
 from .changes import Addition, Change, Difference, Hadamard, Kronecker, LowRank
 from .file import LoraModule
-from .transforms import Decomposed, Gain, Generalised, Replacement, Rotation
+from .transforms import Decomposed, Gain, Generalised, InputRotation, Replacement, Rotation
 
 
 def weight_changes(module: LoraModule) -> list[Change]:
@@ -99,6 +99,12 @@ def _rotation(module: LoraModule) -> Change:
     return Rotation(blocks, module.number("alpha") or 0.0, module.get("rescale"))
 
 
+def _input_rotation(module: LoraModule) -> Change:
+    turn = module["input_turn"]
+    _require(turn.ndim == 2 and InputRotation(turn).size is not None, module, turn)
+    return InputRotation(turn)
+
+
 def _lycoris_gain(module: LoraModule) -> Change:
     return Gain(1 + module["weight"].float(), on_input=bool(module.number("on_input")))
 
@@ -120,6 +126,7 @@ KINDS: dict[str, Callable[[LoraModule], Change]] = {
     "lokr_w1_a": _kronecker,
     "a1": _generalised,
     "oft_blocks": _rotation,
+    "input_turn": _input_rotation,
     "on_input": _lycoris_gain,
     "ia3_l": _peft_gain,
     "diff": _difference("diff"),

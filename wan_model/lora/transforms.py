@@ -5,7 +5,7 @@ and beyond, all but BOFT follow the straight line through both.
 """
 
 from dataclasses import dataclass
-from math import prod
+from math import isqrt, prod
 
 import torch
 from torch import Tensor
@@ -168,6 +168,52 @@ class Rotation(Transform):
             skew = skew * (limit / (skew.norm() + 1e-8)).clamp(max=1)
         identity = torch.eye(skew.shape[-1], dtype=weight.dtype, device=weight.device)
         return torch.linalg.solve(identity - skew, identity + skew, left=False)
+
+
+@dataclass(frozen=True, eq=False)
+class InputRotation(Transform):
+    """OFT of PEFT: inputs turned in blocks.
+
+    A file does not say how its turns were computed. This is PEFT's default, the first five terms of
+    the Cayley transform's series; for turns as small as trained ones all ways are alike.
+    """
+
+    upper: Tensor
+    """(K, N (N - 1) / 2) or, the same for all blocks, (1, ...): above the diagonal of the
+    skew-symmetric matrices."""
+
+    @property
+    def size(self) -> int | None:
+        """N; None if no matrix has so many numbers above its diagonal."""
+        count = self.upper.shape[1]
+        size = (1 + isqrt(1 + 8 * count)) // 2
+        return size if size > 1 and size * (size - 1) // 2 == count else None
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """See `Change`."""
+        size = self.size
+        if size is None or len(shape) != 2 or shape[1] % size:
+            return False
+        return len(self.upper) in (1, shape[1] // size)
+
+    def full(self, weight: Tensor) -> Tensor:
+        """See `Transform`."""
+        turns = self._turns(weight)
+        parts = weight.unflatten(1, (-1, turns.shape[-1]))
+        return torch.einsum("okc, krc -> okr", parts, turns.expand(parts.shape[1], -1, -1)).flatten(
+            1
+        )
+
+    def _turns(self, weight: Tensor) -> Tensor:
+        upper, size = self.upper.to(weight), self.size
+        assert size is not None
+        skew = upper.new_zeros(len(upper), size, size)
+        rows, columns = torch.triu_indices(size, size, 1, device=upper.device)
+        skew[:, rows, columns] = upper
+        skew = skew - skew.mT
+        squared = skew @ skew
+        identity = torch.eye(size, dtype=weight.dtype, device=weight.device)
+        return identity + 2 * (skew + squared + squared @ skew) + squared @ squared
 
 
 def _butterfly(weight: Tensor, turn: Tensor, stage: int) -> Tensor:

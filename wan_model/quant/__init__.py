@@ -5,6 +5,7 @@ weights, `kernels` quantized ones, and a `policy` chooses between them when a mo
 """
 
 from .adapters import Adapter, Kronecker, LowRank, add_low_rank, stacked, stacked_rank
+from .expanding import fastest_matmul
 from .formats import (
     FORMATS,
     PARTS,
@@ -18,8 +19,15 @@ from .formats import (
     merged,
 )
 from .gguf_formats import GGUF_FORMATS
-from .gguf_matmul import fastest_matmul
-from .linear import DEQUANTIZED, Linear, LinearOperands, Matmul, QuantizedRows
+from .linear import (
+    DEQUANTIZED,
+    Expanded,
+    Expansion,
+    Linear,
+    LinearOperands,
+    Matmul,
+    QuantizedRows,
+)
 from .packing import quantize_rows, scale_weight, unscale_weight
 from .policy import AS_STORED, QuantPolicy, WeightChoice, find, names, policy_for
 
@@ -32,6 +40,8 @@ __all__ = [
     "PLAIN",
     "SCALED",
     "Adapter",
+    "Expanded",
+    "Expansion",
     "Kronecker",
     "Linear",
     "LinearOperands",

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from . import gguf_packing
-from .formats import Stored, WeightFormat
+from .formats import Stored, StoredWeight, WeightFormat
 
 DEQUANTIZED_AT_ONCE = 1 << 22
 """Numbers of a weight: what it takes in fp32 on the way is small then."""
 
 Decoder = Callable[[Tensor], Tensor]
-"""Bytes of blocks (N, B) -> their numbers, fp32 (N, numbers of a block)."""
+"""Bytes of blocks (N, B) -> their numbers, fp32 (N, numbers of a block); an encoder: back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +56,26 @@ def _dequantize(
     return out.view(shape)
 
 
+def _quantize(name: str, encode: Decoder, block: int, weight: Tensor) -> StoredWeight:
+    kind = next(one for one in GGUF_FORMATS if one.name == name)
+    rows = max(1, DEQUANTIZED_AT_ONCE // weight.shape[-1])
+    parts = [
+        encode(some.float().reshape(-1, block)).view(len(some), -1) for some in weight.split(rows)
+    ]
+    return StoredWeight(kind, torch.cat(parts))
+
+
 def _only_read(name: str, *_: object) -> NoReturn:
     raise NotImplementedError(f"{name} can be read only")
 
 
 def _format(
-    name: str, decode: Decoder, block: int, block_bytes: int, *halves_at: int
+    name: str,
+    decode: Decoder,
+    block: int,
+    block_bytes: int,
+    *halves_at: int,
+    encode: Decoder | None = None,
 ) -> GgufFormat:
     return GgufFormat(
         name=name,
@@ -70,20 +84,20 @@ def _format(
         block_bytes=block_bytes,
         halves_at=halves_at,
         dequantize=partial(_dequantize, decode, block, block_bytes),
-        quantize=partial(_only_read, name),
+        quantize=partial(_quantize, name, encode, block) if encode else partial(_only_read, name),
         requantize=None,
     )
 
 
 GGUF_FORMATS = (
-    _format("Q8_0", gguf_packing.q8_0, 32, 34, 0),
+    _format("Q8_0", gguf_packing.q8_0, 32, 34, 0, encode=gguf_packing.encode_q8_0),
     _format("Q6_K", gguf_packing.q6_k, 256, 210, 208),
     _format("Q5_K", gguf_packing.q5_k, 256, 176, 0, 2),
     _format("Q5_1", gguf_packing.q5_1, 32, 24, 0, 2),
     _format("Q5_0", gguf_packing.q5_0, 32, 22, 0),
     _format("Q4_K", gguf_packing.q4_k, 256, 144, 0, 2),
     _format("Q4_1", gguf_packing.q4_1, 32, 20, 0, 2),
-    _format("Q4_0", gguf_packing.q4_0, 32, 18, 0),
+    _format("Q4_0", gguf_packing.q4_0, 32, 18, 0, encode=gguf_packing.encode_q4_0),
     _format("IQ4_NL", gguf_packing.iq4_nl, 32, 18, 0),
     _format("IQ4_XS", gguf_packing.iq4_xs, 256, 136, 0),
     _format("Q3_K", gguf_packing.q3_k, 256, 110, 108),

@@ -1,105 +1,210 @@
-"""Triton kernels that dequantize the most used block types of GGUF in one pass each.
+"""Triton kernels that expand the block types of GGUF in one pass: to floats, or to codes of 8 bits.
 
-PyTorch's code, `gguf_packing`, takes many, and says what the bits mean.
+PyTorch's code, `gguf_packing`, takes many passes, and says what the bits mean.
 
-Importing this needs Triton. A program works on a few blocks; a number of the result is computed
-from the bytes that it needs, of which neighbours share most.
+Importing this needs Triton. A program works on a row, so that a row's scale is known before its
+codes are written. Numbers lie in it as groups, which share a scale: what a scale is made of is read
+once for each.
 """
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-NUMBERS = 4096
-"""Of the result, by one program."""
+from .gguf_packing import IQ4_VALUES
+from .packing import LARGEST
+
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+
+WIDE = 8192
+"""Numbers of a row from which on a program gets more warps."""
+
+IQ4_LOW, IQ4_HIGH = (
+    tl.constexpr(int.from_bytes(bytes(one & 255 for one in half), "little", signed=True))
+    for half in (IQ4_VALUES[:8], IQ4_VALUES[8:])
+)
+"""The values of IQ4, eight bytes each."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A block type, as the kernel takes it."""
+
+    number: int
+    """By which the kernel knows it."""
+    block: int
+    """Numbers of one."""
+    block_bytes: int
+    group: int
+    """Numbers that share a scale."""
+
+
+KINDS = {
+    "Q4_0": Kind(0, 32, 18, 32),
+    "Q4_1": Kind(1, 32, 20, 32),
+    "Q5_0": Kind(2, 32, 22, 32),
+    "Q5_1": Kind(3, 32, 24, 32),
+    "Q8_0": Kind(4, 32, 34, 32),
+    "IQ4_NL": Kind(5, 32, 18, 32),
+    "IQ4_XS": Kind(6, 256, 136, 32),
+    "Q2_K": Kind(7, 256, 84, 16),
+    "Q3_K": Kind(8, 256, 110, 16),
+    "Q4_K": Kind(9, 256, 144, 32),
+    "Q5_K": Kind(10, 256, 176, 32),
+    "Q6_K": Kind(11, 256, 210, 16),
+}
+"""By the name of its format."""
 
 
 @triton.jit
-def _q8_0(packed, halves, out, numbers, tile: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
-    inside = at < numbers
-    block, i = at // 32, at % 32
-    code = tl.load(packed + block * 34 + 2 + i, inside, 0).to(tl.int8, bitcast=True)
-    d = tl.load(halves + block * 17, inside, 0.0).to(tl.float32)
-    tl.store(out + at, (code.to(tl.float32) * d).to(out.dtype.element_ty), inside)
+def _byte(at, inside):
+    return tl.load(at, inside, 0).to(tl.int32)
 
 
 @triton.jit
-def _sixes(packed, halves, block, group, inside, bytes_: tl.constexpr):
-    """Returns scale and offset of groups, of Q4_K and Q5_K."""
-    at = packed + block * bytes_ + 4 + group % 4
-    first = tl.load(at, inside, 0).to(tl.int32)
-    second = tl.load(at + 4, inside, 0).to(tl.int32)
-    last = tl.load(at + 8, inside, 0).to(tl.int32)
-    is_first = group < 4
-    scale = tl.where(is_first, first & 63, last & 15 | (first >> 2) & 48)
-    offset = tl.where(is_first, second & 63, last >> 4 | (second >> 2) & 48)
-    at = halves + block * (bytes_ // 2)
-    d = tl.load(at, inside, 0.0).to(tl.float32)
-    dmin = tl.load(at + 1, inside, 0.0).to(tl.float32)
-    return d * scale.to(tl.float32), dmin * offset.to(tl.float32)
+def _half(at, inside):
+    return tl.load(at, inside, 0.0).to(tl.float32)
 
 
 @triton.jit
-def _q4_k(packed, halves, out, numbers, tile: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
-    inside = at < numbers
-    block, i = at // 256, (at % 256).to(tl.int32)
-    group = i // 32
-    byte = tl.load(packed + block * 144 + 16 + group // 2 * 32 + i % 32, inside, 0).to(tl.int32)
-    code = byte >> group % 2 * 4 & 15
-    scale, offset = _sixes(packed, halves, block, group, inside, 144)
-    value = code.to(tl.float32) * scale - offset
-    tl.store(out + at, value.to(out.dtype.element_ty), inside)
+def _iq4(code, low: tl.constexpr, high: tl.constexpr):
+    """Returns what codes of 4 bits stand for: bytes of two numbers of 64 bits."""
+    first = tl.full(code.shape, low, tl.int64)
+    values = tl.where(code < 8, first, tl.full(code.shape, high, tl.int64))
+    return (values >> (code % 8 * 8).to(tl.int64)).to(tl.int8).to(tl.float32)
 
 
 @triton.jit
-def _q5_k(packed, halves, out, numbers, tile: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
-    inside = at < numbers
-    block, i = at // 256, (at % 256).to(tl.int32)
-    group = i // 32
-    byte = tl.load(packed + block * 176 + 48 + group // 2 * 32 + i % 32, inside, 0).to(tl.int32)
-    fifth = tl.load(packed + block * 176 + 16 + i % 32, inside, 0).to(tl.int32)
-    code = (byte >> group % 2 * 4 & 15) | (fifth >> group & 1) << 4
-    scale, offset = _sixes(packed, halves, block, group, inside, 176)
-    value = code.to(tl.float32) * scale - offset
-    tl.store(out + at, value.to(out.dtype.element_ty), inside)
+def _sixes(start, group, inside):
+    """Returns scale and offset of groups of Q4_K and Q5_K, without d and dmin."""
+    at = start + 4 + group % 4
+    first, second, last = _byte(at, inside), _byte(at + 4, inside), _byte(at + 8, inside)
+    scale = tl.where(group < 4, first & 63, last & 15 | (first >> 2) & 48)
+    offset = tl.where(group < 4, second & 63, last >> 4 | (second >> 2) & 48)
+    return scale.to(tl.float32), offset.to(tl.float32)
 
 
 @triton.jit
-def _q6_k(packed, halves, out, numbers, tile: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
-    inside = at < numbers
-    block, i = at // 256, (at % 256).to(tl.int32)
-    half, place = i // 128, i % 128
-    start = packed + block * 210
-    low = tl.load(start + half * 64 + place % 64, inside, 0).to(tl.int32)
-    high = tl.load(start + 128 + half * 32 + place % 32, inside, 0).to(tl.int32)
-    code = (low >> place // 64 * 4 & 15) | (high >> place // 32 * 2 & 3) << 4
-    scale = tl.load(start + 192 + i // 16, inside, 0).to(tl.int8, bitcast=True).to(tl.float32)
-    d = tl.load(halves + block * 105 + 104, inside, 0.0).to(tl.float32)
-    value = (code - 32).to(tl.float32) * (d * scale)
-    tl.store(out + at, value.to(out.dtype.element_ty), inside)
+def _small_block(
+    start, halves, i, inside, kind: tl.constexpr, low: tl.constexpr, high: tl.constexpr
+):
+    """Returns number `i` of blocks of 32."""
+    d = _half(halves, inside)
+    if kind == 4:
+        v = tl.load(start + 2 + i, inside, 0).to(tl.int8, bitcast=True).to(tl.float32) * d
+    elif kind == 5:
+        v = _iq4(_byte(start + 2 + i % 16, inside) >> i // 16 * 4 & 15, low, high) * d
+    else:
+        # Behind d there may be an offset, then four bytes of fifth bits.
+        fifths: tl.constexpr = 2 + 2 * (kind % 2)
+        code = _byte(start + fifths + 4 * (kind // 2) + i % 16, inside) >> i // 16 * 4 & 15
+        if kind >= 2:
+            code |= (_byte(start + fifths + i // 8, inside) >> i % 8 & 1) << 4
+        if kind % 2 == 1:
+            v = code.to(tl.float32) * d + _half(halves + 1, inside)
+        else:
+            v = (code - 8 * (1 + kind // 2)).to(tl.float32) * d
+    return v
 
 
-KERNELS: dict[str, Any] = {"Q8_0": _q8_0, "Q6_K": _q6_k, "Q5_K": _q5_k, "Q4_K": _q4_k}
-"""By format."""
+@triton.jit
+def _large_block(
+    start, halves, group, i, inside, kind: tl.constexpr, low: tl.constexpr, high: tl.constexpr
+):
+    """Returns number `i` of a group of blocks of 256."""
+    if kind == 6:
+        scale = _byte(start + 4 + group // 2, inside) >> group % 2 * 4 & 15
+        scale |= (_byte(start + 2 + group // 4, inside) >> group % 4 * 2 & 3) << 4
+        code = _byte(start + 8 + group * 16 + i % 16, inside) >> i // 16 * 4 & 15
+        v = _iq4(code, low, high) * ((scale - 32).to(tl.float32) * _half(halves, inside))
+    elif kind == 7:
+        code = _two_bits(start + 16, group * 16 + i, inside)
+        both = _byte(start + group, inside)
+        scale = (both & 15).to(tl.float32) * _half(halves + 40, inside)
+        v = code.to(tl.float32) * scale
+        v -= (both >> 4).to(tl.float32) * _half(halves + 41, inside)
+    elif kind == 8:
+        n = group * 16 + i
+        code = _two_bits(start + 32, n, inside)
+        code |= (_byte(start + n % 32, inside) >> n // 32 & 1) << 2
+        scale = _byte(start + 96 + group % 8, inside) >> group // 8 * 4 & 15
+        scale |= (_byte(start + 104 + group % 4, inside) >> group // 4 * 2 & 3) << 4
+        v = (code - 4).to(tl.float32) * ((scale - 32).to(tl.float32) * _half(halves + 54, inside))
+    elif kind == 11:
+        n = group * 16 + i
+        half, place = n // 128, n % 128
+        code = _byte(start + half * 64 + place % 64, inside) >> place // 64 * 4 & 15
+        code |= (_byte(start + 128 + half * 32 + place % 32, inside) >> place // 32 * 2 & 3) << 4
+        scale = tl.load(start + 192 + group, inside, 0).to(tl.int8, bitcast=True).to(tl.float32)
+        v = (code - 32).to(tl.float32) * (_half(halves + 104, inside) * scale)
+    else:
+        codes_at: tl.constexpr = 16 if kind == 9 else 48
+        code = _byte(start + codes_at + group // 2 * 32 + i, inside) >> group % 2 * 4 & 15
+        if kind == 10:
+            code |= (_byte(start + 16 + i, inside) >> group & 1) << 4
+        scale, offset = _sixes(start, group, inside)
+        v = code.to(tl.float32) * (scale * _half(halves, inside))
+        v -= offset * _half(halves + 1, inside)
+    return v
 
 
-def dequantize(name: str, packed: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Returns a weight of a shape in a float dtype; on the current CUDA device.
+@triton.jit
+def _two_bits(start, n, inside):
+    """Returns number `n` of 256 of two bits, as Q2_K and Q3_K have them."""
+    return _byte(start + n // 128 * 32 + n % 32, inside) >> n % 128 // 32 * 2 & 3
+
+
+@triton.jit
+def _expand(
+    packed, halves, codes, scales, smallest,
+    kind: tl.constexpr, block: tl.constexpr, block_bytes: tl.constexpr, group: tl.constexpr,
+    groups: tl.constexpr, all_groups: tl.constexpr, largest: tl.constexpr, whole: tl.constexpr,
+    low: tl.constexpr, high: tl.constexpr,
+):  # fmt: skip
+    """Writes a row; with `largest` as codes, which `whole` rounds to integers, and its scale."""
+    row = tl.program_id(0).to(tl.int64)
+    g, i = tl.arange(0, all_groups)[:, None], tl.arange(0, group)[None, :]
+    inside = g < groups
+    start = g * group // block * block_bytes
+    row_bytes: tl.constexpr = groups * group // block * block_bytes
+    packed += row * row_bytes + start
+    halves += (row * row_bytes + start) // 2
+    if block == 32:
+        v = _small_block(packed, halves, i, inside, kind, low, high)
+    else:
+        v = _large_block(packed, halves, g % (block // group), i, inside, kind, low, high)
+    if largest > 0:
+        # A maximum passes NaN over, so infinity takes its place there.
+        size = tl.where(v == v, tl.abs(v), float("inf"))
+        scale = tl.maximum(tl.max(tl.max(tl.where(inside, size, 0.0), 1), 0) / largest, smallest)
+        tl.store(scales + row, scale)
+        v *= 1 / scale
+        if whole:
+            v = tl.floor(v + 0.5)
+    at = codes + row * (groups * group) + g * group + i
+    tl.store(at, v.to(codes.dtype.element_ty), inside)
+
+
+def expand(name: str, packed: Tensor, codes: Tensor, scale: Tensor | None) -> None:
+    """Writes a weight (O, I) to `codes`; on the current CUDA device.
 
     Args:
-        name: of its format, a key of `KERNELS`.
-        packed: uint8, contiguous.
-        shape: of the weight.
-        dtype: of the result.
+        name: of its format, a key of `KINDS`.
+        packed: uint8 (O, bytes of a row), contiguous.
+        codes: (O, I), contiguous, of a float dtype; with a scale a key of `packing.LARGEST`.
+        scale: fp32 (O, 1) for codes, which are rounded to nearest.
     """
-    out = torch.empty(shape, dtype=dtype, device=packed.device)
-    grid = (triton.cdiv(out.numel(), NUMBERS),)
-    KERNELS[name][grid](packed, packed.view(torch.float16), out, out.numel(), tile=NUMBERS)
-    return out
+    kind = KINDS[name]
+    rows, width = codes.shape
+    groups = width // kind.group
+    _expand[(rows,)](
+        packed, packed.view(torch.float16), codes, packed if scale is None else scale,
+        SMALLEST_SCALE, kind=kind.number, block=kind.block, block_bytes=kind.block_bytes,
+        group=kind.group, groups=groups, all_groups=triton.next_power_of_2(groups),
+        largest=0.0 if scale is None else LARGEST[codes.dtype],
+        whole=not codes.dtype.is_floating_point,
+        low=IQ4_LOW, high=IQ4_HIGH, num_warps=16 if width > WIDE else 8,
+    )  # fmt: skip

@@ -6,6 +6,7 @@ them; neither holds tensors, so the offload engine can replace those at any time
 Shape legend: O output features, I input features.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -72,6 +73,41 @@ class RowMatmul(Protocol):
     def of_rows(self, layer: LinearOperands, rows: QuantizedRows, /) -> Tensor:
         """Returns what the matmul returns for the tokens that were quantized."""
         ...
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What a layer's weight becomes for one visit of its block."""
+
+    format: WeightFormat
+    """Plain, or codes with a scale for each row."""
+    matmul: Matmul
+    """Multiplies with it."""
+    write: Callable[[Tensor, Tensor | None], None]
+    """Writes the weight to tensors (O, I) and, of codes, (O, 1) in fp32."""
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether there is a scale for each row."""
+        return (self.format.base or self.format).row_scales
+
+
+@runtime_checkable
+class Expanding(Protocol):
+    """A `Matmul` whose weights are best expanded once, and then used for all runs of tokens."""
+
+    def expansion(self, layer: LinearOperands, /) -> Expansion | None:
+        """Returns what becomes of a layer's weight; None if it stays what it is."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expanded(StoredWeight):
+    """What a layer multiplies with while its block is visited, in place of its own."""
+
+    matmul: Matmul
+    bias: Tensor | None
+    compute_dtype: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -150,6 +186,7 @@ class Linear(nn.Module):
         for part in PARTS[1:]:
             self.register_buffer(part, None)
         self.adapters: tuple[Adapter, ...] = ()
+        self.expanded: Expanded | None = None
 
     def put(self, stored: StoredWeight) -> None:
         """Takes a weight, to be dequantized for each call until another `matmul` is set."""
@@ -168,17 +205,25 @@ class Linear(nn.Module):
 
     def multiply(self, x: Tensor) -> Tensor:
         """Returns what `forward` does without adapters."""
+        if self.expanded is not None:
+            return self.expanded.matmul(self.expanded, x)
         return self.matmul(self, x)
 
     @property
     def codes_dtype(self) -> torch.dtype | None:
         """Of the codes that `multiply_rows` takes; None if it takes none."""
-        return self.matmul.codes_dtype if isinstance(self.matmul, RowMatmul) else None
+        matmul = self.matmul if self.expanded is None else self.expanded.matmul
+        return matmul.codes_dtype if isinstance(matmul, RowMatmul) else None
 
     def multiply_rows(self, rows: QuantizedRows) -> Tensor:
         """Returns what `multiply` does, for tokens (..., in_features) that are quantized."""
-        assert isinstance(self.matmul, RowMatmul)
-        return self.matmul.of_rows(self, rows)
+        operands = self if self.expanded is None else self.expanded
+        assert isinstance(operands.matmul, RowMatmul)
+        return operands.matmul.of_rows(operands, rows)
+
+    def expansion(self) -> Expansion | None:
+        """Returns what its weight is best made for a visit of its block; None: left as it is."""
+        return self.matmul.expansion(self) if isinstance(self.matmul, Expanding) else None
 
     def extra_repr(self) -> str:
         """Shows sizes and formats in `print(module)`."""

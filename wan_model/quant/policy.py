@@ -4,7 +4,7 @@ A name asked for means that format or an error. Within a format the first kernel
 device is taken; a weight that it cannot take is dequantized for each call instead.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +22,10 @@ from .formats import (
     convert,
     holds,
 )
+from .gguf_matmul import is_coarse
 from .kernels import KERNELS, Int8Matmul, MatmulKernel, kernels_for
 from .linear import Linear
-from .rotated_formats import CONVROT_INT8
+from .rotated_formats import CONVROT_INT8, as_int8
 from .rotation import ROTATIONS
 
 AS_STORED = "as stored"
@@ -96,8 +97,16 @@ class QuantPolicy:
     """What weights are converted to; None: they stay as they are stored."""
     kernels: tuple[MatmulKernel, ...] = ()
     """At most one for each format; weights of others are dequantized for each call."""
+    expanded: tuple[MatmulKernel, ...] = ()
+    """Multiply what weights of few bits are expanded to: fp8 or int8 of GGUF's, int8 of rotated
+    ones of 4 bits."""
     reason: str = ""
     """Of an automatic choice; for people, without a full stop."""
+
+    @property
+    def multiplied(self) -> tuple[MatmulKernel, ...]:
+        """All kernels."""
+        return (*self.kernels, *self.expanded)
 
     def takes(self, stored: StoredWeight) -> bool:
         """Whether a weight is placed by this, or else by whoever loads it, as it is stored."""
@@ -172,7 +181,7 @@ def find(name: str) -> WeightChoice:
 def policy_for(
     name: str,
     device: torch.device,
-    stored: Collection[WeightFormat] = (),
+    stored: Sequence[WeightFormat] = (),
     *,
     full_precision: bool = False,
 ) -> QuantPolicy:
@@ -181,7 +190,8 @@ def policy_for(
     Args:
         name: one of `names`.
         device: where the model will run.
-        stored: formats of the blocks' weights in the file, which "auto" looks at.
+        stored: formats of the blocks' weights in the file, that of most first, which "auto"
+            looks at.
         full_precision: whether the file asks for dequantized matmuls, which "auto" honours.
 
     Raises:
@@ -205,7 +215,7 @@ def policy_for(
 
 
 def _automatic(
-    device: torch.device, stored: Collection[WeightFormat], *, full_precision: bool
+    device: torch.device, stored: Sequence[WeightFormat], *, full_precision: bool
 ) -> QuantPolicy:
     """Multiplies quantized weights as they are where that is fast and the file does not forbid it.
 
@@ -215,16 +225,22 @@ def _automatic(
         return QuantPolicy(device=device, reason="this runs on the CPU")
     kinds = dict.fromkeys(kernel.format for kernel in AUTO_KERNELS)
     held = [kind for kind in kinds if any(holds(found, kind) for found in stored)]
-    if not held:
+    coarse = [kind.name for kind in stored if is_coarse(kind, stored)]
+    if coarse and not held:
+        return _expanding(device, coarse)
+    wide = {found: as_int8(found) for found in stored}
+    wanted = dict.fromkeys([*held, *(kind for kind in wide.values() if kind is not None)])
+    if not wanted:
         found = " and ".join(weight_format.name for weight_format in stored)
         return QuantPolicy(device=device, reason=f"the file holds {found}")
-    in_file = " and ".join(_short(kind) for kind in held)
+    narrow = [found.name for found, kind in wide.items() if kind is not None]
+    in_file = " and ".join([*(_short(kind) for kind in held), *narrow])
     if full_precision:
         reason = f"the file holds {in_file} and asks for matmuls in full precision"
         return QuantPolicy(device=device, reason=reason)
     kernels: list[MatmulKernel] = []
     reasons: list[str] = []
-    for kind in held:
+    for kind in wanted:
         usable = tuple(kernel for kernel in AUTO_KERNELS if kernel.format is kind)
         kernel, why_not = _first_available(usable, device)
         kernels += [] if kernel is None else [kernel]
@@ -234,8 +250,28 @@ def _automatic(
         which = which if reasons else "them" if len(kernels) > 1 else "it"
         gpu = ".".join(map(str, torch.cuda.get_device_capability(device)))
         reasons = [f"this GPU ({gpu}) multiplies {which}", *reasons]
+    return QuantPolicy(
+        device=device,
+        kernels=tuple(kernel for kernel in kernels if kernel.format in held),
+        expanded=tuple(kernel for kernel in kernels if kernel.format in wide.values()),
+        reason=f"the file holds {in_file}; {'; '.join(reasons)}",
+    )
+
+
+def _expanding(device: torch.device, names: Collection[str]) -> QuantPolicy:
+    """Multiplies weights of GGUF of few bits in 8, where the GPU does that fast."""
+    in_file = " and ".join(names)
+    reasons: list[str] = []
+    for kind in (FP8_SCALED, INT8_SCALED):
+        usable = tuple(kernel for kernel in AUTO_KERNELS if kernel.format is kind)
+        kernel, why_not = _first_available(usable, device)
+        reasons += why_not[-1:]
+        if kernel is not None:
+            gpu = ".".join(map(str, torch.cuda.get_device_capability(device)))
+            reason = f"the file holds {in_file}, to be expanded; this GPU ({gpu}) multiplies it so"
+            return QuantPolicy(device=device, expanded=(kernel,), reason=reason)
     reason = f"the file holds {in_file}; {'; '.join(reasons)}"
-    return QuantPolicy(device=device, kernels=tuple(kernels), reason=reason)
+    return QuantPolicy(device=device, reason=reason)
 
 
 def _short(weight_format: WeightFormat) -> str:

@@ -42,10 +42,10 @@ def _levels(stored: Stored) -> Tensor:
     return (table.float() * scales).round_().clamp_(-LARGEST[torch.int8], LARGEST[torch.int8])
 
 
-def _dequantize_w4a8(stored: Stored, dtype: torch.dtype) -> Tensor:
-    levels = _levels(stored).to(dtype)  # whole numbers up to 127 are exact in 16 bits, too
-    rows, groups, _ = levels.shape
-    weight = torch.empty(rows, 2 * stored.weight.shape[1], dtype=dtype, device=levels.device)
+def _write_w4a8(stored: Stored, weight: Tensor) -> Tensor:
+    """Writes whole numbers up to 127, exact in any dtype, to a tensor (O, I); returns that."""
+    levels = _levels(stored).to(weight.dtype)
+    groups = levels.shape[1]
     # In runs, since codes are looked up by numbers of 64 bits.
     run = max(1, REQUANTIZED_AT_ONCE // weight.shape[1])
     for part, packed, table in zip(
@@ -53,7 +53,13 @@ def _dequantize_w4a8(stored: Stored, dtype: torch.dtype) -> Tensor:
     ):
         codes = unpack_int4(packed, signed=False).unflatten(1, (groups, -1))
         part.copy_(table.gather(2, codes.long()).flatten(1))
-    return weight.mul_(tensor_scale_of(stored).reshape(-1, 1))
+    return weight
+
+
+def _dequantize_w4a8(stored: Stored, dtype: torch.dtype) -> Tensor:
+    rows, pairs = stored.weight.shape
+    weight = torch.empty(rows, 2 * pairs, dtype=dtype, device=stored.weight.device)
+    return _write_w4a8(stored, weight).mul_(tensor_scale_of(stored).reshape(-1, 1))
 
 
 INT4 = WeightFormat(
@@ -81,3 +87,27 @@ CONVROT_INT8 = {size: rotated(INT8_SCALED, size, "int8 convrot") for size in ROT
 CONVROT_INT4 = {size: rotated(INT4, size, "int4 convrot") for size in ROTATIONS}
 CONVROT_W4A8 = {size: rotated(W4A8, size, "w4a8 convrot") for size in ROTATIONS}
 """By the inputs in a group."""
+
+
+def as_int8(stored_as: WeightFormat) -> WeightFormat | None:
+    """Returns the format of 8 bits that holds the same numbers as one of 4; None for others."""
+    size = stored_as.rotation
+    narrow = (CONVROT_INT4.get(size), CONVROT_W4A8.get(size))
+    return CONVROT_INT8[size] if size and stored_as in narrow else None
+
+
+def write_int8(stored: Stored, base: WeightFormat, codes: Tensor, scale: Tensor) -> None:
+    """Writes a weight of 4 bits as int8 (O, I) and a scale for each row (O, 1), without loss.
+
+    Args:
+        stored: the weight.
+        base: `INT4` or `W4A8`, which the rotated weight is in.
+        codes: to write to.
+        scale: to write to, fp32.
+    """
+    if base is INT4:
+        codes.copy_(unpack_int4(stored.weight))
+        scale.copy_(scale_of(stored).reshape(-1, 1))
+    else:
+        _write_w4a8(stored, codes)
+        scale.copy_(tensor_scale_of(stored).reshape(-1, 1))

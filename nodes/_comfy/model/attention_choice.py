@@ -18,6 +18,8 @@ from ....wan_model.attention import (
     resolve_sparse,
 )
 from ....wan_model.attention.sol import BACKEND as SPARSE
+from ....wan_model.attention.sol import TRAINED_PART
+from ....wan_model.errors import BackendError
 from ..host import runtime
 from ..host.kernel_cache import kernels_kept
 
@@ -30,7 +32,9 @@ FAST = "auto_fast"
 
 
 @kernels_kept()
-def choose(name: str, device: torch.device, dtype: torch.dtype) -> tuple[AttentionFn, str]:
+def choose(
+    name: str, device: torch.device, dtype: torch.dtype, *, trained_sparse: bool = False
+) -> tuple[AttentionFn, str]:
     """Returns an attention function, and what the user is told of it.
 
     Args:
@@ -39,10 +43,14 @@ def choose(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Attenti
             choose for the layers and steps that stay dense.
         device: where the model will run; "auto" compares on CUDA only.
         dtype: that it computes in.
+        trained_sparse: whether the model was trained with sparse attention, which "auto" then
+            chooses where it runs.
 
     Raises:
         BackendError: if the backend cannot run here.
     """
+    if trained_sparse and name in ("auto", FAST, SPARSE.name):
+        return _choose_trained(name, device, dtype)
     if name == SPARSE.name:
         return _choose_sparse(runtime.cache_folder() / MEASUREMENTS, dtype)
     if device.type != "cuda":
@@ -56,6 +64,25 @@ def choose(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Attenti
     if name != "auto":
         return function, f"attention: {name}"
     return function, f"attention: auto {explain(memory=memory)[0].status}"
+
+
+def _choose_trained(name: str, device: torch.device, dtype: torch.dtype) -> tuple[AttentionFn, str]:
+    """As the file was trained; "auto" is dense where that cannot run."""
+    try:
+        schedule = resolve_sparse(dtype, trained=True, memory=runtime.cache_folder() / MEASUREMENTS)
+    except BackendError as error:
+        if name == SPARSE.name:
+            raise
+        attend, text = choose(name, device, dtype)
+        reason = str(error).partition("Got ")[2].partition(", need")[0].replace(", which", "")
+        return attend, (
+            f"{text}. This file was trained with sparse attention, and runs with all of it here, "
+            f"slower: {reason}"
+        )
+    return schedule, (
+        f"attention: {SPARSE.name} as this file was trained: {TRAINED_PART:.0%} of the blocks of "
+        "keys, in all steps and layers"
+    )
 
 
 def _choose_sparse(memory: Path, dtype: torch.dtype) -> tuple[AttentionFn, str]:

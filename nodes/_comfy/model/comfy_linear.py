@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ....wan_model.errors import BackendError
-from ....wan_model.quant import DEQUANTIZED, PLAIN, StoredWeight, merged
+from ....wan_model.quant import DEQUANTIZED, PLAIN, Expansion, StoredWeight, merged
 from .arrival import string_to_seed
 from .dense_patches import DensePatched
 
@@ -47,10 +47,23 @@ class ComfyLinear(DensePatched):
     def codes_dtype(self) -> torch.dtype | None:
         """None also where weights are brought for a call, or changed for it."""
         dense = self.comfy_cast_weights or self.dense_patches is not None
-        return None if dense else super().codes_dtype
+        return None if dense and self.expanded is None else super().codes_dtype
+
+    def expansion(self) -> Expansion | None:
+        """None also where weights are brought for a call; what is changed is in 16 bit."""
+        if self.comfy_cast_weights:
+            return None
+        if self.dense_patches is None:
+            return super().expansion()
+        return Expansion(PLAIN[self.compute_dtype], DEQUANTIZED, self._write_patched)
+
+    def _write_patched(self, target: Tensor, _: Tensor | None) -> None:
+        target.copy_(self.patched_dense(self.stored().dequantize(torch.float32)))
 
     def multiply(self, x: Tensor) -> Tensor:
         """Computes with the layer's own tensors, or with copies made for this call."""
+        if self.expanded is not None:
+            return super().multiply(x)
         if not self.comfy_cast_weights:
             if self.dense_patches is None:
                 return super().multiply(x)

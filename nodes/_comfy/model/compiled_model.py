@@ -20,11 +20,6 @@ STREAMED = (
     "'Wan 2.2 VRAM & Block Swap' to the model's loader."
 )
 
-CHANGED = (
-    "Blocks whose quantized weights are changed at each use, as by DoRA, run uncompiled. For all "
-    "to be compiled, load the model in bf16."
-)
-
 
 class SharedStages(CompiledStages):
     """What they have compiled belongs to all copies of the options that they travel in."""
@@ -58,15 +53,13 @@ def with_compiled_stages(model: ModelPatcher, mode: Mode, node_id: str | None) -
 
 
 def _why_not(block: nn.Module) -> str:
-    """Says what to do if ComfyUI brings weights of a block for every call, or they are changed.
+    """Says what to do if ComfyUI brings weights of a block for every call.
 
     Copies of weights are made on streams of their own, and what changes them are functions that
     differ between blocks: each block would be compiled for itself, if at all.
     """
     layers = [part for part in block.modules() if isinstance(part, ComfyLinear)]
-    if any(layer.comfy_cast_weights for layer in layers):
-        return STREAMED
-    return CHANGED if any(layer.dense_patches for layer in layers) else ""
+    return STREAMED if any(layer.comfy_cast_weights for layer in layers) else ""
 
 
 def _show(node_id: str | None, label: str, text: str) -> None:

@@ -1,18 +1,19 @@
-"""Patches that are merged into a quantized weight for each call, not into its codes.
+"""Patches that are merged into a quantized weight's expanded copy, not into its codes.
 
-Two kinds. Codes of GGUF cannot be changed; such a weight is dequantized when it is used anyway, so
-there is a copy of full precision to merge into. And what 'Wan 2.2 Load LoRA Pair' adds is never
-rounded to few bits. LoRAs are operands instead (`low_rank`), so this is for the rest: DoRA, OFT,
-whole differences, and on GGUF LoKr and LoHa of stock nodes.
+The copy is made once for each visit of the block, in 16 bit, so that no effect is lost in rounding
+to few bits. Plain LoRAs are operands instead (`low_rank`), so this is for the rest of what LoRA
+files hold, DoRA, LoHa and OFT, of any node. Whole differences of stock nodes are merged into codes,
+but for those of GGUF, which cannot be changed: they are as large as the model, and would travel
+again and again.
 """
 
 from typing import Any
 
 import comfy.lora
+from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor, nn
 
 from ....wan_model.quant import Linear
-from .file_change import FileChange
 from .low_rank import Patches, path_of, quantized_layer
 
 
@@ -38,7 +39,7 @@ class DensePatched(Linear):
 
 
 def split_dense(module: nn.Module, merged: Patches) -> tuple[Patches, Patches]:
-    """Returns patches that are merged into stored weights, and those merged for each call."""
+    """Returns patches that are merged into stored weights, and those merged into copies."""
     dense = {
         key: patches for key, patches in merged.items() if _keeps_its_codes(module, key, patches)
     }
@@ -57,7 +58,7 @@ def _keeps_its_codes(module: nn.Module, key: str, patches: list[Any]) -> bool:
     layer = quantized_layer(module, key)
     if not isinstance(layer, DensePatched):
         return False
-    exact = any(isinstance(what, FileChange) for _, what, *_ in patches)
+    exact = any(isinstance(what, WeightAdapterBase) for _, what, *_ in patches)
     return exact or layer.format.requantize is None
 
 

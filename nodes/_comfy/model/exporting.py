@@ -55,7 +55,7 @@ def export_model(model: Any, prefix: str, format_name: str) -> tuple[Path, str]:
         comfy.model_management.unload_all_models()
     device = model.load_device
     comfy.model_management.free_memory(MERGE_BYTES, device)
-    file = _free_name(model, prefix, format_name)
+    file = _free_name(model, prefix, target)
     bar = None
 
     def on_tensor(done: int, total: int) -> None:
@@ -76,16 +76,16 @@ def export_model(model: Any, prefix: str, format_name: str) -> tuple[Path, str]:
     return file, _remark(model, target)
 
 
-def _free_name(model: Any, prefix: str, format_name: str) -> Path:
+def _free_name(model: Any, prefix: str, target: ExportFormat) -> Path:
     """Returns a file that does not exist. Its name tells the expert, since loaders read it."""
     info = model.get_attachment(CHECKPOINT)
     expert = f"_{info.expert}_noise" if info is not None and info.expert else ""
-    wanted = f"{prefix}{expert}_{format_name.replace(' ', '_')}"
+    wanted = f"{prefix}{expert}_{target.name.replace(' ', '_')}"
     output = folder_paths.get_output_directory()
     folder, name, counter, *_ = folder_paths.get_save_image_path(wanted, output)
-    while (Path(folder) / f"{name}_{counter:05}_.safetensors").exists():
+    while (Path(folder) / f"{name}_{counter:05}_{target.suffix}").exists():
         counter += 1
-    return Path(folder) / f"{name}_{counter:05}_.safetensors"
+    return Path(folder) / f"{name}_{counter:05}_{target.suffix}"
 
 
 def _weights(
@@ -130,6 +130,8 @@ def _remark(model: Any, target: ExportFormat) -> str:
     lines = []
     if model.hook_patches:
         lines.append("LoRAs of hooks are not in the file: they belong to a prompt.")
+    if target.is_gguf:
+        lines.append("The pack ComfyUI-GGUF and this one read the file; ComfyUI itself does not.")
     known = quant_ops.QUANT_ALGOS if hasattr(quant_ops, "QUANT_ALGOS") else {}
     note = {"int8": "int8_tensorwise", "int8 convrot": "convrot_w4a4"}.get(target.name)
     if note is not None and note not in known:

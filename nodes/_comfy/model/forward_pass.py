@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ....wan_model.attention import AttentionFn, FirstPasses, Guarded, SparseSchedule
 from ....wan_model.dit import BlockFn, BlockInputs, BlockRunner
+from ....wan_model.dit.expanded_blocks import with_expanded
 from ....wan_model.dit.stage_choice import with_stages
 from ....wan_model.dit.timesteps import sinusoid
 from ..host import runtime
@@ -58,10 +59,11 @@ class ForwardPass:
     """What happens around the transformer in one call of it.
 
     In this order, from outside to the blocks: wrappers of other nodes; a word on hooks that have
-    no effect; the guard of low-precision attention; the weights engine; a negative prompt beside
-    the prompt; positions of tokens by other nodes; patches of other nodes inside of blocks; fused
-    or compiled stages; the attention of each layer in a sparse step; the replacements of blocks by
-    other nodes. A hook of another kind gets a method here, and leaves the transformer as it is.
+    no effect; the guard of low-precision attention; the weights engine; weights that are expanded
+    for a visit of their block; a negative prompt beside the prompt; positions of tokens by other
+    nodes; patches of other nodes inside of blocks; fused or compiled stages; the attention of each
+    layer in a sparse step; the replacements of blocks by other nodes. A hook of another kind gets
+    a method here, and leaves the transformer as it is.
     """
 
     dit: "ComfyWanDiT"
@@ -91,7 +93,7 @@ class ForwardPass:
         runner = self._staged(runner)
         runner = self._with_core_blocks(runner, inputs)
         runner = self._positioned(runner, inputs)
-        runner = self._kept_from_negative(runner)
+        runner = with_expanded(self._kept_from_negative(runner))
         return self._guarded(attend, partial(self._with_weights, velocity, runner))
 
     def _name_unknown_hooks(self) -> None:

@@ -133,6 +133,11 @@ def as_lora(patch: Any, layer: Linear) -> Operand | None:
         if what.pair is not None:
             return _lora(*what.pair, strength, layer)
         return None if what.factors is None else _kronecker(*what.factors, strength, layer)
+    if isinstance(what, LoKrAdapter):
+        first, second, *others = what.weights
+        if any(one is None or one.ndim != 2 for one in (first, second)) or others[-1] is not None:
+            return None
+        return _kronecker(first, second, 1.0, strength, layer)
     if not isinstance(what, LoRAAdapter):
         return None
     up, down, alpha, *others = what.weights

@@ -35,7 +35,7 @@ def explain(precision: str, info: CheckpointInfo, device: torch.device) -> str:
     if precision != "auto":
         return f"{dtype} matmuls"
     policy = policy_for("auto", device, info.formats, full_precision=info.full_precision)
-    names = " and ".join(kernel.format.name.removesuffix(" scaled") for kernel in policy.kernels)
+    names = " and ".join(kernel.format.name.removesuffix(" scaled") for kernel in policy.multiplied)
     return f"{names or dtype} matmuls: {policy.reason}{_faster(info, device)}"
 
 

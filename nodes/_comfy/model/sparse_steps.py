@@ -21,7 +21,7 @@ def for_this_pass(
     """Returns the attention function to look after in a forward pass, and who runs its blocks.
 
     In a dense pass these are the dense function and `runner` itself. A pass between the steps, as
-    some solvers have, is dense.
+    some solvers have, is dense unless all are sparse.
 
     Args:
         schedule: which layers and steps are sparse.
@@ -29,7 +29,7 @@ def for_this_pass(
         runner: runs blocks with one function for all.
     """
     step, steps = _step(options)
-    if step is None or not schedule.is_sparse(step, steps):
+    if not schedule.is_sparse(step, steps):
         return schedule.dense, runner
     return schedule.sparse, _SparseLayers(schedule, step, steps, runner)
 
@@ -39,7 +39,7 @@ class _SparseLayers:
     """A `BlockRunner` that gives each block the attention of its layer."""
 
     schedule: SparseSchedule
-    step: int
+    step: int | None
     steps: int
     runner: BlockRunner
 

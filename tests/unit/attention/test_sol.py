@@ -77,6 +77,25 @@ def test_it_is_found_with_its_threshold_and_auto_where_it_is_dense():
     assert calls == [{"tau": TAU}]
 
 
+def test_a_model_that_was_trained_with_it_has_it_everywhere():
+    calls = []
+    package = SimpleNamespace(
+        sol_attn=lambda q, *_, **options: calls.append(options) or torch.zeros_like(q),
+        sol_attn_is_available=lambda: True,
+    )
+    platform = fakes.platform({"comfy_kitchen": package})
+    schedule = resolve_sparse(torch.bfloat16, trained=True, platform=platform)
+    assert isinstance(schedule.sparse, Selected)
+    schedule.sparse.function(*QKV)
+    assert calls == [{"topk_ratio": 0.1, "tail": False}]
+    everywhere = replace(schedule, sparse=zeros, dense=ones)
+    for layer, step in ((0, 0), (0, None), (3, 2)):
+        assert everywhere.is_sparse(step, 4)
+        assert not everywhere.at(layer, step, 4)(*QKV).any()
+    assert everywhere.at(0, 0, 4)(QKV[0], *QKV[1:, :, :5]).all()
+    assert not SCHEDULE.is_sparse(None, 4)
+
+
 @pytest.mark.parametrize(
     ("platform", "reason"),
     [

@@ -20,7 +20,7 @@ from wan_model.loading.source import Reader, ShapesOnly
 from wan_model.quant.formats import PLAIN
 
 TRIED = [
-    *(("fp32", one.name) for one in EXPORTS),
+    *(("fp32", one.name) for one in EXPORTS if not one.is_gguf),
     *(("fp8 scaled per row", "fp8"), ("fp8", "fp8"), ("nvfp4", "bf16"), ("nvfp4", "int8")),
     *(("int8 scaled", "int8 convrot"), ("int8 in tiles", "int8"), ("int8 in tiles", "fp8")),
 ]

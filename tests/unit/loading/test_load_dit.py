@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.parity.recipe import golden, value
+from tests.toy.gguf_files import write_dit
 from tests.unit.loading.checkpoints import (
     LAYER,
     block_layers,
@@ -148,8 +149,11 @@ def test_sharded_checkpoints(given: str, tmp_path: Path):
 
 
 def test_a_folder_with_one_file(tmp_path: Path):
+    """Of GGUF where there is none of safetensors."""
+    write_dit(tmp_path / "model.gguf", dit_state(), "Q8_0")
+    assert load_dit(tmp_path).blocks[0].ffn[0].format.name == "Q8_0"
     save(tmp_path / "model.safetensors", dit_state())
-    assert load_dit(tmp_path).config.num_layers == 3
+    assert load_dit(tmp_path).blocks[0].ffn[0].format.name == "fp32"
 
 
 def test_the_heads_of_a_folder_come_from_its_config(tmp_path: Path):

@@ -127,6 +127,23 @@ BOFT = 0.3 * randn(3, 4, 4, 4)
 RESCALE = 1 + 0.1 * randn(FFN, 1)
 GAIN = 0.3 * randn(FFN)
 
+PEFT_OFT = 0.1 * randn(2, 6)
+
+
+def input_turned(weight: Tensor, upper: Tensor) -> Tensor:
+    """PEFT's forward pass with its default settings, on the identity: (x R) W^T."""
+    turns = []
+    for numbers in upper.double():
+        skew = torch.zeros(4, 4, dtype=torch.float64)
+        places = ((i, j) for i in range(4) for j in range(i + 1, 4))
+        for (row, column), number in zip(places, numbers, strict=True):
+            skew[row, column], skew[column, row] = number, -number
+        powers = [torch.matrix_power(skew, n) for n in range(5)]
+        turns.append(powers[0] + 2 * (powers[1] + powers[2] + powers[3]) + powers[4])
+    turns *= DIM // 4 // len(turns)
+    return (torch.block_diag(*turns) @ weight.T).T
+
+
 CASES: dict[str, tuple[State, Formula]] = {
     "lora": (lora(), lambda w: w + product(lora())),
     "alpha": (lora(alpha=torch.tensor(3.0)), lambda w: w + 1.5 * product(lora())),
@@ -176,6 +193,15 @@ CASES: dict[str, tuple[State, Formula]] = {
     "oft limited": (
         {"oft_blocks": OFT, "alpha": torch.tensor(0.02)},
         lambda w: turned(w, OFT, float(torch.tensor(0.02)) * FFN),
+    ),
+    "oft of peft": ({"oft_R.weight": PEFT_OFT}, lambda w: input_turned(w, PEFT_OFT)),
+    "oft of peft, one block": (
+        {"oft_R.default.weight": PEFT_OFT[:1]},
+        lambda w: input_turned(w, PEFT_OFT[:1]),
+    ),
+    "lora that names its weight's shape": (
+        lora(reshape_weight=torch.tensor([FFN, DIM])),
+        lambda w: w + product(lora()),
     ),
     "boft": ({"oft_blocks": BOFT}, lambda w: butterfly(w, BOFT)),
     "boft rescaled": (

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from tests.parity.recipe import value
 from tests.unit.loading.checkpoints import LAYER, dit_state, save, scaled
 from tests.unit.offload.fakes import plan_for
+from tests.unit.quant.gguf_blocks import random_blocks
 from tests.unit.quant.layers import (
     natural_errors,
     outlier_tokens,
@@ -22,10 +23,15 @@ from wan_model.loading import open_checkpoint, unchanged_regions
 from wan_model.offload import HostModel, OffloadEngine, open_device
 from wan_model.quant import (
     DEQUANTIZED,
+    GGUF_FORMATS,
     Linear,
+    StoredWeight,
+    quantize_rows,
     scale_weight,
 )
 from wan_model.quant.formats import FP8_SCALED
+from wan_model.quant.gguf_formats import GgufFormat
+from wan_model.quant.gguf_matmul import FusedExpander, trial_error
 from wan_model.quant.kernels import KERNELS, MatmulKernel, kernels_for
 
 pytestmark = [
@@ -157,3 +163,25 @@ def test_one_scale_for_all_is_not_rounded(kernel: MatmulKernel | None) -> None:
     assert abs(ratio - scale.double()) < 5e-4
     exact = scale_weight(layer.weight, scale).bfloat16()
     assert torch.equal(layer.stored().dequantize(torch.bfloat16), exact)
+
+
+@pytest.mark.parametrize("kind", GGUF_FORMATS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("codes", [torch.int8, torch.float8_e4m3fn], ids=str)
+def test_gguf_is_expanded_by_triton(kind: GgufFormat, codes: torch.dtype) -> None:
+    if codes != torch.int8 and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("This GPU has no fp8.")
+    from wan_model.quant import gguf_kernels
+
+    fused = FusedExpander(gguf_kernels.expand)
+    assert trial_error(fused, CUDA, [kind], codes) < 1
+    packed = random_blocks(kind, 40, 1280)
+    exact = StoredWeight(kind, packed).dequantize(torch.float32)
+    got, scale = torch.empty(40, 1280, device=CUDA, dtype=codes), torch.empty(40, 1, device=CUDA)
+    fused(kind, packed.to(CUDA), got, scale)
+    expected, its_scale = quantize_rows(exact, codes)
+    torch.testing.assert_close(scale.cpu(), its_scale)
+    assert (got.cpu().float() != expected.float()).float().mean() < 0.01
+    dense = torch.empty(40, 1280, device=CUDA, dtype=torch.bfloat16)
+    fused(kind, packed.to(CUDA), dense, None)
+    off = dense.cpu().float() - exact.bfloat16().float()
+    assert (off != 0).float().mean() < 1e-3  # products and sums may be rounded together

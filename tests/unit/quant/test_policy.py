@@ -13,6 +13,7 @@ from wan_model.errors import BackendError
 from wan_model.quant import (
     AS_STORED,
     DEQUANTIZED,
+    GGUF_FORMATS,
     PLAIN,
     SCALED,
     LinearOperands,
@@ -25,6 +26,7 @@ from wan_model.quant import (
 )
 from wan_model.quant.kernels import KERNELS, Fp8Matmul, Int8Matmul, MatmulKernel
 from wan_model.quant.policy import AUTO_KERNELS
+from wan_model.quant.rotated_formats import CONVROT_INT4
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 BLOCKS = ["nvfp4", "nvfp4 storage", "mxfp8"]
@@ -154,6 +156,7 @@ def test_older_gpus_are_named(
 
 FP8, BF16 = torch.float8_e4m3fn, torch.bfloat16
 CUDA = torch.device("cuda")
+GGUF = {kind.name: kind for kind in GGUF_FORMATS}
 
 
 @pytest.mark.parametrize(
@@ -170,6 +173,21 @@ CUDA = torch.device("cuda")
             ["int8 scaled"],
             "holds fp8 and int8; this GPU (8.6) multiplies int8; torch._scaled_mm",
         ),
+        (
+            [GGUF["Q4_K"], GGUF["Q6_K"]],
+            (8, 9),
+            ["fp8 scaled"],
+            "holds Q4_K and Q6_K, to be expanded; this GPU (8.9) multiplies it so",
+        ),
+        ([GGUF["IQ4_XS"]], (8, 6), ["int8 scaled"], "this GPU (8.6) multiplies it so"),
+        ([GGUF["Q4_0"]], (7, 0), [], "holds Q4_0; torch._scaled_mm, scaled afterwards: needs"),
+        ([GGUF["Q6_K"], GGUF["Q8_0"]], (9, 0), [], "the file holds Q6_K and Q8_0"),
+        (
+            [CONVROT_INT4[256], PLAIN[BF16]],
+            (9, 0),
+            ["int8 convrot"],
+            "holds int4 convrot; this GPU (9.0) multiplies it",
+        ),
     ],
 )
 def test_auto_multiplies_what_the_gpu_can(
@@ -182,9 +200,10 @@ def test_auto_multiplies_what_the_gpu_can(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(MatmulKernel, "_failed_trial", lambda *_: None)
     policy = policy_for("auto", CUDA, stored)
-    assert [kernel.format.name for kernel in policy.kernels] == multiplied
+    assert [kernel.format.name for kernel in policy.multiplied] == multiplied
     assert policy.target is None
-    assert set(policy.kernels) <= set(AUTO_KERNELS)
+    assert set(policy.multiplied) <= set(AUTO_KERNELS)
+    assert all(kernel.format not in stored for kernel in policy.expanded)
     assert reason in policy.reason
 
 

@@ -14,7 +14,15 @@ from tests.unit.quant.layers import (
     rms_error,
     row_errors,
 )
-from wan_model.quant import Linear, QuantPolicy, StoredWeight, WeightFormat, convert, merged
+from wan_model.quant import (
+    Linear,
+    QuantPolicy,
+    StoredWeight,
+    WeightFormat,
+    convert,
+    fastest_matmul,
+    merged,
+)
 from wan_model.quant.kernels import Int8Matmul, KitchenInt8Matmul, kernels_for
 from wan_model.quant.rotated_formats import CONVROT_INT4, CONVROT_INT8, CONVROT_W4A8
 from wan_model.quant.rotation import ROTATIONS, rotate
@@ -103,3 +111,25 @@ def test_8_bit_matmuls_rotate_their_input(weight_format: WeightFormat) -> None:
         errors = row_errors(matmul(layer, x), exact)
         assert errors.median() < 0.015
         assert errors.max() < 0.05
+
+
+@pytest.mark.parametrize("name", ["int4", "w4a8"])
+def test_4_bits_are_expanded_to_the_int8_that_they_are(name: str) -> None:
+    stored, exact = by_kitchen(outlier_weight(96, 512), 256, name)
+    wide = CONVROT_INT8[256]
+    kernel = next(k for k in kernels_for(wide) if isinstance(k.make, type))
+    layer = Linear(512, 96)
+    layer.put(stored)
+    layer.matmul = fastest_matmul(torch.device("cpu"), [stored.format], [kernel])
+    x = outlier_tokens(4, 512)
+    layer.bias = None
+    assert row_errors(layer(x), x.double() @ exact.double().T).max() < 1e-6
+    expansion = layer.expansion()
+    assert expansion is not None
+    assert expansion.format is wide
+    assert expansion.has_scale
+    codes, scale = torch.empty(96, 512, dtype=torch.int8), torch.empty(96, 1)
+    expansion.write(codes, scale)
+    assert rms_error(StoredWeight(wide, codes, scale).dequantize(torch.float32), exact) < 2e-7
+    layer.matmul = fastest_matmul(torch.device("cpu"), [stored.format])
+    assert layer.expansion() is None

@@ -1,0 +1,125 @@
+"""Writes files of GGUF that ComfyUI-GGUF, stable-diffusion.cpp and this project read alike.
+
+`source_gguf` describes the layout. Sides come the fastest first. ggml knows four of them: the patch
+embedding's five are joined to four, and its shape is noted as ComfyUI-GGUF does.
+"""
+
+import math
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from ..quant import GGUF_FORMATS, StoredWeight
+from .gguf_layout import ORIGINAL_SHAPE
+from .source_gguf import ALIGNMENT, ARRAY, MAGIC, SCALARS, TEXT, TYPES, VERSIONS
+
+ARCHITECTURE = "wan"
+QUANTIZATION_VERSION = 2
+"""Of the block types."""
+
+FILE_TYPES = {"Q4_0": 2, "Q8_0": 7}
+"""What llama.cpp calls files of mostly one type."""
+
+MOST_SIDES = 4
+
+PLAIN_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+_TYPE_NUMBERS = {kind.name: number for number, kind in TYPES.items()}
+_SCALAR_NUMBERS = {code: number for number, code in SCALARS.items()}
+
+
+@dataclass(frozen=True)
+class GgufPlace:
+    """A tensor of a file."""
+
+    kind: int
+    """ggml's number of its type."""
+    shape: tuple[int, ...]
+    """Of the model."""
+    start: int
+    """First byte in the data."""
+    nbytes: int
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """As the file says them, the fastest first."""
+        extra = max(0, len(self.shape) - MOST_SIDES) + 1
+        return (math.prod(self.shape[:extra]), *self.shape[extra:])[::-1]
+
+
+@dataclass(frozen=True)
+class GgufLayout:
+    """The order of tensors in a file."""
+
+    places: dict[str, GgufPlace]
+    file_type: int
+
+    @classmethod
+    def of(cls, weights: Iterable[tuple[str, StoredWeight]], most: str) -> "GgufLayout":
+        """Lays weights out, which need no data.
+
+        Args:
+            weights: plain ones and blocks of GGUF.
+            most: type of most of them, a key of `FILE_TYPES`.
+        """
+        places: dict[str, GgufPlace] = {}
+        end = 0
+        for name, weight in weights:
+            packed = weight.format in GGUF_FORMATS
+            kind = weight.format.name if packed else PLAIN_TYPES[weight.weight.dtype]
+            shape = weight.format.shape(tuple(weight.weight.shape))
+            place = GgufPlace(_TYPE_NUMBERS[kind], shape, end, weight.weight.nbytes)
+            places[name] = place
+            end += place.nbytes + -place.nbytes % ALIGNMENT
+        return cls(places, FILE_TYPES[most])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return max(place.start + place.nbytes for place in self.places.values())
+
+    def start(self, name: str) -> int:
+        """Returns where a tensor begins in the data."""
+        return self.places[name].start
+
+    def header(self, metadata: dict[str, str]) -> bytes:
+        """Returns the start of the file, with these texts among its values."""
+        values = [_value(key, TEXT, _text(text)) for key, text in metadata.items()]
+        values += [
+            _number("general.quantization_version", QUANTIZATION_VERSION),
+            _number("general.file_type", self.file_type),
+        ]
+        values += [
+            _value(ORIGINAL_SHAPE + name, ARRAY, _integers(place.shape))
+            for name, place in self.places.items()
+            if len(place.shape) > MOST_SIDES
+        ]
+        start = MAGIC + struct.pack("<IQQ", VERSIONS[-1], len(self.places), len(values))
+        infos = [_info(name, place) for name, place in self.places.items()]
+        text = start + b"".join((*values, *infos))
+        return text + bytes(-len(text) % ALIGNMENT)
+
+
+def _info(name: str, place: GgufPlace) -> bytes:
+    sides = place.sides
+    numbers = struct.pack(f"<I{len(sides)}Q", len(sides), *sides)
+    return _text(name) + numbers + struct.pack("<IQ", place.kind, place.start)
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode()
+    return struct.pack("<Q", len(encoded)) + encoded
+
+
+def _value(key: str, kind: int, value: bytes) -> bytes:
+    return _text(key) + struct.pack("<I", kind) + value
+
+
+def _number(key: str, value: int) -> bytes:
+    return _value(key, _SCALAR_NUMBERS["I"], struct.pack("<I", value))
+
+
+def _integers(values: tuple[int, ...]) -> bytes:
+    return struct.pack(f"<IQ{len(values)}i", _SCALAR_NUMBERS["i"], len(values), *values)
