@@ -1,25 +1,13 @@
 /**
- * The only file that touches ComfyUI's frontend (app, api, LiteGraph nodes and links), so that a
- * change of its interface is one edit here. Works with both renderers, canvas and Nodes 2.0.
+ * The only file that touches ComfyUI's frontend (app, api); nodes and links are read in read_graph.js. So
+ * a change of its interface is one edit here. Works with both renderers, canvas and Nodes 2.0.
  */
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { isOurs } from "./read_graph.js";
 
 /** @typedef {any} Node a LiteGraph node */
-
-/** Id of the pseudo node that has the inputs of a subgraph. */
-const SUBGRAPH_INPUT = -10;
-
-/** Longest chain of nodes followed upstream, in case a graph runs in a circle. */
-const MAX_CHAIN = 100;
-
-/** Widgets that name a model file, and the folder that it lies in. */
-const FILE_WIDGETS = {
-  high_noise_model: "diffusion_models",
-  model_name: "diffusion_models",
-  unet_name: "diffusion_models",
-};
 
 /** Events of the page with which a person can change a value, a link, or the node's place. */
 const DONE_BY_HAND = ["pointermove", "pointerup", "keyup", "input", "change", "wheel", "drop"];
@@ -41,6 +29,24 @@ export function extendNode(name, nodeId, onCreated) {
 }
 
 /**
+ * Calls `onCreated` for every new node of this pack.
+ * @param {string} name of the extension
+ * @param {(node: Node) => void} onCreated
+ */
+export function extendOurNodes(name, onCreated) {
+  app.registerExtension({
+    name,
+    /** @param {Node} node */
+    nodeCreated(node) {
+      if (isOurs(node)) onCreated(node);
+    },
+  });
+}
+
+/** @returns {any} the graph that all others lie in */
+export const rootGraph = () => app.rootGraph ?? app.graph;
+
+/**
  * Adds an element below the node's widgets. It holds no value, so it is left out of saved
  * workflows and prompts.
  * @param {Node} node
@@ -59,6 +65,155 @@ export function addPanel(node, name, element, { minWidth, height }) {
   passToCanvas(element);
   const [width, minHeight] = node.computeSize();
   node.setSize([Math.max(node.size[0], width, minWidth), Math.max(node.size[1], minHeight)]);
+  return widget;
+}
+
+/**
+ * Adds an element below the node's widgets for a while.
+ * @param {Node} node
+ * @param {string} name
+ * @param {HTMLElement} element
+ * @param {number} height
+ * @returns {() => void} takes it away again, with the height that it brought
+ */
+export function addPassingPanel(node, name, element, height) {
+  const before = node.size[1];
+  const widget = addPanel(node, name, element, { minWidth: 0, height });
+  const brought = node.size[1] - before;
+  return () => {
+    const index = node.widgets?.indexOf(widget) ?? -1;
+    if (index < 0) return;
+    widget.onRemove?.();
+    node.widgets.splice(index, 1);
+    const lowest = node.computeSize()[1];
+    node.setSize([node.size[0], Math.max(lowest, node.size[1] - brought)]);
+    app.canvas.setDirty(true, true);
+  };
+}
+
+/**
+ * Calls `action` after anything a person did while nodes of this pack are in the graph, and after
+ * changes that the editor reports.
+ * @param {() => void} action
+ * @returns {{ add: (node: Node) => void, remove: (node: Node) => void }} to be told of the nodes
+ */
+export function whenEdited(action) {
+  /** @type {Set<Node>} */
+  const present = new Set();
+  const listen = (/** @type {boolean} */ on) => {
+    const change = on ? "addEventListener" : "removeEventListener";
+    for (const type of DONE_BY_HAND.slice(1)) window[change](type, action, true);
+    api[change]("graphChanged", action);
+  };
+  return {
+    add(node) {
+      if (!present.size) listen(true);
+      present.add(node);
+      action();
+    },
+    remove(node) {
+      if (present.delete(node) && !present.size) listen(false);
+    },
+  };
+}
+
+/**
+ * Moves a socket to the place after another one. The editor matches saved sockets by name.
+ * @param {Node} node that was just made
+ * @param {string} name
+ * @param {string} after
+ */
+export function moveInput(node, name, after) {
+  const from = node.findInputSlot(name);
+  if (from < 0 || node.findInputSlot(after) < 0) return;
+  const [input] = node.inputs.splice(from, 1);
+  node.inputs.splice(node.findInputSlot(after) + 1, 0, input);
+}
+
+/**
+ * Draws a text where a number widget has its value, or, in Nodes 2.0, beside its name.
+ * @param {Node} node
+ * @param {string} name of the widget
+ * @param {string | null} text null for the value itself
+ */
+export function showInstead(node, name, text) {
+  const widget = node.widgets?.find((/** @type {any} */ one) => one.name === name);
+  if (!widget) return;
+  if (!("wanduetText" in widget)) {
+    const drawn = findProperty(widget, "_displayValue");
+    Object.defineProperty(widget, "_displayValue", {
+      configurable: true,
+      get() {
+        return this.wanduetText ?? drawn?.get?.call(this) ?? `${this.value}`;
+      },
+    });
+    // Down to -1 is valid, and would be drawn as a slider that is half full at 0.
+    if (widget.options?.min === -1) widget.options.min = 0;
+    widget.wanduetLabel = widget.label;
+  }
+  widget.wanduetText = text;
+  const html = /** @type {any} */ (window).LiteGraph?.vueNodesMode;
+  const label = html && text ? `${widget.wanduetLabel ?? name}: ${text}` : widget.wanduetLabel;
+  if (widget.label !== label) widget.label = label;
+  app.canvas?.setDirty(true, false);
+}
+
+/**
+ * @param {any} object
+ * @param {string} name
+ */
+function findProperty(object, name) {
+  for (let at = object; at; at = Object.getPrototypeOf(at)) {
+    const found = Object.getOwnPropertyDescriptor(at, name);
+    if (found) return found;
+  }
+  return undefined;
+}
+
+/**
+ * Calls `action` with the data of a message of the server.
+ * @param {string} type
+ * @param {(detail: any) => void} action
+ */
+export function onMessage(type, action) {
+  api.addEventListener(type, (/** @type {CustomEvent} */ event) => action(event.detail));
+}
+
+/**
+ * Tells the server, now and whenever it may have forgotten, that this page shows its messages.
+ * @param {string} path
+ */
+export function sayHello(path) {
+  const say = () => {
+    if (api.clientId) getJson(`${path}?client_id=${encodeURIComponent(api.clientId)}`);
+  };
+  for (const type of ["status", "reconnected", "execution_start"]) {
+    api.addEventListener(type, say, { once: type === "status" });
+  }
+  say();
+}
+
+/**
+ * Puts text on the clipboard, on pages without a secure context as well.
+ * @param {string} text
+ */
+export async function copyText(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const area = document.createElement("textarea");
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+}
+
+/**
+ * @param {string} summary
+ * @param {string} detail
+ * @param {number} life ms
+ */
+export function showError(summary, detail, life) {
+  app.extensionManager?.toast?.add({ severity: "error", summary, detail, life });
 }
 
 /**
@@ -150,46 +305,6 @@ export function after(node, hook, action) {
 }
 
 /**
- * @param {Node} node
- * @returns {Record<string, any>} value of each widget; undefined if only the run will know it
- */
-export function readWidgets(node) {
-  const widgets = (node.widgets ?? []).filter((/** @type {any} */ w) => w.serialize !== false);
-  return Object.fromEntries(widgets.map((/** @type {any} */ w) => [w.name, valueOf(node, w)]));
-}
-
-/**
- * @param {Node} node
- * @param {string} inputName
- */
-export function isConnected(node, inputName) {
-  const index = node.findInputSlot(inputName);
-  return index >= 0 && linkInto(node, index) != null;
-}
-
-/**
- * Follows the MODEL link of an input upstream, through whatever takes and gives a MODEL, to the
- * loader that names a file.
- * @param {Node} node
- * @param {string} inputName
- * @returns {{ folder: string, name: string } | null}
- */
-export function findModelFile(node, inputName) {
-  let source = follow(node, node.findInputSlot(inputName));
-  for (let length = 0; source?.node && length < MAX_CHAIN; length += 1) {
-    const loader = source.node;
-    for (const [name, folder] of Object.entries(FILE_WIDGETS)) {
-      const widget = loader.widgets?.find((/** @type {any} */ w) => w.name === name);
-      const value = widget && valueOf(loader, widget);
-      if (typeof value === "string") return { folder, name: value };
-    }
-    const next = loader.inputs?.findIndex((/** @type {any} */ input) => input.type === "MODEL");
-    source = follow(loader, next ?? -1);
-  }
-  return null;
-}
-
-/**
  * @param {string} path route and query, without /api
  * @returns {Promise<any>}
  */
@@ -200,86 +315,22 @@ export async function getJson(path) {
 }
 
 /**
- * @param {Node} node
- * @param {any} widget
+ * @param {{ filename: string, subfolder: string, type: string }} place of an output
+ * @returns {Promise<Blob>}
  */
-function valueOf(node, widget) {
-  const index = inputOf(node, widget.name);
-  if (index < 0 || !linkInto(node, index)) return widget.value;
-  const source = follow(node, index);
-  return (source?.widget ?? valueWidget(source?.node))?.value;
+export async function getFile({ filename, subfolder, type }) {
+  const response = await api.fetchApi(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
+  return response.blob();
 }
 
 /**
- * The only widget of a node that just holds a value, such as Primitive and Int.
- * @param {Node | undefined} node
+ * @param {string} path
+ * @param {any} body
+ * @returns {Promise<any>}
  */
-function valueWidget(node) {
-  if (!node || node.inputs?.some((/** @type {any} */ input) => !input.widget)) return undefined;
-  return node.widgets?.find((/** @type {any} */ widget) => widget.name === "value");
-}
-
-/**
- * @param {Node} node
- * @param {string} widgetName
- */
-function inputOf(node, widgetName) {
-  return (node.inputs ?? []).findIndex((/** @type {any} */ i) => i.widget?.name === widgetName);
-}
-
-/**
- * Finds what feeds an input, through reroutes and in and out of subgraphs.
- * @param {Node} node
- * @param {number} index of the input
- * @returns {{ node?: Node, widget?: any } | null} a node, or the widget of an enclosing subgraph
- */
-function follow(node, index, depth = 0) {
-  const input = node.inputs?.[index];
-  if (!input || depth > MAX_CHAIN) return null;
-  const link = linkInto(node, index);
-  if (!link) {
-    const name = input.widget?.name;
-    const widget = name && node.widgets?.find((/** @type {any} */ w) => w.name === name);
-    return widget ? { widget } : null;
-  }
-  if (Number(link.origin_id) === SUBGRAPH_INPUT) {
-    const host = hostOf(node.graph, app.graph);
-    return host && follow(host, link.origin_slot, depth + 1);
-  }
-  let origin = node.graph.getNodeById(link.origin_id);
-  let slot = link.origin_slot;
-  while (origin?.subgraph) {
-    const inner = origin.subgraph.outputs[slot]?.getLinks()[0];
-    origin = inner && origin.subgraph.getNodeById(inner.origin_id);
-    slot = inner?.origin_slot;
-  }
-  if (!origin) return null;
-  const passesOn = origin.isVirtualNode && origin.inputs?.length === 1;
-  return passesOn ? follow(origin, 0, depth + 1) : { node: origin };
-}
-
-/**
- * The link that ends at an input. A node that shows a subgraph answers `getInputLink` with a link
- * inside it, so its own are looked for in its graph.
- * @param {Node} node
- * @param {number} index
- */
-function linkInto(node, index) {
-  if (!node.subgraph) return node.getInputLink(index);
-  return [...node.graph.links.values()].find(
-    (link) => link.target_id === node.id && link.target_slot === index);
-}
-
-/**
- * The node that shows a subgraph in the graph around it; the first if there are several.
- * @param {any} subgraph
- * @param {any} graph searched, with all that lies inside
- * @returns {Node | null}
- */
-function hostOf(subgraph, graph) {
-  for (const node of graph.nodes) {
-    const host = node.subgraph === subgraph ? node : node.subgraph && hostOf(subgraph, node.subgraph);
-    if (host) return host;
-  }
-  return null;
+export async function postJson(path, body) {
+  const headers = { "Content-Type": "application/json" };
+  const request = { method: "POST", headers, body: JSON.stringify(body) };
+  const response = await api.fetchApi(path, request);
+  return response.ok ? response.json() : { error: `The server answered ${response.status}.` };
 }

@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import (
     companion_loaders,
+    compare,
     compile_blocks,
     custom_sampling,
     decode,
@@ -32,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     *skip_steps.NODES,
     *compile_blocks.NODES,
     *save_model.NODES,
+    *compare.NODES,
 ]
 
 

@@ -1,18 +1,21 @@
 """The sampler over both experts."""
 
+from dataclasses import asdict
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..wan_model.sampling import ExpertPlan, trim_steps
-from . import settings
+from . import run_pace, settings
 from ._comfy.host import runtime
 from ._comfy.model import facts
 from ._comfy.sampling import samplers
 from ._comfy.sampling.guider import Expert, MoEGuider
 from ._comfy.sampling.run import as_video, sample_latent
 from ._comfy.sampling.run_shift import at_shift
+from ._comfy.sampling.run_watch import RunWatch
 from ._report import reports_errors
+from .run_plan import pace_key
 from .search_words import search_words
 from .widgets import widgets
 
@@ -46,7 +49,7 @@ class WanDuetMoESampler(io.ComfyNode):
             "settings. With one model (TI2V-5B) leave model_low empty.",
             inputs=_inputs(),
             outputs=[io.Latent.Output(display_name="latent")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -100,15 +103,50 @@ class WanDuetMoESampler(io.ComfyNode):
             heading=text,
         )
         guider.set_conds(positive, negative)
+        chosen_sampler = samplers.make_sampler(sampler)
+        with_noise = add_noise == "enable"
+        result, report, watch = _run(guider, chosen_sampler, sigmas, latent_image, seed, with_noise)
+        _remember_pace(guider, watch, high, latent_image)
+        values = {"sampler": sampler, "scheduler": scheduler, "seed": seed, "denoise": denoise}
+        record = {"model": high.label, **asdict(chosen), **values, "report": f"{text}\n{report}"}
+        _note_in_metadata(cls.hidden.extra_pnginfo, cls.hidden.unique_id, record)
+        return io.NodeOutput(result, ui={"wanduet_report": [record]})
+
+
+def _run(
+    guider: MoEGuider,
+    sampler: Any,
+    sigmas: Any,
+    latent: dict[str, Any],
+    seed: int,
+    add_noise: bool,
+) -> tuple[dict[str, Any], str, RunWatch]:
+    """Returns the sampled latent, what the run took and said, and its times."""
+    guider.watch = watch = RunWatch(guider.names_of_steps(sigmas), runtime.compute_device())
+    with runtime.listening() as said:
         result = sample_latent(
-            guider,
-            samplers.make_sampler(sampler),
-            sigmas,
-            latent_image,
-            seed=seed,
-            add_noise=add_noise == "enable",
+            guider, sampler, sigmas, latent, seed=seed, add_noise=add_noise, watch=watch
         )
-        return io.NodeOutput(result)
+    return result, "\n".join([*watch.report(), *said]), watch
+
+
+def _remember_pace(guider: MoEGuider, watch: RunWatch, high: facts.ModelFacts, latent: Any) -> None:
+    """Keeps the time of a forward pass for the next run's plan."""
+    pace = watch.pace()
+    first = next(iter(pace), None)
+    if first is None or watch.experts.count(first) < 2:
+        return  # the first step fetches weights and makes kernels
+    passes = (guider.low if first == "low" and guider.low else guider.high).passes
+    shape = latent["samples"].shape
+    tokens = shape[2] * ((shape[3] + 1) // 2) * ((shape[4] + 1) // 2)
+    seconds = pace[first] / passes / shape[0]
+    run_pace.remember(run_pace.Passes(pace_key(high.label), tokens, seconds))
+
+
+def _note_in_metadata(metadata: Any, node_id: str | None, record: dict[str, Any]) -> None:
+    """Adds the run to what later nodes of this prompt save into their files."""
+    if isinstance(metadata, dict):
+        metadata.setdefault("wanduet", {})[str(node_id)] = record
 
 
 def _checked(

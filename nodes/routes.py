@@ -35,6 +35,7 @@ def register_routes() -> None:
     if table is not None:
         table.get("/wanduet/describe")(_answering(describe))
         table.get("/wanduet/schedule")(_answering(schedule))
+        table.get("/wanduet/hello")(_answering(hello))
 
 
 def describe(query: Query) -> dict[str, Any]:
@@ -67,6 +68,12 @@ def describe(query: Query) -> dict[str, Any]:
         "cfg_low": official.cfg_low,
         "fps": official.fps,
     }
+
+
+def hello(query: Query) -> dict[str, Any]:
+    """Notes that a client shows what we send while sampling; "client_id" as for the queue."""
+    runtime.remember_client(query.get("client_id", ""))
+    return {}
 
 
 def schedule(query: Query) -> dict[str, Any]:

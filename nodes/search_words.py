@@ -46,6 +46,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "WanDuetMemory": ("vram", "block swap", "blockswap", "low vram", "offload", "ram"),
     "WanDuetStepCache": ("teacache", "magcache", "easycache", "faster"),
     "WanDuetSaveModel": ("model save", "save checkpoint", "bake lora", "quantize", "convert"),
+    "WanDuetCompare": ("compare", "image comparer", "a/b", "difference", "wipe", "side by side"),
     "WanDuetCompile": ("torch compile", "compile model", "inductor", "faster"),
 }
 

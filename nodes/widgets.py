@@ -3,6 +3,7 @@
 A node's sockets, and what its choices mean, are in its own file. Loaders' widgets depend on files.
 """
 
+from inspect import signature
 from typing import Any, get_args
 
 from comfy_api.latest import io
@@ -16,6 +17,9 @@ from .video_size import FREE, IMAGE_SHAPE, SIZES
 
 CROP, KEEP_ASPECT = "crop to size", "keep aspect (official)"
 MAX_SIDE, MAX_LENGTH = 8192, 8193
+
+TAKES_ADVANCED = "advanced" in signature(io.Float.Input.__init__).parameters
+"""Whether inputs can be folded away behind "advanced"; older versions show all."""
 
 
 def widgets(*names: str, **changes: Any) -> list[Any]:
@@ -39,6 +43,8 @@ class Row:
         options = {**self._options, **changes}
         if callable(options.get("options")):  # asked each time: other packs add samplers
             options["options"] = options["options"]()
+        if not TAKES_ADVANCED:
+            options.pop("advanced", None)
         return self._kind.Input(name, **options)
 
 
@@ -113,6 +119,7 @@ TABLE: dict[str, Row] = {
     ),
     "boundary": Row(
         io.Float,
+        advanced=True,
         default=0.0,
         min=-1.0,
         max=1.0,
@@ -132,6 +139,7 @@ TABLE: dict[str, Row] = {
     ),
     "start_at_step": Row(
         io.Int,
+        advanced=True,
         default=0,
         min=0,
         max=10000,
@@ -140,6 +148,7 @@ TABLE: dict[str, Row] = {
     ),
     "end_at_step": Row(
         io.Int,
+        advanced=True,
         default=10000,
         min=0,
         max=10000,
@@ -149,6 +158,7 @@ TABLE: dict[str, Row] = {
     ),
     "add_noise": Row(
         Choice,
+        advanced=True,
         options=["enable", "disable"],
         default="enable",
         tooltip="disable only where the latent already holds the noise of an earlier, "
@@ -156,6 +166,7 @@ TABLE: dict[str, Row] = {
     ),
     "return_with_leftover_noise": Row(
         Choice,
+        advanced=True,
         options=["disable", "enable"],
         default="disable",
         tooltip="enable to keep the remaining noise in a run that stops early, so that another "

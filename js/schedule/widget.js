@@ -1,5 +1,6 @@
 /** The panel on the sampler node: numbers, drawing, and one line that explains them. */
 
+import { describe } from "../run/progress.js";
 import { div, span, svg } from "../ui/dom.js";
 import { drawPlan, makeScale } from "./draw.js";
 import { Answer, FALLBACK, planQuery, resolveSettings } from "./plan_query.js";
@@ -17,8 +18,12 @@ const KNOWN_MODELS = 1;
 const short = (value) => String(Number(value.toFixed(4)));
 
 export class SchedulePanel {
-  /** @param {(path: string) => Promise<any>} getJson */
-  constructor(getJson) {
+  /**
+   * @param {(path: string) => Promise<any>} getJson
+   * @param {(reading: any, settings: any) => void} onSettings called with what a run would take
+   */
+  constructor(getJson, onSettings = () => {}) {
+    this.onSettings = onSettings;
     const redraw = () => this.render();
     this.model = new Answer(getJson, redraw, KNOWN_MODELS);
     this.answer = new Answer(getJson, redraw, KNOWN_PLANS);
@@ -29,6 +34,8 @@ export class SchedulePanel {
     /** @type {import("./plan_query.js").Plan | null} */
     this.plan = null;
     this.status = "";
+    /** @type {import("../run/progress.js").Progress | null} of the run that goes on */
+    this.progress = null;
     this.split = div("wanduet-split");
     this.values = div("wanduet-values");
     this.plot = div("wanduet-plot");
@@ -69,6 +76,7 @@ export class SchedulePanel {
     if (plan.error) return this.writeNote((this.status = failure));
     this.settings = settings;
     this.plan = plan;
+    this.onSettings(this.reading, settings);
     this.status = failure ?? explain(this.reading, settings, plan, model);
     this.writeHead();
     this.writeNote();
@@ -89,7 +97,31 @@ export class SchedulePanel {
       : `shift ${short(shift)}, boundary ${short(boundary)}`;
   }
 
-  writeNote(text = this.status) {
+  /**
+   * Shows how far the run is; null when it is over.
+   * @param {import("../run/progress.js").Progress | null} progress
+   */
+  advance(progress) {
+    this.progress = progress;
+    this.writeNote();
+    this.mark();
+  }
+
+  /** Marks what has been run on the plot. */
+  mark() {
+    const drawing = this.plot.firstElementChild;
+    drawing?.querySelector(".wanduet-done")?.remove();
+    if (!this.plan || !drawing || !this.progress) return;
+    const { clientWidth: width, clientHeight: height } = this.plot;
+    const scale = makeScale(width, height, this.plan.full.length - 1);
+    const left = scale.x(this.plan.first);
+    const x = scale.x(this.plan.first + this.progress.step);
+    drawing.append(svg("g", { class: "wanduet-done" },
+      svg("rect", { x: left, y: scale.y(1), width: x - left, height: scale.y(0) - scale.y(1) }),
+      svg("line", { x1: x, x2: x, y1: scale.y(1), y2: scale.y(0) })));
+  }
+
+  writeNote(text = this.progress ? describe(this.progress) : this.status) {
     this.note.textContent = text;
     this.note.title = text;
   }
@@ -98,6 +130,7 @@ export class SchedulePanel {
     const { clientWidth: width, clientHeight: height } = this.plot;
     if (!this.plan || !this.settings || !width || !height) return;
     this.plot.replaceChildren(drawPlan(this.plan, this.settings, width, height));
+    this.mark();
   }
 
   /**

@@ -204,6 +204,72 @@ window.wanduetTest = {
     return { x, y, width, height };
   },
 
+  problems(id) {
+    const box = this.node(id).widgets.find((widget) => widget.name === "wanduet_problems");
+    return box ? [...box.element.children].map((line) => line.textContent) : [];
+  },
+
+  // Sentences that are shown beside the graph: no part of a node or of a dialog.
+  toasts(start) {
+    return [...document.querySelectorAll("body *")]
+      .filter((element) => !element.children.length && element.textContent.startsWith(start)
+        && !element.closest(".wanduet-problems, [role=dialog]"))
+      .map((element) => element.textContent);
+  },
+
+  inputNames(id) {
+    return this.node(id).inputs.map((input) => input.name);
+  },
+
+  // What a person reads of a widget: on the canvas its value, in Nodes 2.0 what the row says.
+  drawn(id, name) {
+    const widget = this.node(id).widgets.find((candidate) => candidate.name === name);
+    const row = document.querySelector(`[data-node-id="${id}"] [aria-label="${name}"]`);
+    if (!row) return widget._displayValue;
+    const text = row.closest(".lg-node-widget").textContent;
+    return text.includes(": ") ? text.slice(text.indexOf(": ") + 2).trim() : text;
+  },
+
+  // Notes the texts and images that a node shows from now on.
+  recordPanels(id) {
+    const seen = { notes: new Set(), images: new Set() };
+    this.seen = seen;
+    const look = () => {
+      seen.notes.add(this.panelElement(id).querySelector(".wanduet-note").textContent);
+      for (const image of document.querySelectorAll(".wanduet-preview img")) {
+        seen.images.add(image.src.slice(0, 40));
+      }
+    };
+    const api = app.api ?? window.comfyAPI.api.api;
+    for (const type of ["wanduet.step", "wanduet.preview"]) {
+      api.addEventListener(type, () => queueMicrotask(look));
+    }
+  },
+
+  recorded() {
+    return { notes: [...this.seen.notes], images: [...this.seen.images] };
+  },
+
+  previewCount() {
+    return document.querySelectorAll(".wanduet-preview").length;
+  },
+
+  report(id) {
+    const panel = this.node(id).widgets.find((widget) => widget.name === "wanduet_report");
+    return panel?.element.querySelector(".wanduet-report-text").textContent ?? "";
+  },
+
+  // Colours at the left and the right of the compared frame.
+  comparePixels() {
+    const canvas = document.querySelector(".wanduet-compare canvas");
+    const pixel = (x) => [...canvas.getContext("2d").getImageData(x, 2, 1, 1).data];
+    return [pixel(2), pixel(canvas.width - 3)];
+  },
+
+  height(id) {
+    return this.node(id).size[1];
+  },
+
   view() {
     return { scale: app.canvas.ds.scale, offset: [...app.canvas.ds.offset] };
   },

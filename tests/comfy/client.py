@@ -174,6 +174,8 @@ class ComfyClient:
         prompt: Prompt,
         timeout: float = 120,
         on_message: Callable[[Message], None] | None = None,
+        *,
+        as_editor: bool = False,
     ) -> RunResult:
         """Runs a prompt to its end and returns everything that was sent about it.
 
@@ -181,6 +183,7 @@ class ComfyClient:
             prompt: the workflow in API format.
             timeout: seconds.
             on_message: called with each message as it comes, for instance to interrupt.
+            as_editor: tell the pack that this client shows what the editor's extension does.
 
         Raises:
             PromptRejected: the server found the prompt invalid.
@@ -193,6 +196,8 @@ class ComfyClient:
         try:
             flags = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
             socket.send(json.dumps(flags))
+            if as_editor:
+                self.get(f"/wanduet/hello?client_id={client_id}")
             prompt_id = self.queue(prompt, client_id)
             messages, previews = _listen(socket, prompt_id, timeout, on_message)
         finally:

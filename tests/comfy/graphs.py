@@ -99,6 +99,8 @@ def moe_sampler(node_id: str = "sampler", **options: Any) -> Prompt:
         "return_with_leftover_noise": "disable",
     }
     merged = {**defaults, **options}
+    if merged["model_low"] is None and "end_at_step" not in options:
+        merged["end_at_step"] = 9999  # one expert alone for all steps: refused unless it is said
     return {
         node_id: node("WanDuetMoESampler", **{k: v for k, v in merged.items() if v is not None})
     }

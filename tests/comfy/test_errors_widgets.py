@@ -105,10 +105,7 @@ def refusal(server: ComfyServer, prompt: Prompt, node_id: str) -> dict[str, Any]
         ("size", "height", 1081, "smaller_than_min", "Use 1072 or 1088."),
         ("size", "batch_size", 0, "smaller_than_min", "min of 1"),
         ("sampler", "boundary", 1.5, "bigger_than_max", "max of 1.0"),
-        ("sampler", "boundary", -2, "smaller_than_min", "min of -1.0"),
-        ("sampler", "steps", -5, "smaller_than_min", "min of -1"),
         ("sampler", "steps", 100_000, "bigger_than_max", "max of 1000"),
-        ("sampler", "cfg_high", -2, "smaller_than_min", "min of -1.0"),
         ("sampler", "shift", 1e6, "bigger_than_max", "max of 100.0"),
         ("sampler", "denoise", 1.1, "bigger_than_max", "max of 1.0"),
         ("sampler", "start_at_step", -1, "smaller_than_min", "min of 0"),
@@ -144,39 +141,12 @@ def test_two_wrong_values_are_two_errors(comfy_server: ComfyServer):
     assert sorted(error["details"] for error in errors) == ["length", "width"]
 
 
-@pytest.mark.parametrize(
-    ("high", "low", "text"),
-    [
-        (LOW, HIGH, f"a high-noise file, judging by its name. Got {HIGH} as low_noise_model"),
-        (
-            HIGH,
-            HIGH,
-            f"a high-noise file, judging by its name. Got {HIGH} as low_noise_model, need",
-        ),
-        (HIGH, "", "The file '' was not found. Got a name that is not in models/d"),
-    ],
-)
-def test_low_noise_files_by_name(comfy_server: ComfyServer, high: str, low: str, text: str):
-    error = refusal(comfy_server, good_prompt() | experts((high, low)), "experts")
+def test_low_noise_file_that_is_not_there(comfy_server: ComfyServer):
+    error = refusal(comfy_server, good_prompt() | experts((HIGH, "")), "experts")
 
     assert error["type"] == "custom_validation_failed"
     assert error["extra_info"]["input_name"] == "low_noise_model"
-    assert text in error["details"]
-
-
-@pytest.mark.parametrize(
-    ("high", "low", "text"),
-    [
-        (LOW, LOW, f"Both experts are the same file. Got {LOW} twice, need"),
-        ("toy_i2v_low_noise.safetensors", LOW, "Both experts are low-noise files"),
-    ],
-)
-def test_pairs_by_name(comfy_server: ComfyServer, high: str, low: str, text: str):
-    result = comfy_server.run(good_prompt() | experts((high, low)))
-
-    assert result.error is not None
-    assert result.error["node_id"] == "experts"
-    assert text in result.error["exception_message"]
+    assert "The file '' was not found. Got a name that is not in models/d" in error["details"]
 
 
 @pytest.mark.parametrize(

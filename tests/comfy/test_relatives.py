@@ -162,8 +162,9 @@ def test_clip_vision_is_said_to_do_nothing(comfy_server: ComfyServer):
     key = {"conditioning": ("positive", 0), "key": "clip_vision_output"}
     prompt = {**random_text(64, 8), **experts(T2V), **empty_latent()}
     prompt["condition"] = node("WanDuetTestAddCondition", **key)
+    prompt["late"] = node("PrimitiveInt", value=100)  # nothing is sampled
     sides = {"positive": ("condition", 0), "negative": ("negative", 0)}
-    prompt |= moe_sampler(latent_image=("latent", 0), steps=0, start_at_step=100, **sides)
+    prompt |= moe_sampler(latent_image=("latent", 0), start_at_step=("late", 0), **sides)
     result = comfy_server.run(prompt | save("clip", latent=("sampler", 0)))
 
     assert result.status == "success", result.error

@@ -1,7 +1,11 @@
 """ComfyUI as the host: model files, folders, devices, server, interrupts, text under a node."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import comfy.model_management
@@ -106,6 +110,11 @@ def compute_device() -> torch.device:
     return comfy.model_management.get_torch_device()
 
 
+def device_name() -> str:
+    """Returns what the device is called, "cpu" for a processor."""
+    return str(comfy.model_management.get_torch_device_name(compute_device()))
+
+
 def compute_dtype(precision: str) -> torch.dtype:
     """Returns what blocks compute in, beside 8-bit matmuls, for a choice of precision.
 
@@ -169,9 +178,62 @@ def running_node() -> str | None:
     return None if context is None else context.node_id
 
 
+_said: ContextVar[list[str] | None] = ContextVar("said", default=None)
+"""What is shown under nodes while a run is listened to."""
+
+
+@contextmanager
+def listening() -> Iterator[list[str]]:
+    """Collects what is shown under the running node meanwhile, each text once."""
+    said: list[str] = []
+    token = _said.set(said)
+    try:
+        yield said
+    finally:
+        _said.reset(token)
+
+
 def show(node_id: str | None, text: str, *, heading: str = "", level: int = logging.INFO) -> None:
     """Shows text under a node in the graph editor, below a heading there, and in the log."""
     logger.log(level, text)
+    said = _said.get()
+    if said is not None and text not in said:
+        said.append(text)
     text = f"{heading}\n{text}" if heading else text
     if node_id is not None:
         PromptServer.instance.send_progress_text(text, node_id)
+
+
+SHOWS = "wanduet"
+"""Our key in what the server knows of a client, as long as it is connected."""
+
+
+def remember_client(client_id: str) -> None:
+    """Notes that a connected client has the graph editor's extension."""
+    known = PromptServer.instance.sockets_metadata.get(client_id)
+    if known is not None:
+        known[SHOWS] = True
+
+
+def showing_client() -> str | None:
+    """Returns the client of the running prompt, if it has the graph editor's extension."""
+    server = getattr(PromptServer, "instance", None)
+    client = getattr(server, "client_id", None)
+    if server is None or client is None:
+        return None
+    known = getattr(server, "sockets_metadata", {}).get(client, {})
+    return client if known.get(SHOWS) else None
+
+
+def send(event: str, data: dict[str, Any], client: str) -> None:
+    """Sends a message to a client's extension."""
+    PromptServer.instance.send_sync(event, data, client)
+
+
+def write_temporary(prefix: str, ending: str, data: bytes) -> dict[str, str]:
+    """Writes a file that lasts until ComfyUI starts anew; returns what /view finds it by."""
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=folder, prefix=f"{prefix}_", suffix=ending, delete=False) as file:
+        file.write(data)
+    return {"filename": Path(file.name).name, "subfolder": "", "type": "temp"}

@@ -17,6 +17,7 @@ from torch import Tensor
 from ....wan_model.errors import NotFiniteError
 from ....wan_model.sampling import is_high_noise
 from ..model.patcher import WanPatcher, shares_memory
+from .run_watch import RunWatch
 from .samplers import TRUNCATE
 
 SAMPLER_HOOKS = ("sampler_post_cfg_function", "sampler_pre_cfg_function")
@@ -82,12 +83,20 @@ class MoEGuider(comfy.samplers.CFGGuider):
         self.second: comfy.samplers.CFGGuider | None = None
         """Core's guider of the expert that is not first; a record of its prepared parts."""
         self.run: _Run | None = None
+        self.watch: RunWatch | None = None
+        """What times the next run."""
 
     def expert(self, sigma: float) -> Expert:
         """Returns the expert of a noise level; equality with the boundary is high noise."""
         if self.low is None or is_high_noise(sigma, self.boundary):
             return self.high
         return self.low
+
+    def names_of_steps(self, sigmas: Tensor) -> list[str]:
+        """Returns which expert each step of a run belongs to: "high", "low" or "only"."""
+        if self.low is None:
+            return ["only"] * max(0, len(sigmas) - 1)
+        return ["high" if self.expert(s) is self.high else "low" for s in sigmas[:-1].tolist()]
 
     def sample(
         self,
@@ -142,6 +151,8 @@ class MoEGuider(comfy.samplers.CFGGuider):
             known = self.inner_model.process_latent_in(latent_image)
         self.run = _Run(noise, known, device, denoise_mask, seed, sigmas, extra, self.first)
         rest = (denoise_mask, callback, disable_pbar, seed)
+        if self.watch is not None:
+            self.watch.start()
         return super().inner_sample(noise, latent_image, device, sampler, sigmas, *rest, **extra)
 
     def outer_predict_noise(

@@ -1,0 +1,67 @@
+/** The video that is being sampled, small and in a loop, at its node until the run is over. */
+
+import { div } from "../ui/dom.js";
+
+const TALLEST = 320;
+const MARGINS = 32;
+
+/**
+ * @typedef {object} Places what the previews need of the graph editor
+ * @property {(id: string) => any} findNode
+ * @property {(node: any, element: HTMLElement, height: number) => () => void} addPanel returns what
+ *   takes the panel away again
+ */
+
+/**
+ * Height of a preview at a node, in units of the graph.
+ * @param {number} width
+ * @param {number} height of the images
+ * @param {number} nodeWidth
+ */
+export const heightFor = (width, height, nodeWidth) =>
+  Math.round(Math.min(TALLEST, (Math.max(nodeWidth - MARGINS, 100) * height) / width));
+
+export class Previews {
+  /** @param {Places} places */
+  constructor(places) {
+    this.places = places;
+    /** @type {Map<string, { image: HTMLImageElement, remove: () => void }>} */
+    this.shown = new Map();
+  }
+
+  /** @param {{ node: string, image?: string, width?: number, height?: number, done?: boolean }} message */
+  receive({ node: id, image, width, height, done }) {
+    if (done || !image || !width || !height) return this.remove(id);
+    const shown = this.shown.get(id) ?? this.add(id, width, height);
+    if (shown) shown.image.src = image;
+  }
+
+  /**
+   * @param {string} id
+   * @param {number} width
+   * @param {number} height
+   */
+  add(id, width, height) {
+    const node = this.places.findNode(id);
+    if (!node) return undefined;
+    const image = document.createElement("img");
+    image.alt = "Preview of the video that is being sampled";
+    image.draggable = false;
+    const tall = heightFor(width, height, node.size[0]);
+    const remove = this.places.addPanel(node, div("wanduet-preview", image), tall);
+    const shown = { image, remove };
+    this.shown.set(id, shown);
+    return shown;
+  }
+
+  /** @param {string} id */
+  remove(id) {
+    this.shown.get(id)?.remove();
+    this.shown.delete(id);
+  }
+
+  /** A run begins or is over: nothing of an earlier one stays. */
+  clear() {
+    for (const id of [...this.shown.keys()]) this.remove(id);
+  }
+}

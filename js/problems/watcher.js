@@ -1,0 +1,89 @@
+/** Asks the server what is wrong with the graph while it is edited, and shows it at the nodes. */
+
+import { byNode, joined, timeToRead } from "./problems.js";
+
+/** Milliseconds without a change before the server is asked. */
+const PAUSE = 250;
+
+/**
+ * @typedef {object} Editor what the watcher needs of the graph editor
+ * @property {() => { prompt: Record<string, any>, nodes: any[] }} readPrompt
+ * @property {(id: string) => any} findNode by the id that a run uses
+ * @property {(path: string, body: any) => Promise<any>} postJson
+ * @property {(node: any, problems: import("./problems.js").Problem[]) => void} show
+ * @property {(node: any, lines: string[]) => void} plan shows what a run of a sampler would be
+ * @property {(title: string, text: string, life: number) => void} toast
+ */
+
+export class ProblemWatcher {
+  /** @param {Editor} editor */
+  constructor(editor) {
+    this.editor = editor;
+    this.asked = "";
+    /** @type {Map<any, import("./problems.js").Problem[]>} */
+    this.editing = new Map();
+    /** @type {Map<any, import("./problems.js").Problem[]>} */
+    this.running = new Map();
+    /** @type {Set<any>} */
+    this.shown = new Set();
+    /** @type {any} */
+    this.timer = null;
+  }
+
+  /** Call after anything that may have changed the graph. */
+  changed() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.look(), PAUSE);
+  }
+
+  async look() {
+    const { prompt, nodes } = this.editor.readPrompt();
+    const asked = JSON.stringify(prompt);
+    if (asked === this.asked) return;
+    const first = this.asked === "";
+    this.asked = asked;
+    if (!first) this.running = new Map();
+    const answer = nodes.length
+      ? await this.editor.postJson("/wanduet/check", { prompt }).catch(() => ({}))
+      : { problems: [] };
+    if (asked !== this.asked) return;
+    for (const [id, lines] of Object.entries(answer.plans ?? {})) {
+      this.editor.plan(nodes[Number(id)], lines);
+    }
+    this.editing = byNode(answer.problems ?? [], (id) => nodes[Number(id)]);
+    this.render();
+  }
+
+  /** A run begins: what the last one found is over. */
+  started() {
+    this.running = new Map();
+    this.render();
+  }
+
+  /**
+   * A prompt was refused, or a node failed.
+   * @param {{ node_id: string, input: string, message: string }[]} problems
+   */
+  failed(problems) {
+    this.running = byNode(problems, (id) => this.editor.findNode(id));
+    for (const text of new Set(problems.map((problem) => problem.message))) {
+      const { node_id: id, input } = problems.find((one) => one.message === text) ?? problems[0];
+      const title = this.editor.findNode(id)?.title ?? "Wan 2.2";
+      this.editor.toast(input ? `${title}: ${input}` : title, text, timeToRead(text));
+    }
+    this.render();
+  }
+
+  /** @param {any} node that has left the graph */
+  forget(node) {
+    for (const where of [this.editing, this.running, this.shown]) where.delete(node);
+  }
+
+  render() {
+    const wrong = new Set([...this.editing.keys(), ...this.running.keys()]);
+    for (const node of new Set([...wrong, ...this.shown])) {
+      this.editor.show(node, joined(this.editing.get(node) ?? [], this.running.get(node) ?? []));
+    }
+    this.shown = wrong;
+  }
+}

@@ -1,0 +1,47 @@
+/** What a run took: it stays at the node until the next one, and can be copied. */
+
+import { div } from "../ui/dom.js";
+
+const LINE = 14;
+const AROUND = 14;
+const BUTTON = 30;
+const CHARACTER = 5.8;
+
+/**
+ * Height that a report takes at a width, in units of the graph.
+ * @param {string} text
+ * @param {number} width
+ */
+export const heightOfReport = (text, width) => heightOfText(text, width) + BUTTON;
+
+/**
+ * Height that lines take at a width, in units of the graph.
+ * @param {string} text
+ * @param {number} width
+ */
+export function heightOfText(text, width) {
+  const perLine = Math.max(10, Math.floor((width - 40) / CHARACTER));
+  const lines = text.split("\n").map((line) => Math.max(1, Math.ceil(line.length / perLine)));
+  return lines.reduce((sum, count) => sum + count * LINE, AROUND);
+}
+
+/**
+ * @param {string} text
+ * @param {(text: string) => Promise<void>} copy
+ */
+export function makeReport(text, copy) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = "Copy report";
+  button.addEventListener("click", async () => {
+    await copy(text);
+    button.textContent = "Copied";
+    setTimeout(() => (button.textContent = "Copy report"), 1500);
+  });
+  const lines = div("wanduet-report-text");
+  lines.textContent = text;
+  lines.tabIndex = 0;
+  const box = div("wanduet-report", lines, button);
+  box.setAttribute("aria-label", "Report of the last run");
+  return box;
+}

@@ -1,0 +1,117 @@
+"""What a run takes: each step while it runs, and a report that stays."""
+
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+import torch
+
+from ..host import runtime
+
+EVENT = "wanduet.step"
+GIB = 2**30
+NAMES = {
+    "high": "High-noise expert",
+    "low": "Low-noise expert",
+    "only": "Model",
+}
+
+
+@dataclass
+class RunWatch:
+    """Times one run by the calls after its steps."""
+
+    experts: list[str]
+    """Of each step: a key of `NAMES`."""
+    device: torch.device
+    client: str | None = field(default_factory=runtime.showing_client)
+    node_id: str | None = field(default_factory=runtime.running_node)
+    began: float = field(default_factory=time.monotonic)
+    loaded: float | None = None
+    ends: list[float] = field(default_factory=list)
+    """When each step was over."""
+    ram: int = 0
+    vram: int = 0
+    vram_before: int = 0
+
+    def __post_init__(self) -> None:
+        self.vram_before = self._most_vram()
+
+    def start(self) -> None:
+        """The first model is where it computes; steps follow."""
+        self.loaded = time.monotonic()
+
+    def step(self) -> None:
+        """A step is over: looks at memory, and tells the client."""
+        self.ends.append(time.monotonic())
+        self.ram = max(self.ram, psutil.Process().memory_info().rss)
+        if self.device.type == "cuda":
+            self.vram = max(self.vram, torch.cuda.memory_reserved(self.device))
+        if self.client is not None and self.node_id is not None:
+            runtime.send(EVENT, {"node": self.node_id, **self.progress()}, self.client)
+
+    def progress(self) -> dict[str, Any]:
+        """Returns {"step", "total", "elapsed", "left", "pace": {expert: seconds per step}}."""
+        pace = self.pace()
+        known = list(pace.values())[-1] if pace else 0.0
+        waiting = self.experts[len(self.ends) :]
+        return {
+            "step": len(self.ends),
+            "total": len(self.experts),
+            "elapsed": time.monotonic() - self.began,
+            "left": sum(pace.get(expert, known) for expert in waiting),
+            "pace": pace,
+        }
+
+    def pace(self) -> dict[str, float]:
+        """Returns the usual seconds per step of each expert that has run."""
+        seconds: dict[str, list[float]] = {}
+        for expert, spent in zip(self.experts, self._spent(), strict=False):
+            seconds.setdefault(expert, []).append(spent)
+        return {expert: statistics.median_low(each) for expert, each in seconds.items()}
+
+    def report(self) -> list[str]:
+        """Returns what is to be said when the run is over."""
+        spent, pace = self._spent(), self.pace()
+        ran = self.experts[: len(spent)]
+        lines = [f"{len(spent)} of {len(self.experts)} steps in {clock(self._end() - self.began)}"]
+        if self.loaded is not None and self.loaded - self.began >= 0.05:
+            lines.append(f"Loading: {clock(self.loaded - self.began)}")
+        for expert in dict.fromkeys(ran):
+            total = sum(each for name, each in zip(ran, spent, strict=True) if name == expert)
+            count = ran.count(expert)
+            lines.append(
+                f"{NAMES[expert]}: {count} {'step' if count == 1 else 'steps'}, "
+                f"{pace[expert]:.2f} s each, {clock(total)}"
+            )
+        return [*lines, self._memory()]
+
+    def _spent(self) -> list[float]:
+        starts = [self.loaded or self.began, *self.ends]
+        return [end - start for start, end in zip(starts, self.ends, strict=False)]
+
+    def _end(self) -> float:
+        return self.ends[-1] if self.ends else time.monotonic()
+
+    def _memory(self) -> str:
+        ram = f"{self.ram / GIB:.1f} GiB RAM"
+        if self.device.type != "cuda":
+            return f"Peak: {ram}"
+        # The allocator's own peak counts only where this run raised it; else what steps ended with.
+        most = self._most_vram()
+        vram = most if most > self.vram_before else self.vram
+        return f"Peak: {vram / GIB:.1f} GiB VRAM, {ram}"
+
+    def _most_vram(self) -> int:
+        if self.device.type != "cuda":
+            return 0
+        return torch.cuda.max_memory_reserved(self.device)
+
+
+def clock(seconds: float) -> str:
+    """Returns a duration as people write it: 4.2 s, 1:32."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"

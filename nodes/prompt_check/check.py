@@ -1,0 +1,51 @@
+"""Looks for every mistake that widgets, links and file headers show."""
+
+from collections.abc import Iterator
+
+from .graph import Graph
+from .known_files import Describe, describe_file
+from .number_rules import number_problems
+from .pair_rules import loader_problems, pair_problems
+from .problem import Problem
+from .video_rules import decode_problems, image_problems, size_problems
+
+SAMPLER, GUIDER, SIGMAS = "WanDuetMoESampler", "WanDuetMoEGuider", "WanDuetSigmas"
+
+
+def find_problems(
+    nodes: dict[str, object], among: set[str] | None = None, describe: Describe = describe_file
+) -> list[Problem]:
+    """Returns the mistakes of a workflow, at most one for each input.
+
+    Args:
+        nodes: API format.
+        among: nodes that will run; None for all.
+        describe: what reads the headers of files.
+    """
+    graph = Graph(nodes)
+    found: dict[tuple[str, str], Problem] = {}
+    for problem in _all_problems(graph, describe):
+        if among is None or problem.node_id in among:
+            found.setdefault((problem.node_id, problem.input), problem)
+    return list(found.values())
+
+
+def _all_problems(graph: Graph, describe: Describe) -> Iterator[Problem]:
+    wrong: set[str] = set()
+    for node_id in graph.of_kind("WanDuetExpertLoader"):
+        for problem in loader_problems(graph, describe, node_id):
+            wrong.add(node_id)
+            yield problem
+    for kind in (SAMPLER, GUIDER):
+        for node_id in graph.of_kind(kind):
+            if wrong & graph.upstream([node_id]):
+                continue  # what follows from a wrong file is no mistake of its own
+            yield from pair_problems(graph, describe, node_id)
+            yield from image_problems(graph, describe, node_id)
+    for kind in (SAMPLER, GUIDER, SIGMAS):
+        for node_id in graph.of_kind(kind):
+            yield from number_problems(graph, describe, node_id)
+    for node_id in graph.of_kind("WanDuetImageToVideo"):
+        yield from size_problems(graph, describe, node_id)
+    for node_id in graph.of_kind("WanDuetVAEDecode"):
+        yield from decode_problems(graph, describe, node_id)

@@ -1,0 +1,99 @@
+"""What the files of a workflow are, by their headers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from ...wan_model.config import OFFICIAL, DiTConfig, Kind, OfficialSettings
+from ...wan_model.errors import WanError
+from ...wan_model.loading import CheckpointInfo, open_checkpoint
+from .._comfy.host import runtime
+from .graph import Graph, Output
+
+DIFFUSION, VAE = "diffusion_models", "vae"
+LOADERS = {
+    "WanDuetModelLoader": ("model_name",),
+    "WanDuetExpertLoader": ("high_noise_model", "low_noise_model"),
+    "UNETLoader": ("unet_name",),
+    "UnetLoaderGGUF": ("unet_name",),
+}
+"""Inputs with the file of each output."""
+VAE_LOADERS = ("WanDuetVAELoader", "VAELoader")
+
+Describe = Callable[[str, str], CheckpointInfo | None]
+"""From a folder and a name to what the file is; None if it cannot be had or read."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A transformer that reaches an input."""
+
+    output: Output
+    """Of the loader."""
+    file_input: str
+    """The loader's input that names the file."""
+    name: str
+    info: CheckpointInfo
+    way: tuple[tuple[str, str], ...]
+    """Class and values of each node between the loader and the input."""
+
+    @property
+    def kind(self) -> Kind:
+        """T2V, I2V or TI2V."""
+        assert self.info.kind is not None
+        return self.info.kind
+
+    @property
+    def channels(self) -> int:
+        """Of its latents."""
+        assert isinstance(self.info.config, DiTConfig)
+        return self.info.config.out_channels
+
+    @property
+    def official(self) -> OfficialSettings:
+        """The official settings of its kind."""
+        return OFFICIAL[self.kind]
+
+
+def find_model(graph: Graph, describe: Describe, node_id: str, name: str) -> Model | None:
+    """Returns the model at an input; None if it is not known before the run."""
+    way: list[tuple[str, str]] = []
+    for output in graph.chain(node_id, name):
+        kind = graph.kind(output.node_id)
+        names = LOADERS.get(kind, ())
+        if output.slot < len(names):
+            file_input = names[output.slot]
+            file = graph.value(output.node_id, file_input)
+            info = describe(DIFFUSION, file) if isinstance(file, str) else None
+            if info is None or info.kind is None or not isinstance(info.config, DiTConfig):
+                return None
+            return Model(output, file_input, file, info, tuple(way))
+        way.append((kind, graph.values(output.node_id)))
+    return None
+
+
+def vae_channels(graph: Graph, describe: Describe, node_id: str, name: str) -> int | None:
+    """Returns the latent channels of the VAE at an input; None if it is not known."""
+    output = graph.link(node_id, name)
+    if output is None or graph.kind(output.node_id) not in VAE_LOADERS:
+        return None
+    file = graph.value(output.node_id, "vae_name")
+    info = describe(VAE, file) if isinstance(file, str) else None
+    return getattr(info.config, "z_dim", None) if info is not None else None
+
+
+def describe_file(folder: str, name: str) -> CheckpointInfo | None:
+    """Reads the header of a listed file, once for each version of it."""
+    path = runtime.listed_file(folder, name)
+    if path is None:
+        return None
+    return _described(path, folder, runtime.file_stamp(folder, name))
+
+
+@lru_cache(maxsize=64)
+def _described(path: Path, folder: str, _stamp: str) -> CheckpointInfo | None:
+    try:
+        return open_checkpoint(path, "vae" if folder == VAE else "dit").info
+    except (WanError, OSError, ValueError):
+        return None  # its loader will say why

@@ -1,0 +1,133 @@
+"""Experts that do not belong together, or not where they are."""
+
+from collections.abc import Iterator
+
+from ...wan_model.loading import Expert
+from .graph import Graph
+from .known_files import DIFFUSION, Describe, Model, find_model
+from .number_rules import WHOLE_RUN
+from .problem import Problem
+
+HIGH, LOW = "model_high", "model_low"
+FILES: tuple[tuple[str, Expert], ...] = (("high_noise_model", "high"), ("low_noise_model", "low"))
+
+
+def loader_problems(graph: Graph, describe: Describe, node_id: str) -> Iterator[Problem]:
+    """Looks at the two files of a loader of experts."""
+    names = [graph.value(node_id, name) for name, _ in FILES]
+    if not all(isinstance(name, str) for name in names):
+        return
+    high, low = (describe(DIFFUSION, name) for name in names)
+    if names[0] == names[1]:
+        wrong = FILES[1 if high is None or high.expert != "low" else 0][0]
+        yield Problem(
+            node_id,
+            wrong,
+            f"Both experts are the same file. Got {names[0]} twice, need the high-noise and the "
+            "low-noise file. Choose the other one here.",
+        )
+        return
+    if high is None or low is None:
+        return
+    for (name, _), info in zip(FILES, (high, low), strict=True):
+        if info.kind == "ti2v":
+            yield Problem(
+                node_id,
+                name,
+                f"TI2V-5B has one model for all steps. Got {info.path.name}, need an expert of "
+                "T2V-A14B or I2V-A14B. Load this file with the loader of one model.",
+            )
+            return
+    if high.kind and low.kind and high.kind != low.kind:
+        yield Problem(
+            node_id,
+            FILES[1][0],
+            f"These two files don't belong together. Got {names[0]} ({high.label}) and {names[1]} "
+            f"({low.label}), need both of one model. Choose both of T2V-A14B or both of I2V-A14B.",
+        )
+    elif (high.expert, low.expert) == ("low", "high"):
+        yield Problem(
+            node_id,
+            FILES[0][0],
+            f"These look swapped, judging by the file names. Got {names[0]} as high_noise_model "
+            f"and {names[1]} as low_noise_model, need them the other way round. Swap them.",
+        )
+    else:
+        yield from _same_expert(node_id, names, (high.expert, low.expert))
+
+
+def _same_expert(
+    node_id: str, names: list[str], experts: tuple[Expert | None, ...]
+) -> Iterator[Problem]:
+    for (name, right), expert in zip(FILES, experts, strict=True):
+        if expert not in (None, right):
+            yield Problem(
+                node_id,
+                name,
+                f"Both experts are {expert}-noise files, judging by the file names. Got {names[0]} "
+                f"as high_noise_model and {names[1]} as low_noise_model, need one of each. Choose "
+                "the other one here, or rename a file whose name is wrong.",
+            )
+
+
+def pair_problems(graph: Graph, describe: Describe, node_id: str) -> Iterator[Problem]:
+    """Looks at the models of a sampler or guider."""
+    high = find_model(graph, describe, node_id, HIGH)
+    if high is None:
+        return
+    if LOW not in graph.inputs(node_id):
+        yield from _forgotten(graph, node_id, high)
+        return
+    low = find_model(graph, describe, node_id, LOW)
+    if low is None:
+        return
+    if "ti2v" in (high.kind, low.kind):
+        where, text = (LOW, "Disconnect this input") if high.kind == "ti2v" else (LOW, "Replace it")
+        yield Problem(
+            node_id,
+            where,
+            f"TI2V-5B has one model for all steps. Got {high.info.label} at model_high and "
+            f"{low.info.label} at model_low, need it at model_high alone. {text}, or load both "
+            "experts of T2V-A14B or I2V-A14B.",
+        )
+    elif high.kind != low.kind:
+        yield Problem(
+            node_id,
+            LOW,
+            f"The two experts do not belong together. Got {high.info.label} at model_high and "
+            f"{low.info.label} at model_low, need the high-noise and the low-noise file of one "
+            "model. Choose both of T2V-A14B or both of I2V-A14B.",
+        )
+    elif (high.name, high.way) == (low.name, low.way):
+        yield Problem(
+            node_id,
+            HIGH if high.info.expert == "low" else LOW,
+            f"The same expert is connected twice. Got {high.name} at model_high and model_low, "
+            "need the high-noise and the low-noise one. Connect the other expert here.",
+        )
+    elif _stands_for(high) == "low" and _stands_for(low) == "high":
+        yield Problem(
+            node_id,
+            HIGH,
+            f"The experts are crossed. Got {high.name} at model_high and {low.name} at model_low, "
+            "need the high-noise expert at model_high. Exchange the two links.",
+        )
+
+
+def _stands_for(model: Model) -> Expert | None:
+    """Returns which expert a model is: by its name, or by the input of its loader."""
+    return model.info.expert or dict(FILES).get(model.file_input)
+
+
+def _forgotten(graph: Graph, node_id: str, high: Model) -> Iterator[Problem]:
+    """A high-noise expert cannot finish a video; a low-noise one can make one alone."""
+    if high.kind == "ti2v" or _stands_for(high) != "high":
+        return
+    end = graph.number(node_id, "end_at_step")
+    if end is not None and end >= WHOLE_RUN:
+        yield Problem(
+            node_id,
+            LOW,
+            "The low-noise expert is missing. Got the high-noise expert alone for a whole run, "
+            "need both. Connect the low-noise model here, or end at the step of the switch.",
+        )

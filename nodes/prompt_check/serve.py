@@ -1,0 +1,43 @@
+"""Offers the check to the queue and to the graph editor."""
+
+import asyncio
+from dataclasses import asdict
+from typing import Any
+
+from aiohttp import web
+
+from .._comfy.host import prompt_gate, runtime
+from ..run_plan import plan_lines
+from .check import SAMPLER, find_problems
+from .graph import Graph
+
+
+def register_checks() -> None:
+    """Checks prompts before they are queued, and workflows that are being edited."""
+    prompt_gate.add_gate(_check)
+    table = runtime.route_table()
+    if table is not None:
+        table.post("/wanduet/check")(_answer)
+
+
+def _check(prompt: dict[str, Any], outputs: set[str]) -> prompt_gate.Problems:
+    among = Graph(prompt).upstream(list(outputs))
+    return [asdict(problem) for problem in find_problems(prompt, among)]
+
+
+async def _answer(request: web.Request) -> web.Response:
+    """Answers {"prompt": API format}.
+
+    With {"problems": [{"node_id", "input", "message"}], "plans": {id of a sampler: [line]}}.
+    """
+    try:
+        prompt = (await request.json())["prompt"]
+        return web.json_response(await asyncio.to_thread(_found, prompt))
+    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+        return web.json_response({"error": str(error)})
+
+
+def _found(prompt: dict[str, Any]) -> dict[str, Any]:
+    plans = {node_id: plan_lines(prompt, node_id) for node_id in Graph(prompt).of_kind(SAMPLER)}
+    problems = [asdict(problem) for problem in find_problems(prompt)]
+    return {"problems": problems, "plans": plans}

@@ -1,0 +1,137 @@
+"""What a run will be, told before it starts from the workflow and the headers of its files."""
+
+from typing import Any
+
+import torch
+
+from ..wan_model.config import DiTConfig, Precision
+from ..wan_model.dit.activation_memory import activation_bytes
+from ..wan_model.errors import WanError
+from ..wan_model.shapes import LatentSize, latent_size
+from . import run_pace, settings
+from ._comfy.host import runtime
+from ._comfy.model.placement import has_engine_by_default
+from ._comfy.model.precision_choice import explain as explain_precision
+from ._comfy.sampling import samplers
+from ._comfy.sampling.run_watch import GIB, clock
+from .prompt_check.graph import Graph
+from .prompt_check.known_files import Model, describe_file, find_model
+from .video_size import FREE, SIZES, chosen_length, chosen_size
+
+SIZE = "WanDuetImageToVideo"
+
+
+def plan_lines(prompt: dict[str, Any], node_id: str) -> list[str]:
+    """Returns what is known of the run of a sampler before it starts, a line for each subject.
+
+    Args:
+        prompt: API format.
+        node_id: of the sampler.
+    """
+    graph = Graph(prompt)
+    found = [
+        find_model(graph, describe_file, node_id, name) for name in ("model_high", "model_low")
+    ]
+    models = [model for model in found if model is not None]
+    if not models:
+        return []
+    lines = [f"{model.info.label}, {model.info.bytes / GIB:.1f} GiB" for model in models]
+    loader = models[0].output.node_id
+    precision = str(graph.value(loader, "precision", "auto"))
+    attention = str(graph.value(loader, "attention", "auto"))
+    device = runtime.compute_device()
+    try:
+        matmuls = explain_precision(precision, models[0].info, device)
+    except WanError as error:
+        matmuls = str(error)
+    lines.append(f"{matmuls}; attention: {attention}")
+    size = _size(graph, node_id, models[0])
+    if size is None:
+        return lines
+    official = models[0].official
+    length = 4 * (size.frames - 1) + 1
+    lines.append(f"{length / official.fps:.1f} s of video, {size.tokens} tokens")
+    lines.append(_memory(graph, models, precision, size, device))
+    return [*lines, _time(graph, node_id, models, size)]
+
+
+def pace_key(label: str) -> str:
+    """Returns what runs of equal length have in common: the model, its format and the device."""
+    kind = label.replace(", high noise", "").replace(", low noise", "")
+    return f"{runtime.device_name()} | {kind}"
+
+
+def _size(graph: Graph, node_id: str, model: Model) -> LatentSize | None:
+    source = graph.link(node_id, "latent_image")
+    if source is None or graph.kind(source.node_id) != SIZE:
+        return None
+    node, official = source.node_id, model.official
+    sides = [graph.number(node, name) for name in ("width", "height", "length")]
+    chosen = str(graph.value(node, "size", FREE))
+    if any(side is None for side in sides) or (chosen != FREE and chosen not in SIZES):
+        return None
+    width, height, length = (int(side or 0) for side in sides)
+    # An image's aspect changes the sides of an area, and hardly the number of tokens.
+    width, height, _ = chosen_size(chosen, width, height, False, official)
+    length = chosen_length(graph.number(node, "seconds") or 0.0, length, official.fps)
+    try:
+        return latent_size(width, height, length, official.size_multiple // 2)
+    except WanError:
+        return None
+
+
+def _memory(
+    graph: Graph, models: list[Model], precision: str, size: LatentSize, device: torch.device
+) -> str:
+    """Predicts the peak of the device's memory; experts take turns there."""
+    config = models[0].info.config
+    assert isinstance(config, DiTConfig)
+    numbers = Precision(compute_dtype=runtime.compute_dtype(precision))
+    video = activation_bytes(config, numbers, 1, size.frames, size.height, size.width)
+    weights = max(model.info.bytes for model in models)
+    if device.type == "cpu":
+        total = video + sum(model.info.bytes for model in models)
+        return f"Predicted peak: {total / GIB:.1f} GiB RAM, on the CPU"
+    free = runtime.spare_bytes(device)
+    if video + weights <= free:
+        return f"Predicted peak: {(video + weights) / GIB:.1f} of {free / GIB:.1f} GiB VRAM free"
+    limited = graph.link(models[0].output.node_id, "memory") is not None
+    who = "streamed" if limited or has_engine_by_default(device) else "moved by ComfyUI"
+    rest = video + weights - free
+    return (
+        f"Predicted peak: all {free / GIB:.1f} GiB VRAM that are free, {rest / GIB:.1f} GiB of "
+        f"weights {who}"
+    )
+
+
+def _time(graph: Graph, node_id: str, models: list[Model], size: LatentSize) -> str:
+    model = models[0]
+    pass_seconds = run_pace.expected_seconds(pace_key(model.info.label), size.tokens)
+    if pass_seconds is None:
+        return "Predicted time: known after the first run of this model here"
+    passes = _passes(graph, node_id, model)
+    least, most = (passes * seconds for seconds in pass_seconds)
+    return f"Predicted time: {clock(least)} to {clock(most)}"
+
+
+def _passes(graph: Graph, node_id: str, model: Model) -> int:
+    """Returns the forward passes of a run: two in a step with guidance."""
+    values = {name: graph.number(node_id, name) for name in ("steps", "shift", "boundary")}
+    cfg = {name: graph.number(node_id, name) for name in ("cfg_high", "cfg_low")}
+    chosen = settings.resolve(
+        model.official,
+        steps=int(values["steps"] or 0),
+        shift=values["shift"] or 0,
+        boundary=min(1, values["boundary"] or 0),
+        cfg_high=cfg["cfg_high"] or 0,
+        cfg_low=cfg["cfg_low"] or 0,
+    )
+    sigmas = samplers.make_schedule("unipc", "wan", chosen.steps, chosen.shift, 1.0)[:-1].tolist()
+    start = int(graph.number(node_id, "start_at_step") or 0)
+    end = int(graph.number(node_id, "end_at_step") or len(sigmas))
+    alone = "model_low" not in graph.inputs(node_id)
+    scales = (
+        chosen.cfg_high if alone or sigma >= chosen.boundary else chosen.cfg_low
+        for sigma in sigmas[start:end]
+    )
+    return sum(1 if scale == 1 else 2 for scale in scales)

@@ -1,0 +1,72 @@
+"""What the editor is told before a run, what a run leaves in history and metadata."""
+
+import json
+from typing import Any
+
+import pytest
+
+from .graphs import T2V, Prompt, experts, image_to_video, moe_sampler, node, random_text, vae
+from .server import ComfyServer
+
+pytestmark = pytest.mark.comfy
+
+LINKS = {"positive": ("positive", 0), "negative": ("negative", 0)}
+
+
+def prompt(seed: int, **options: Any) -> Prompt:
+    return {
+        **experts(T2V),
+        **random_text(64, 8),
+        **vae(),
+        **image_to_video(**LINKS, length=9),
+        **moe_sampler(seed=seed, **options),
+        "end": node("PreviewAny", source=("sampler", 0)),
+    }
+
+
+def plan(server: ComfyServer, nodes: Prompt) -> list[str]:
+    return server.post("/wanduet/check", {"prompt": nodes})["plans"]["sampler"]
+
+
+def test_plan_before_and_after_the_first_run(comfy_server: ComfyServer):
+    before = plan(comfy_server, prompt(201))
+    assert before[0].startswith("T2V (dim 256, 2 layers), high noise, fp16, ")
+    assert before[1].startswith("T2V (dim 256, 2 layers), low noise, fp16, ")
+    assert before[2] == "fp32 matmuls; attention: sdpa"
+    assert before[3] == "0.6 s of video, 36 tokens"
+    assert before[4].startswith("Predicted peak: ")
+    assert before[5].startswith("Predicted time: ")
+
+    result = comfy_server.run(prompt(201))
+    assert result.status == "success", result.error
+    after = plan(comfy_server, prompt(201))
+    assert after[:5] == before[:5]
+    assert " s to " in after[5]
+
+    nothing = {**prompt(201), "experts": node("LoadImage", image="a.png")}
+    assert plan(comfy_server, nothing) == []
+
+
+def test_report_and_values_stay_with_the_run(comfy_server: ComfyServer):
+    nodes = prompt(202, cfg_high=0.0, steps=4, shift=0.0)
+    nodes["decode"] = node(
+        "WanDuetVAEDecode", vae=("vae", 0), samples=("sampler", 0), tiling="auto"
+    )
+    nodes["saved"] = node("SaveImage", images=("decode", 0), filename_prefix="report")
+    body = {"prompt": nodes, "extra_data": {"extra_pnginfo": {"workflow": {}}}}
+    prompt_id = comfy_server.post("/prompt", body)["prompt_id"]
+    comfy_server.run(prompt(203))  # queued behind it
+
+    outputs = comfy_server.history(prompt_id)["outputs"]
+    (record,) = outputs["sampler"]["wanduet_report"]
+    assert (record["cfg_high"], record["shift"], record["steps"]) == (4.0, 12.0, 4)
+    assert record["boundary"] == 0.875
+    lines = record["report"].splitlines()
+    assert any(line.startswith("4 of 4 steps in ") for line in lines)
+    assert any(line.startswith("High-noise expert: 3 steps, ") for line in lines)
+    assert any(line.startswith("Low-noise expert: 1 step, ") for line in lines)
+    assert any("GiB RAM" in line for line in lines)
+    file = comfy_server.output_path(outputs["saved"]["images"][0])
+    text = file.read_bytes().decode("latin-1")
+    found = text[text.index('{"sampler": {"model"') :]
+    assert json.JSONDecoder().raw_decode(found)[0] == {"sampler": record}

@@ -1,0 +1,62 @@
+// What the editor's extension computes without a page. Run by tests/js/test_pure.py.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { ranges } from "../../js/compare/frames.js";
+import { wrapped } from "../../js/compare/player.js";
+import { heightFor } from "../../js/preview/moving.js";
+import { byNode, joined, timeToRead } from "../../js/problems/problems.js";
+import { heightOf } from "../../js/problems/box.js";
+import { clock, describe } from "../../js/run/progress.js";
+import { automaticTexts } from "../../js/sampler/auto_values.js";
+import { heightOfReport } from "../../js/run/report.js";
+
+test("durations read as people write them", () => {
+  assert.deepEqual([0.4, 59.4, 92, 3725].map(clock), ["0 s", "59 s", "1:32", "1:02:05"]);
+});
+
+test("progress names the experts, or none where there is one", () => {
+  const run = { step: 5, total: 20, elapsed: 12, left: 45 };
+  assert.equal(describe({ ...run, pace: { high: 2.1, low: 12 } }),
+    "step 5 of 20 · 12 s · 45 s left · high 2.10 s/step · low 12.0 s/step");
+  assert.equal(describe({ ...run, pace: { only: 2 } }), "step 5 of 20 · 12 s · 45 s left · 2.00 s/step");
+});
+
+test("problems are grouped by node, each sentence once, unknown nodes left out", () => {
+  const nodes = { 1: { id: 1 }, 2: { id: 2 } };
+  const found = byNode([
+    { node_id: "1", input: "a", message: "A." }, { node_id: "1", input: "b", message: "A." },
+    { node_id: "2", input: "c", message: "B." }, { node_id: "9", input: "c", message: "C." },
+  ], (id) => nodes[id]);
+  assert.deepEqual(found.get(nodes[1]), [{ input: "a", message: "A." }]);
+  assert.equal(found.size, 2);
+  assert.equal(joined(found.get(nodes[1]), [{ input: "", message: "A." }]).length, 1);
+});
+
+test("long sentences stay longer and take more room", () => {
+  assert.equal(timeToRead("short"), 8000);
+  assert.equal(timeToRead("x".repeat(200)), 24000);
+  const problem = (length) => [{ input: "", message: "x".repeat(length) }];
+  assert.ok(heightOf(problem(200), 300) > heightOf(problem(20), 300));
+  assert.ok(heightOf(problem(200), 300) > heightOf(problem(200), 600));
+  assert.ok(heightOfReport("a\nb\nc", 300) > heightOfReport("a", 300));
+});
+
+test("previews keep their shape up to a limit", () => {
+  assert.equal(heightFor(104, 60, 332), 173);
+  assert.equal(heightFor(60, 104, 332), 320);
+});
+
+test("0 and below show the model's own value, links and own values show themselves", () => {
+  const settings = { steps: 40, cfgHigh: 3.5, cfgLow: 3, shift: 12, boundary: null };
+  const widgets = { steps: 0, cfg_high: -1, cfg_low: 2, shift: undefined, boundary: 0, seed: 0 };
+  assert.deepEqual(automaticTexts(widgets, settings), {
+    steps: "auto (40)", cfg_high: "auto (3.5)", cfg_low: null, shift: null, boundary: null,
+  });
+});
+
+test("frames of a compared video lie one after another; its ends meet", () => {
+  assert.deepEqual(ranges([3, 4, 1]), [[0, 3], [3, 7], [7, 8]]);
+  assert.deepEqual([-1, 0, 5, 6].map((index) => wrapped(index, 6)), [5, 0, 5, 0]);
+});

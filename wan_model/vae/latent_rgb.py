@@ -1,0 +1,40 @@
+"""Rough colours straight from latents: a linear map per latent pixel, for previews.
+
+For released models such maps are published with ComfyUI's latent formats; those of wan22-tiny,
+whose VAEs have latents of their own, are fitted by `tools/fit_latent_rgb.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LatentRgb:
+    """Colour = latent x factors + bias, in [-1, 1]."""
+
+    factors: Sequence[Sequence[float]]
+    """Per latent channel: red, green, blue."""
+    bias: Sequence[float]
+    first: "LatentRgb | None" = None
+    """For the first latent frame, which stands for one frame, where its colours are others."""
+
+    def frames(self, latent: Tensor) -> Tensor:
+        """Returns one small image per latent frame, on the latent's device.
+
+        Args:
+            latent: [C, T, H, W] as the transformer sees it, mean 0 and deviation 1.
+
+        Returns:
+            uint8 [T, H, W, 3].
+        """
+        if self.first is not None:
+            rest = LatentRgb(self.factors, self.bias)
+            return torch.cat((self.first.frames(latent[:, :1]), rest.frames(latent[:, 1:])))
+        options = {"device": latent.device, "dtype": torch.float32}
+        factors = torch.tensor(self.factors, **options)
+        bias = torch.tensor(self.bias, **options)
+        colours = latent.float().movedim(0, -1) @ factors + bias
+        return colours.add(1).mul(127.5).clamp(0, 255).to(torch.uint8)
