@@ -9,6 +9,9 @@ import { isOurs } from "./read_graph.js";
 
 /** @typedef {any} Node a LiteGraph node */
 
+/** Around an element that is a widget. */
+const MARGIN = 8;
+
 /** Events of the page with which a person can change a value, a link, or the node's place. */
 const DONE_BY_HAND = ["pointermove", "pointerup", "keyup", "input", "change", "wheel", "drop"];
 
@@ -52,14 +55,14 @@ export const rootGraph = () => app.rootGraph ?? app.graph;
  * @param {Node} node
  * @param {string} name
  * @param {HTMLElement} element
- * @param {{ minWidth: number, height: number }} size
+ * @param {{ minWidth: number, height: number, around?: number }} size around: room above and below
  */
-export function addPanel(node, name, element, { minWidth, height }) {
+export function addPanel(node, name, element, { minWidth, height, around = 0 }) {
   element.style.setProperty("--comfy-widget-min-height", `${height}px`);
   const widget = node.addDOMWidget(name, name, element, {
     serialize: false,
-    getMinHeight: () => height,
-    margin: 8,
+    getMinHeight: () => height + around,
+    margin: MARGIN,
   });
   widget.serialize = false;
   passToCanvas(element);
@@ -78,7 +81,7 @@ export function addPanel(node, name, element, { minWidth, height }) {
  */
 export function addPassingPanel(node, name, element, height) {
   const before = node.size[1];
-  const widget = addPanel(node, name, element, { minWidth: 0, height });
+  const widget = addPanel(node, name, element, { minWidth: 0, height, around: 2 * MARGIN });
   const brought = node.size[1] - before;
   return () => {
     const index = node.widgets?.indexOf(widget) ?? -1;

@@ -29,6 +29,7 @@ def cross(editor: Editor, loader: str, sampler: str) -> None:
 
 def test_a_mistake_is_said_before_the_run_and_goes_with_it(editor: Editor, results: Path):
     loader, sampler = add_pair(editor)
+    editor.page.wait_for_selector(".wanduet-plan")
     assert at_node(editor, sampler) == []
     saved = editor.serialize()
     height = editor.call("height", sampler)

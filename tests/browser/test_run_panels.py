@@ -35,6 +35,7 @@ def add_run(editor: Editor, steps: int) -> str:
 
 def test_a_run_moves_counts_and_reports(editor: Editor, results: Path):
     sampler = add_run(editor, 20)
+    editor.page.wait_for_selector(".wanduet-plan:has-text('Predicted time')")
     editor.call("recordPanels", sampler)
     answer = editor.run()
     assert answer["type"] == "execution_success", answer
