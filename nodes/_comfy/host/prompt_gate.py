@@ -86,7 +86,7 @@ def _checked(
 
 def _outputs(prompt: dict[str, Any], targets: Any) -> list[str]:
     """Returns the nodes for which the prompt is run."""
-    classes = nodes.NODE_CLASS_MAPPINGS
+    classes = nodes.NODE_CLASS_MAPPINGS  # pyright: ignore[reportAttributeAccessIssue]
     found = [
         node_id
         for node_id, node in prompt.items()

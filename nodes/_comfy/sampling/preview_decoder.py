@@ -41,8 +41,12 @@ class PreviewDecoder:
             return None
         longest = max(latent.shape[-2:])
         scale = min(1.0, LONGEST_SIDE[latent.shape[0]] / longest)
-        size = [max(1, round(side * scale)) for side in latent.shape[-2:]]
-        small = adaptive_avg_pool2d(latent.float(), size) if scale < 1 else latent.float().clone()
+        height, width = (max(1, round(side * scale)) for side in latent.shape[-2:])
+        small = (
+            adaptive_avg_pool2d(latent.float(), (height, width))
+            if scale < 1
+            else latent.float().clone()
+        )
         if latent.device.type == "cpu" and small.numel() > MOST_VALUES_ON_CPU:
             return None
         return small
