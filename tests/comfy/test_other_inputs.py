@@ -244,17 +244,6 @@ def test_a_lone_expert_is_named(comfy_server: ComfyServer):
     assert "The low-noise expert runs alone" in "\n".join(result.texts("guider"))
 
 
-def test_crossed_experts_are_refused(comfy_server: ComfyServer):
-    prompt = {**random_text(64, 8), **empty_latent(), **model(T2V[0], "a"), **model(T2V[1], "b")}
-    crossed = {"model_high": ("b", 0), "model_low": ("a", 0)}
-    prompt |= moe_sampler(latent_image=("latent", 0), **crossed, **TEXT)
-    result = comfy_server.run(prompt | save("never", latent=("sampler", 0)))
-
-    assert result.error is not None
-    assert result.error["node_id"] == "sampler"
-    assert "The experts are swapped" in result.error["exception_message"]
-
-
 @pytest.mark.parametrize("kind", ["picture", "reference"])
 def test_conditions_of_another_vae(comfy_server: ComfyServer, kind: str):
     """Core's nodes do not look which VAE they are given."""
