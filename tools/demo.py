@@ -19,7 +19,9 @@ sys.path.insert(0, str(ROOT))
 
 from tests.comfy.server import ComfyServer, install_pack  # noqa: E402
 from tools.contact_sheet import contact_sheet  # noqa: E402
+from tools.demo_options import add_demo_options  # noqa: E402
 from tools.tiny_score import read_video  # noqa: E402
+from tools.tiny_vocabulary import advice  # noqa: E402
 
 logger = logging.getLogger("demo")
 
@@ -28,7 +30,9 @@ LIMITS = (
     "left, right, up or down, rotates, grows, shrinks, bounces, orbits or stays still."
 )
 
-WORKFLOWS = ("wan22_tiny_t2v", "wan22_tiny_i2v", "wan22_tiny_ti2v")
+WORKFLOWS = tuple(
+    f"Wan 2.2 Tiny {kind} to Video (No Download)" for kind in ("Text", "Image", "Text or Image")
+)
 
 
 def main() -> None:
@@ -37,15 +41,13 @@ def main() -> None:
         prog="python dev.py demo",
         description=f"{__doc__} {LIMITS}",
     )
-    parser.add_argument("--prompt", help="what to show (default: each template's own prompt)")
-    parser.add_argument(
-        "--image", type=Path, help="an image to animate, cut to a square (default: a blue circle)"
-    )
-    parser.add_argument("--output", type=Path, default=ROOT / "demo", help="folder for the videos")
+    add_demo_options(parser)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="demo: %(message)s", stream=sys.stdout)
     if arguments.image and not arguments.image.is_file():
         parser.error(f"There is no image {arguments.image}.")
+    if arguments.prompt and (said := advice(arguments.prompt)):
+        logger.warning(said)
     with tempfile.TemporaryDirectory(prefix="wanduet-demo-") as folder:
         run(Path(folder), arguments)
     logger.info(LIMITS)
@@ -62,7 +64,7 @@ def run(base: Path, arguments: argparse.Namespace) -> None:
         arguments.output.mkdir(parents=True, exist_ok=True)
         for name in WORKFLOWS:
             workflow = load(name)
-            prompt = fill_in(workflow, arguments.prompt, image)
+            prompt = fill_in(workflow, arguments.prompt, image, arguments.seed)
             started = time.monotonic()
             saved = make_video(server, workflow)
             seconds = time.monotonic() - started
@@ -78,17 +80,22 @@ def load(name: str) -> dict[str, Any]:
     return json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
 
 
-def fill_in(workflow: dict[str, Any], prompt: str | None, image: str | None) -> str:
-    """Puts the person's prompt and image into a workflow and returns the prompt it now has.
+def fill_in(
+    workflow: dict[str, Any], prompt: str | None, image: str | None, seed: int | None = None
+) -> str:
+    """Puts what the person gave into a workflow and returns the prompt it now has.
 
     Args:
         workflow: in API format; changed.
         prompt: None leaves that of the workflow.
         image: a name in the input folder; None leaves that of the workflow.
+        seed: None leaves that of the workflow.
     """
     for node in workflow.values():
         if node["class_type"] == "LoadImage" and image:
             node["inputs"]["image"] = image
+        if "seed" in node["inputs"] and seed is not None:
+            node["inputs"]["seed"] = seed
         if node["class_type"] == "WanDuetTextEncode":
             prompt = node["inputs"]["positive"] = prompt or node["inputs"]["positive"]
     return prompt or ""

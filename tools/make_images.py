@@ -1,15 +1,20 @@
-"""Draws the images of the wan22-tiny templates: `python -m tools.make_images [FOLDER]`.
+"""Draws the templates' images: `python -m tools.make_images [FOLDER]`.
 
-The image that the templates animate, and, if FOLDER holds the demo's videos, the templates'
-thumbnails: four frames each.
+The images that templates animate, and their thumbnails, which move. Those of the tiny templates are
+the demo's videos, if FOLDER holds them; the others are a painted lake, not a model's result.
+
+The editor asks for thumbnails of custom nodes as .jpg alone, and shows what is in the file: an
+animated WebP.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+from PIL import Image
 
 from .contact_sheet import frame_grid
+from .lake import paint_lake
 from .tiny_score import read_video
 from .train_tiny import scenes
 
@@ -32,18 +37,46 @@ CIRCLE = scenes.Scene(
 )
 """At the lower left, so that it has room to move right and up."""
 
+LAKES = {
+    "Wan 2.2 Text to Video 14B": (0.86, 0.95),
+    "Wan 2.2 Image to Video 14B": (0.0, 0.09),
+    "Wan 2.2 First and Last Frame to Video 14B": (0.0, 1.0),
+    "Wan 2.2 Text to Video 5B": (0.4, 0.49),
+    "Wan 2.2 Image to Video 5B": (0.0, 0.09),
+}
+"""The part of the day that a thumbnail shows."""
 
-def draw_circle(path: Path) -> None:
-    """Writes the image that the templates animate."""
-    path.parent.mkdir(exist_ok=True)
-    frame_grid(scenes.render([CIRCLE], frames=1)[0], columns=1).save(path)
+FRAMES, SIZE = 20, (480, 270)
 
 
-def draw_thumbnail(video: Path, path: Path) -> None:
-    """Writes four frames of a video, the first and the last among them."""
-    frames = read_video(video)
-    picked = torch.linspace(0, frames.shape[1] - 1, 4).round().long()
-    frame_grid(frames[:, picked], columns=2).save(path, quality=90)
+def draw_inputs(folder: Path) -> None:
+    """Writes the images that the templates animate."""
+    folder.mkdir(exist_ok=True)
+    frame_grid(scenes.render([CIRCLE], frames=1)[0], columns=1).save(
+        folder / "wan22-tiny-circle.png"
+    )
+    for name, time in (("morning", 0.0), ("dusk", 1.0)):
+        paint_lake(time, 1280, 720).save(folder / f"wan22-lake-{name}.jpg", quality=85)
+
+
+def save_animation(frames: Sequence[Image.Image], path: Path, milliseconds: int) -> None:
+    """Writes a looping WebP, whatever the path ends with; it stays a moment on the last frame."""
+    times = [milliseconds] * (len(frames) - 1) + [6 * milliseconds]
+    more = {"append_images": frames[1:], "duration": times, "loop": 0}
+    frames[0].save(path, format="WEBP", save_all=True, quality=60, method=6, **more)
+
+
+def lake_frames(start: float, end: float) -> list[Image.Image]:
+    """Returns frames of the lake."""
+    times = (start + (end - start) * index / (FRAMES - 1) for index in range(FRAMES))
+    return [paint_lake(time, 960, 540).resize(SIZE, Image.Resampling.LANCZOS) for time in times]
+
+
+def video_frames(path: Path) -> list[Image.Image]:
+    """Returns all frames of a video, twice as large."""
+    video = read_video(path)
+    frames = (frame_grid(video[:, [index]], columns=1) for index in range(video.shape[1]))
+    return [frame.resize((256, 256), Image.Resampling.BICUBIC) for frame in frames]
 
 
 def main() -> None:
@@ -51,10 +84,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.make_images", description=__doc__)
     parser.add_argument("videos", nargs="?", type=Path, help="output folder of the demo")
     videos: Path | None = parser.parse_args().videos
-    draw_circle(WORKFLOWS / "input" / "wan22-tiny-circle.png")
+    draw_inputs(WORKFLOWS / "input")
+    for name, times in LAKES.items():
+        save_animation(lake_frames(*times), WORKFLOWS / f"{name}.jpg", 120)
     if videos is not None:
-        for template in sorted(WORKFLOWS.glob("wan22_tiny_*.json")):
-            draw_thumbnail(videos / f"{template.stem}.mp4", template.with_suffix(".jpg"))
+        for template in sorted(WORKFLOWS.glob("Wan 2.2 Tiny *.json")):
+            frames = video_frames(videos / f"{template.stem}.mp4")
+            save_animation(frames, template.with_suffix(".jpg"), 62)
 
 
 if __name__ == "__main__":

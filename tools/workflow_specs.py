@@ -46,15 +46,33 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Workflow:
-    """One template."""
+class Port:
+    """An input of a node inside that a subgraph has outside, too."""
 
     name: str
-    title: str
+    node: str
+    input: str
+    is_widget: bool = True
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """One template. Its name is its file's, which is all that the editor's search knows of it."""
+
+    name: str
+    blueprint: str
+    """Name of its subgraph, in the list of nodes, too."""
+    description: str
     nodes: dict[str, Node]
     text: str
+    ports: tuple[Port, ...]
     note_position: Position = (-420, 0)
-    note_size: Position = (390, 560)
+    note_size: Position = (390, 440)
+
+    @property
+    def host_position(self) -> Position:
+        """Of the subgraph: right of the images, if any."""
+        return (450, 0) if any(node.kind == "LoadImage" for node in self.nodes.values()) else (0, 0)
 
     @property
     def note(self) -> str:
@@ -78,11 +96,24 @@ HARBOUR = (
     "A fishing boat leaves a small harbour at dawn, gulls circle above its mast, mist drifts over "
     "the water, the camera follows slowly from the pier. Soft side light, muted colours."
 )
-PORTRAIT = (
-    "The subject turns its head towards the camera and blinks, a light breeze moves through the "
-    "scene, the camera comes a little closer. Natural light, calm mood."
+LAKE = (
+    "A rowing boat rocks gently on a calm mountain lake, ripples run across the water, the clouds "
+    "drift slowly over the ridge, the camera moves a little closer. Soft morning light."
 )
-MORPH = "The camera glides from the first scene to the last in one continuous, smooth motion."
+DAY = (
+    "Time lapse of a mountain lake from early morning to dusk: the sun moves across the sky, the "
+    "light turns from gold to violet, the boat drifts to the other shore. The camera stands still."
+)
+
+PROMPT = Port("prompt", "prompt", "positive")
+SIZE = (Port("size", "size", "size"), Port("seconds", "size", "seconds"))
+STEPS = Port("steps", "sampler", "steps")
+
+
+def ports(*images: str, sizes: tuple[Port, ...] = SIZE) -> tuple[Port, ...]:
+    """Returns what a subgraph has outside, beside the seed."""
+    sockets = (Port(name, "size", name, is_widget=False) for name in images)
+    return (*sockets, PROMPT, *sizes, STEPS)
 
 
 def shipped(folder: str, name: str) -> ModelFile:
@@ -101,7 +132,8 @@ TINY_TI2V = shipped("diffusion_models", "ti2v")
 TINY_VAE_21, TINY_VAE_22 = shipped("vae", "wan21-vae"), shipped("vae", "wan22-vae")
 
 CIRCLE = "wan22-tiny-circle.png"
-"""The pack puts this image of `workflows/input` into ComfyUI's input folder."""
+MORNING, DUSK = "wan22-lake-morning.jpg", "wan22-lake-dusk.jpg"
+"""The pack puts these images of `workflows/input` into ComfyUI's input folder."""
 
 TINY_NOTE = (
     "The models come with WanDuet: nothing to download, and a run takes seconds, on a CPU too. "
@@ -112,10 +144,10 @@ TINY_NOTE = (
 )
 
 SETTINGS_NOTE = (
-    "**0 means the official value** of the loaded model, for steps, shift, boundary and both cfg; "
-    "the node shows what that is. 20 steps take half as long as 40 and look nearly the same. For a "
-    "4-step LoRA: put `LoraLoaderModelOnly` after each model, set sampler `euler`, steps 4, both "
-    "cfg 1, shift 5."
+    "**Everything else is inside**: the arrow at the node's corner (Nodes 2.0: *Enter subgraph*) "
+    "opens it. There, 0 means the official value of the loaded model. 20 steps take half as long "
+    "as the official 40 and look nearly the same. For a 4-step LoRA, put *Wan 2.2 Load LoRA Pair* "
+    "behind the loader and set sampler `euler`, steps 4, both cfg 1, shift 5."
 )
 
 
@@ -132,7 +164,7 @@ def model_nodes(model: ModelFile) -> dict[str, Node]:
 
 
 def common_nodes(
-    vae: ModelFile, prompt: str, fps: float, prefix: str, text_encoder: ModelFile = UMT5
+    vae: ModelFile, prompt: str, fps: float, images: dict[str, Node], text_encoder: ModelFile
 ) -> dict[str, Node]:
     """Text encoder, VAE, prompt, decode and video: the same everywhere."""
     return {
@@ -159,14 +191,14 @@ def common_nodes(
         "video": Node("CreateVideo", (1310, 160), (300, 80), {"images": ("decode", 0), "fps": fps}),
         "save": Node(
             "SaveVideo",
-            (1650, 0),
+            (900 if images else 450, 0),
             (420, 420),
-            {"video": ("video", 0), "filename_prefix": f"video/{prefix}"},
+            {"video": ("video", 0), "filename_prefix": "video/Wan 2.2"},
         ),
     }
 
 
-def size_node(width: int, height: int, length: int, **images: Any) -> Node:
+def size_node(width: int, height: int, length: int, **more: Any) -> Node:
     """Size, length and images."""
     inputs = {
         "positive": ("prompt", 0),
@@ -175,9 +207,9 @@ def size_node(width: int, height: int, length: int, **images: Any) -> Node:
         "width": width,
         "height": height,
         "length": length,
-        **images,
+        **more,
     }
-    return Node("WanDuetImageToVideo", (450, 320), (400, 300), inputs)
+    return Node("WanDuetImageToVideo", (450, 320), (400, 340), inputs)
 
 
 def sampler_node(steps: int, loaders: dict[str, Node]) -> Node:
@@ -196,132 +228,126 @@ def sampler_node(steps: int, loaders: dict[str, Node]) -> Node:
     return Node("WanDuetMoESampler", (900, 0), (360, 640), inputs)
 
 
-def image(position: Position, title: str, file: str = "example.png") -> Node:
+def image(title: str, file: str, place: int = 0) -> Node:
     """An image from ComfyUI's input folder."""
-    return Node("LoadImage", position, (400, 320), {"image": file}, title=title)
+    return Node("LoadImage", (0, 380 * place), (400, 340), {"image": file}, title=title)
 
 
-def a14b(
-    name: str, title: str, kind: str, prompt: str, text: str, images: dict[str, Node]
-) -> Workflow:
+def sized(fps: int, images: dict[str, Node], class_of_sizes: str) -> dict[str, Any]:
+    """What the size node gets: images and their shape, or landscape; five seconds."""
+    shape = "shape of the image" if images else "landscape"
+    links = {key: (key, 0) for key in images}
+    return {**links, "size": f"{class_of_sizes} {shape}", "seconds": 5.0, "length": 5 * fps + 1}
+
+
+def a14b(name: str, kind: str, prompt: str, text: str, images: dict[str, Node]) -> Workflow:
     """A workflow with two experts."""
-    links: dict[str, Any] = {key: (key, 0) for key in images}
-    if images:
-        links["size_mode"] = "keep aspect (official)"
     high, low = (dit(f"wan2.2_{kind}_{expert}_noise_14B_fp8_scaled") for expert in ("high", "low"))
     loaders = expert_nodes(high, low)
     nodes = {
         **loaders,
-        **common_nodes(VAE_21, prompt, 16.0, name),
+        **common_nodes(VAE_21, prompt, 16.0, images, UMT5),
         **images,
-        "size": size_node(832, 480, 81, **links),
+        "size": size_node(width=832, height=480, **sized(16, images, "480p")),
         "sampler": sampler_node(20, loaders),
     }
-    return Workflow(name, title, nodes, f"{text}\n\n{SETTINGS_NOTE}")
+    return Workflow(name, name, text, nodes, f"{text}\n\n{SETTINGS_NOTE}", ports(*images))
 
 
-def ti2v(name: str, title: str, prompt: str, text: str, images: dict[str, Node]) -> Workflow:
-    """A workflow with the 5B model."""
-    links: dict[str, Any] = {key: (key, 0) for key in images}
-    if images:
-        links["size_mode"] = "keep aspect (official)"
+def ti2v(name: str, prompt: str, text: str, images: dict[str, Node]) -> Workflow:
+    """A workflow with the 5B model. One blueprint makes videos from text and from images."""
     loaders = model_nodes(TI2V)
     nodes = {
         **loaders,
-        **common_nodes(VAE_22, prompt, 24.0, name),
+        **common_nodes(VAE_22, prompt, 24.0, images, UMT5),
         **images,
-        "size": size_node(1280, 704, 121, **links),
+        "size": size_node(width=1280, height=704, **sized(24, images, "720p")),
         "sampler": sampler_node(30, loaders),
     }
-    return Workflow(name, title, nodes, text)
+    blueprint = "Wan 2.2 Text or Image to Video 5B"
+    described = "A video from text, or from a start image, with the 5B model at 24 fps."
+    note = f"{text}\n\nSteps 0 means the official 50. It wants wan2.2_vae, not wan_2.1_vae."
+    return Workflow(name, blueprint, described, nodes, note, ports("start_image"))
 
 
 def tiny(
-    kind: str, title: str, prompt: str, text: str, loaders: dict[str, Node], vae: ModelFile
+    name: str, prompt: str, text: str, loaders: dict[str, Node], vae: ModelFile, has_image: bool
 ) -> Workflow:
     """A workflow with the models that come with the pack."""
-    name = f"wan22_tiny_{kind}"
-    fps = 24.0 if kind == "ti2v" else 16.0
-    images = {} if kind == "t2v" else {"start_image": image((0, 550), "Start image", CIRCLE)}
+    images = {"start_image": image("Start image", CIRCLE)} if has_image else {}
+    fps = 24.0 if vae == TINY_VAE_22 else 16.0
     nodes = {
         **loaders,
-        **common_nodes(vae, prompt, fps, name, TINY_UMT5),
+        **common_nodes(vae, prompt, fps, images, TINY_UMT5),
         **images,
         "size": size_node(128, 128, 17, **{key: (key, 0) for key in images}),
         "sampler": sampler_node(20, loaders),
     }
-    return Workflow(name, title, nodes, f"{text}\n\n{TINY_NOTE}")
+    return Workflow(name, name, text, nodes, f"{text}\n\n{TINY_NOTE}", ports(*images, sizes=()))
 
 
 WORKFLOWS = (
     a14b(
-        "wan22_t2v_a14b",
-        "Wan 2.2 text to video (A14B)",
+        "Wan 2.2 Text to Video 14B",
         "t2v",
         HARBOUR,
-        "Text to video with the two 14B experts. Write a prompt and press Run.",
+        "A video from text, with the two 14B experts at 16 fps. Write a prompt and press Run.",
         {},
     ),
     a14b(
-        "wan22_i2v_a14b",
-        "Wan 2.2 image to video (A14B)",
+        "Wan 2.2 Image to Video 14B",
         "i2v",
-        PORTRAIT,
-        "Animates an image with the two 14B experts. The image keeps its aspect; width x height "
-        "is the area. Describe the motion, not only the image.",
-        {"start_image": image((0, 550), "Start image")},
+        LAKE,
+        "Animates an image with the two 14B experts at 16 fps. Describe the motion, not only the "
+        "image. The video has the shape of the image unless you choose another size.",
+        {"start_image": image("Start image", MORNING)},
     ),
     a14b(
-        "wan22_first_last_frame_a14b",
-        "Wan 2.2 first and last frame (A14B)",
+        "Wan 2.2 First and Last Frame to Video 14B",
         "i2v",
-        MORPH,
-        "Makes the video between two images. It uses the I2V experts; the first image decides "
-        "the aspect.",
+        DAY,
+        "Makes the video between two images, with the two 14B image-to-video experts at 16 fps. "
+        "The first image decides the shape.",
         {
-            "start_image": image((0, 550), "First frame"),
-            "end_image": image((0, 930), "Last frame"),
+            "start_image": image("First frame", MORNING),
+            "end_image": image("Last frame", DUSK, place=1),
         },
     ),
     ti2v(
-        "wan22_ti2v_5b_text",
-        "Wan 2.2 text to video (5B)",
+        "Wan 2.2 Text to Video 5B",
         HARBOUR,
-        "Text to video with the small model, 1280 x 704 at 24 fps. Use wan2.2_vae, not "
-        "wan_2.1_vae.\n\n0 means the official value: 50 steps, shift 5, cfg 5.",
+        "A video from text with the small model, 1280 x 704 at 24 fps.",
         {},
     ),
     ti2v(
-        "wan22_ti2v_5b_image",
-        "Wan 2.2 image to video (5B)",
-        PORTRAIT,
-        "Animates an image with the small model, at 24 fps. The image keeps its aspect; width x "
-        "height is the area. Use wan2.2_vae, not wan_2.1_vae.\n\n"
-        "0 means the official value: 50 steps, shift 5, cfg 5.",
-        {"start_image": image((0, 550), "Start image")},
+        "Wan 2.2 Image to Video 5B",
+        LAKE,
+        "Animates an image with the small model at 24 fps. Describe the motion, not only the "
+        "image. The video has the shape of the image unless you choose another size.",
+        {"start_image": image("Start image", MORNING)},
     ),
     tiny(
-        "t2v",
-        "Wan 2.2 tiny: text to video",
+        "Wan 2.2 Tiny Text to Video (No Download)",
         "a red circle moves right on a light grey background",
-        "Text to video with two tiny experts. Write a prompt and press Run.",
+        "A video from text with two tiny experts. Write a prompt and press Run.",
         expert_nodes(*tiny_experts("t2v")),
         TINY_VAE_21,
+        has_image=False,
     ),
     tiny(
-        "i2v",
-        "Wan 2.2 tiny: image to video",
+        "Wan 2.2 Tiny Image to Video (No Download)",
         "a blue circle moves right on a beige background",
         "Animates an image with two tiny experts. Describe the motion, not only the image.",
         expert_nodes(*tiny_experts("i2v")),
         TINY_VAE_21,
+        has_image=True,
     ),
     tiny(
-        "ti2v",
-        "Wan 2.2 tiny: text and image to video (TI2V)",
+        "Wan 2.2 Tiny Text or Image to Video (No Download)",
         "a blue circle moves up on a beige background",
         "One tiny model for both: take the image away, and it makes a video from text alone.",
         model_nodes(TINY_TI2V),
         TINY_VAE_22,
+        has_image=True,
     ),
 )

@@ -93,6 +93,18 @@ window.wanduetTest = {
     return own;
   },
 
+  // Names of the first hits of the editor's own search for nodes, by phrase.
+  searchNodes(phrases, aliases, count) {
+    const root = document.querySelector("#vue-app").__vue_app__.config.globalProperties;
+    const store = root.$pinia._s.get("nodeDef");
+    const nodes = store.visibleNodeDefs;
+    for (const node of nodes) if (aliases[node.name]) node.search_aliases = aliases[node.name];
+    const service = new store.nodeSearchService.constructor(nodes);
+    const first = (phrase) => service.searchNode(phrase, [], { limit: 64 }).slice(0, count);
+    return Object.fromEntries(phrases.map((phrase) => [phrase, first(phrase).map(
+      (node) => node.name)]));
+  },
+
   nodes(graph = app.graph) {
     return graph.nodes.flatMap((n) => [n, ...(n.subgraph ? this.nodes(n.subgraph) : [])]);
   },

@@ -20,7 +20,14 @@ TO_RUN = [
 ]
 """All give the editor's server what tests/comfy/test_workflows.py gives it, and tests all of."""
 
-TOY_RUN = {"width": 64, "height": 64, "length": 5, "steps": 2}
+TOY_RUN = {
+    "size": "width x height",
+    "seconds": 0,
+    "width": 64,
+    "height": 64,
+    "length": 5,
+    "steps": 2,
+}
 """Widgets of any node that are made small, so that a run takes a second on a CPU."""
 
 
@@ -31,8 +38,13 @@ def template(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def widget_values(workflow: dict[str, Any]) -> dict[str, Any]:
-    """Returns the saved widget values by node id."""
-    return {str(node["id"]): node.get("widgets_values") for node in nodes(workflow)}
+    """Returns the saved widget values by node id; those of a subgraph's node are also inside."""
+    subgraphs = {subgraph["id"] for subgraph in workflow["definitions"]["subgraphs"]}
+    return {
+        str(node["id"]): node.get("widgets_values")
+        for node in nodes(workflow)
+        if node["type"] not in subgraphs
+    }
 
 
 def without_seeds(values: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,11 @@ LOADERS = (
     ("CLIPLoader", "clip_name", TEXT_ENCODERS),
 )
 
-WORKFLOWS = {"wan22_tiny_t2v": 16, "wan22_tiny_i2v": 16, "wan22_tiny_ti2v": 24}
+WORKFLOWS = {
+    "Wan 2.2 Tiny Text to Video (No Download)": 16,
+    "Wan 2.2 Tiny Image to Video (No Download)": 16,
+    "Wan 2.2 Tiny Text or Image to Video (No Download)": 24,
+}
 """Frames per second of each."""
 
 IMAGE = "wan22-tiny-circle.png"

@@ -17,10 +17,10 @@ from .videos import saved_video
 pytestmark = pytest.mark.comfy
 
 WORKFLOWS = sorted((REPOSITORY / "workflows" / "api").glob("*.json"))
-FOR_LARGE_MODELS = [path for path in WORKFLOWS if "tiny" not in path.stem]
+FOR_LARGE_MODELS = [path for path in WORKFLOWS if "Tiny" not in path.stem]
 """Those whose models are not in the pack; test_tiny runs the others."""
 
-SMALL = {"length": 9, "steps": 3}
+SMALL = {"size": "width x height", "seconds": 0.0, "length": 9, "steps": 3}
 IMAGE_SIZE = (96, 64)
 
 
@@ -53,7 +53,7 @@ def test_makes_a_video(comfy_server: ComfyServer, image: str, path: Path):
     frames, rate = saved_video(comfy_server, result)
     assert len(frames) == SMALL["length"]
     assert frames[0].shape == (64, 96, 3)
-    assert rate == Fraction(24 if "5b" in path.stem else 16)
+    assert rate == Fraction(24 if "5B" in path.stem else 16)
     assert np.std(frames[0]) > 1
     assert np.abs(frames[0].astype(int) - frames[-1]).mean() > 1
 
@@ -67,6 +67,25 @@ def test_uses_our_nodes_and_core_s_files_and_video(path: Path):
     assert (REPOSITORY / "workflows" / path.name).is_file()
 
 
-def test_every_workflow_has_both_formats():
-    graphs = {path.name for path in (REPOSITORY / "workflows").glob("*.json")}
-    assert graphs == {path.name for path in WORKFLOWS}
+def test_every_workflow_has_both_formats_and_a_thumbnail():
+    graphs = {path.stem for path in (REPOSITORY / "workflows").glob("*.json")}
+    assert graphs == {path.stem for path in WORKFLOWS}
+    assert graphs == {path.stem for path in (REPOSITORY / "workflows").glob("*.jpg")}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_template_is_a_blueprint_that_is_listed(path: Path, comfy_server: ComfyServer):
+    graph = json.loads((REPOSITORY / "workflows" / path.name).read_text("utf-8"))
+    (inside,) = graph["definitions"]["subgraphs"]
+    outside = {node["type"] for node in graph["nodes"]}
+    assert outside <= {inside["id"], "LoadImage", "SaveVideo", "MarkdownNote"}
+
+    listed = comfy_server.get("/global_subgraphs")
+    (key,) = (key for key, entry in listed.items() if entry["name"] == inside["name"])
+    (host,) = json.loads(comfy_server.get(f"/global_subgraphs/{key}")["data"])["nodes"]
+    assert host["type"] == inside["id"]
+
+    # A shared workflow says which packs it needs, and in which version.
+    packs = [node["properties"]["cnr_id"] for node in inside["nodes"]]
+    assert set(packs) == {"wan-duet", "comfy-core"}
+    assert all(node["properties"]["ver"] for node in inside["nodes"])

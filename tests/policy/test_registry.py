@@ -84,14 +84,14 @@ def test_archive_holds_the_pack_and_no_more(archive: zipfile.ZipFile):
     names = archive.namelist()
     tops = {name.split("/")[0] for name in names}
 
-    needed = {"__init__.py", "nodes", "wan_model", "js", "workflows", "models"}
+    needed = {"__init__.py", "nodes", "wan_model", "js", "workflows", "subgraphs", "models"}
     assert needed | {"pyproject.toml", "requirements.txt", "LICENSE", "README.md"} <= tops
     assert not tops & {"tests", "benchmarks", "tools", ".ci", ".git", ".venv"}
     assert not [name for name in names if "__pycache__" in name]
     assert sum(entry.compress_size for entry in archive.infolist()) < LARGEST_ARCHIVE
 
 
-def test_archive_holds_the_tiny_models_and_the_templates_image(archive: zipfile.ZipFile):
+def test_archive_holds_the_tiny_models_and_the_templates_images(archive: zipfile.ZipFile):
     folders = [
         Path(name).parts[1]
         for name in archive.namelist()
@@ -102,7 +102,8 @@ def test_archive_holds_the_tiny_models_and_the_templates_image(archive: zipfile.
         "text_encoders": 1,
         "vae": 2,
     }
-    assert "workflows/input/wan22-tiny-circle.png" in archive.namelist()
+    images = ("wan22-tiny-circle.png", "wan22-lake-morning.jpg", "wan22-lake-dusk.jpg")
+    assert {f"workflows/input/{name}" for name in images} <= set(archive.namelist())
 
 
 def small_prompt() -> dict[str, Any]:

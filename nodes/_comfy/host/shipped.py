@@ -31,7 +31,7 @@ def _offer_images(target: Path) -> None:
 
     A file of the same name is left as it is.
     """
-    for image in sorted(IMAGES.glob("*.png")):
+    for image in sorted(IMAGES.glob("wan22-*")):
         if (target / image.name).exists():
             continue
         try:
