@@ -102,7 +102,7 @@ window.wanduetTest = {
     const service = new store.nodeSearchService.constructor(nodes);
     const first = (phrase) => service.searchNode(phrase, [], { limit: 64 }).slice(0, count);
     return Object.fromEntries(phrases.map((phrase) => [phrase, first(phrase).map(
-      (node) => node.name)]));
+      (node) => node.display_name)]));
   },
 
   nodes(graph = app.graph) {

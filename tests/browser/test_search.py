@@ -5,6 +5,7 @@ import sys
 from types import ModuleType
 
 import pytest
+from playwright.sync_api import TimeoutError
 
 from tests.comfy.server import REPOSITORY
 
@@ -14,16 +15,18 @@ pytestmark = pytest.mark.browser
 
 FIRST = 5
 BY_NAME = [
-    *("wan", "wan 2.2", "Wan2.2", "wan22", "wan sampler", "wan loader", "wan lora", "wan vae"),
-    *("wan prompt", "wan 2.2 image", "wan 2.2 14b", "wan 2.2 5b", "wan text to video"),
     *(
-        "wan first last frame",
-        "video size",
-        "torch compile",
-        "block swap",
-        "step cache",
-        "lora pair",
+        "wan 2.2",
+        "Wan2.2",
+        "wan22",
+        "wan sampler",
+        "wan loader",
+        "wan lora",
+        "wan vae",
+        "wan prompt",
     ),
+    *("wan 2.2 image", "wan 2.2 14b", "wan text to video", "wan first last frame", "video size"),
+    *("torch compile", "block swap", "step cache", "lora pair", "wan guider", "wan sigmas"),
 ]
 """Found by names alone, which is all that older frontends and servers know."""
 
@@ -34,13 +37,18 @@ BY_ALIAS = [
 """Found in what nodes say of themselves besides, in ComfyUI 0.33."""
 
 TEMPLATES = [
-    *("wan 2.2", "wan", "wan 2.2 text to video", "wan 2.2 image to video", "wan 14b", "wan 5b"),
-    *("first and last frame", "wan duet", "tiny", "no download"),
+    *("wan 2.2 text to video", "wan 2.2 image to video", "wan 5b", "first and last frame"),
+    *("tiny", "no download"),
 ]
+"""Fewer words find core's templates first: it ranks its own by how often they are used."""
+
+
+SHOWN = """([names, first]) => [...document.querySelectorAll("[data-testid^='template-workflow-']")]
+  .slice(0, first).some((card) => names.includes(card.dataset.testid.slice(18)))"""
 
 
 def ours(name: str) -> bool:
-    return name.startswith(("WanDuet", "SubgraphBlueprint.Wan 2.2"))
+    return name.startswith("Wan 2.2 ")
 
 
 @pytest.fixture(scope="module")
@@ -66,18 +74,18 @@ def test_nodes_are_found(editor: Editor, aliases: dict[str, list[str]]):
 
 
 def test_templates_are_found(editor: Editor):
-    names = {path.stem for path in (REPOSITORY / "workflows").glob("*.json")}
+    if editor.mode.frontend != "newest" or editor.mode.nodes2:
+        pytest.skip("the older search ranks by letters; the renderer plays no part")
+    names = [path.stem for path in (REPOSITORY / "workflows").glob("*.json")]
     page = editor.page
     page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    box = page.get_by_role("dialog").get_by_placeholder("Search").first
-    missed = {}
+    box = page.get_by_role("dialog").locator("input").first
+    missed = []
     for phrase in TEMPLATES:
         box.fill(phrase)
-        page.wait_for_timeout(250)  # the dialog waits for the end of the word
-        shown = page.locator("[data-testid^='template-workflow-']").evaluate_all(
-            "cards => cards.map(card => card.dataset.testid.replace('template-workflow-', ''))"
-        )
-        if not names & set(shown[:FIRST]):
-            missed[phrase] = shown[:FIRST]
+        try:  # the dialog waits for the end of the word
+            page.wait_for_function(SHOWN, arg=[names, FIRST], timeout=5000)
+        except TimeoutError:
+            missed.append(phrase)
     page.keyboard.press("Escape")
     assert not missed
