@@ -3,7 +3,7 @@
 from .advice import Advice, advice
 from .auto import FAST_MAX_ERROR, MAX_ERROR, recall, remember
 from .backend import AttentionFn, Backend, Constraints, Platform
-from .guarded import FirstPasses, Guarded, copies_of, guarded, name_of
+from .guarded import FirstPasses, Guarded, copies_of, guarded, name_of, try_again
 from .registry import BackendStatus, explain, names, resolve, resolve_fast, resolve_sparse
 from .sol import SparseSchedule
 
@@ -30,4 +30,5 @@ __all__ = [
     "resolve",
     "resolve_fast",
     "resolve_sparse",
+    "try_again",
 ]

@@ -18,7 +18,7 @@ from .sol import SparseSchedule
 
 
 class Guarded:
-    """An attention function, of one model. What it falls back to stays."""
+    """An attention function, of one model. What it falls back to stays until `try_again`."""
 
     def __init__(self, name: str, attend: AttentionFn) -> None:
         """Takes the function that is used as long as nothing is wrong.
@@ -28,12 +28,24 @@ class Guarded:
             attend: the function.
         """
         self._name = name
-        self._attend = attend
+        self._chosen = self._attend = attend
         self._told = False
+        self._patches: Hashable = None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, /) -> Tensor:
         """Returns softmax(q k^T / sqrt(D)) v."""
         return self._attend(q, k, v)
+
+    def try_again(self, patches: Hashable) -> None:
+        """Takes the chosen function again if the model's patches are others than the last time.
+
+        A LoRA may have been at fault.
+
+        Args:
+            patches: what they are known by.
+        """
+        if patches != self._patches:
+            self._patches, self._attend, self._told = patches, self._chosen, False
 
     def check(self, predict: Callable[[], Tensor], report: Callable[[str], None]) -> Tensor:
         """Runs a forward pass and looks at its result; once more with sdpa if it is not finite.
@@ -96,6 +108,14 @@ def guarded(attend: AttentionFn) -> AttentionFn:
     if isinstance(attend, Selected) and attend.backend.constraints.low_precision:
         return Guarded(attend.backend.name, attend)
     return attend
+
+
+def try_again(attend: AttentionFn, patches: Hashable) -> None:
+    """Has guarded attention begin anew where patches are others, see `Guarded.try_again`."""
+    if isinstance(attend, SparseSchedule):
+        attend = attend.sparse
+    if isinstance(attend, Guarded):
+        attend.try_again(patches)
 
 
 def name_of(attend: AttentionFn) -> str:

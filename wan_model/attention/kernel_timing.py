@@ -29,8 +29,13 @@ OUTLIERS, OUTLIER_SCALE, OUTLIER_MEAN = 4, 3.0, 4.0
 hard. Scores keep a deviation of 1, so that many keys take part and errors are not hidden."""
 
 
-def sample(length: int, heads: int, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns bf16 q, k, v (1, L, H, D), the same for every call."""
+def sample(
+    length: int,
+    heads: int,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.bfloat16,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns q, k, v (1, L, H, D), the same for every call."""
     generator = torch.Generator(device).manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -40,9 +45,9 @@ def sample(length: int, heads: int, device: torch.device | str) -> tuple[Tensor,
     scale[:OUTLIERS] = OUTLIER_SCALE
     mean[:OUTLIERS] = OUTLIER_MEAN * normal(OUTLIERS)
     shape = (1, length, heads, HEAD_DIM)
-    q = (normal(*shape) / scale.sqrt()).bfloat16()
-    k = (normal(*shape) * scale.sqrt() + mean).bfloat16()
-    return q, k, normal(*shape).bfloat16()
+    q = (normal(*shape) / scale.sqrt()).to(dtype)
+    k = (normal(*shape) * scale.sqrt() + mean).to(dtype)
+    return q, k, normal(*shape).to(dtype)
 
 
 def exact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -80,8 +85,10 @@ def milliseconds(call: Callable[[], object], repeats: int = REPEATS) -> float:
     return statistics.median(times)
 
 
-def measure(functions: Mapping[str, AttentionFn]) -> list[Measurement]:
-    """Tries functions on the current CUDA device, by name.
+def measure(
+    functions: Mapping[str, AttentionFn], dtype: torch.dtype = torch.bfloat16
+) -> list[Measurement]:
+    """Tries functions on the current CUDA device, by name, in the dtype that a model computes in.
 
     Takes about a second and 0.7 GiB, which it gives back.
 
@@ -92,7 +99,7 @@ def measure(functions: Mapping[str, AttentionFn]) -> list[Measurement]:
     # Callers may be building a model on the meta device.
     with torch.inference_mode(), torch.device("cuda"):
         for length, heads in SHAPES:
-            q, k, v = sample(length, heads, "cuda")
+            q, k, v = sample(length, heads, "cuda", dtype)
             expected = exact(q, k, v)
             for name, function in functions.items():
                 totals[name] = _add(totals[name], name, function, (q, k, v), expected)

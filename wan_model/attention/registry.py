@@ -29,7 +29,7 @@ from .backend import (
 from .kernel_timing import measure
 from .sol import SparseSchedule
 
-Measure = Callable[[Mapping[str, AttentionFn]], Sequence[Measurement]]
+Measure = Callable[[Mapping[str, AttentionFn], torch.dtype], Sequence[Measurement]]
 
 BACKENDS: tuple[Backend, ...] = (
     sdpa.BACKEND,
@@ -75,6 +75,7 @@ def names() -> list[str]:
 def resolve(
     name: str,
     *,
+    dtype: torch.dtype | None = None,
     memory: Path | None = None,
     max_error: float = MAX_ERROR,
     platform: Platform | None = None,
@@ -84,20 +85,22 @@ def resolve(
 
     Args:
         name: one of `names`.
+        dtype: of what it will be given, in which "auto" compares. None: not known.
         memory: file in which "auto" remembers what it measured. None: it takes sdpa.
         max_error: greatest rms error that "auto" accepts.
         platform: where it is to run; this process by default.
         measure: tries functions by name.
 
     Raises:
-        BackendError: for an unknown name or a backend that cannot run here, with the reason.
+        BackendError: for an unknown name or a backend that cannot run here, or not in this dtype,
+            with the reason.
     """
     by_name = name != "auto"
     if name == DEFAULT or (memory is None and not by_name):
         return sdpa.sdpa
     platform = platform or Platform.current()
     if not by_name:
-        name = _auto(platform, memory, max_error, measure).name
+        name = _auto(platform, memory, max_error, measure, dtype).name
     backend = next((backend for backend in BACKENDS if backend.name == name), None)
     if backend is None:
         raise BackendError(
@@ -106,7 +109,11 @@ def resolve(
         )
     if backend is sdpa.BACKEND:
         return sdpa.sdpa
-    return _selected(backend, platform, by_name)
+    selected = _selected(backend, platform, by_name)
+    refusal = backend.constraints.dtype_refusal(dtype) if by_name and dtype else None
+    if refusal:
+        raise BackendError(_cannot_compute(backend, refusal))
+    return selected
 
 
 def resolve_sparse(
@@ -133,7 +140,7 @@ def resolve_sparse(
     sparse = _selected(sol.TRAINED if trained else sol.BACKEND, platform, by_name=True)
     if refusal := sol.BACKEND.constraints.dtype_refusal(dtype):
         raise BackendError(_cannot_compute(sol.BACKEND, refusal))
-    dense = resolve("auto", memory=memory, platform=platform, measure=measure)
+    dense = resolve("auto", dtype=dtype, memory=memory, platform=platform, measure=measure)
     if trained:
         return SparseSchedule(sparse, dense, dense_layers=0, dense_part=0.0, min_tokens=0)
     return SparseSchedule(sparse, dense)
@@ -158,7 +165,7 @@ def resolve_fast(
         measure: as of `resolve`.
     """
     platform = platform or Platform.current()
-    options: Any = {"memory": memory, "platform": platform, "measure": measure}
+    options: Any = {"dtype": dtype, "memory": memory, "platform": platform, "measure": measure}
     exact = resolve("auto", **options)
     fast = resolve("auto", max_error=FAST_MAX_ERROR, **options)
     if not isinstance(fast, Selected) or not fast.backend.constraints.low_precision:
@@ -187,31 +194,36 @@ class BackendStatus:
 
 def explain(
     *,
+    dtype: torch.dtype | None = None,
     memory: Path | None = None,
     max_error: float = MAX_ERROR,
     platform: Platform | None = None,
 ) -> list[BackendStatus]:
     """Returns what "auto" would choose, then every backend with its status. Measures nothing."""
     platform = platform or Platform.current()
-    choice = _auto(platform, memory, max_error, None)
+    choice = _auto(platform, memory, max_error, None, dtype)
     return [
         BackendStatus("auto", AUTO_LABEL, f"chooses {choice.name}: {choice.why}"),
         *(BackendStatus(b.name, b.label, _status(b, platform)) for b in BACKENDS),
     ]
 
 
-def memory_key(names: Sequence[str], platform: Platform) -> str:
-    """Returns what measurements hold for: the GPU, PyTorch, the backends and their versions."""
+def memory_key(
+    names: Sequence[str], platform: Platform, dtype: torch.dtype = torch.bfloat16
+) -> str:
+    """Returns what measurements hold for: GPU, PyTorch, backends, their versions, and the dtype."""
     used = (backend for backend in BACKENDS if backend.name in names)
     parts = (f"{backend.name} {backend.version(platform)}".rstrip() for backend in used)
-    return ", ".join((platform.gpu, f"torch {torch.__version__}", *parts))
+    computed = () if dtype == torch.bfloat16 else (str(dtype),)
+    return ", ".join((platform.gpu, f"torch {torch.__version__}", *computed, *parts))
 
 
-def _candidates(platform: Platform, max_error: float) -> dict[str, AttentionFn]:
-    """Returns the backends worth trying: they run here and may be exact enough."""
+def _candidates(platform: Platform, max_error: float, dtype: torch.dtype) -> dict[str, AttentionFn]:
+    """Returns the backends worth trying: they run here, in this dtype, and may be exact enough."""
     functions = {}
     for backend in BACKENDS:
-        if backend.candidate and backend.nominal_error <= max_error:
+        fits = backend.constraints.dtype_refusal(dtype) is None
+        if backend.candidate and fits and backend.nominal_error <= max_error:
             try:
                 functions[backend.name] = backend.function(platform)
             except UnavailableError:
@@ -220,21 +232,29 @@ def _candidates(platform: Platform, max_error: float) -> dict[str, AttentionFn]:
 
 
 def _auto(
-    platform: Platform, memory: Path | None, max_error: float, measure: Measure | None
+    platform: Platform,
+    memory: Path | None,
+    max_error: float,
+    measure: Measure | None,
+    dtype: torch.dtype | None,
 ) -> Choice:
-    """Chooses, from memory if it can; measures only if it is told how."""
+    """Chooses, from memory if it can; measures only if it is told how.
+
+    In fp16 where that is computed in, else in bf16: kernels for fp32 are PyTorch's own.
+    """
+    dtype = torch.float16 if dtype == torch.float16 else torch.bfloat16
     if platform.kind == "other":
         return Choice(DEFAULT, "there is no GPU to compare backends on")
     if memory is None:
         return Choice(DEFAULT, "no file is given to remember measurements in")
-    functions = _candidates(platform, max_error)
-    key = memory_key(list(functions), platform)
+    functions = _candidates(platform, max_error, dtype)
+    key = memory_key(list(functions), platform, dtype)
     measurements = recall(memory, key)
     if measurements is None:
         if measure is None:
             return Choice(DEFAULT, "until the backends are compared, when 'auto' is first used")
         try:
-            measurements = measure(functions)
+            measurements = measure(functions, dtype)
         except torch.OutOfMemoryError:
             return Choice(DEFAULT, "too little memory is free to compare backends")
         remember(memory, key, measurements)

@@ -47,7 +47,7 @@ def choose(
             chooses where it runs.
 
     Raises:
-        BackendError: if the backend cannot run here.
+        BackendError: if the backend cannot run here, or not in this dtype.
     """
     if trained_sparse and name in ("auto", FAST, SPARSE.name):
         return _choose_trained(name, device, dtype)
@@ -55,15 +55,15 @@ def choose(
         return _choose_sparse(runtime.cache_folder() / MEASUREMENTS, dtype)
     if device.type != "cuda":
         automatic = name in ("auto", FAST)
-        function = resolve("auto" if automatic else name)
+        function = resolve("auto" if automatic else name, dtype=dtype)
         return function, f"attention: {'sdpa' if automatic else name}"
     memory = runtime.cache_folder() / MEASUREMENTS
     if name == FAST:
         return _choose_fast(memory, dtype)
-    function = resolve(name, memory=memory)
+    function = resolve(name, dtype=dtype, memory=memory)
     if name != "auto":
         return function, f"attention: {name}"
-    return function, f"attention: auto {explain(memory=memory)[0].status}"
+    return function, f"attention: auto {explain(dtype=dtype, memory=memory)[0].status}"
 
 
 def _choose_trained(name: str, device: torch.device, dtype: torch.dtype) -> tuple[AttentionFn, str]:
@@ -87,7 +87,7 @@ def _choose_trained(name: str, device: torch.device, dtype: torch.dtype) -> tupl
 
 def _choose_sparse(memory: Path, dtype: torch.dtype) -> tuple[AttentionFn, str]:
     schedule = resolve_sparse(dtype, memory=memory)
-    dense = explain(memory=memory)[0].status
+    dense = explain(dtype=dtype, memory=memory)[0].status
     return schedule, (
         f"attention: {SPARSE.name} in the last {1 - schedule.dense_part:.0%} of the steps, without "
         f"the first layer, above {schedule.min_tokens} tokens. Elsewhere, auto {dense}"
@@ -96,10 +96,10 @@ def _choose_sparse(memory: Path, dtype: torch.dtype) -> tuple[AttentionFn, str]:
 
 def _choose_fast(memory: Path, dtype: torch.dtype) -> tuple[AttentionFn, str]:
     function = resolve_fast(dtype, memory=memory)
-    exact = f"auto {explain(memory=memory)[0].status}"
+    exact = f"auto {explain(dtype=dtype, memory=memory)[0].status}"
     if not isinstance(function, SparseSchedule):
         return function, f"attention: {exact}; no 8-bit kernel is faster here"
-    fast = explain(memory=memory, max_error=FAST_MAX_ERROR)[0].status
+    fast = explain(dtype=dtype, memory=memory, max_error=FAST_MAX_ERROR)[0].status
     return function, (
         f"attention: in the last {1 - function.dense_part:.0%} of the steps {FAST} {fast}. Before, "
         f"{exact}"

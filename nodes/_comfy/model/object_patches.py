@@ -5,6 +5,7 @@ from typing import Any
 
 import comfy.model_patcher
 
+from ....wan_model.attention import try_again
 from ....wan_model.errors import PairingError
 from ..host import runtime
 from .unknown_hooks import ROOT, unknown_object_patches
@@ -33,6 +34,7 @@ class PatchablePatcher(comfy.model_patcher.ModelPatcher):
 
     def pre_run(self) -> None:
         """Called when a run begins."""
+        try_again(self.model.diffusion_model.attend, self.patches_uuid)
         unknown = unknown_object_patches(self.object_patches)
         if unknown:
             runtime.show(

@@ -5,7 +5,7 @@ import torch
 
 from tests.unit.attention import fakes
 from tests.unit.dit.toy import make_dit, make_inputs
-from wan_model.attention import Constraints, FirstPasses, Guarded, guarded
+from wan_model.attention import Constraints, FirstPasses, Guarded, guarded, try_again
 from wan_model.attention.backend import Backend
 from wan_model.attention.registry import BACKENDS, Selected
 from wan_model.attention.sdpa import sdpa
@@ -58,6 +58,16 @@ def test_one_broken_number_is_enough(model, call, value):
     assert torch.equal(checked(model, said), expected(model))
     assert broken.calls == 4, "It is used again."
     assert len(said) == 1
+
+
+def test_other_patches_have_it_tried_again(model):
+    broken, said = Broken(0, 4), []
+    model.attend = Guarded("fast", broken)
+    for patches, calls, reports in (("a", 4, 1), ("a", 4, 1), ("b", 8, 2), ("c", 12, 2)):
+        try_again(model.attend, patches)
+        assert torch.equal(checked(model, said), expected(model))
+        assert broken.calls == calls
+        assert len(said) == reports
 
 
 def test_what_is_finite_stays(model):

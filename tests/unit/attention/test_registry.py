@@ -24,9 +24,11 @@ class Trial:
     def __init__(self, **milliseconds: float) -> None:
         self.milliseconds = milliseconds
         self.calls: list[list[str]] = []
+        self.dtypes: list[torch.dtype] = []
 
-    def __call__(self, functions) -> list[Measurement]:
+    def __call__(self, functions, dtype) -> list[Measurement]:
         self.calls.append(list(functions))
+        self.dtypes.append(dtype)
         return [Measurement(n, self.milliseconds.get(n, 99.0), 2.3e-3) for n in functions]
 
 
@@ -143,8 +145,30 @@ def test_nothing_is_measured_without_gpu_or_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_auto_measures_in_the_dtype_that_is_computed_in(tmp_path):
+    memory, trial = tmp_path / "attention.json", Trial(sdpa=10.0, flash_attn_3=8.0)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        options = {"dtype": dtype, "memory": memory, "platform": H100}
+        chosen = resolve("auto", measure=trial, **options)
+        # It has no fp16 kernels. What fp32 takes is decided call by call.
+        assert (chosen is sdpa) == (dtype == torch.float16)
+        assert ("flash_attn_3" in statuses(H100, memory=memory, dtype=dtype)["auto"]) != (
+            chosen is sdpa
+        )
+    assert trial.dtypes == [torch.float16, torch.bfloat16]
+    assert "flash_attn_3" not in trial.calls[0]
+
+
+def test_a_dtype_without_kernels_is_refused_before_anything_is_loaded():
+    assert isinstance(resolve("flash_attn_3", dtype=torch.bfloat16, platform=H100), Selected)
+    for dtype in (torch.float16, torch.float32):
+        with pytest.raises(BackendError, match=f"'flash_attn_3' cannot compute this. Got {dtype}"):
+            resolve("flash_attn_3", dtype=dtype, platform=H100)
+        assert resolve("sdpa", dtype=dtype, platform=H100) is sdpa
+
+
 def test_too_little_memory_is_not_remembered(tmp_path):
-    def full(_):
+    def full(*_):
         raise torch.OutOfMemoryError
 
     memory, trial = tmp_path / "attention.json", Trial(flash_attn_3=8.0)
