@@ -1,5 +1,6 @@
 """Errors as the user sees them."""
 
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
@@ -36,6 +37,8 @@ def reports_errors(execute: Execute) -> Execute:
         try:
             return execute(*args, **kwargs)
         except WanError as error:
+            # ComfyUI keeps errors for a while, and they what their functions had loaded.
+            traceback.clear_frames(error.__traceback__)
             raise WanDuetError(_for_the_editor(error)) from error
 
     return wrapper  # pyright: ignore[reportReturnType]

@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from .source import Import, Source, pack_sources, sources
 
 LAYERS = (
-    {"config", "shapes", "errors", "conditioning", "prompt", "kernel_trial", "gpu_classes"},
+    {
+        "config",
+        "shapes",
+        "errors",
+        "conditioning",
+        "prompt",
+        "kernel_trial",
+        "gpu_classes",
+        "host_memory",
+    },
     {"attention", "quant", "offload"},
     {"dit", "vae"},
     {"loading", "sampling"},

@@ -5,9 +5,10 @@ one.
 """
 
 import logging
+import math
+import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from ..attention import AttentionFn, resolve
 from ..config import DiTConfig, Precision, VaeConfig
 from ..dit import WanDiT
 from ..errors import CheckpointError, MemoryLimitError, SettingsError
+from ..host_memory import container_room
 from ..offload import FileRegion
 from ..quant import (
     AS_STORED,
@@ -252,26 +254,71 @@ def _fill(
         CheckpointError: for broken scales, or if the file cannot be read after all.
         MemoryLimitError: if the computer's memory is full.
     """
+    _check_room(model, checkpoint, device, kept_dtype)
     read = Reader()
-    with _memory_limit(checkpoint):
-        for name in model.state_dict():
-            entry, (layer, _, leaf) = checkpoint.entries[name], name.rpartition(".")
-            module = model.get_submodule(layer)
-            dtype = kept_dtype(entry, module)
-            may_convert = policy is not None and _may_place(policy, entry)
-            if not (isinstance(module, Linear) and leaf == "weight"):
-                # A few MB, and a VAE's half GB, are not worth a process that ends with its file.
-                tensor = entry.read_dense(read).to(device, dtype, copy=True)
-                setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
-                continue
-            stored = entry.read(read)
-            if policy is not None and may_convert and policy.takes(stored):
-                policy.place(module, stored, device)
-            elif entry.format.is_plain:
-                module.put(StoredWeight(PLAIN[dtype], stored.weight.to(device).to(dtype)))
-            else:
-                module.put(stored.to(device))
-                module.matmul = matmul
+    try:
+        _put_tensors(model, checkpoint, read, device, kept_dtype, policy, matmul)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(s in str(error) for s in FULL_MEMORY):
+            raise
+        # Whoever keeps the error shall not keep what has been loaded.
+        traceback.clear_frames(error.__traceback__)
+        model.to("meta")
+        read.close()
+        raise _full_memory(checkpoint) from error
+
+
+def _check_room(
+    model: nn.Module, checkpoint: Checkpoint, device: torch.device, kept_dtype: KeptDtype
+) -> None:
+    """Refuses weights that a container has no memory for; the system would end the program.
+
+    Counted is what does not stay a view of the file: tensors that become wider or narrower.
+    """
+    room = container_room() if device.type == "cpu" else None
+    if room is None:
+        return
+    needed = 0
+    for name, entry in checkpoint.entries.items():
+        dtype = kept_dtype(entry, model.get_submodule(name.rpartition(".")[0]))
+        if entry.format.is_plain and dtype != entry.dense_dtype:
+            needed += math.prod(entry.shape) * dtype.itemsize
+    if needed > room:
+        raise MemoryLimitError(
+            f"{checkpoint.path.name} does not fit into this container's memory. Got "
+            f"{room / 2**30:.1f} GiB that are left of its limit, need {needed / 2**30:.1f} GiB. "
+            "Give the container more, choose the precision that the file has, or a smaller "
+            "version of the model, such as fp8."
+        )
+
+
+def _put_tensors(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    read: Reader,
+    device: torch.device,
+    kept_dtype: KeptDtype,
+    policy: QuantPolicy | None,
+    matmul: Matmul,
+) -> None:
+    for name in model.state_dict():
+        entry, (layer, _, leaf) = checkpoint.entries[name], name.rpartition(".")
+        module = model.get_submodule(layer)
+        dtype = kept_dtype(entry, module)
+        if not (isinstance(module, Linear) and leaf == "weight"):
+            # A few MB, and a VAE's half GB, are not worth a process that ends with its file.
+            tensor = entry.read_dense(read).to(device, dtype, copy=True)
+            setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
+            continue
+        stored = entry.read(read)
+        may_convert = policy is not None and _may_place(policy, entry)
+        if policy is not None and may_convert and policy.takes(stored):
+            policy.place(module, stored, device)
+        elif entry.format.is_plain:
+            module.put(StoredWeight(PLAIN[dtype], stored.weight.to(device).to(dtype)))
+        else:
+            module.put(stored.to(device))
+            module.matmul = matmul
 
 
 def _may_place(policy: QuantPolicy, entry: WeightEntry) -> bool:
@@ -280,17 +327,11 @@ def _may_place(policy: QuantPolicy, entry: WeightEntry) -> bool:
     return entry.is_block_matrix and not against
 
 
-@contextmanager
-def _memory_limit(checkpoint: Checkpoint) -> Iterator[None]:
-    """Turns what libraries raise when the system gives them no memory into an error of ours."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(s in str(error) for s in FULL_MEMORY):
-            raise
-        size = checkpoint.info.bytes / 2**30
-        raise MemoryLimitError(
-            f"The computer's memory is full while loading {checkpoint.path.name}. Got no more of "
-            f"it from the system, need up to {size:.1f} GiB. Close other programs, or choose a "
-            "smaller version of the model, such as fp8."
-        ) from error
+def _full_memory(checkpoint: Checkpoint) -> MemoryLimitError:
+    """Returns an error of ours for what libraries raise when the system gives no memory."""
+    size = checkpoint.info.bytes / 2**30
+    return MemoryLimitError(
+        f"The computer's memory is full while loading {checkpoint.path.name}. Got no more of "
+        f"it from the system, need up to {size:.1f} GiB. Close other programs, or choose a "
+        "smaller version of the model, such as fp8."
+    )

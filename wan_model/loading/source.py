@@ -75,6 +75,10 @@ class Reader:
             data = data.clone()
         return data.view(dtype).view(raw.shape)
 
+    def close(self) -> None:
+        """Lets go of the files, of which tensors keep theirs."""
+        self._mapped.clear()
+
 
 class ShapesOnly(Reader):
     """Gives tensors that have shapes and dtypes but no data."""

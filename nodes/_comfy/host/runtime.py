@@ -16,6 +16,7 @@ from comfy_execution.utils import get_executing_context
 from comfy_execution.validation import validate_node_input
 from server import PromptServer
 
+from ....wan_model.host_memory import container_room, give_back
 from . import all_in_one
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 GGUF_FOLDERS = ("diffusion_models", "text_encoders")
 """Model folders of which files of GGUF are read as well."""
+
+GIVE_BACK_SECONDS = 2.0
 
 CHECKS_COMBOS = validate_node_input(["a"], "COMBO")  # pyright: ignore[reportArgumentType]
 """Whether this ComfyUI takes lists and "COMBO" for one type; such versions check both."""
@@ -142,6 +145,20 @@ def reserved_bytes(device: torch.device) -> int:
 def free_bytes(device: torch.device) -> int:
     """Returns the memory that is free on a device, in bytes."""
     return int(comfy.model_management.get_free_memory(device))
+
+
+def free_ram_bytes() -> int:
+    """Returns the memory that is free on the host, in bytes: in a container, of its limit."""
+    free = free_bytes(torch.device("cpu"))
+    room = container_room()
+    return free if room is None else min(free, room)
+
+
+def give_back_memory_soon() -> None:
+    """Has freed memory returned to the system as soon as what is being freed now is."""
+    loop = getattr(getattr(PromptServer, "instance", None), "loop", None)
+    if loop is not None and loop.is_running():
+        loop.call_soon_threadsafe(loop.call_later, GIVE_BACK_SECONDS, give_back)
 
 
 def spare_bytes(device: torch.device) -> int:

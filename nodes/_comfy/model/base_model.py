@@ -4,6 +4,7 @@ The patcher, the model sampling, the conditionings and LoRAs are ComfyUI's own, 
 takes a MODEL takes ours.
 """
 
+import weakref
 from typing import Any
 
 import comfy.model_base
@@ -11,6 +12,7 @@ import comfy.model_management
 import comfy.supported_models
 
 from ....wan_model.loading import find_dit_kind
+from ..host.runtime import give_back_memory_soon
 from .comfy_dit import ComfyWanDiT
 from .lora_shelf import LoraShelf
 from .pool import Shape
@@ -62,6 +64,7 @@ def base_model(dit: ComfyWanDiT) -> comfy.model_base.BaseModel:
     model = model_class(config, image_to_video=wide)
     model.diffusion_model = dit
     model.lora_shelf = LoraShelf()
+    weakref.finalize(model, give_back_memory_soon).atexit = False
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:
         archive(dit)

@@ -253,7 +253,7 @@ class ExpertPool:
             ),
             machine=Machine(
                 free_vram_bytes=free + self.device_bytes,
-                free_ram_bytes=runtime.free_bytes(torch.device("cpu")),
+                free_ram_bytes=runtime.free_ram_bytes(),
                 copy_rate=self._rates.copy_bytes,
                 read_rate=self._rates.read_bytes,
             ),

@@ -37,6 +37,7 @@ small, path, *shares = sys.argv[1:]
 size = open(path, "rb").seek(0, 2)
 load_dit(small, dtype=torch.float32)  # takes what is taken only once
 before = taken()
+kept = []
 for share in shares:
     limit(int(float(share) * size))
     try:
@@ -44,6 +45,7 @@ for share in shares:
     except MemoryLimitError as error:
         print(error)
         print(str(error.__cause__).splitlines()[0])
+        kept.append(error)  # as a debugger does, or Python 3.13 for longer than one would think
     print((taken() - before) / size)
 limit(4 * size)
 load_dit(path, dtype=torch.float32)

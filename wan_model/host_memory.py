@@ -1,0 +1,69 @@
+"""Memory of the computer that a program may have: what a container allows, and giving it back."""
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+UNLIMITED = 1 << 60
+"""What older kernels write where there is no limit, or more."""
+
+ROOT = Path("/")
+
+
+def container_room(root: Path = ROOT) -> int | None:
+    """Returns the bytes of memory that the program's container has left, None without a limit.
+
+    A container (a cgroup of Linux) that needs more is ended without a word. Pages of files count
+    as free, since the system takes them back.
+
+    Args:
+        root: where /proc and /sys lie.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None  # no Linux
+    rooms = [room for line in lines for room in _rooms(root, line)]
+    return min(rooms, default=None)
+
+
+def _rooms(root: Path, line: str) -> Iterator[int]:
+    """Yields what is left in a group and in all that it is in; `line` is of /proc/self/cgroup."""
+    _, controllers, path = line.split(":", 2)
+    if controllers == "":
+        top = root / "sys/fs/cgroup"
+        names = ("memory.max", "memory.current", "file")
+    elif "memory" in controllers.split(","):
+        top = root / "sys/fs/cgroup/memory"
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache")
+    else:
+        return
+    group = top / path.lstrip("/")
+    # Inside of a container, the path may be that outside of it.
+    for folder in (group, *group.parents) if group.is_dir() else (top,):
+        room = _room(folder, *names)
+        if room is not None:
+            yield room
+        if folder == top:
+            return
+
+
+def _room(folder: Path, limit: str, usage: str, cache: str) -> int | None:
+    try:
+        allowed = int((folder / limit).read_text())
+        used = int((folder / usage).read_text())
+        rows = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        files = next((int(value) for name, value in rows if name == cache), 0)
+    except (OSError, ValueError):
+        return None  # "max", or no such controller
+    return None if allowed >= UNLIMITED else max(0, allowed - (used - files))
+
+
+def give_back() -> None:
+    """Has glibc return freed memory to the system, which it keeps for later otherwise."""
+    if sys.platform != "linux":
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # musl has none
+        trim(0)
