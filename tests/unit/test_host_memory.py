@@ -61,7 +61,7 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(
 ):
     file = save(tmp_path / "a.safetensors", dit_state(dtype=torch.bfloat16))
     monkeypatch.setattr(load, "container_room", lambda: 1 << 20)
-    with pytest.raises(MemoryLimitError, match="does not fit into this container's memory. Got"):
+    with pytest.raises(MemoryLimitError, match="does not fit into this container"):
         load_dit(file, dtype=torch.float32)
     load_dit(file)
 
