@@ -78,8 +78,9 @@ def group(
     notes = dict(_notes(file, layers, metadata, official))
     entries: dict[str, WeightEntry] = {}
     incomplete: list[str] = []
+    of_all = _mark_asks(layers)
     for layer, leaves in layers.items():
-        for name, entry in _entries(file, layer, leaves, notes.get(layer)):
+        for name, entry in _entries(file, layer, leaves, notes.get(layer), of_all):
             if entry is None:
                 incomplete.append(name)
             elif component != "dit" and entry.format.block > 1 and len(entry.parts) > 1:
@@ -93,7 +94,6 @@ def group(
         for leaf, raw in leaves.items()
         if leaf in EXTRAS
     }
-    entries = {n: _with_wish(e, notes.get(e.layer), extras) for n, e in entries.items()}
     if MARK in extras or any(len(entry.parts) > 1 for entry in entries.values()):
         matrices = [n for n, e in entries.items() if n.endswith(".weight") and e.shape[1:]]
         incomplete += [name for name in matrices if entries[name].format.is_bare]
@@ -109,19 +109,23 @@ def group(
     return Grouped(entries=entries, extras=extras, remarks=remarks)
 
 
-def _with_wish(
-    entry: WeightEntry, note: Note | None, extras: Mapping[str, RawTensor]
-) -> WeightEntry:
-    """Returns a weight with what the file says of its matmul: in the layer's note, or for all."""
-    mark = extras.get(MARK)
-    of_all = mark is not None and math.prod(mark.shape) == MARKED_FULL
-    return replace(entry, full_precision=note.full_precision if note else of_all)
+def _mark_asks(layers: Mapping[str, Mapping[str, RawTensor]]) -> bool:
+    """Whether the file's mark asks for matmuls of its weights in full precision."""
+    mark = layers.get("", {}).get(MARK)
+    return mark is not None and math.prod(mark.shape) == MARKED_FULL
 
 
 def _entries(
-    file: str, layer: str, leaves: Mapping[str, RawTensor], note: Note | None
+    file: str,
+    layer: str,
+    leaves: Mapping[str, RawTensor],
+    note: Note | None,
+    of_all: bool,
 ) -> Iterator[tuple[str, WeightEntry | None]]:
-    """Yields a layer's tensors with what belongs to them, None for weights that lack scales."""
+    """Yields a layer's tensors with what belongs to them, None for weights that lack scales.
+
+    A layer's note says whether its matmul is to be in full precision, else what holds `of_all`.
+    """
     used = set[str](EXTRAS)
     for leaf in sorted(leaves, key=lambda leaf: leaf != "weight"):
         if leaf in used:
@@ -144,6 +148,7 @@ def _entries(
                 shape=encoding.format.shape(raw.shape),
                 parts=parts,
                 regions={part: encoding.region(part, raw) for part, raw in parts.items()},
+                full_precision=note.full_precision if note else of_all,
             ),
         )
 
