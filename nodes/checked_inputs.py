@@ -34,6 +34,51 @@ class _Choices(list[str]):
         return id(self)
 
 
+class Least(float):
+    """The least value of a number, as `min` of an input: NaN, which no limit stops, is below it."""
+
+    def __gt__(self, value: float) -> bool:
+        return not value >= float(self)
+
+
+class _Link(int):
+    """What no value is as large as, as `min` of an input that only nodes give.
+
+    ComfyUI passes on whatever an API prompt has in the place of a link.
+    """
+
+    _optional = False
+
+    @classmethod
+    def of(cls, *, optional: bool) -> "_Link":
+        """Makes the limit; of optional inputs, None passes."""
+        self = cls(1)
+        self._optional = optional
+        return self
+
+    def __gt__(self, value: object) -> bool:
+        return not (self._optional and value is None)
+
+    def __format__(self, spec: str) -> str:
+        return "a link: connect a node that gives it"
+
+
+def linked(kind: Any) -> Any:
+    """Returns an input type of ComfyUI of which a value in the place of a link is refused."""
+
+    class Linked:
+        class Input(kind.Input):
+            def as_dict(self) -> dict[str, Any]:
+                return super().as_dict() | {"min": _Link.of(optional=bool(self.optional))}
+
+    return Linked
+
+
+Model, Clip, Vae, Latent, Image, Conditioning = map(
+    linked, (io.Model, io.Clip, io.Vae, io.Latent, io.Image, io.Conditioning)
+)
+
+
 class Steps(int):
     """The least value of a number whose valid values have gaps, as `min` of an input.
 

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..wan_model.dit.compiled_stages import Mode
 from ._comfy.model.compiled_model import with_compiled_stages
 from ._report import reports_errors
+from .checked_inputs import Model
 from .search_words import search_words
 from .skip_steps import CATEGORY
 from .widgets import widgets
@@ -40,7 +41,7 @@ class WanDuetCompile(io.ComfyNode):
 
 def _inputs() -> list[Any]:
     return [
-        io.Model.Input(
+        Model.Input(
             "model",
             tooltip="MODEL of 'Wan 2.2 Load Model' or 'Wan 2.2 Load 14B Experts'. It is left as it "
             "is.",

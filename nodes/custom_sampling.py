@@ -12,6 +12,7 @@ from ._comfy.sampling import samplers
 from ._comfy.sampling.guider import Expert, MoEGuider
 from ._comfy.sampling.run_shift import at_shift
 from ._report import reports_errors
+from .checked_inputs import Conditioning, Model
 from .search_words import search_words
 from .widgets import widgets
 
@@ -38,18 +39,18 @@ class WanDuetMoEGuider(io.ComfyNode):
             description="Both experts as one GUIDER for SamplerCustomAdvanced: each call goes to "
             "the expert of its noise level, with that expert's guidance scale.",
             inputs=[
-                io.Model.Input(
+                Model.Input(
                     "model_high", tooltip="High-noise expert, or the only model (TI2V-5B)."
                 ),
-                io.Model.Input(
+                Model.Input(
                     "model_low",
                     optional=True,
                     tooltip="Low-noise expert of the same model. Leave it empty for TI2V-5B.",
                 ),
-                io.Conditioning.Input(
+                Conditioning.Input(
                     "positive", tooltip="Positive prompt, with images if there are any."
                 ),
-                io.Conditioning.Input(
+                Conditioning.Input(
                     "negative", tooltip="Negative prompt, with images if there are any."
                 ),
                 *widgets("cfg_high", "cfg_low", "boundary"),
@@ -111,7 +112,7 @@ class WanDuetSigmas(io.ComfyNode):
             "low-noise expert takes over, for graphs that split the run themselves.",
             inputs=[
                 *widgets("steps", "shift", "scheduler", "boundary", "denoise"),
-                io.Model.Input(
+                Model.Input(
                     "model",
                     optional=True,
                     tooltip="Model whose official values are used for 0. Without one, 0 means the "

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ._comfy.model import facts
 from ._comfy.vae.comfy_vae import decode
 from ._report import reports_errors
+from .checked_inputs import Latent, Vae
 from .search_words import search_words
 from .widgets import widgets
 
@@ -25,10 +26,10 @@ class WanDuetVAEDecode(io.ComfyNode):
             description="Decodes a video one latent frame at a time, exactly, straight into host "
             "memory. Tiles are used only when a whole frame does not fit the GPU.",
             inputs=[
-                io.Vae.Input(
+                Vae.Input(
                     "vae", tooltip="VAE of the model: wan_2.1_vae for A14B, wan2.2_vae for 5B."
                 ),
-                io.Latent.Input(
+                Latent.Input(
                     "samples", tooltip="Latent video of a sampler, made with the same VAE."
                 ),
                 *widgets("tiling"),

@@ -27,6 +27,7 @@ from ..wan_model.shapes import (
 from ._comfy.host import runtime
 from ._comfy.vae import image_conditioning
 from ._report import reports_errors
+from .checked_inputs import Conditioning, Image, Vae
 from .search_words import search_words
 from .video_size import FREE, check_image_for, chosen_length, chosen_size
 from .widgets import CROP, KEEP_ASPECT, widgets
@@ -139,26 +140,26 @@ class WanDuetImageToVideo(io.ComfyNode):
 
 def _condition_inputs() -> list[Any]:
     return [
-        io.Conditioning.Input(
+        Conditioning.Input(
             "positive", tooltip="What the video shows, encoded by 'Wan 2.2 Prompt'."
         ),
-        io.Conditioning.Input(
+        Conditioning.Input(
             "negative",
             tooltip="What to avoid, encoded by 'Wan 2.2 Prompt'. It gets the images too.",
         ),
-        io.Vae.Input("vae", tooltip="VAE of the model: wan_2.1_vae for A14B, wan2.2_vae for 5B."),
+        Vae.Input("vae", tooltip="VAE of the model: wan_2.1_vae for A14B, wan2.2_vae for 5B."),
     ]
 
 
 def _image_inputs() -> list[Any]:
     return [
-        io.Image.Input(
+        Image.Input(
             "start_image",
             optional=True,
             tooltip="First frame or frames (I2V-A14B: any number, TI2V-5B: 4n+1). Leave it "
             "empty for text to video.",
         ),
-        io.Image.Input(
+        Image.Input(
             "end_image",
             optional=True,
             tooltip="Last frame or frames (I2V-A14B only); alone or with a start image.",

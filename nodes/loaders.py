@@ -17,7 +17,7 @@ from ._comfy.model.load_models import load_models
 from ._comfy.model.precision_choice import QUANTIZED
 from ._comfy.model.precision_choice import explain as explain_precision
 from ._report import reports_errors
-from .checked_inputs import Choice
+from .checked_inputs import Choice, linked
 from .model_files import missing_file
 from .search_words import search_words
 
@@ -73,7 +73,7 @@ def _precision_input() -> Choice.Input:
 
 
 def _memory_input() -> Any:
-    return io.Custom("WANDUET_MEMORY").Input(
+    return linked(io.Custom("WANDUET_MEMORY")).Input(
         "memory",
         optional=True,
         tooltip="Limits of VRAM and RAM from a 'Wan 2.2 VRAM & Block Swap' node. Leave it empty "

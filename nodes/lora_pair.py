@@ -14,7 +14,7 @@ from ._comfy.host import runtime
 from ._comfy.model import facts
 from ._comfy.model.lora_apply import Applied, apply_file
 from ._report import reports_errors
-from .checked_inputs import Choice
+from .checked_inputs import Choice, Least, Model
 from .loaders import CATEGORY
 from .lora_text import said_of
 from .search_words import search_words
@@ -53,12 +53,12 @@ class WanDuetLoraPair(io.ComfyNode):
             "Beside 8-bit and 4-bit weights a LoRA is computed in 16 bit, without loss. Chain "
             "nodes for more.",
             inputs=[
-                io.Model.Input(
+                Model.Input(
                     "model_high",
                     tooltip="High-noise expert, or TI2V-5B. From 'Wan 2.2 Load 14B Experts' or "
                     "from ComfyUI's own loader. It is left as it is.",
                 ),
-                io.Model.Input(
+                Model.Input(
                     "model_low",
                     optional=True,
                     tooltip="Low-noise expert. It is left as it is. Leave it empty for TI2V-5B.",
@@ -123,7 +123,7 @@ def _row_inputs(files: Sequence[str], end: str, *, first: bool) -> list[Any]:
             io.Float.Input(
                 f"strength_{expert}{end}",
                 default=1.0,
-                min=-20.0,
+                min=Least(-20.0),
                 max=20.0,
                 step=0.05,
                 round=0.001,

@@ -1,9 +1,13 @@
 """The node that sets the limits of the weights engine."""
 
+import math
+
 from comfy_api.latest import io
 
+from ..wan_model.errors import SettingsError
 from ..wan_model.offload import Limits
 from ..wan_model.offload.plan import GIB
+from ._report import reports_errors
 from .loaders import CATEGORY
 from .search_words import search_words
 from .widgets import widgets
@@ -31,6 +35,7 @@ class WanDuetMemory(io.ComfyNode):
         )
 
     @classmethod
+    @reports_errors
     def execute(
         cls,
         vram_budget_gb: float,
@@ -38,7 +43,16 @@ class WanDuetMemory(io.ComfyNode):
         pinned_ram_gb: float,
         prefetch_blocks: int,
     ) -> io.NodeOutput:
-        """Returns the limits."""
+        """Returns the limits.
+
+        Raises:
+            SettingsError: for what is no number, which only other nodes can give.
+        """
+        if not (math.isfinite(vram_budget_gb) and math.isfinite(pinned_ram_gb)):
+            raise SettingsError(
+                f"The memory limits cannot be used. Got {vram_budget_gb} GiB of VRAM and "
+                f"{pinned_ram_gb} GiB of RAM, need numbers. Change what is connected."
+            )
         return io.NodeOutput(
             Limits(
                 blocks_to_swap=None if blocks_to_swap < 0 else blocks_to_swap,

@@ -15,6 +15,7 @@ from ._comfy.sampling.run import as_video, sample_latent
 from ._comfy.sampling.run_shift import at_shift
 from ._comfy.sampling.run_watch import RunWatch
 from ._report import reports_errors
+from .checked_inputs import Conditioning, Latent, Model
 from .run_plan import pace_key
 from .search_words import search_words
 from .widgets import widgets
@@ -173,21 +174,21 @@ def _inputs() -> list[Any]:
 def _sockets() -> list[Any]:
     """What is connected."""
     return [
-        io.Model.Input("model_high", tooltip="High-noise expert, or the only model (TI2V-5B)."),
-        io.Model.Input(
+        Model.Input("model_high", tooltip="High-noise expert, or the only model (TI2V-5B)."),
+        Model.Input(
             "model_low",
             optional=True,
             tooltip="Low-noise expert of the same model. Leave it empty for TI2V-5B.",
         ),
-        io.Conditioning.Input(
+        Conditioning.Input(
             "positive",
             tooltip="Positive prompt, with images if any, from 'Wan 2.2 Video Size & Images'.",
         ),
-        io.Conditioning.Input(
+        Conditioning.Input(
             "negative",
             tooltip="Negative prompt, with images if any, from 'Wan 2.2 Video Size & Images'.",
         ),
-        io.Latent.Input(
+        Latent.Input(
             "latent_image",
             tooltip="Latent that sets size and length, from 'Wan 2.2 Video Size & Images'.",
         ),

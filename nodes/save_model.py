@@ -8,7 +8,7 @@ from ..wan_model.loading.export import EXPORTS
 from ._comfy.host import runtime
 from ._comfy.model.exporting import export_model
 from ._report import reports_errors
-from .checked_inputs import Choice
+from .checked_inputs import Choice, Model
 from .loaders import CATEGORY
 from .search_words import search_words
 
@@ -47,7 +47,7 @@ class WanDuetSaveModel(io.ComfyNode):
 
 def _inputs() -> list[Any]:
     return [
-        io.Model.Input(
+        Model.Input(
             "model",
             tooltip="A MODEL of 'Wan 2.2 Load Model' or 'Wan 2.2 Load 14B Experts', with LoRAs of "
             "any loader behind it. What samplers add, such as a shift, is no part of the file.",

@@ -8,6 +8,7 @@ from ..wan_model.sampling import StepCacheSettings
 from ._comfy.model import facts
 from ._comfy.sampling.step_cache_wrappers import with_step_cache
 from ._report import reports_errors
+from .checked_inputs import Model
 from .search_words import search_words
 from .widgets import widgets
 
@@ -48,7 +49,7 @@ class WanDuetStepCache(io.ComfyNode):
 
 def _inputs() -> list[Any]:
     return [
-        io.Model.Input("model", tooltip="Model or expert to run less often. It is left as it is."),
+        Model.Input("model", tooltip="Model or expert to run less often. It is left as it is."),
         *widgets("method", "threshold", "start_percent", "end_percent"),
     ]
 

@@ -8,6 +8,7 @@ from ..wan_model.prompt import negative_or_official
 from ._comfy.host import runtime
 from ._comfy.text import embeddings
 from ._report import reports_errors
+from .checked_inputs import Clip
 from .search_words import search_words
 
 
@@ -25,7 +26,7 @@ class WanDuetTextEncode(io.ComfyNode):
             description="Cleans and encodes both prompts like the official code. Embeddings are "
             "kept on disk, so a known prompt needs no text encoder run.",
             inputs=[
-                io.Clip.Input(
+                Clip.Input(
                     "clip", tooltip="A umT5 text encoder, from 'Wan 2.2 Load Text Encoder'."
                 ),
                 io.String.Input(

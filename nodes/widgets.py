@@ -12,7 +12,7 @@ from ..wan_model.dit.compiled_stages import Mode
 from ..wan_model.sampling import STEP_CACHE_METHODS
 from ..wan_model.shapes import check_frames, check_size
 from ._comfy.sampling import samplers
-from .checked_inputs import Choice, Steps
+from .checked_inputs import Choice, Least, Steps
 from .video_size import FREE, IMAGE_SHAPE, SIZES
 
 CROP, KEEP_ASPECT = "crop to size", "keep aspect (official)"
@@ -45,6 +45,8 @@ class Row:
             options["options"] = options["options"]()
         if not TAKES_ADVANCED:
             options.pop("advanced", None)
+        if self._kind is io.Float and "min" in options:
+            options["min"] = Least(options["min"])
         return self._kind.Input(name, **options)
 
 

@@ -11,6 +11,7 @@ from .graphs import (
     Prompt,
     experts,
     image_to_video,
+    memory,
     model,
     moe_sampler,
     node,
@@ -130,6 +131,79 @@ def test_what_is_no_number(comfy_server: ComfyServer):
 
     assert error["type"] == "invalid_input_type"
     assert error["extra_info"]["input_name"] == "batch_size"
+
+
+NAN = float("nan")
+NO_LINK = "smaller than min of a link: connect a node that gives it"
+
+
+@pytest.mark.parametrize(
+    ("node_id", "widget", "value", "kind", "text"),
+    [
+        ("sampler", "denoise", NAN, "value_smaller_than_min", "Value nan smaller than min of 0.0"),
+        ("sampler", "shift", NAN, "value_smaller_than_min", "min of "),
+        ("sampler", "cfg_low", NAN, "value_smaller_than_min", "min of -1.0"),
+        ("sampler", "boundary", float("inf"), "value_bigger_than_max", "max of 1.0"),
+        ("sampler", "seed", NAN, "invalid_input_type", "convert an input value to a INT"),
+        ("sampler", "seed", None, "invalid_input_type", "convert an input value to a INT"),
+        ("sampler", "sampler", None, "value_not_in_list", "Value not in list"),
+        ("sampler", "model_high", 5, "value_smaller_than_min", f"Value 5 {NO_LINK}"),
+        ("sampler", "model_high", None, "value_smaller_than_min", f"Value None {NO_LINK}"),
+        ("sampler", "positive", "text", "value_smaller_than_min", f"Value text {NO_LINK}"),
+        ("sampler", "latent_image", {"samples": 1}, "value_smaller_than_min", NO_LINK),
+        ("sampler", "model_low", [], "bad_linked_input", "must be a length-2 list"),
+        ("memory", "vram_budget_gb", NAN, "value_smaller_than_min", "min of 0.0"),
+        ("memory", "pinned_ram_gb", NAN, "value_smaller_than_min", "min of -1.0"),
+        ("experts", "memory", 5, "value_smaller_than_min", f"Value 5 {NO_LINK}"),
+        ("experts", "memory", "all", "value_smaller_than_min", NO_LINK),
+        ("experts", "high_noise_model", None, "value_not_in_list", "Value not in list"),
+        ("experts", "low_noise_model", 5, "custom_validation_failed", "validation failed"),
+        ("vae", "vae_name", 5, "custom_validation_failed", "validation failed"),
+        ("size", "start_image", True, "value_smaller_than_min", NO_LINK),
+        ("size", "width", "wide", "invalid_input_type", "convert an input value to a INT"),
+    ],
+)
+def test_what_is_no_value_at_all(
+    comfy_server: ComfyServer, node_id: str, widget: str, value: Any, kind: str, text: str
+):
+    prompt = good_prompt() | memory()
+    prompt["experts"]["inputs"]["memory"] = ["memory", 0]
+    prompt[node_id]["inputs"][widget] = value
+    error = refusal(comfy_server, prompt, node_id)
+
+    assert error["type"] == kind
+    assert error["extra_info"]["input_name"] == widget
+    assert text in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("node_id", "widget", "text"),
+    [
+        ("vae", "vae_name", "No file was chosen. Got None, need one in models/vae."),
+        ("experts", "low_noise_model", "No file was chosen. Got None, need one in models/diff"),
+    ],
+)
+def test_no_file(comfy_server: ComfyServer, node_id: str, widget: str, text: str):
+    prompt = good_prompt()
+    prompt[node_id]["inputs"][widget] = None
+    result = comfy_server.run(prompt)
+    assert result.error is not None
+    assert result.error["node_id"] == node_id
+    assert text in result.error["exception_message"]
+
+
+def test_a_tiny_denoise(comfy_server: ComfyServer):
+    result = comfy_server.run(good_prompt(denoise=1e-308))
+    assert result.error is not None
+    assert result.error["node_id"] == "sampler"
+    assert "The denoise cannot be used. Got 1e-308" in result.error["exception_message"]
+
+
+def test_nothing_in_the_place_of_an_optional_link(comfy_server: ComfyServer):
+    prompt = good_prompt()
+    prompt["experts"]["inputs"]["memory"] = None
+    result = comfy_server.run(prompt)
+    assert result.status == "success", result.error
 
 
 def test_two_wrong_values_are_two_errors(comfy_server: ComfyServer):

@@ -129,6 +129,16 @@ def test_nothing_is_left_of_models_that_are_gone(comfy_server: ComfyServer):
     assert watched(comfy_server, "gone") == {"alive": [], "threads": [], "files": []}
 
 
+def test_a_load_that_fails_leaves_no_file_open(comfy_server: ComfyServer):
+    comfy_server.free()
+    for seed in range(2):
+        prompt = {**pair(seed, blocks_to_swap=500), **save("never", latent=("sampler", 0))}
+        error = comfy_server.run(prompt).error
+        assert error is not None
+        assert error["node_id"] == "experts"
+    assert watched(comfy_server, "failed") == {"alive": [], "threads": [], "files": []}
+
+
 def watched(server: ComfyServer, name: str) -> dict[str, Any]:
     prompt = {"watched": node("WanDuetTestWatched", name=name)}
     assert server.run(prompt).status == "success"

@@ -71,6 +71,10 @@ def official_timestep(sigma: float) -> int:
     return nearest if _to_fp32(nearest / TIMESTEPS) <= stored else nearest - 1
 
 
+MAX_STEPS = 100_000
+"""Of a schedule of which the last steps are run: 1000 steps, the most a node takes, at 0.01."""
+
+
 def schedule_for_denoise(make: Callable[[int], Tensor], steps: int, denoise: float) -> Tensor:
     """Returns the last `steps` steps of a schedule long enough to begin at noise level `denoise`.
 
@@ -80,7 +84,15 @@ def schedule_for_denoise(make: Callable[[int], Tensor], steps: int, denoise: flo
         steps: steps to run.
         denoise: 1 for the full schedule; the schedule of int(steps / denoise) steps is cut below
             1, as KSampler does; an empty list at 0.
+
+    Raises:
+        SettingsError: if that schedule would be absurdly long, or denoise is no number.
     """
+    if not (denoise <= 0 or steps / denoise <= MAX_STEPS):
+        raise SettingsError(
+            f"The denoise cannot be used. Got {denoise:g} of {steps} steps, need 0, or a schedule "
+            f"of at most {MAX_STEPS} steps. Raise denoise, or lower steps."
+        )
     if denoise <= 0:
         return torch.empty(0)
     if denoise > 0.9999:

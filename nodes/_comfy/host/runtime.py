@@ -16,6 +16,7 @@ from comfy_execution.utils import get_executing_context
 from comfy_execution.validation import validate_node_input
 from server import PromptServer
 
+from ....wan_model.errors import CheckpointError
 from ....wan_model.host_memory import container_room, give_back
 from . import all_in_one
 
@@ -69,8 +70,13 @@ def model_path(folder: str, name: str) -> Path:
     """Returns the full path of a model file.
 
     Raises:
+        CheckpointError: for what is no name.
         FileNotFoundError: if it has gone since the list was made.
     """
+    if not isinstance(name, str):
+        raise CheckpointError(
+            f"No file was chosen. Got {name!r}, need one in models/{folder}. Pick a file."
+        )
     return Path(folder_paths.get_full_path_or_raise(*all_in_one.place(folder, name)))
 
 
