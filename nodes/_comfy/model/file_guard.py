@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -21,6 +22,10 @@ class FileGuard:
     def __init__(self, files: Iterable[Path]) -> None:
         """Opens files, which stay readable if somebody deletes or replaces them."""
         self._files = [WeightFile(file) for file in files]
+
+    def __deepcopy__(self, memo: Any) -> "FileGuard":
+        """Returns this: copies of a model lie in the same files."""
+        return self
 
     def check(self) -> None:
         """Refuses files that were written to.
