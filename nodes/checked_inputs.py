@@ -44,7 +44,8 @@ class Least(float):
 class _Link(int):
     """What no value is as large as, as `min` of an input that only nodes give.
 
-    ComfyUI passes on whatever an API prompt has in the place of a link.
+    ComfyUI passes on whatever an API prompt has in the place of a link. Floats and booleans compare
+    themselves with the number that this is, all else asks it.
     """
 
     _optional = False
@@ -52,7 +53,7 @@ class _Link(int):
     @classmethod
     def of(cls, *, optional: bool) -> "_Link":
         """Makes the limit; of optional inputs, None passes."""
-        self = cls(1)
+        self = cls(10**308)
         self._optional = optional
         return self
 

@@ -8,6 +8,7 @@ from ..wan_model.dit.text_guidance import GuidanceSettings
 from ._comfy.model import facts
 from ._comfy.model.negative_text import with_text_guidance
 from ._report import reports_errors
+from .checked_inputs import Conditioning, Model
 from .search_words import search_words
 from .widgets import widgets
 
@@ -27,16 +28,16 @@ class WanDuetNAG(io.ComfyNode):
             "otherwise: for 4-step LoRAs and other distilled models. Costs almost no time. Works "
             "on models of ComfyUI's own loader, too.",
             inputs=[
-                io.Model.Input(
+                Model.Input(
                     "model_high",
                     tooltip="High-noise expert, or TI2V-5B. It is left as it is.",
                 ),
-                io.Model.Input(
+                Model.Input(
                     "model_low",
                     optional=True,
                     tooltip="Low-noise expert. It is left as it is. Leave it empty for TI2V-5B.",
                 ),
-                io.Conditioning.Input(
+                Conditioning.Input(
                     "negative", tooltip="What to keep away from: 'negative' of 'Wan 2.2 Prompt'."
                 ),
                 *widgets("nag_scale", "nag_alpha", "nag_tau"),

@@ -148,6 +148,7 @@ NO_LINK = "smaller than min of a link: connect a node that gives it"
         ("sampler", "seed", None, "invalid_input_type", "convert an input value to a INT"),
         ("sampler", "sampler", None, "value_not_in_list", "Value not in list"),
         ("sampler", "model_high", 5, "value_smaller_than_min", f"Value 5 {NO_LINK}"),
+        ("sampler", "model_high", 5.5, "value_smaller_than_min", f"Value 5.5 {NO_LINK}"),
         ("sampler", "model_high", None, "value_smaller_than_min", f"Value None {NO_LINK}"),
         ("sampler", "positive", "text", "value_smaller_than_min", f"Value text {NO_LINK}"),
         ("sampler", "latent_image", {"samples": 1}, "value_smaller_than_min", NO_LINK),
@@ -159,7 +160,7 @@ NO_LINK = "smaller than min of a link: connect a node that gives it"
         ("experts", "high_noise_model", None, "value_not_in_list", "Value not in list"),
         ("experts", "low_noise_model", 5, "custom_validation_failed", "validation failed"),
         ("vae", "vae_name", 5, "custom_validation_failed", "validation failed"),
-        ("size", "start_image", True, "value_smaller_than_min", NO_LINK),
+        ("size", "vae", True, "value_smaller_than_min", NO_LINK),
         ("size", "width", "wide", "invalid_input_type", "convert an input value to a INT"),
     ],
 )

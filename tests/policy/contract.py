@@ -41,7 +41,7 @@ def describe_input(name: str, kind: Any, options: dict[str, Any] | None = None) 
     """Returns name, type, default, range and choices of one input."""
     options = options or {}
     # Where only nodes give a value, a "min" keeps others out, see `checked_inputs.linked`.
-    options = {} if options.get("min") == 1 and kind not in ("INT", "FLOAT") else options
+    options = {} if options.get("min") and kind not in ("INT", "FLOAT") else options
     kept = {key: options[key] for key in ("default", "min", "max", "step") if key in options}
     if isinstance(kind, list):
         kind, options = "COMBO", {"options": kind}
