@@ -90,7 +90,7 @@ def _changed(tree: Any, random: Random) -> Any:
         copy[key], other = copy[random.choice(keys)], copy[key]
         copy[random.choice(keys)] = other
     elif isinstance(copy, dict) and action < 0.93:
-        copy[random.choice((str(junk(random)), key + "x", key[:-1]))] = copy.pop(key)
+        copy[random.choice((str(junk(random)), f"{key}x", str(key)[:-1]))] = copy.pop(key)
     else:
         del copy[key]
     return copy

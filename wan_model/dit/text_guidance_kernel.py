@@ -16,7 +16,7 @@ def guide(positive: Tensor, negative: Tensor, alpha: Tensor, settings: GuidanceS
     batch, length, width = result.shape
     _guide[(length, batch)](
         result, negative, alpha, settings.scale, settings.tau, SMALLEST_NORM, length,
-        width=width, block=triton.next_power_of_2(width), num_warps=4,
+        width=width, block=triton.next_power_of_2(width),
     )  # fmt: skip
     return result
 

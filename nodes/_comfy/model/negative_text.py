@@ -13,7 +13,7 @@ import torch
 from comfy.ldm.wan.model import WanT2VCrossAttention
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....wan_model.attention import AttentionFn
 from ....wan_model.dit.text_guidance import GuidanceSettings, Guide, NegativeText, fastest_guide
@@ -160,8 +160,8 @@ class GuidedCrossAttention:
         layer, options = self.layer, transformer_options or {}
         guided: NegativeText | None = options.get(READY)
         if guided is None:
-            known: nn.Module = type(layer)
-            return known.forward(layer, x, context, transformer_options=options, **kwargs)
+            known = type(layer).forward
+            return known(layer, x, context, transformer_options=options, **kwargs)
         attended = guided(_AsOurs(layer), context, partial(attend_as_core, options))
         q = layer.norm_q(layer.q(x)).unflatten(-1, (layer.num_heads, -1))
         return layer.o(attended(q).flatten(-2))
