@@ -141,7 +141,7 @@ def test_they_are_listed_and_described(comfy_server: ComfyServer):
 @pytest.mark.parametrize(
     ("pair", "parts"),
     [
-        (PAIR[::-1], ["This is a high-noise file", "need the low-noise expert"]),
+        (PAIR[::-1], ["These look swapped", "need them the other way round"]),
         (
             (PAIR[0], "gguf/model.ckpt"),
             ["of a kind that is not read", "Got .ckpt", ".safetensors or .gguf"],
