@@ -242,15 +242,20 @@ def test_is_no_part_of_the_saved_workflow(editor: Editor):
     _, sampler = add_pair(editor)
     editor.set_widgets(sampler, {"steps": 20, "return_with_leftover_noise": "enable"})
     editor.load(editor.serialize())
-    saved = editor.serialize()
+    saved = without_sizes(editor.serialize())
     node = next(node for node in saved["nodes"] if str(node["id"]) == str(sampler))
 
     assert node["widgets_values"][-1] == "enable"
     assert len(node["widgets_values"]) == len(editor.call("widgets", sampler))
     for _ in range(3):
         editor.load(editor.serialize())
-    assert editor.serialize() == saved
+    assert without_sizes(editor.serialize()) == saved
     assert editor.panel(sampler).split == "High 13 | Low 7"
+
+
+def without_sizes(workflow: dict[str, Any]) -> dict[str, Any]:
+    """A node makes room for its panels, which come when the server has answered."""
+    return {**workflow, "nodes": [{**node, "size": None} for node in workflow["nodes"]]}
 
 
 def test_keeps_its_size_and_fits_the_node(editor: Editor):
