@@ -95,14 +95,24 @@ onMessage("execution_error", (error) => {
   watcher.failed([{ node_id: `${error.node_id}`, input: "", message }]);
 });
 
+/**
+ * A run may be of another workflow than the one that is open, where its ids are those of others.
+ * @param {string} kind
+ * @param {string} id
+ */
+const ofClass = (kind, id) => {
+  const node = findNode(id);
+  return node?.comfyClass === kind ? node : undefined;
+};
+
 const previews = new Previews({
-  findNode,
+  findNode: (id) => ofClass("WanDuetMoESampler", id),
   addPanel: (node, element, height) => addPassingPanel(node, "wanduet_preview", element, height),
 });
 onMessage("wanduet.preview", (message) => previews.receive(message));
 
-/** @type {Map<any, () => void>} what takes a node's report away */
-const reports = new Map();
+/** @type {WeakMap<any, () => void>} what takes a node's report away */
+const reports = new WeakMap();
 /** @type {Set<any>} nodes that show how far they are */
 const running = new Set();
 
@@ -111,12 +121,12 @@ onMessage("wanduet.step", (progress) => {
   panels.get(node)?.advance(progress);
   running.add(node);
 });
-/** @type {Map<any, () => void>} what takes a node's player away */
-const players = new Map();
+/** @type {WeakMap<any, () => void>} what takes a node's player away */
+const players = new WeakMap();
 
 onMessage("executed", async ({ node: id, display_node: shownAs, output }) => {
   const compared = output?.wanduet_compare?.[0];
-  const node = compared && findNode(shownAs ?? id);
+  const node = compared && ofClass("WanDuetCompare", shownAs ?? id);
   if (!node) return;
   const { fps, videos } = compared;
   const files = await Promise.all(videos.map((/** @type {any} */ video) => getFile(video)));
@@ -140,7 +150,7 @@ extendNode("WanDuet.Compare", "WanDuetCompare", (node) => {
 
 onMessage("executed", ({ node: id, display_node: shownAs, output }) => {
   const report = output?.wanduet_report?.[0]?.report;
-  const node = report && findNode(shownAs ?? id);
+  const node = report && ofClass("WanDuetMoESampler", shownAs ?? id);
   if (!node) return;
   reports.get(node)?.();
   const element = makeReport(report, copyText);

@@ -129,7 +129,7 @@ def _passes(graph: Graph, node_id: str, model: Model) -> int:
     sigmas = samplers.make_schedule("unipc", "wan", chosen.steps, chosen.shift, 1.0)[:-1].tolist()
     start = int(graph.number(node_id, "start_at_step") or 0)
     end = int(graph.number(node_id, "end_at_step") or len(sigmas))
-    alone = "model_low" not in graph.inputs(node_id)
+    alone = not graph.given(node_id, "model_low")
     scales = (
         chosen.cfg_high if alone or sigma >= chosen.boundary else chosen.cfg_low
         for sigma in sigmas[start:end]

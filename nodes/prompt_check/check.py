@@ -1,6 +1,7 @@
 """Looks for every mistake that widgets, links and file headers show."""
 
 from collections.abc import Iterator
+from functools import cache
 
 from .graph import Graph
 from .known_files import Describe, describe_file
@@ -24,7 +25,7 @@ def find_problems(
     """
     graph = Graph(nodes)
     found: dict[tuple[str, str], Problem] = {}
-    for problem in _all_problems(graph, describe):
+    for problem in _all_problems(graph, cache(describe)):
         if among is None or problem.node_id in among:
             found.setdefault((problem.node_id, problem.input), problem)
     return list(found.values())

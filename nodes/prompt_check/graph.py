@@ -1,6 +1,6 @@
 """A workflow in API format, and what lies upstream of an input."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,10 @@ MAX_CHAIN = 100
 """Nodes followed upstream, in case a graph runs in a circle."""
 
 MODEL_INPUTS = ("model", "model_high", "model1")
+LOW = "model_low"
 LOW_OUTPUT = 1
+
+Lazy = Callable[[str], Collection[str]]
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class Graph:
         """Returns a node's values and links."""
         return self.nodes.get(node_id, {}).get("inputs") or {}
 
+    def given(self, node_id: str, name: str) -> bool:
+        """Whether an input has anything; API clients write null for nothing."""
+        return self.inputs(node_id).get(name) is not None
+
     def of_kind(self, kind: str) -> list[str]:
         """Returns the ids of all nodes of a class."""
         return [node_id for node_id in self.nodes if self.kind(node_id) == kind]
@@ -49,9 +56,11 @@ class Graph:
         value = self.inputs(node_id).get(name, default)
         return default if isinstance(value, list) else value
 
-    def values(self, node_id: str) -> str:
-        """Returns all of a node's own values, to be compared."""
+    def values(self, node_id: str) -> str | None:
+        """Returns all of a node's own values, to be compared; None if a link decides more."""
         inputs = self.inputs(node_id).items()
+        if any(isinstance(v, list) and name not in (*MODEL_INPUTS, LOW) for name, v in inputs):
+            return None
         return str(sorted((name, v) for name, v in inputs if not isinstance(v, list)))
 
     def number(self, node_id: str, name: str) -> float | None:
@@ -67,13 +76,18 @@ class Graph:
                 return
             yield found
             names = MODEL_INPUTS
-            if found.slot == LOW_OUTPUT and "model_low" in self.inputs(found.node_id):
-                names = ("model_low",)
+            if found.slot == LOW_OUTPUT and LOW in self.inputs(found.node_id):
+                names = (LOW,)
             links = (self.link(found.node_id, each) for each in names)
             found = next((each for each in links if each is not None), None)
 
-    def upstream(self, roots: list[str]) -> set[str]:
-        """Returns these nodes and all that they are made from."""
+    def upstream(self, roots: list[str], lazy: Lazy = lambda _: ()) -> set[str]:
+        """Returns these nodes and all that they are made from.
+
+        Args:
+            roots: ids.
+            lazy: from a class to its inputs that may not be run at all; they are left out.
+        """
         seen: set[str] = set()
         waiting = [root for root in roots if root in self.nodes]
         while waiting:
@@ -81,6 +95,8 @@ class Graph:
             if node_id in seen:
                 continue
             seen.add(node_id)
-            links = (self.link(node_id, name) for name in self.inputs(node_id))
+            unsure = lazy(self.kind(node_id))
+            names = (name for name in self.inputs(node_id) if name not in unsure)
+            links = (self.link(node_id, name) for name in names)
             waiting += [found.node_id for found in links if found is not None]
         return seen

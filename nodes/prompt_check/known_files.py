@@ -35,8 +35,9 @@ class Model:
     """The loader's input that names the file."""
     name: str
     info: CheckpointInfo
-    way: tuple[tuple[str, str], ...]
-    """Class and values of each node between the loader and the input."""
+    way: tuple[tuple[str, str | None], ...]
+    """Class and values of each node from the input to the loader; see `Graph.values`. Of the
+    loader the file is enough."""
 
     @property
     def kind(self) -> Kind:
@@ -50,6 +51,11 @@ class Model:
         assert isinstance(self.info.config, DiTConfig)
         return self.info.config.out_channels
 
+    def is_same_as(self, other: "Model") -> bool:
+        """Whether both are certainly one model: of one file, through nodes that do the same."""
+        known = all(values is not None for _, values in self.way)
+        return known and (self.name, self.way) == (other.name, other.way)
+
     @property
     def official(self) -> OfficialSettings:
         """The official settings of its kind."""
@@ -58,7 +64,7 @@ class Model:
 
 def find_model(graph: Graph, describe: Describe, node_id: str, name: str) -> Model | None:
     """Returns the model at an input; None if it is not known before the run."""
-    way: list[tuple[str, str]] = []
+    way: list[tuple[str, str | None]] = []
     for output in graph.chain(node_id, name):
         kind = graph.kind(output.node_id)
         names = LOADERS.get(kind, ())
@@ -68,7 +74,7 @@ def find_model(graph: Graph, describe: Describe, node_id: str, name: str) -> Mod
             info = describe(DIFFUSION, file) if isinstance(file, str) else None
             if info is None or info.kind is None or not isinstance(info.config, DiTConfig):
                 return None
-            return Model(output, file_input, file, info, tuple(way))
+            return Model(output, file_input, file, info, (*way, (kind, file)))
         way.append((kind, graph.values(output.node_id)))
     return None
 

@@ -38,7 +38,7 @@ def _step_range(graph: Graph, describe: Describe, node_id: str) -> Iterator[Prob
     end = graph.number(node_id, "end_at_step")
     if start is None or end is None or min(start, end) < 0:
         return
-    if start >= end:
+    if start > end:
         yield Problem(
             node_id,
             "end_at_step" if end == 0 else "start_at_step",
@@ -50,10 +50,11 @@ def _step_range(graph: Graph, describe: Describe, node_id: str) -> Iterator[Prob
     if steps is not None and steps <= 0:
         model = find_model(graph, describe, node_id, "model_high")
         steps = None if model is None else model.official.steps
-    if steps is not None and start >= steps:
+    # A start at the end leaves the latent as it is: where a switch is swept from end to end.
+    if steps is not None and start > steps:
         yield Problem(
             node_id,
             "start_at_step",
             f"The run ends before its first step. Got a start at step {start:g} of {steps:g}, need "
-            f"at most {steps - 1:g}. Use 0 for the whole run.",
+            f"at most {steps:g}. Use 0 for the whole run.",
         )

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from ...wan_model.loading import Expert
-from .graph import Graph
+from ...wan_model.loading import Expert, guess_pair, says_noise
+from .graph import LOW, Graph
 from .known_files import DIFFUSION, Describe, Model, find_model
 from .number_rules import WHOLE_RUN
 from .problem import Problem
 
-HIGH, LOW = "model_high", "model_low"
+HIGH = "model_high"
 FILES: tuple[tuple[str, Expert], ...] = (("high_noise_model", "high"), ("low_noise_model", "low"))
 
 
@@ -45,7 +45,7 @@ def loader_problems(graph: Graph, describe: Describe, node_id: str) -> Iterator[
             f"These two files don't belong together. Got {names[0]} ({high.label}) and {names[1]} "
             f"({low.label}), need both of one model. Choose both of T2V-A14B or both of I2V-A14B.",
         )
-    elif (high.expert, low.expert) == ("low", "high"):
+    elif (experts := guess_pair(high.path, low.path)) == ("low", "high"):
         yield Problem(
             node_id,
             FILES[0][0],
@@ -53,7 +53,7 @@ def loader_problems(graph: Graph, describe: Describe, node_id: str) -> Iterator[
             f"and {names[1]} as low_noise_model, need them the other way round. Swap them.",
         )
     else:
-        yield from _same_expert(node_id, names, (high.expert, low.expert))
+        yield from _same_expert(node_id, names, experts)
 
 
 def _same_expert(
@@ -75,7 +75,7 @@ def pair_problems(graph: Graph, describe: Describe, node_id: str) -> Iterator[Pr
     high = find_model(graph, describe, node_id, HIGH)
     if high is None:
         return
-    if LOW not in graph.inputs(node_id):
+    if not graph.given(node_id, LOW):
         yield from _forgotten(graph, node_id, high)
         return
     low = find_model(graph, describe, node_id, LOW)
@@ -98,14 +98,14 @@ def pair_problems(graph: Graph, describe: Describe, node_id: str) -> Iterator[Pr
             f"{low.info.label} at model_low, need the high-noise and the low-noise file of one "
             "model. Choose both of T2V-A14B or both of I2V-A14B.",
         )
-    elif (high.name, high.way) == (low.name, low.way):
+    elif high.is_same_as(low) or graph.link(node_id, HIGH) == graph.link(node_id, LOW):
         yield Problem(
             node_id,
             HIGH if high.info.expert == "low" else LOW,
             f"The same expert is connected twice. Got {high.name} at model_high and model_low, "
             "need the high-noise and the low-noise one. Connect the other expert here.",
         )
-    elif _stands_for(high) == "low" and _stands_for(low) == "high":
+    elif _experts(high, low) == ("low", "high"):
         yield Problem(
             node_id,
             HIGH,
@@ -114,14 +114,17 @@ def pair_problems(graph: Graph, describe: Describe, node_id: str) -> Iterator[Pr
         )
 
 
-def _stands_for(model: Model) -> Expert | None:
-    """Returns which expert a model is: by its name, or by the input of its loader."""
-    return model.info.expert or dict(FILES).get(model.file_input)
+def _experts(high: Model, low: Model) -> tuple[Expert | None, Expert | None]:
+    """Returns which experts two models are: by their names, or by the inputs of their loaders."""
+    of_high, of_low = guess_pair(high.info.path, low.info.path)
+    inputs = dict(FILES)
+    return of_high or inputs.get(high.file_input), of_low or inputs.get(low.file_input)
 
 
 def _forgotten(graph: Graph, node_id: str, high: Model) -> Iterator[Problem]:
     """A high-noise expert cannot finish a video; a low-noise one can make one alone."""
-    if high.kind == "ti2v" or _stands_for(high) != "high":
+    stands_for = says_noise(high.info.path.name) or dict(FILES).get(high.file_input)
+    if high.kind == "ti2v" or stands_for != "high":
         return
     end = graph.number(node_id, "end_at_step")
     if end is not None and end >= WHOLE_RUN:

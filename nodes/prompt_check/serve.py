@@ -21,7 +21,7 @@ def register_checks() -> None:
 
 
 def _check(prompt: dict[str, Any], outputs: set[str]) -> prompt_gate.Problems:
-    among = Graph(prompt).upstream(list(outputs))
+    among = Graph(prompt).upstream(list(outputs), prompt_gate.lazy_inputs)
     return [asdict(problem) for problem in find_problems(prompt, among)]
 
 

@@ -24,7 +24,7 @@ def _size_node(graph: Graph, node_id: str, name: str) -> str | None:
 
 
 def _images(graph: Graph, size: str) -> list[str]:
-    return [name for name in IMAGES if name in graph.inputs(size)]
+    return [name for name in IMAGES if graph.given(size, name)]
 
 
 def image_problems(graph: Graph, describe: Describe, node_id: str) -> Iterator[Problem]:
@@ -74,7 +74,7 @@ def size_problems(graph: Graph, describe: Describe, node_id: str) -> Iterator[Pr
         yield Problem(node_id, "size", str(error))
     if vae_channels(graph, describe, node_id, "vae") != 48:
         return
-    if "end_image" in graph.inputs(node_id):
+    if graph.given(node_id, "end_image"):
         yield Problem(
             node_id,
             "end_image",

@@ -5,7 +5,7 @@ whose VAEs have latents of their own, are fitted by `tools/fit_latent_rgb.py`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,11 +30,29 @@ class LatentRgb:
         Returns:
             uint8 [T, H, W, 3].
         """
+        return self.on(latent.device).frames(latent)
+
+    def on(self, device: torch.device) -> "ColourMap":
+        """Returns the map on a device. Bringing it there waits for the device, so do it once."""
+        factors, bias = (
+            torch.tensor(values, device=device, dtype=torch.float32)
+            for values in (self.factors, self.bias)
+        )
+        return ColourMap(factors, bias, None if self.first is None else self.first.on(device))
+
+
+@dataclass(frozen=True)
+class ColourMap:
+    """A `LatentRgb` on a device."""
+
+    factors: Tensor
+    bias: Tensor
+    first: "ColourMap | None"
+
+    def frames(self, latent: Tensor) -> Tensor:
+        """See `LatentRgb`."""
         if self.first is not None:
-            rest = LatentRgb(self.factors, self.bias)
-            return torch.cat((self.first.frames(latent[:, :1]), rest.frames(latent[:, 1:])))
-        options = {"device": latent.device, "dtype": torch.float32}
-        factors = torch.tensor(self.factors, **options)
-        bias = torch.tensor(self.bias, **options)
-        colours = latent.float().movedim(0, -1) @ factors + bias
+            rest = replace(self, first=None).frames(latent[:, 1:])
+            return torch.cat((self.first.frames(latent[:, :1]), rest))
+        colours = latent.float().movedim(0, -1) @ self.factors + self.bias
         return colours.add(1).mul(127.5).clamp(0, 255).to(torch.uint8)

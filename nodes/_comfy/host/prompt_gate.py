@@ -50,7 +50,7 @@ def add_gate(check: Callable[[dict[str, Any], set[str]], Problems]) -> None:
             answer: web.StreamResponse = web.json_response(_refusal(prompt, problems), status=400)
         else:
             answer = await handler(request)
-            problems = _core_problems(answer)
+            problems = _found_by_core(answer)
         if problems and body.get("client_id"):
             server.send_sync(REFUSED, {"problems": problems}, body["client_id"])
         return answer
@@ -79,7 +79,7 @@ def _checked(
     """Returns the mistakes; none if looking for them fails, for the run has its own checks."""
     try:
         return check(prompt, set(_outputs(prompt, body.get("partial_execution_targets"))))
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, OSError):
+    except Exception:  # whatever it is, it must not keep a prompt from running
         logger.warning("The prompt could not be checked beforehand.", exc_info=True)
         return []
 
@@ -93,6 +93,20 @@ def _outputs(prompt: dict[str, Any], targets: Any) -> list[str]:
         if getattr(classes.get(node.get("class_type")), "OUTPUT_NODE", False)
     ]
     return [each for each in found if each in targets] if targets else found
+
+
+def lazy_inputs(kind: str) -> set[str]:
+    """Returns the inputs of a class that it may leave without running what is connected."""
+    node = nodes.NODE_CLASS_MAPPINGS.get(kind)  # pyright: ignore[reportAttributeAccessIssue]
+    if node is None:
+        return set()
+    groups = node.INPUT_TYPES()
+    return {
+        name
+        for group in ("required", "optional")
+        for name, given in groups.get(group, {}).items()
+        if len(given) > 1 and isinstance(given[1], dict) and given[1].get("lazy")
+    }
 
 
 def _refusal(prompt: dict[str, Any], problems: Problems) -> dict[str, Any]:
@@ -119,6 +133,15 @@ def _refusal(prompt: dict[str, Any], problems: Problems) -> dict[str, Any]:
         "extra_info": {},
     }
     return {"error": error, "node_errors": errors}
+
+
+def _found_by_core(answer: web.StreamResponse) -> Problems:
+    """The same, of an answer that the client gets whatever becomes of this."""
+    try:
+        return _core_problems(answer)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        logger.debug("ComfyUI's answer is of an unknown form.", exc_info=True)
+        return []
 
 
 def _core_problems(answer: web.StreamResponse) -> Problems:

@@ -124,7 +124,7 @@ class ExpertPool:
         Args:
             files: of the experts, those that run first come first.
         """
-        room = runtime.free_bytes(torch.device("cpu")) - RAM_TO_LEAVE
+        room = runtime.free_ram_bytes() - RAM_TO_LEAVE
         self._ahead = ReadAhead(files, room, runtime.is_interrupted)
 
     def _stop_reading_ahead(self) -> None:

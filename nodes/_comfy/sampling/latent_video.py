@@ -19,7 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from PIL import Image
 from torch import Tensor
 
-from ....wan_model.vae.latent_rgb import LatentRgb
+from ....wan_model.vae.latent_rgb import ColourMap, LatentRgb
 from ....wan_model.vae.tiny_latent_rgb import tiny_latent_rgb
 from ..host import runtime
 from ..model.load_models import CHECKPOINT
@@ -63,19 +63,24 @@ class LatentVideo:
         self.ended = False
         self.next_time = 0.0
         self.step_share = 0.0
+        self._map: ColourMap | None = None
 
     def offer(self, denoised: Tensor) -> None:
         """Takes the latest estimate [B, C, T, H, W], if there is time for it."""
         began = time.monotonic()
         if began < self.next_time or not self.busy.acquire(blocking=False):
             return
+        busy = time.thread_time()
         try:
             snapshot = self._snapshot(denoised[0])
             threading.Thread(target=self._make, args=(snapshot, began), daemon=True).start()
-        except BaseException:
+        except RuntimeError:
+            # A device or system without room for it: a preview must not end a run.
+            self.next_time = float("inf")
+            logger.debug("No preview.", exc_info=True)
             self.busy.release()
-            raise
-        self.step_share = time.monotonic() - began
+        # Time of the processor: waiting for what the device has yet to do costs the run nothing.
+        self.step_share = time.thread_time() - busy
 
     def end(self) -> None:
         """Tells the client that the preview is over. To be called whatever the run came to."""
@@ -88,7 +93,9 @@ class LatentVideo:
         stride = max(1, -(-max(latent.shape[-2:]) // LONGEST_SIDE))
         latent = latent[:, :MAX_FRAMES]
         small = None if self.decoder is None else self.decoder.take(latent)
-        frames = self.colours.frames(latent[:, :, ::stride, ::stride])
+        if self._map is None:
+            self._map = self.colours.on(latent.device)
+        frames = self._map.frames(latent[:, :, ::stride, ::stride])
         if frames.device.type != "cuda":
             return Snapshot(frames.cpu(), small, lambda: None)
         host = torch.empty(frames.shape, dtype=frames.dtype, pin_memory=True)
@@ -116,7 +123,7 @@ class LatentVideo:
                     self._send({"image": image, "width": width, "height": height})
             if self.decoder is not None and not self.ended:
                 self.decoder.load()  # for the next one: the first is not to wait for it
-        except (OSError, RuntimeError, ValueError):
+        except (LookupError, OSError, RuntimeError, ValueError):
             self.next_time = float("inf")  # such as a Pillow without WebP
             logger.debug("No preview.", exc_info=True)
         finally:
