@@ -51,6 +51,32 @@ class GiveChoice(io.ComfyNode):
         return io.NodeOutput(value)
 
 
+class Switch(io.ComfyNode):
+    """One of two latents; what makes the other one is not run."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestSwitch",
+            category="WanDuet tests",
+            inputs=[
+                io.Boolean.Input("second"),
+                io.Latent.Input("a", lazy=True),
+                io.Latent.Input("b", lazy=True),
+            ],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def check_lazy_status(cls, second: bool, a: Any = None, b: Any = None) -> list[str]:
+        missing = "b" if second and b is None else "a" if not second and a is None else None
+        return [] if missing is None else [missing]
+
+    @classmethod
+    def execute(cls, second: bool, a: Any = None, b: Any = None) -> io.NodeOutput:
+        return io.NodeOutput(b if second else a)
+
+
 class SaveTensors(io.ComfyNode):
     """Saves latents and images exactly, as `NAME.safetensors` in the output folder."""
 
@@ -193,7 +219,7 @@ class TestExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         nodes = [RandomConditioning, GiveChoice, SaveTensors, RandomImage, RecordModelInputs]
-        return [*nodes, ForeignObjects, ClipSize]
+        return [*nodes, ForeignObjects, ClipSize, Switch]
 
 
 async def comfy_entrypoint() -> TestExtension:

@@ -134,14 +134,17 @@ CASES: dict[str, tuple[Prompt, str, str, str]] = {
         prompt(experts(), start_at_step=3, end_at_step=2, steps=4),
         *("sampler", "start_at_step", "No step is left to run. Got steps from 3 to 2"),
     ),
-    "end at 0": (prompt(experts(), end_at_step=0), "sampler", "end_at_step", "No step is left"),
+    "end at 0": (
+        prompt(experts(), start_at_step=1, end_at_step=0),
+        *("sampler", "end_at_step", "No step is left"),
+    ),
     "start after the last step": (
         prompt(experts(), start_at_step=9, steps=8),
-        *("sampler", "start_at_step", "Got a start at step 9 of 8, need at most 7."),
+        *("sampler", "start_at_step", "Got a start at step 9 of 8, need at most 8."),
     ),
     "start after the official last step": (
-        prompt(experts(), start_at_step=40, steps=0),
-        *("sampler", "start_at_step", "Got a start at step 40 of 40, need at most 39."),
+        prompt(experts(), start_at_step=41, steps=0),
+        *("sampler", "start_at_step", "Got a start at step 41 of 40, need at most 40."),
     ),
     "denoise 0": (prompt(experts(), denoise=0.0), "sampler", "denoise", "Nothing would be sampled"),
     "negative steps": (prompt(experts(), steps=-5), "sampler", "steps", "Got -5, need a number"),
@@ -223,6 +226,41 @@ def test_what_cannot_be_known_yet_is_not_refused(comfy_server: ComfyServer):
         "whole": node("PrimitiveInt", value=0),
     }
     result = comfy_server.run(nodes)
+
+    assert result.status == "success", result.error
+
+
+def merged(first: Any, second: Any) -> Prompt:
+    """Two models that links decide, of one file at both inputs."""
+    loras = {
+        name: node("LoraLoaderModelOnly", model=("model", 0), lora_name=lora, strength_model=1.0)
+        for name, lora in (("high", first), ("low", second))
+    }
+    return prompt(model(HIGH), loras, **TWO)
+
+
+RIGHT: dict[str, Prompt] = {
+    "what links tell apart": merged(("name", 0), ("other", 0)),
+    "no image by null": prompt(experts(), size={"start_image": None, "end_image": None}),
+    "no low-noise expert by null": prompt(model(TI2V), wan_vae=VAE_22, **ONE),
+    "a switch at the last step": prompt(experts(), steps=8, start_at_step=8),
+    "nothing before the switch": prompt(experts(), steps=8, start_at_step=0, end_at_step=0),
+}
+"""What could be taken for a mistake."""
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_what_is_no_mistake(comfy_server: ComfyServer, case: str):
+    names = {name: node("PrimitiveString", value=name) for name in ("name", "other")}
+    answer = comfy_server.post("/wanduet/check", {"prompt": RIGHT[case] | names})
+    assert answer["problems"] == []
+
+
+def test_a_branch_that_is_not_run_is_not_refused(comfy_server: ComfyServer):
+    """As behind a switch, which runs one of its inputs."""
+    nodes = prompt(experts(), save_it=False) | moe_sampler("wrong", denoise=0.0)
+    switch = node("WanDuetTestSwitch", second=False, a=("sampler", 0), b=("wrong", 0))
+    result = comfy_server.run({**nodes, "switch": switch, **save("one", latent=("switch", 0))})
 
     assert result.status == "success", result.error
 

@@ -59,7 +59,7 @@ class RunWatch:
         waiting = self.experts[len(self.ends) :]
         return {
             "step": len(self.ends),
-            "total": len(self.experts),
+            "total": max(len(self.experts), len(self.ends)),
             "elapsed": time.monotonic() - self.began,
             "left": sum(pace.get(expert, known) for expert in waiting),
             "pace": pace,
@@ -68,25 +68,30 @@ class RunWatch:
     def pace(self) -> dict[str, float]:
         """Returns the usual seconds per step of each expert that has run."""
         seconds: dict[str, list[float]] = {}
-        for expert, spent in zip(self.experts, self._spent(), strict=False):
+        for expert, spent in zip(self._ran(), self._spent(), strict=True):
             seconds.setdefault(expert, []).append(spent)
         return {expert: statistics.median_low(each) for expert, each in seconds.items()}
 
     def report(self) -> list[str]:
         """Returns what is to be said when the run is over."""
         spent, pace = self._spent(), self.pace()
-        ran = self.experts[: len(spent)]
-        lines = [f"{len(spent)} of {len(self.experts)} steps in {clock(self._end() - self.began)}"]
+        ran, total = self._ran(), max(len(self.experts), len(spent))
+        lines = [f"{len(spent)} of {total} steps in {clock(self._end() - self.began)}"]
         if self.loaded is not None and self.loaded - self.began >= 0.05:
             lines.append(f"Loading: {clock(self.loaded - self.began)}")
         for expert in dict.fromkeys(ran):
-            total = sum(each for name, each in zip(ran, spent, strict=True) if name == expert)
+            seconds = sum(each for name, each in zip(ran, spent, strict=True) if name == expert)
             count = ran.count(expert)
             lines.append(
                 f"{NAMES[expert]}: {count} {'step' if count == 1 else 'steps'}, "
-                f"{pace[expert]:.2f} s each, {clock(total)}"
+                f"{pace[expert]:.2f} s each, {clock(seconds)}"
             )
         return [*lines, self._memory()]
+
+    def _ran(self) -> list[str]:
+        """Returns the expert of each step so far; solvers that choose their steps take more."""
+        more = len(self.ends) - len(self.experts)
+        return [*self.experts[: len(self.ends)], *self.experts[-1:] * more]
 
     def _spent(self) -> list[float]:
         starts = [self.loaded or self.began, *self.ends]
