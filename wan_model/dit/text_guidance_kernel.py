@@ -3,6 +3,8 @@
 Importing this needs Triton.
 """
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -14,10 +16,10 @@ def guide(positive: Tensor, negative: Tensor, alpha: Tensor, settings: GuidanceS
     """A `Guide`, for contiguous tensors; others are copied."""
     result, negative = positive.contiguous(), negative.contiguous()
     batch, length, width = result.shape
+    sizes: dict[str, Any] = {"width": width, "block": triton.next_power_of_2(width)}
     _guide[(length, batch)](
-        result, negative, alpha, settings.scale, settings.tau, SMALLEST_NORM, length,
-        width=width, block=triton.next_power_of_2(width),
-    )  # fmt: skip
+        result, negative, alpha, settings.scale, settings.tau, SMALLEST_NORM, length, **sizes
+    )
     return result
 
 
