@@ -5,6 +5,9 @@ import { byNode, joined, timeToRead } from "./problems.js";
 /** Milliseconds without a change before the server is asked. */
 const PAUSE = 250;
 
+/** Milliseconds until a server that did not answer is asked again. */
+const AGAIN = 3000;
+
 /**
  * @typedef {object} Editor what the watcher needs of the graph editor
  * @property {() => { prompt: Record<string, any>, nodes: any[] }} readPrompt
@@ -44,9 +47,15 @@ export class ProblemWatcher {
     this.asked = asked;
     if (!first) this.running = new Map();
     const answer = nodes.length
-      ? await this.editor.postJson("/wanduet/check", { prompt }).catch(() => ({}))
+      ? await this.editor.postJson("/wanduet/check", { prompt }).catch(() => null)
       : { problems: [] };
     if (asked !== this.asked) return;
+    if (answer === null) {
+      this.asked = "";
+      clearTimeout(this.timer);
+      this.timer = setTimeout(() => this.look(), AGAIN);
+      return;
+    }
     for (const [id, lines] of Object.entries(answer.plans ?? {})) {
       this.editor.plan(nodes[Number(id)], lines);
     }
