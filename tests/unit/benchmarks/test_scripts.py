@@ -84,32 +84,6 @@ def test_forward_beside_comfyui(comfyui: Path):
 
 
 @pytest.mark.comfy
-def test_vae_beside_comfyui(comfyui: Path):
-    # In 32 bit: some processors convolve 16-bit numbers a hundred times slower.
-    options = ("--dtype", "float32", "--beside", "comfyui", "--repeats", "1")
-    lines = run("vae.py", comfyui, "toy", "32x32x5", *options)
-
-    decodes = [line for line in lines if line.get("operation") == "decode"]
-    psnr = of(decodes, "vae", "psnr_to_fp32_db")
-    assert list(psnr) == ["wan-duet", "comfyui"]
-    # Some processors make no error at all, whose PSNR is none.
-    assert all(value is None or value > 40 for value in psnr.values())
-    assert of(decodes, "vae", "floor_seconds")["wan-duet"] > 0
-    assert list(of(lines, "vae_ratio", "ratio")) == ["comfyui"]
-
-
-def test_a_peer_that_is_missing_does_not_stop_another(tmp_path: Path):
-    options = ("--repeats", "1", "--error-frames", "1", "--beside", "comfyui", "diffusers")
-    lines = run("forward.py", tmp_path, "toy", "64x64x5", *options)
-
-    assert list(of(lines, "forward", "seconds")) == ["wan-duet", "comfyui", "diffusers"]
-    assert "COMFYUI_PATH" in of(lines, "forward", "failed")["comfyui"]
-    assert list(of(lines, "forward_ratio", "ratio")) == ["diffusers"]
-    errors = of(lines, "forward_error", "rms_error")
-    assert 0 < errors["wan-duet"] < errors["diffusers"] < 1e-2
-
-
-@pytest.mark.comfy
 @pytest.mark.slow
 def test_server_beside_core(comfyui: Path, tmp_path: Path):
     lines = run("server.py", comfyui, "--folder", tmp_path, "--toy", "--beside", "core")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from filelock import FileLock
 
 
 @pytest.fixture(autouse=True)
@@ -14,16 +15,24 @@ def few_threads():
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory):
-    """A training folder in which every stage has run for a few steps. Read only."""
+def trained(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest):
+    """A training folder in which every stage has run for a few steps. Read only.
+
+    Pytest's processes share it: the first one that needs it trains, others wait for that.
+    """
     from tests.unit.train_tiny.micro import micro_recipe, run
     from tools.train_tiny.files import TrainingFolder
 
-    recipe = micro_recipe()
-    folder = TrainingFolder(tmp_path_factory.mktemp("train_tiny"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for stage in recipe.stages:
-        run(stage, folder, recipe)
-    torch.set_num_threads(threads)
+    recipe, base = micro_recipe(), tmp_path_factory.getbasetemp()
+    shared = base.parent if hasattr(request.config, "workerinput") else base
+    folder = TrainingFolder(shared / "train_tiny")
+    done = shared / "train_tiny_done"
+    with FileLock(shared / "train_tiny.lock"):
+        if not done.is_file():
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            for stage in recipe.stages:
+                run(stage, folder, recipe)
+            torch.set_num_threads(threads)
+            done.touch()
     return folder
