@@ -42,7 +42,8 @@ def test_all_latent_frames_move_and_go(comfy_server: ComfyServer):
         assert image.info["loop"] == 0
     assert (shown[0]["width"], shown[0]["height"]) == (8, 6)
     assert result.previews == [], "no still of ComfyUI beside it"
-    assert result.progress("sampler") == [(step, 4) for step in range(1, 5)]
+    # Newer versions of ComfyUI leave out steps that follow one another quickly.
+    assert result.progress("sampler")[-1] == (4, 4)
 
 
 def test_48_channels(comfy_server: ComfyServer):
