@@ -75,7 +75,7 @@ def test_nodes_are_found(editor: Editor, aliases: dict[str, list[str]]):
 
 def test_templates_are_found(editor: Editor):
     if editor.mode.frontend != "newest" or editor.mode.nodes2:
-        pytest.skip("the older search ranks by letters; the renderer plays no part")
+        pytest.skip("the older search has not been read reliably yet; the renderer plays no part")
     names = [path.stem for path in (REPOSITORY / "workflows").glob("*.json")]
     page = editor.page
     page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
