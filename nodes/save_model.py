@@ -64,7 +64,7 @@ def _inputs() -> list[Any]:
             default="bf16",
             tooltip="Format of the blocks' weights; LoRAs are merged in fp32 before rounding. "
             "bf16: 28 GB for an expert of A14B. fp8: half of that, with one scale for each weight, "
-            "which older versions of ComfyUI read, too. int8: a scale for each row, closer than fp8. "
+            "which older ComfyUIs read, too. int8: a scale for each row, usually closer than fp8. "
             "int8 convrot: weights are rotated first, the closest in 8 bits. To read int8 with "
             "another loader, you need a ComfyUI of 2026. GGUF Q8_0 "
             "(15 GB) and Q4_0 (8 GB): .gguf files for ComfyUI-GGUF and this pack.",
