@@ -1,4 +1,4 @@
-"""What the pages say is so: links lead somewhere, snippets run, the table of cards is the planner's."""
+"""Pages are true: links lead somewhere, snippets run, the table of cards is the planner's."""
 
 import re
 import runpy
