@@ -65,34 +65,16 @@ export function addPanel(node, name, element, { minWidth, height, around = 0 }) 
     margin: MARGIN,
   });
   widget.serialize = false;
-  passToCanvas(element);
   const [width, minHeight] = node.computeSize();
   node.setSize([Math.max(node.size[0], width, minWidth), Math.max(node.size[1], minHeight)]);
   return widget;
 }
 
-/**
- * Adds an element below the node's widgets for a while.
- * @param {Node} node
- * @param {string} name
- * @param {HTMLElement} element
- * @param {number} height
- * @returns {() => void} takes it away again, with the height that it brought
- */
-export function addPassingPanel(node, name, element, height) {
-  const before = node.size[1];
-  const widget = addPanel(node, name, element, { minWidth: 0, height, around: 2 * MARGIN });
-  const brought = node.size[1] - before;
-  return () => {
-    const index = node.widgets?.indexOf(widget) ?? -1;
-    if (index < 0) return;
-    widget.onRemove?.();
-    node.widgets.splice(index, 1);
-    const lowest = node.computeSize()[1];
-    node.setSize([node.size[0], Math.max(lowest, node.size[1] - brought)]);
-    app.canvas.setDirty(true, true);
-  };
-}
+/** Draws the canvas anew. */
+export const redraw = () => app.canvas.setDirty(true, true);
+
+/** @returns {any} the workflow that is open, the same object as long as its tab is */
+export const openWorkflow = () => app.extensionManager?.workflow?.activeWorkflow;
 
 /**
  * Calls `action` after anything a person did while nodes of this pack are in the graph, and after
@@ -224,7 +206,7 @@ export function showError(summary, detail, life) {
  * so itself, before an event gets here.
  * @param {HTMLElement} element
  */
-function passToCanvas(element) {
+export function passToCanvas(element) {
   /** @param {WheelEvent | PointerEvent} event */
   const pass = (event) => {
     event.preventDefault();
@@ -329,11 +311,14 @@ export async function getFile({ filename, subfolder, type }) {
 /**
  * @param {string} path
  * @param {any} body
- * @returns {Promise<any>}
+ * @returns {Promise<any>} { error } where the server refused
+ * @throws {Error} where it failed, and may answer when asked again
  */
 export async function postJson(path, body) {
   const headers = { "Content-Type": "application/json" };
   const request = { method: "POST", headers, body: JSON.stringify(body) };
   const response = await api.fetchApi(path, request);
-  return response.ok ? response.json() : { error: `The server answered ${response.status}.` };
+  const answer = `The server answered ${response.status}.`;
+  if (response.status >= 500) throw new Error(answer);
+  return response.ok ? response.json() : { error: answer };
 }

@@ -1,8 +1,8 @@
 /** Entry point: says which node gets what. Help pages of the nodes lie in docs/. */
 
 import {
-  addPanel, addPassingPanel, after, copyText, extendNode, extendOurNodes, getFile, getJson, moveInput,
-  onMessage, postJson, sayHello, showError, showInstead, watch, whenEdited,
+  addPanel, after, copyText, extendNode, extendOurNodes, getFile, getJson, moveInput, onMessage,
+  openWorkflow, passToCanvas, postJson, sayHello, showError, showInstead, watch, whenEdited,
 } from "./comfy.js";
 import { findModelFile, findNode, isConnected, readPrompt, readWidgets } from "./read_graph.js";
 import { Frames } from "./compare/frames.js";
@@ -12,8 +12,9 @@ import { heightOf, makeBox } from "./problems/box.js";
 import { ProblemWatcher } from "./problems/watcher.js";
 import { automaticTexts } from "./sampler/auto_values.js";
 import { PANEL_HEIGHT, SchedulePanel } from "./schedule/widget.js";
-import { heightOfReport, heightOfText, makeReport } from "./run/report.js";
+import { KeptReports, heightOfReport, heightOfText, makeReport } from "./run/report.js";
 import { addStyleSheet, div } from "./ui/dom.js";
+import { PassingPanels } from "./ui/passing_panel.js";
 
 /** @type {WeakMap<any, SchedulePanel>} */
 const panels = new WeakMap();
@@ -27,6 +28,7 @@ extendNode("WanDuet.Schedule", "WanDuetMoESampler", (node) => {
     }
   });
   panels.set(node, panel);
+  passToCanvas(panel.element);
   addPanel(node, "wanduet_schedule", panel.element, { minWidth: 330, height: PANEL_HEIGHT });
   const read = () => ({
     widgets: readWidgets(node),
@@ -39,8 +41,9 @@ extendNode("WanDuet.Schedule", "WanDuetMoESampler", (node) => {
   watch(node, read, (reading) => panel.update(reading));
 });
 
-/** @type {WeakMap<any, { text: string, remove: () => void }>} */
-const plans = new WeakMap();
+const plans = new PassingPanels("wanduet_plan");
+const reports = new PassingPanels("wanduet_report");
+const keptReports = new KeptReports(openWorkflow);
 
 /**
  * @param {any} node a sampler
@@ -48,19 +51,24 @@ const plans = new WeakMap();
  */
 function showPlan(node, lines) {
   const text = lines.join("\n");
-  const old = plans.get(node);
-  if (old?.text === text) return;
-  old?.remove();
-  plans.delete(node);
-  if (!text || !node.graph) return;
   const element = div("wanduet-plan");
   element.textContent = text;
-  const height = heightOfText(text, node.size[0]);
-  plans.set(node, { text, remove: addPassingPanel(node, "wanduet_plan", element, height) });
+  if (text) plans.show(node, element, heightOfText(text, node.size[0]));
+  else plans.hide(node);
+  // Undo and a change of tabs make the nodes anew.
+  const report = keptReports.of(node);
+  if (report && !reports.isShown(node)) showReport(node, report);
 }
 
-/** @type {WeakMap<any, () => void>} what takes a node's sentences away */
-const boxes = new WeakMap();
+/**
+ * @param {any} node
+ * @param {string} report
+ */
+function showReport(node, report) {
+  reports.show(node, makeReport(report, copyText), heightOfReport(report, node.size[0]));
+}
+
+const boxes = new PassingPanels("wanduet_problems");
 
 const watcher = new ProblemWatcher({
   readPrompt,
@@ -69,11 +77,8 @@ const watcher = new ProblemWatcher({
   toast: showError,
   plan: showPlan,
   show(node, problems) {
-    boxes.get(node)?.();
-    boxes.delete(node);
-    if (!problems.length || !node.graph) return;
-    const height = heightOf(problems, node.size[0]);
-    boxes.set(node, addPassingPanel(node, "wanduet_problems", makeBox(problems), height));
+    if (problems.length) boxes.show(node, makeBox(problems), heightOf(problems, node.size[0]));
+    else boxes.hide(node);
   },
 });
 const edited = whenEdited(() => watcher.changed());
@@ -107,12 +112,10 @@ const ofClass = (kind, id) => {
 
 const previews = new Previews({
   findNode: (id) => ofClass("WanDuetMoESampler", id),
-  addPanel: (node, element, height) => addPassingPanel(node, "wanduet_preview", element, height),
+  panels: new PassingPanels("wanduet_preview"),
 });
 onMessage("wanduet.preview", (message) => previews.receive(message));
 
-/** @type {WeakMap<any, () => void>} what takes a node's report away */
-const reports = new WeakMap();
 /** @type {Set<any>} nodes that show how far they are */
 const running = new Set();
 
@@ -121,7 +124,9 @@ onMessage("wanduet.step", (progress) => {
   panels.get(node)?.advance(progress);
   running.add(node);
 });
-/** @type {WeakMap<any, () => void>} what takes a node's player away */
+
+const comparisons = new PassingPanels("wanduet_compare");
+/** @type {WeakMap<any, ComparePlayer>} */
 const players = new WeakMap();
 
 onMessage("executed", async ({ node: id, display_node: shownAs, output }) => {
@@ -130,32 +135,27 @@ onMessage("executed", async ({ node: id, display_node: shownAs, output }) => {
   if (!node) return;
   const { fps, videos } = compared;
   const files = await Promise.all(videos.map((/** @type {any} */ video) => getFile(video)));
-  players.get(node)?.();
+  players.get(node)?.close();
   if (!node.graph) return;
   const [a, b] = videos.map((/** @type {any} */ video, /** @type {number} */ i) =>
     new Frames(video, files[i]));
   const player = new ComparePlayer(a, b, fps);
   const height = heightFor(a.width, a.height, node.size[0]) + CONTROLS_HEIGHT;
-  const remove = addPassingPanel(node, "wanduet_compare", player.element, height);
-  players.set(node, () => {
-    player.close();
-    remove();
-  });
+  comparisons.show(node, player.element, height);
+  players.set(node, player);
 });
 extendNode("WanDuet.Compare", "WanDuetCompare", (node) => {
   addStyleSheet();
   node.setSize([Math.max(node.size[0], 420), node.size[1]]);
-  after(node, "onRemoved", () => players.get(node)?.());
+  after(node, "onRemoved", () => players.get(node)?.close());
 });
 
 onMessage("executed", ({ node: id, display_node: shownAs, output }) => {
   const report = output?.wanduet_report?.[0]?.report;
   const node = report && ofClass("WanDuetMoESampler", shownAs ?? id);
   if (!node) return;
-  reports.get(node)?.();
-  const element = makeReport(report, copyText);
-  const height = heightOfReport(report, node.size[0]);
-  reports.set(node, addPassingPanel(node, "wanduet_report", element, height));
+  keptReports.keep(node, report);
+  showReport(node, report);
 });
 const over = () => {
   previews.clear();

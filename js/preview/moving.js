@@ -8,8 +8,8 @@ const MARGINS = 32;
 /**
  * @typedef {object} Places what the previews need of the graph editor
  * @property {(id: string) => any} findNode
- * @property {(node: any, element: HTMLElement, height: number) => () => void} addPanel returns what
- *   takes the panel away again
+ * @property {{ show: (node: any, element: HTMLElement, height: number) => void,
+ *   hide: (node: any) => void }} panels
  */
 
 /**
@@ -25,7 +25,7 @@ export class Previews {
   /** @param {Places} places */
   constructor(places) {
     this.places = places;
-    /** @type {Map<string, { image: HTMLImageElement, remove: () => void }>} */
+    /** @type {Map<string, { image: HTMLImageElement, node: any }>} */
     this.shown = new Map();
   }
 
@@ -48,15 +48,16 @@ export class Previews {
     image.alt = "Preview of the video that is being sampled";
     image.draggable = false;
     const tall = heightFor(width, height, node.size[0]);
-    const remove = this.places.addPanel(node, div("wanduet-preview", image), tall);
-    const shown = { image, remove };
+    this.places.panels.show(node, div("wanduet-preview", image), tall);
+    const shown = { image, node };
     this.shown.set(id, shown);
     return shown;
   }
 
   /** @param {string} id */
   remove(id) {
-    this.shown.get(id)?.remove();
+    const shown = this.shown.get(id);
+    if (shown) this.places.panels.hide(shown.node);
     this.shown.delete(id);
   }
 

@@ -23,6 +23,7 @@ export class ProblemWatcher {
   constructor(editor) {
     this.editor = editor;
     this.asked = "";
+    this.unanswered = true;
     /** @type {Map<any, import("./problems.js").Problem[]>} */
     this.editing = new Map();
     /** @type {Map<any, import("./problems.js").Problem[]>} */
@@ -42,16 +43,16 @@ export class ProblemWatcher {
   async look() {
     const { prompt, nodes } = this.editor.readPrompt();
     const asked = JSON.stringify(prompt);
-    if (asked === this.asked) return;
-    const first = this.asked === "";
+    if (asked === this.asked && !this.unanswered) return;
+    if (asked !== this.asked && this.asked) this.running = new Map();
     this.asked = asked;
-    if (!first) this.running = new Map();
+    this.unanswered = false;
     const answer = nodes.length
       ? await this.editor.postJson("/wanduet/check", { prompt }).catch(() => null)
       : { problems: [] };
     if (asked !== this.asked) return;
     if (answer === null) {
-      this.asked = "";
+      this.unanswered = true;
       clearTimeout(this.timer);
       this.timer = setTimeout(() => this.look(), AGAIN);
       return;
@@ -85,6 +86,8 @@ export class ProblemWatcher {
 
   /** @param {any} node that has left the graph */
   forget(node) {
+    // The same graph may come back in new nodes, as undo does.
+    this.unanswered = true;
     for (const where of [this.editing, this.running, this.shown]) where.delete(node);
   }
 

@@ -45,3 +45,36 @@ export function makeReport(text, copy) {
   box.setAttribute("aria-label", "Report of the last run");
   return box;
 }
+
+/** The last report of each node, by the workflow that was open and the node's place in it. */
+export class KeptReports {
+  /** @param {() => any} openWorkflow */
+  constructor(openWorkflow) {
+    this.openWorkflow = openWorkflow;
+    /** @type {WeakMap<any, Map<string, string>>} */
+    this.byWorkflow = new WeakMap();
+  }
+
+  /**
+   * @param {any} node
+   * @param {string} report
+   */
+  keep(node, report) {
+    const workflow = this.openWorkflow();
+    if (!workflow) return;
+    if (!this.byWorkflow.has(workflow)) this.byWorkflow.set(workflow, new Map());
+    this.byWorkflow.get(workflow)?.set(placeOf(node), report);
+  }
+
+  /**
+   * @param {any} node
+   * @returns {string | undefined}
+   */
+  of(node) {
+    const workflow = this.openWorkflow();
+    return workflow && this.byWorkflow.get(workflow)?.get(placeOf(node));
+  }
+}
+
+/** @param {any} node */
+const placeOf = (node) => `${node.graph?.id}:${node.id}`;

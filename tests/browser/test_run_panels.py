@@ -21,7 +21,8 @@ def add_run(editor: Editor, steps: int) -> str:
     editor.set_widgets(clip, {"text_encoder_name": "toy_umt5.safetensors"})
     editor.set_widgets(vae, {"vae_name": "toy_wan_2.1_vae.safetensors"})
     editor.set_widgets(size, {"width": 64, "height": 48, "length": 9})
-    editor.set_widgets(sampler, {"steps": steps, "seed": steps})
+    # Two ways of running the editor share a server, which would answer from its cache.
+    editor.set_widgets(sampler, {"steps": steps, "seed": steps + editor.mode.nodes2})
     editor.call("connect", clip, 0, text, "clip")
     editor.call("connect", vae, 0, size, "vae")
     for slot, name in enumerate(("positive", "negative")):
@@ -54,6 +55,35 @@ def test_a_run_moves_counts_and_reports(editor: Editor, results: Path):
     assert "GiB RAM" in report
     assert "\n" in report
     assert "step " not in editor.panel(sampler).note
+
+
+def test_panels_follow_the_graph_and_leave_no_trace_in_it(editor: Editor, results: Path):
+    """In Nodes 2.0 a widget made anew under its name keeps the element of the one before."""
+    sampler = add_run(editor, 20)
+    plan = editor.page.locator(".wanduet-plan")
+    plan.filter(has_text="36 tokens").wait_for()
+    untouched = editor.serialize()
+    [size] = [n["id"] for n in untouched["nodes"] if n["type"] == "WanDuetImageToVideo"]
+    editor.set_widgets(size, {"length": 13})
+    plan.filter(has_text="48 tokens").wait_for()
+    editor.set_widgets(sampler, {"start_at_step": 30})
+    editor.page.locator(".wanduet-problems").first.wait_for()
+    editor.settle()
+    editor.screenshot(results, "plan-and-problem")
+    shown = editor.serialize()
+    editor.set_widgets(sampler, {"start_at_step": 0})
+    editor.page.locator(".wanduet-problems").first.wait_for(state="detached")
+    editor.settle()
+    heights = [
+        {node["id"]: node["size"][1] for node in workflow["nodes"]}
+        for workflow in (shown, editor.serialize())
+    ]
+    assert heights[0] == heights[1]
+
+    editor.clear()
+    plan.wait_for(state="detached")
+    editor.load(saved(untouched))
+    plan.filter(has_text="36 tokens").wait_for()
 
 
 def test_sockets_of_both_experts_lie_side_by_side(editor: Editor, results: Path):
