@@ -192,8 +192,10 @@ def comfyui_requirements(comfyui: Path) -> list[str]:
 
 def pip(*arguments: str) -> None:
     """Runs pip in `.venv`."""
-    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check"]
-    if subprocess.run([*command, *arguments], check=False).returncode:
+    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", *arguments]
+    if arguments[0] == "install":
+        command.append("--no-compile")  # what is used is compiled when it is, a small part of it
+    if subprocess.run(command, check=False).returncode:
         raise SystemExit("Installing failed. See pip's message above, then run the same again.")
 
 

@@ -21,10 +21,10 @@ STEPS = {"t2v": 10, "i2v": 8, "ti2v": 8}
 """Fewer are visibly worse, more cost minutes."""
 
 ALL = score_prompts()
-TEXT_PROMPTS = tuple(prompt for n, prompt in enumerate(ALL) if n % 8 in (0, 3, 6))
-"""21 prompts: one may fail where 95 % must be right, three where it is 85 %."""
+TEXT_PROMPTS = tuple(ALL[4 * m + m // 5] for m in range(len(MOTIONS)))
+"""14 prompts: one may fail where 95 % must be right, two where it is 85 %."""
 IMAGE_PROMPTS = tuple(ALL[4 * m + m % 4] for m in range(len(MOTIONS)))
-"""One of each motion."""
+"""One of each motion. The slower of two models makes every second one."""
 FEW_PROMPTS = IMAGE_PROMPTS[1::4]
 
 
@@ -56,14 +56,16 @@ def test_the_prompts_cover_everything():
 
 def test_text_to_video_shows_what_the_prompt_says():
     clips = make("t2v", TEXT_PROMPTS)
-    assert clips.rates.colour >= 0.95, faults(clips)
+    assert clips.rates.colour >= 0.92, faults(clips)
     assert clips.rates.shape >= 0.85, faults(clips)
     assert clips.rates.motion >= 0.85, faults(clips)
 
 
-@pytest.mark.parametrize("kind", ["i2v", "ti2v"])
-def test_an_image_is_kept_and_moves_as_the_prompt_says(kind: Kind):
-    clips = make(kind, IMAGE_PROMPTS)
+@pytest.mark.parametrize(
+    ("kind", "prompts"), [("i2v", IMAGE_PROMPTS[::2]), ("ti2v", IMAGE_PROMPTS)], ids=["i2v", "ti2v"]
+)
+def test_an_image_is_kept_and_moves_as_the_prompt_says(kind: Kind, prompts: tuple[Prompt, ...]):
+    clips = make(kind, prompts)
     assert min(clips.first_frame_db) >= 24, faults(clips)
     assert clips.rates.motion >= 0.8, faults(clips)
 
