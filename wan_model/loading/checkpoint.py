@@ -6,8 +6,6 @@ takes it in this form.
 
 import math
 import re
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -17,7 +15,7 @@ from ..config import DiTConfig, Kind, VaeConfig
 from ..errors import CheckpointError
 from ..quant import WeightFormat
 from ..vae.preview import PreviewVaeConfig
-from .entries import WeightEntry
+from .entries import WeightEntry, asks_for_full_precision, formats_of
 from .files import Expert, open_files
 from .gguf_layout import whole_shapes
 from .grouping import group
@@ -193,36 +191,11 @@ def open_checkpoint(path: CheckpointLike, part: Component = "dit") -> Checkpoint
             kind=dit_kind,
             variant=variant,
             expert=files.expert if dit_kind in ("t2v", "i2v") else None,
-            formats=_formats(entries.values()),
+            formats=formats_of(entries.values()),
             bytes=sum(raw.nbytes for raw in tensors.values()),
             parameters=sum(math.prod(entry.shape) for entry in entries.values()),
             key_style="comfy prefix" if prefixed else spelling.style,
             remarks=weights.remarks,
-            full_precision=_asks_for_full_precision(entries.values()),
+            full_precision=asks_for_full_precision(entries.values()),
         ),
     )
-
-
-def _asks_for_full_precision(entries: Iterable[WeightEntry]) -> bool:
-    codes = [e.full_precision for e in entries if e.is_block_matrix and e.format.is_quantized]
-    return bool(codes) and all(codes)
-
-
-def _formats(entries: Iterable[WeightEntry]) -> tuple[WeightFormat, ...]:
-    """Returns the formats of the matrices that make up a model's size, that of most weights first.
-
-    Those are the matrices of its blocks, or else all. The small tables of position biases in text
-    encoders are usually left unquantized.
-    """
-    large = [
-        entry
-        for entry in entries
-        if entry.name.endswith(".weight") and len(entry.shape) > 1
-        if "attention_bias" not in entry.name and "pos_embedding" not in entry.name
-    ]
-    sizes = Counter[str]()
-    by_name: dict[str, WeightFormat] = {}
-    for entry in [entry for entry in large if "block" in entry.name] or large:
-        by_name[entry.format.name] = entry.format
-        sizes[entry.format.name] += math.prod(entry.shape)
-    return tuple(by_name[name] for name, _ in sizes.most_common())

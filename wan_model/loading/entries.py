@@ -1,6 +1,8 @@
 """A weight of a checkpoint: its format, its logical shape, its scales and its place in the file."""
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -132,6 +134,32 @@ class WeightEntry:
             f"{shown(part.name)}, need {need} for a weight of shape {list(self.shape)}. Choose "
             "another version of the model."
         )
+
+
+def asks_for_full_precision(entries: Iterable[WeightEntry]) -> bool:
+    """Whether all quantized weights of a model's blocks are to be dequantized for matmuls."""
+    codes = [e.full_precision for e in entries if e.is_block_matrix and e.format.is_quantized]
+    return bool(codes) and all(codes)
+
+
+def formats_of(entries: Iterable[WeightEntry]) -> tuple[WeightFormat, ...]:
+    """Returns the formats of the matrices that make up a model's size, that of most weights first.
+
+    Those are the matrices of its blocks, or else all. The small tables of position biases in text
+    encoders are usually left unquantized.
+    """
+    large = [
+        entry
+        for entry in entries
+        if entry.name.endswith(".weight") and len(entry.shape) > 1
+        if "attention_bias" not in entry.name and "pos_embedding" not in entry.name
+    ]
+    sizes = Counter[str]()
+    by_name: dict[str, WeightFormat] = {}
+    for entry in [entry for entry in large if "block" in entry.name] or large:
+        by_name[entry.format.name] = entry.format
+        sizes[entry.format.name] += math.prod(entry.shape)
+    return tuple(by_name[name] for name, _ in sizes.most_common())
 
 
 def _square_tiles(rows: int, columns: int, down: int, across: int) -> bool:

@@ -16,7 +16,8 @@ from ..errors import CheckpointError
 from .encodings import ALIEN_LEAVES, NOTE, NOTES_IN_METADATA, Note, find_encoding, unsupported
 from .entries import WeightEntry
 from .keymap import Component
-from .source import RawTensor, Reader, first_names, parse_json, shown
+from .source import RawTensor, Reader, first_names, shown
+from .strict_json import parse_json
 
 MARK = "scaled_fp8"
 """Tensor of ComfyUI's older files that says that there are scales."""

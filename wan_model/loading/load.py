@@ -87,6 +87,7 @@ def load_dit(
     _check_compute_dtype(dtype)
     checkpoint = open_checkpoint(path)
     config, info = checkpoint.require(DiTConfig), checkpoint.info
+    log.info("Loading %s from %s", info.label, info.path.name)
     policy = weights
     if isinstance(policy, str):
         where, full = torch.device(compute_device or device), info.full_precision
@@ -102,8 +103,7 @@ def load_dit(
     layers = [m for m in model.blocks.modules() if isinstance(m, Linear)]
     formats = Counter(f"{layer.format.name} ({layer.matmul.name})" for layer in layers)
     counts = ", ".join(f"{count} {name}" for name, count in formats.items())
-    text = "Loaded %s from %s, computing in %s; weights: %s"
-    log.info(text, info.label, info.path.name, compute_dtype, counts)
+    log.info("Loaded %s, computing in %s; weights: %s", info.path.name, compute_dtype, counts)
     return model.eval()
 
 
@@ -311,7 +311,9 @@ def _put_tensors(
             setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
             continue
         stored = entry.read(read)
-        may_convert = policy is not None and _may_place(policy, entry)
+        # Against what the file asks only if a person named a format.
+        named = policy is not None and policy.target is not None
+        may_convert = entry.is_block_matrix and (named or not entry.full_precision)
         if policy is not None and may_convert and policy.takes(stored):
             policy.place(module, stored, device)
         elif entry.format.is_plain:
@@ -319,12 +321,6 @@ def _put_tensors(
         else:
             module.put(stored.to(device))
             module.matmul = matmul
-
-
-def _may_place(policy: QuantPolicy, entry: WeightEntry) -> bool:
-    """Whether a policy decides on a weight: against the file only if a person named a format."""
-    against = entry.full_precision and policy.target is None
-    return entry.is_block_matrix and not against
 
 
 def _full_memory(checkpoint: Checkpoint) -> MemoryLimitError:

@@ -3,10 +3,8 @@
 A container is a module that lists a file's tensors, as `source_safetensors` does.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,24 +120,3 @@ def first_names(names: list[str], count: int = 4) -> str:
     """Returns the first few names for a message, and how many more there are."""
     listed = ", ".join(shown(name) for name in names[:count])
     return listed if len(names) <= count else f"{listed} and {len(names) - count} more"
-
-
-def parse_json(text: bytes | str) -> Any:
-    """Parses JSON that a stranger wrote.
-
-    Raises:
-        ValueError: for anything but JSON, for a key given twice, and for absurd nesting.
-    """
-    try:
-        return json.loads(text, object_pairs_hook=_unique)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in result:
-            raise ValueError(f"the key {shown(name)} is there twice")
-        result[name] = value
-    return result

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError
-from .source import RawTensor, Source, damaged, parse_json, shown
+from .source import RawTensor, Source, damaged, shown
+from .strict_json import parse_json
 
 MAX_HEADER_BYTES = 100_000_000
 """Limit of the safetensors library itself."""
