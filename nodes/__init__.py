@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from . import (
+    cinematic,
     companion_loaders,
     compare,
     compile_blocks,
@@ -14,6 +15,8 @@ from . import (
     memory_limits,
     moe_sampler,
     negative_guidance,
+    prompt_extend,
+    prompt_schedule,
     save_model,
     skip_steps,
     text_encode,
@@ -24,6 +27,9 @@ NODES: list[type[io.ComfyNode]] = [
     *companion_loaders.NODES,
     *lora_pair.NODES,
     *text_encode.NODES,
+    *prompt_schedule.NODES,
+    *cinematic.NODES,
+    *prompt_extend.NODES,
     *image_to_video.NODES,
     *moe_sampler.NODES,
     *custom_sampling.NODES,

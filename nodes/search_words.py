@@ -23,6 +23,16 @@ WORDS: dict[str, tuple[str, ...]] = {
     "WanDuetVAELoader": ("vae loader", "taehv", "taew2_1", "lighttae"),
     "WanDuetTextEncoderLoader": ("clip loader", "umt5", "t5", "load clip"),
     "WanDuetTextEncode": ("clip text encode", "prompt", "negative prompt"),
+    "WanDuetPromptSchedule": (
+        *("prompt travel", "prompt relay", "timed prompts", "several prompts", "keyframe prompts"),
+        "clip text encode",
+    ),
+    "WanDuetCinematic": (
+        *("prompt builder", "camera", "lighting", "shot size", "style", "prompt styler"),
+    ),
+    "WanDuetPromptExtend": (
+        *("prompt enhancer", "llm", "ollama", "lm studio", "openai", "qwen", "prompt generator"),
+    ),
     "WanDuetImageToVideo": (
         *("i2v", "t2v", "text to video", "empty latent video", "first frame last frame", "flf2v"),
         *("start image", "video size"),

@@ -31,6 +31,7 @@ HELPER_NODES = (
     "memory_nodes.py",
     "patch_nodes.py",
     "relative_nodes.py",
+    "timed_text_nodes.py",
 )
 
 

@@ -33,6 +33,10 @@ class BackendError(WanError):
     """A kernel or weight format that was asked for by name and is not available here."""
 
 
+class EndpointError(WanError):
+    """A language model's service that must not be asked, or gives no usable answer."""
+
+
 class MemoryLimitError(WanError):
     """A run that does not fit into the memory it may use, with the numbers that show it.
 

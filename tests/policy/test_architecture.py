@@ -13,6 +13,8 @@ LAYERS = (
         "errors",
         "conditioning",
         "prompt",
+        "timed_text",
+        "prompt_help",
         "kernel_trial",
         "gpu_classes",
         "host_memory",

@@ -84,8 +84,10 @@ class CrossAttention(_Projections):
         return self.heads(self.norm_q(self.q(h)))
 
 
-Attended = Callable[[Tensor], Tensor]
-"""Returns what queries of a run of tokens (B, L, H, D) attend to, of the same shape."""
+Attended = Callable[[Tensor, slice], Tensor]
+"""Returns what queries (B, L, H, D) of a run of tokens attend to, of the same shape.
+
+The run is where they are among all tokens of the video."""
 
 
 class TextLayer(Protocol):
@@ -109,7 +111,7 @@ def attend_to_text(layer: TextLayer, text: Tensor, attend: AttentionFn) -> Atten
     """Attention to one text, as the models are trained: a `TextAttention`."""
     k, v = layer.keys_values(text)
 
-    def attended(q: Tensor) -> Tensor:
+    def attended(q: Tensor, _: slice) -> Tensor:
         return layer.attention(attend, q, k, v)
 
     return attended

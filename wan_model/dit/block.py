@@ -107,7 +107,7 @@ class Block(nn.Module):
                 x, attention.at(run), attended[:, run], inputs.residual
             )
             return stages.add_text_and_feed_forward(
-                x, feed_forward.at(run), attend_to_text(q), inputs.residual
+                x, feed_forward.at(run), attend_to_text(q, run), inputs.residual
             )
 
         return inputs.residual.update(x, add_branches)

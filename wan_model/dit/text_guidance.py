@@ -16,7 +16,7 @@ from torch import Tensor
 from ..attention import AttentionFn
 from ..errors import SettingsError
 from ..kernel_trial import triton_kernels_if_right
-from .attention_layers import Attended, TextLayer, attend_to_text
+from .attention_layers import Attended, TextAttention, TextLayer, attend_to_text
 
 TOLERANCE = 1e-2
 """Most rms error of a trial, whose results are rounded to bf16."""
@@ -86,14 +86,16 @@ class NegativeText:
     """fp32 (B,): the settings' for samples that are guided, 0 for others."""
     settings: GuidanceSettings
     guide: Guide = guide
+    attend_to_prompt: TextAttention = attend_to_text
+    """To one prompt, or to several over time."""
 
     def __call__(self, layer: TextLayer, text: Tensor, attend: AttentionFn) -> Attended:
         """See `TextAttention`."""
-        positive = attend_to_text(layer, text, attend)
+        positive = self.attend_to_prompt(layer, text, attend)
         negative = attend_to_text(layer, self.embedded.expand(len(text), -1, -1), attend)
 
-        def attended(q: Tensor) -> Tensor:
-            p, n = positive(q).flatten(-2), negative(q).flatten(-2)
+        def attended(q: Tensor, run: slice) -> Tensor:
+            p, n = positive(q, run).flatten(-2), negative(q, run).flatten(-2)
             return self.guide(p, n, self.alpha, self.settings).unflatten(-1, q.shape[-2:])
 
         return attended

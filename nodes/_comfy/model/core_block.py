@@ -7,6 +7,7 @@ Shape legend: B batch, L tokens, S text tokens, C hidden width, H heads, D head 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ....wan_model.config import DiTConfig, Precision
 from ....wan_model.dit import Block, BlockInputs
-from ....wan_model.dit.attention_layers import CrossAttention, SelfAttention
+from ....wan_model.dit.attention_layers import CrossAttention, SelfAttention, attend_to_text
 from ....wan_model.dit.block import BlockStages
 from ....wan_model.dit.modulation import Modulation, modulate
 from ....wan_model.dit.tokens import runs
@@ -29,6 +30,9 @@ from .core_hooks import (
     patches,
 )
 from .core_shapes import CoreInputs, from_core, from_freqs
+
+TEXT_ATTENTION = "wanduet.text_attention"
+"""Transformer option of a block that is called as core's: how it attends to text."""
 
 Branch = Callable[[slice], Tensor]
 """Returns what a branch adds to a run of tokens (B, run, C), without its gate."""
@@ -106,6 +110,7 @@ class CoreBlock(Block):
         assert context is not None
         options = transformer_options or {}
         inputs = from_core(x, e, freqs, context, partial(attend_as_core, options))
+        inputs = replace(inputs, text_attention=options.get(TEXT_ATTENTION, attend_to_text))
         return self.run_patched(options, lambda: freqs, x, inputs)
 
     def has_hooks(self, options: Mapping[str, Any]) -> bool:
@@ -184,7 +189,7 @@ class CoreBlock(Block):
         attended = inputs.text_attention(layer, inputs.text, inputs.attend)
 
         def branch(run: slice) -> Tensor:
-            return layer.output(attended(layer.queries(self.norm3(x[:, run]))))
+            return layer.output(attended(layer.queries(self.norm3(x[:, run])), run))
 
         return branch
 
@@ -192,9 +197,8 @@ class CoreBlock(Block):
         """Returns the branch of cross-attention (B, L, C), by one call of what replaces ours."""
         layer = self.cross_attn
         attended = inputs.text_attention(layer, inputs.text, partial(attend_as_core, options))
-        return layer.output(
-            attended(layer.queries(self._runs(x, lambda part, _: self.norm3(part))))
-        )
+        q = layer.queries(self._runs(x, lambda part, _: self.norm3(part)))
+        return layer.output(attended(q, slice(0, x.shape[1])))
 
 
 def attend_as_core(options: dict[str, Any], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -225,6 +229,7 @@ def _call_as_core(
 ) -> Tensor:
     """Calls a block whose `forward` is another one."""
     arguments = {"e": core.e, "freqs": core.freqs, "context": inputs.text, "context_img_len": None}
+    options = {**options, TEXT_ATTENTION: inputs.text_attention}
     return block(x, **arguments, transformer_options=options)
 
 

@@ -23,6 +23,7 @@ from .core_positions import is_cores_own
 from .core_shapes import CoreInputs, from_freqs
 from .patched_blocks import PatchedBlocks
 from .sparse_steps import for_this_pass
+from .timed_prompts import SCHEDULE, TimedPrompts
 from .unknown_hooks import unknown_hooks
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ NEGATIVE = "wanduet.negative_text"
 
 COMPILED = "wanduet.compiled"
 """Transformer option: the CompiledStages that compile the blocks' stages."""
+
+TEXT_NODES = {NEGATIVE: "'Wan 2.2 NAG'", SCHEDULE: "'Wan 2.2 Prompt Schedule'"}
+"""Options that change how tokens attend to text, and the nodes that set them."""
 
 Velocity = Callable[[BlockRunner], Tensor]
 """Computes the velocity, given how the blocks are run."""
@@ -60,10 +64,10 @@ class ForwardPass:
 
     In this order, from outside to the blocks: wrappers of other nodes; a word on hooks that have
     no effect; the guard of low-precision attention; the weights engine; weights that are expanded
-    for a visit of their block; a negative prompt beside the prompt; positions of tokens by other
-    nodes; patches of other nodes inside of blocks; fused or compiled stages; the attention of each
-    layer in a sparse step; the replacements of blocks by other nodes. A hook of another kind gets
-    a method here, and leaves the transformer as it is.
+    for a visit of their block; prompts over time; a negative prompt beside them; positions of
+    tokens by other nodes; patches of other nodes inside of blocks; fused or compiled stages; the
+    attention of each layer in a sparse step; the replacements of blocks by other nodes. A hook of
+    another kind gets a method here, and leaves the transformer as it is.
     """
 
     dit: "ComfyWanDiT"
@@ -93,7 +97,7 @@ class ForwardPass:
         runner = self._staged(runner)
         runner = self._with_core_blocks(runner, inputs)
         runner = self._positioned(runner, inputs)
-        runner = with_expanded(self._kept_from_negative(runner))
+        runner = with_expanded(self._scheduled(self._kept_from_negative(runner), inputs))
         return self._guarded(attend, partial(self._with_weights, velocity, runner))
 
     def _name_unknown_hooks(self) -> None:
@@ -143,7 +147,22 @@ class ForwardPass:
 
         def run(blocks: Iterable[BlockFn], x: Tensor, given: BlockInputs, /) -> Tensor:
             text = guidance.at(self.options, self.dit.embed_text, x)
-            return runner(blocks, x, given if text is None else replace(given, text_attention=text))
+            if text is not None:
+                text = replace(text, attend_to_prompt=given.text_attention)
+                given = replace(given, text_attention=text)
+            return runner(blocks, x, given)
+
+        return run
+
+    def _scheduled(self, runner: BlockRunner, inputs: ModelInputs) -> BlockRunner:
+        """Has tokens attend to the prompts of their frames."""
+        prompts: TimedPrompts | None = self.options.get(SCHEDULE)
+        if prompts is None:
+            return runner
+
+        def run(blocks: Iterable[BlockFn], x: Tensor, given: BlockInputs, /) -> Tensor:
+            text = prompts.at(self.options, self.dit.embed_text, inputs.grid, x.device)
+            return runner(blocks, x, replace(given, text_attention=text))
 
         return run
 
@@ -170,11 +189,11 @@ class ForwardPass:
             left_out.append("'Wan 2.2 Torch Compile'")
         if isinstance(self.dit.attend, Guarded | SparseSchedule):
             left_out.append("8-bit or sparse attention")
-        if NEGATIVE in self.options and any(
+        if any(
             isinstance(block, CoreBlock) and block.has_foreign_text_layer()
             for block in self.dit.blocks
         ):
-            left_out.append("'Wan 2.2 NAG'")
+            left_out += [name for option, name in TEXT_NODES.items() if option in self.options]
         if left_out and self.first_passes.include(self._run, ("patched", count)):
             _show(
                 f"Other nodes patch {count} of {len(self.dit.blocks)} blocks. What they patch "

@@ -164,7 +164,7 @@ class GuidedCrossAttention:
             return known(layer, x, context, transformer_options=options, **kwargs)
         attended = guided(_AsOurs(layer), context, partial(attend_as_core, options))
         q = layer.norm_q(layer.q(x)).unflatten(-1, (layer.num_heads, -1))
-        return layer.o(attended(q).flatten(-2))
+        return layer.o(attended(q, slice(0, q.shape[1])).flatten(-2))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,50 @@
+"""Prompts that language models wrote, kept on disk: the same question is not asked twice."""
+
+import hashlib
+import json
+import logging
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from ..host.runtime import cache_folder
+
+logger = logging.getLogger(__name__)
+
+MOST_FILES = 1000
+MOST_BYTES = 64 << 10
+"""Of one file, which somebody may have changed."""
+
+
+def kept_answer(question: bytes) -> str | None:
+    """Returns what was answered before; None if nothing was, or the file is damaged."""
+    file = _file(question)
+    try:
+        if not file.is_file() or file.stat().st_size > MOST_BYTES:
+            return None
+        answer = json.loads(file.read_text("utf-8"))["prompt"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        logger.warning("A prompt kept on disk cannot be read: %s", error)
+        return None
+    return answer if isinstance(answer, str) else None
+
+
+def keep_answer(question: bytes, answer: str) -> None:
+    """Writes an answer whole or not at all; the oldest make room. A full disk is no error."""
+    file = _file(question)
+    part = file.with_suffix(f".{uuid4().hex}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps({"prompt": answer}, ensure_ascii=False), "utf-8")
+        part.replace(file)
+        files = sorted(file.parent.iterdir(), key=lambda one: one.stat().st_mtime)
+        for old in files[:-MOST_FILES]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("The prompt was not kept on disk: %s", error)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _file(question: bytes) -> Path:
+    return cache_folder() / "prompts" / f"{hashlib.sha256(question).hexdigest()}.json"
