@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -180,6 +181,7 @@ def test_instructions_say_how_to_answer():
 
 
 def test_menus_have_words_in_both_languages():
+    page = (Path(__file__).parents[2] / "docs" / "prompts.md").read_text("utf-8")
     assert list(menus()) == [
         *("light", "time_of_day", "shot_size", "angle", "lens", "composition", "colour_tone"),
         *("camera_movement", "style"),
@@ -192,6 +194,7 @@ def test_menus_have_words_in_both_languages():
             assert "\n" not in term.meaning
             assert term.en.isascii()
             assert not term.zh.isascii()
+            assert f"| {term.name} | {term.en} | {term.zh} | {term.meaning} |" in page
 
 
 def test_words_are_put_around_a_prompt():
