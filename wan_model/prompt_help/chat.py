@@ -27,6 +27,8 @@ MAX_TOKENS = 2048
 """That a model may write, with its thoughts."""
 POLL_SECONDS = 0.1
 CHUNK = 16 << 10
+GRACE = 5.0
+"""Seconds after which a thread that nobody waits for any more ends by itself."""
 
 THOUGHTS = re.compile(r"<think>.*?(</think>|$)", re.DOTALL | re.IGNORECASE)
 LABEL = re.compile(r"^\s*(?:\*\*)?(?:rewritten |final |video )?prompt(?:\*\*)?\s*:\s*", re.I)
@@ -103,7 +105,7 @@ class _Request(threading.Thread):
         super().__init__(daemon=True)
         secure = endpoint.scheme == HTTPS
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        self._connection = kind(endpoint.host, endpoint.port, timeout=seconds)
+        self._connection = kind(endpoint.host, endpoint.port, timeout=seconds + GRACE)
         self._endpoint, self._body = endpoint, body
         self._socket: socket.socket | None = None
         self._ended = False
