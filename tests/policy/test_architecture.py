@@ -21,7 +21,7 @@ LAYERS = (
     },
     {"attention", "quant", "offload"},
     {"dit", "vae"},
-    {"loading", "sampling"},
+    {"loading", "sampling", "parallel"},
     {"lora", "convert"},
 )
 """Parts of wan_model; a part may import from itself and from the rows above it."""

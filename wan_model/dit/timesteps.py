@@ -25,6 +25,10 @@ class TimestepRows:
     index: Tensor
     """int64 (B, 1) if all tokens of a sample share one timestep, else (B, L)."""
 
+    def at(self, run: slice) -> "TimestepRows":
+        """Returns the vectors of a run of tokens."""
+        return self if self.index.shape[1] == 1 else TimestepRows(self.rows, self.index[:, run])
+
     def modulations(self, table: Tensor) -> tuple[Modulation, ...]:
         """Returns the modulation of each branch: three vectors, with a learned table (1, K, dim).
 

@@ -74,7 +74,13 @@ class WanDiT(nn.Module):
         self.head = Head(config, linear)
 
     def forward(
-        self, latent: Tensor, timestep: Tensor, text: Tensor, cond: Tensor | None = None
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        text: Tensor,
+        cond: Tensor | None = None,
+        *,
+        run_blocks: BlockRunner = run_in_order,
     ) -> Tensor:
         """Returns the velocity, shape and dtype of `latent`.
 
@@ -83,6 +89,7 @@ class WanDiT(nn.Module):
             timestep: sigma * 1000; (B,), (B, T) per latent frame, or (B, L) per token.
             text: text encoder output (B, S, text_dim), S <= 512, without padding or zero-padded.
             cond: I2V only: mask and image channels (B, C_in - C_out, T, H, W).
+            run_blocks: runs the blocks.
 
         Raises:
             ShapeError: if the tensors do not fit the model or each other.
@@ -93,7 +100,7 @@ class WanDiT(nn.Module):
         tensors = (latent, text, *(() if cond is None else (cond,)), *self.parameters())
         needs_grad = any(tensor.requires_grad for tensor in tensors)
         with nullcontext() if needs_grad else torch.no_grad():
-            velocity = self.velocity(latent, timestep, text, cond, with_expanded(run_in_order))
+            velocity = self.velocity(latent, timestep, text, cond, with_expanded(run_blocks))
         return velocity.to(latent.dtype)
 
     def velocity(

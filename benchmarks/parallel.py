@@ -1,0 +1,161 @@
+"""One forward pass on several GPUs of a machine, with random weights at full size, against one.
+
+    python benchmarks/parallel.py a14b 832x480x81 1280x720x81 --ranks 2 --formats bf16 fp8
+
+Starts a process per GPU. The first one measures alone while the others wait, then all together:
+`ulysses` shares the tokens of one sample, `cfg` the two samples of a guided step. Each line has the
+seconds of both, what the other is faster by, the rms of the difference between their results, and
+the floor: the time alone over the ranks, and the bytes that attention exchanges over the measured
+bandwidth of that exchange. `toy 128x128x5 --device cpu` shows in seconds whether all is set up.
+
+Prints JSON lines; `>> benchmarks/results/parallel.jsonl` keeps them.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.multiprocessing import start_processes
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.forward import CONFIGS, attention_of, label_of, random_dit
+from benchmarks.lines import emit
+from benchmarks.timing import elapsed, release
+from wan_model.attention import resolve
+from wan_model.config import DiTConfig, Precision
+from wan_model.dit import WanDiT, run_in_order
+from wan_model.dit.stage_choice import FastestStages, with_stages
+from wan_model.parallel import Degrees, Mesh, Team, samples_parallel, sequence_parallel
+from wan_model.shapes import latent_size
+
+SPLITS = ("ulysses", "cfg")
+EXCHANGES = 4
+"""Of a block: q, k, v and what they attend to."""
+
+
+def exchanged_bytes(config: DiTConfig, tokens: int, ranks: int) -> int:
+    """Returns what a rank sends in a forward pass of one sample, in 16 bit; it gets as much."""
+    mine = -(-tokens // ranks) * config.dim * 2
+    return EXCHANGES * config.num_layers * mine * (ranks - 1) // ranks
+
+
+def bandwidth(config: DiTConfig, tokens: int, team: Team, device: torch.device) -> float:
+    """Returns what a rank sends per second, to all others, while they exchange q of a block."""
+    rows = -(-tokens // team.ranks)
+    shape = rows * team.ranks, config.num_heads // team.ranks, config.head_dim
+    x = torch.zeros(shape, dtype=torch.bfloat16, device=device)
+    counts = [rows] * team.ranks
+    seconds = median(lambda: team.exchange(x, counts, counts), 10, device)
+    return x.nbytes * (team.ranks - 1) / team.ranks / seconds
+
+
+def median(call: Callable[[], Any], repeats: int, device: torch.device) -> float:
+    """Returns the seconds of a call; the first one is not counted."""
+    call()
+    return sorted(elapsed(call, device) for _ in range(repeats))[repeats // 2]
+
+
+def inputs_of(config: DiTConfig, stride: int, size: str, batch: int, device: torch.device) -> Any:
+    """Returns random latent, timestep and text, the same on every rank."""
+    generator = torch.Generator().manual_seed(1)
+    width, height, frames = (int(part) for part in size.split("x"))
+    latent = latent_size(width, height, frames, stride)
+    shapes = (batch, config.out_channels, *astuple(latent)), (batch, 100, config.text_dim)
+    x, text = (torch.randn(shape, generator=generator).to(device) for shape in shapes)
+    return x, torch.full((batch,), 900.0, device=device), text
+
+
+def measure(
+    options: argparse.Namespace, dit: WanDiT, size: str, split: str, device: torch.device
+) -> dict[str, Any]:
+    """Returns the numbers of one split at one size."""
+    config, stride = CONFIGS[options.model]
+    ranks = dist.get_world_size()
+    mesh = Mesh.of(Degrees(**{split: ranks}))
+    inputs = inputs_of(config, stride, size, ranks if split == "cfg" else 1, device)
+    stages = FastestStages(dit.precision)
+    plain = with_stages(run_in_order, stages)
+    shared = with_stages(sequence_parallel(run_in_order, mesh.tokens), stages)
+
+    def predict(latent: Tensor, timestep: Tensor, text: Tensor, cond: Tensor | None) -> Tensor:
+        return dit.velocity(latent, timestep, text, cond, shared)
+
+    alone, single = 0.0, None
+    if dist.get_rank() == 0:
+        single = dit.velocity(*inputs, None, plain)
+        alone = median(lambda: dit.velocity(*inputs, None, plain), options.repeats, device)
+    dist.barrier()
+    together = samples_parallel(predict, mesh.samples)
+    result = together(*inputs, None)
+    seconds = median(lambda: together(*inputs, None), options.repeats, device)
+    line: dict[str, Any] = {"alone_seconds": round(alone, 4), "seconds": round(seconds, 4)}
+    if single is not None:
+        error = float((result - single).norm() / single.norm())
+        line |= {"speedup": round(alone / seconds, 3), "rms_error": float(f"{error:.3g}")}
+    tokens = inputs[0][0, 0].numel() // 4
+    floor = alone / ranks
+    if split == "ulysses":
+        rate = bandwidth(config, tokens, mesh.tokens, device)
+        sent = exchanged_bytes(config, tokens, ranks)
+        floor += sent / rate
+        line |= {"sent_gb": round(sent / 1e9, 2), "gb_per_second": round(rate / 1e9, 1)}
+    return {**line, "floor_seconds": round(floor, 4)}
+
+
+def rank_main(rank: int, options: argparse.Namespace, folder: str) -> None:
+    """What each process does."""
+    on_gpu = options.device == "cuda"
+    device = torch.device("cuda", rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        init_method=f"file://{folder}/meet",
+        rank=rank,
+        world_size=options.ranks,
+    )
+    config, _ = CONFIGS[options.model]
+    attention = attention_of(options.attention) if on_gpu else resolve("sdpa")
+    precision = Precision(compute_dtype=torch.bfloat16)
+    with torch.inference_mode():
+        for weight_format in options.formats:
+            dit = random_dit(config, precision, weight_format, attention, device)
+            for size in options.sizes:
+                for split in options.splits:
+                    line = measure(options, dit, size, split, device)
+                    about = {"model": options.model, "format": weight_format, "size": size}
+                    about |= {"split": split, "ranks": options.ranks}
+                    if rank == 0:
+                        emit("parallel", {**about, "attention": label_of(attention), **line})
+            del dit
+            release(device)
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    """Command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("model", choices=CONFIGS)
+    parser.add_argument("sizes", nargs="+", help="WIDTHxHEIGHTxFRAMES")
+    parser.add_argument("--ranks", type=int, default=2, help="GPUs; they divide the heads")
+    parser.add_argument("--formats", nargs="+", default=["bf16"], help="of the blocks' weights")
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
+    parser.add_argument("--attention", default="auto")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        start_processes(rank_main, (options, folder), options.ranks, start_method="spawn")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""What each rank of the tests runs: the same passes alone and together, and how far they differ.
+
+All cases share one start of the processes, which takes longer than they do.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tests.unit.dit.toy import BF16, FP32, make_dit, make_inputs
+from tests.unit.offload.fakes import plan_for
+from tests.unit.quant.loras import give_all
+from wan_model.attention import SparseSchedule
+from wan_model.attention.sdpa import sdpa
+from wan_model.dit import BlockRunner, WanDiT, run_in_order
+from wan_model.dit.stage_choice import with_stages
+from wan_model.dit.text_guidance import GuidanceSettings, NegativeText
+from wan_model.errors import SettingsError
+from wan_model.offload import HostModel, OffloadEngine, PlainDevice
+from wan_model.parallel import Degrees, Mesh, Team, samples_parallel, sequence_parallel
+
+RANKS = 4
+HEADS = 12
+"""Divisible by 2, 3 and 4, as 40 and 24 are by many."""
+
+Report = dict[str, float | str]
+
+
+def start(rank: int, folder: str) -> None:
+    """Entry of a process; leaves its report in a file."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=RANKS
+    )
+    with torch.no_grad():
+        report = dict(results())
+    Path(folder, f"{rank}.json").write_text(json.dumps(report), encoding="utf-8")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def results() -> Iterator[tuple[str, float | str]]:
+    """Yields the name of each case, and the rms error of the result or what was refused."""
+    for ranks in (2, 3, 4):
+        members = list(range(ranks))
+        group = dist.new_group(members)
+        if dist.get_rank() in members:
+            yield from sequence_cases(Team(group))
+    yield from mesh_cases()
+
+
+def sequence_cases(team: Team) -> Iterator[tuple[str, float | str]]:
+    """Yields the cases of tokens that a team shares; 3 x 3 x 5 = 45 tokens are uneven for 2, 4."""
+    for kind in ("t2v", "i2v", "ti2v"):
+        yield f"{kind} {team.ranks}", error(dit(kind), uneven(dit(kind)), team)
+    if team.ranks == 2:
+        yield "bf16", error(dit("t2v", BF16), uneven(dit("t2v", BF16), batch=2), team)
+        yield from feature_cases(team)
+    if team.ranks == 3:
+        yield "heads", refusal(make_dit(num_heads=4, dim=96), team)
+    if team.ranks == 4:
+        yield "tokens", refusal(dit(), team, size=(1, 2, 6))
+
+
+def feature_cases(team: Team) -> Iterator[tuple[str, float]]:
+    """Yields what comes into a pass through its runner."""
+    model = dit("ti2v")
+    inputs = uneven(model, batch=2)
+    text = model.embed_text(inputs.text[:1] * 2)
+    negative = NegativeText(text, torch.tensor([0.25, 0.0]), GuidanceSettings())
+    yield "negative prompt", error(model, inputs, team, around=partial(with_text, negative))
+
+    adapted = dit("t2v")
+    plain = adapted(*uneven(adapted))
+    give_all(adapted, rank=3, scale=0.5)
+    assert (adapted(*uneven(adapted)) - plain).norm() > 0.01 * plain.norm()
+    yield "lora", error(adapted, uneven(adapted), team)
+
+    yield "block swap", streamed(dit("i2v", num_layers=4), team)
+
+    stages = CountedStages()
+    yield "stages", error(model, inputs, team, around=partial(with_stages, stages=stages))
+    assert stages.blocks == 2 * 2, "blocks alone and together call the stages that they are given"
+
+    schedule = SparseSchedule(sparse=coarse, dense_part=0, min_tokens=40)
+    yield "sparse", error(model, inputs, team, inside=partial(by_layer, schedule))
+
+    one_token_less = SparseSchedule(sparse=coarse, dense_part=0, min_tokens=46)
+    assert error(model, inputs, team, inside=partial(by_layer, one_token_less)) < 1e-5
+    # As many text tokens as a rank has of the video, which tells the attentions apart by no shape.
+    same = dit("t2v", text_len=23)
+    yield "as many words", error(same, uneven(same), team)
+
+
+def mesh_cases() -> Iterator[tuple[str, float | str]]:
+    """Yields the cases of samples on different ranks."""
+    model = dit("ti2v")
+    for degrees in (Degrees(cfg=2, ulysses=2), Degrees(cfg=4), Degrees(ulysses=4)):
+        mesh = Mesh.of(degrees)
+        sizes: list[int] = []
+        together = samples_parallel(counted(model, sizes, mesh), mesh.samples)
+        for batch in (degrees.cfg, 1, 3):
+            inputs = uneven(model, batch)
+            name = f"cfg {degrees.cfg} ulysses {degrees.ulysses} of {batch}"
+            yield name, rms(together(*inputs), model(*inputs))
+        assert sizes == [1, 1, 3], "a rank has its part of the samples where they can be shared"
+    try:
+        Mesh.of(Degrees(cfg=3))
+    except SettingsError as refused:
+        yield "ranks", str(refused)
+
+
+def counted(model: WanDiT, sizes: list[int], mesh: Mesh) -> Callable[..., Tensor]:
+    """Returns predictions by a mesh's tokens; notes how many samples they were of."""
+
+    def predict(latent: Tensor, *others: Tensor | None) -> Tensor:
+        sizes.append(len(latent))
+        return model(latent, *others, run_blocks=sequence_parallel(run_in_order, mesh.tokens))
+
+    return predict
+
+
+def dit(kind: str = "t2v", precision: Any = FP32, **sizes: int) -> WanDiT:
+    """Returns a model whose heads can be shared."""
+    return make_dit(kind, precision, **{"num_heads": HEADS, "dim": 12 * HEADS, **sizes})
+
+
+def uneven(model: WanDiT, batch: int = 1, size: tuple[int, ...] = (3, 6, 10)) -> Any:
+    """Returns inputs of a number of tokens that cannot be shared evenly; TI2V's have two times."""
+    inputs = make_inputs(model, batch)
+    stretched = {
+        name: torch.randn(batch, part.shape[1], *size, generator=torch.Generator().manual_seed(7))
+        for name, part in (("latent", inputs.latent), ("cond", inputs.cond))
+        if part is not None
+    }
+    times = torch.tensor([637.0, 902.5, 14.0, 500.0])[:batch]
+    inputs = inputs._replace(timestep=times, **stretched)
+    if model.config.kind == "ti2v":
+        per_frame = inputs.timestep.unsqueeze(1).repeat(1, size[0])
+        per_frame[:, 0] = 0
+        inputs = inputs._replace(timestep=per_frame)
+    return inputs
+
+
+def error(
+    model: WanDiT,
+    inputs: Any,
+    team: Team,
+    *,
+    around: Callable[[BlockRunner], BlockRunner] = lambda runner: runner,
+    inside: Callable[[BlockRunner], BlockRunner] = lambda runner: runner,
+) -> float:
+    """Returns how far a pass of a team is from one of this process, relative to its rms."""
+    alone = model.velocity(*inputs, around(inside(run_in_order)))
+    together = model.velocity(*inputs, around(sequence_parallel(inside(run_in_order), team)))
+    return rms(together, alone)
+
+
+def streamed(model: WanDiT, team: Team) -> float:
+    """Returns the error of a pass whose blocks come one by one."""
+    inputs = uneven(model)
+    alone = model(*inputs)
+    host = HostModel(model, model.blocks)
+    engine = OffloadEngine([host], plan_for(host, blocks_to_swap=3), PlainDevice("cpu"))
+    runner = sequence_parallel(run_in_order, team)
+    return rms(engine.run(0, partial(model.velocity, *inputs), runner), alone)
+
+
+def refusal(model: WanDiT, team: Team, **size: Any) -> str:
+    """Returns why a pass is refused."""
+    try:
+        model(*uneven(model, **size), run_blocks=sequence_parallel(run_in_order, team))
+    except SettingsError as refused:
+        return str(refused)
+    return ""
+
+
+def rms(result: Tensor, expected: Tensor) -> float:
+    """Returns the difference relative to what is expected."""
+    return float((result - expected).norm() / expected.norm())
+
+
+def with_text(attention: Any, runner: BlockRunner) -> BlockRunner:
+    """Returns a runner with another attention to text."""
+
+    def run(blocks: Any, x: Tensor, inputs: Any) -> Tensor:
+        return runner(blocks, x, replace(inputs, text_attention=attention))
+
+    return run
+
+
+def by_layer(schedule: SparseSchedule, runner: BlockRunner) -> BlockRunner:
+    """Returns a runner that gives each block the attention of its layer."""
+
+    def run(blocks: Any, x: Tensor, inputs: Any) -> Tensor:
+        def call(block: Any, layer: int, x: Tensor, inputs: Any) -> Tensor:
+            return block(x, replace(inputs, attend=schedule.at(layer, 0, 4)))
+
+        return runner((partial(call, block, n) for n, block in enumerate(blocks)), x, inputs)
+
+    return run
+
+
+def coarse(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention that is plainly another one."""
+    return sdpa(q * 0.5, k, v)
+
+
+class CountedStages:
+    """Stands for a model's fused stages."""
+
+    def __init__(self) -> None:
+        self.blocks = 0
+
+    def on(self, device: torch.device) -> Callable[[Any], Any]:  # noqa: ARG002
+        """Returns stages that are counted."""
+
+        def stages_of(block: Any) -> Any:
+            self.blocks += 1
+            return block
+
+        return stages_of

@@ -1,0 +1,64 @@
+"""A forward pass split over processes gives what it gives in one."""
+
+import json
+import multiprocessing
+import re
+from pathlib import Path
+
+import pytest
+from torch.multiprocessing import start_processes
+
+from tests.unit.parallel.ranks import RANKS, Report, start
+from wan_model.errors import SettingsError
+from wan_model.parallel import check_ulysses, fitting_ranks
+from wan_model.parallel.team import shares
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory) -> list[Report]:
+    """What each rank found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    # One process imports PyTorch, and the ranks are made of it.
+    multiprocessing.get_context("forkserver").set_forkserver_preload([start.__module__])
+    start_processes(start, (str(folder),), nprocs=RANKS, start_method="forkserver")
+    return [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(RANKS)]
+
+
+def test_every_split_is_exact(reports):
+    errors = {
+        (name, rank): value
+        for rank, report in enumerate(reports)
+        for name, value in report.items()
+        if isinstance(value, float)
+    }
+    assert len(errors) == 2 * 10 + 3 * 3 + 4 * 3 + 4 * 8
+    wrong = {case: e for case, e in errors.items() if not e < (1e-3 if case[0] == "bf16" else 1e-5)}
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("heads", r"Got 3 for 4 heads, need one of 1, 2, 4\."),
+        ("tokens", r"Got 4 for 3 tokens, need one of 1, 2, 3\."),
+        ("ranks", r"Got 3 x 1 for 4 of them, need a product of 4\."),
+    ],
+)
+def test_what_cannot_be_split_is_refused(reports, case, message):
+    said = [report[case] for report in reports if case in report]
+    assert said
+    assert all(re.search(message, str(line)) for line in said)
+
+
+def test_degrees():
+    assert fitting_ranks(40, 32760) == [1, 2, 4, 5, 8, 10, 20, 40]
+    assert fitting_ranks(24, 5) == [1, 2, 3, 4]
+    with pytest.raises(SettingsError, match=r"Got 3 for 40 heads, need one of 1, 2, 4, 5, 8"):
+        check_ulysses(40, 32760, 3)
+
+
+@pytest.mark.parametrize(("count", "ranks"), [(45, 2), (45, 4), (3, 4), (8, 4)])
+def test_shares(count, ranks):
+    found = shares(count, ranks)
+    assert sum(found) == count
+    assert max(found) - min(found) <= 1

@@ -1,0 +1,21 @@
+"""One video on several devices: a forward pass split over the ranks of `torch.distributed`.
+
+Every rank has the whole model, is given the whole input and returns the whole result. In between,
+each computes its part of the tokens (`sequence`), of the samples (`samples`), or both.
+"""
+
+from .degrees import Degrees, check_ulysses, fitting_ranks
+from .mesh import Mesh
+from .samples import samples_parallel
+from .sequence import sequence_parallel
+from .team import Team
+
+__all__ = [
+    "Degrees",
+    "Mesh",
+    "Team",
+    "check_ulysses",
+    "fitting_ranks",
+    "samples_parallel",
+    "sequence_parallel",
+]
