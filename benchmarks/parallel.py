@@ -1,12 +1,14 @@
 """One forward pass on several GPUs of a machine, with random weights at full size, against one.
 
     python benchmarks/parallel.py a14b 832x480x81 1280x720x81 --ranks 2 --formats bf16 fp8
+    python benchmarks/parallel.py wan2.1 832x480x81 --ranks 2
 
 Starts a process per GPU. The first one measures alone while the others wait, then all together:
 `ulysses` shares the tokens of one sample, `cfg` the two samples of a guided step. Each line has the
 seconds of both, what the other is faster by, the rms of the difference between their results, and
 the floor: the time alone over the ranks, and the bytes that attention exchanges over the measured
-bandwidth of that exchange. `toy 128x128x5 --device cpu` shows in seconds whether all is set up.
+bandwidth of that exchange. Of a VAE, whose name is given in the place of a model's, the decode
+shares the rows of frames. `toy 128x128x5 --device cpu` shows in seconds whether all is set up.
 
 Prints JSON lines; `>> benchmarks/results/parallel.jsonl` keeps them.
 """
@@ -29,13 +31,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.forward import CONFIGS, attention_of, label_of, random_dit
 from benchmarks.lines import emit
 from benchmarks.timing import elapsed, release
+from benchmarks.vae import CONFIGS as VAE_CONFIGS
+from benchmarks.vae import random_vae
 from wan_model.attention import resolve
 from wan_model.config import DiTConfig, Precision
 from wan_model.dit import WanDiT, run_in_order
 from wan_model.dit.stage_choice import FastestStages, with_stages
-from wan_model.parallel import Degrees, Mesh, Team, samples_parallel, sequence_parallel
+from wan_model.parallel import Degrees, Mesh, Team, decode_rows, samples_parallel, sequence_parallel
 from wan_model.shapes import latent_size
 
+VAES = {name: config for name, config in VAE_CONFIGS.items() if name != "toy"}
+VAES["toy-vae"] = VAE_CONFIGS["toy"]
 SPLITS = ("ulysses", "cfg")
 EXCHANGES = 4
 """Of a block: q, k, v and what they attend to."""
@@ -88,26 +94,57 @@ def measure(
     def predict(latent: Tensor, timestep: Tensor, text: Tensor, cond: Tensor | None) -> Tensor:
         return dit.velocity(latent, timestep, text, cond, shared)
 
-    alone, single = 0.0, None
-    if dist.get_rank() == 0:
-        single = dit.velocity(*inputs, None, plain)
-        alone = median(lambda: dit.velocity(*inputs, None, plain), options.repeats, device)
-    dist.barrier()
     together = samples_parallel(predict, mesh.samples)
-    result = together(*inputs, None)
-    seconds = median(lambda: together(*inputs, None), options.repeats, device)
-    line: dict[str, Any] = {"alone_seconds": round(alone, 4), "seconds": round(seconds, 4)}
-    if single is not None:
-        error = float((result - single).norm() / single.norm())
-        line |= {"speedup": round(alone / seconds, 3), "rms_error": float(f"{error:.3g}")}
-    tokens = inputs[0][0, 0].numel() // 4
+    line, alone = compare(
+        lambda: dit.velocity(*inputs, None, plain),
+        lambda: together(*inputs, None),
+        options.repeats,
+        device,
+    )
     floor = alone / ranks
     if split == "ulysses":
+        tokens = inputs[0][0, 0].numel() // 4
         rate = bandwidth(config, tokens, mesh.tokens, device)
         sent = exchanged_bytes(config, tokens, ranks)
         floor += sent / rate
         line |= {"sent_gb": round(sent / 1e9, 2), "gb_per_second": round(rate / 1e9, 1)}
     return {**line, "floor_seconds": round(floor, 4)}
+
+
+def compare(
+    one: Callable[[], Tensor], all_: Callable[[], Tensor], repeats: int, device: torch.device
+) -> tuple[dict[str, Any], float]:
+    """Returns the numbers of what the first rank does alone, and then all do; and seconds alone."""
+    alone, single = 0.0, None
+    if dist.get_rank() == 0:
+        single = one()
+        alone = median(one, repeats, device)
+    dist.barrier()
+    result = all_()
+    seconds = median(all_, repeats, device)
+    line: dict[str, Any] = {"alone_seconds": round(alone, 4), "seconds": round(seconds, 4)}
+    if single is not None:
+        error = float((result.float() - single.float()).norm() / single.float().norm())
+        line |= {"speedup": round(alone / seconds, 3), "rms_error": float(f"{error:.3g}")}
+    return line, alone
+
+
+def measure_vae(options: argparse.Namespace, name: str, size: str, device: torch.device) -> Any:
+    """Returns the numbers of a decode whose rows are shared; the video stays on the GPUs."""
+    vae = random_vae(VAES[name], device).to(torch.bfloat16)
+    width, height, frames = (int(part) for part in size.split("x"))
+    found = latent_size(width, height, frames, vae.config.spatial_stride)
+    shape = (1, vae.config.z_dim, *astuple(found))
+    latent = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device)
+    out = torch.empty(1, 3, frames, height, width, dtype=torch.bfloat16, device=device)
+    team = Mesh.of(Degrees(ulysses=dist.get_world_size())).tokens
+    line, alone = compare(
+        lambda: vae.decode(latent, out=out),
+        lambda: decode_rows(vae, latent, team),
+        options.repeats,
+        device,
+    )
+    return {**line, "floor_seconds": round(alone / options.ranks, 4)}
 
 
 def rank_main(rank: int, options: argparse.Namespace, folder: str) -> None:
@@ -122,6 +159,13 @@ def rank_main(rank: int, options: argparse.Namespace, folder: str) -> None:
         rank=rank,
         world_size=options.ranks,
     )
+    if options.model in VAES:
+        for size in options.sizes:
+            line = measure_vae(options, options.model, size, device)
+            if rank == 0:
+                emit("parallel_vae", {"vae": options.model, "size": size, **line})
+        dist.destroy_process_group()
+        return
     config, _ = CONFIGS[options.model]
     attention = attention_of(options.attention) if on_gpu else resolve("sdpa")
     precision = Precision(compute_dtype=torch.bfloat16)
@@ -144,7 +188,7 @@ def main() -> None:
     """Command line."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("model", choices=CONFIGS)
+    parser.add_argument("model", choices=[*CONFIGS, *VAES])
     parser.add_argument("sizes", nargs="+", help="WIDTHxHEIGHTxFRAMES")
     parser.add_argument("--ranks", type=int, default=2, help="GPUs; they divide the heads")
     parser.add_argument("--formats", nargs="+", default=["bf16"], help="of the blocks' weights")

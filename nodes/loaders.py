@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
 from ..wan_model.config import DiTConfig
@@ -45,6 +46,8 @@ ATTENTIONS = [
     "auto_fast",
 ]
 """Of the library's kernels, those worth choosing; PyTorch's single kernels are for comparisons."""
+DEVICES = ["auto", *(f"cuda:{number}" for number in range(8))]
+"""Of every machine alike, so that workflows travel; what a machine does not have is refused."""
 ATTENTION_TOOLTIP = (
     "Attention kernel. auto: the fastest of those installed that are as exact as 16 bit allows, "
     "measured once on your GPU (about a second); what it chose is shown here. sdpa: PyTorch's own. "
@@ -79,6 +82,18 @@ def _memory_input() -> Any:
         tooltip="Limits of VRAM and RAM from a 'Wan 2.2 VRAM & Block Swap' node. Leave it empty "
         "for the fastest plan that fits, which is shown before sampling: on Nvidia GPUs the pack's "
         "own engine streams the weights that do not fit, elsewhere ComfyUI's memory manager does.",
+    )
+
+
+def _device_input(expert: str) -> Choice.Input:
+    return Choice.Input(
+        f"device_{expert}",
+        options=DEVICES,
+        default="auto",
+        optional=True,
+        tooltip=f"GPU of the {expert}-noise expert. auto: the one that ComfyUI uses. With the "
+        "experts on two GPUs each keeps its own there, and none of them waits for weights at the "
+        "switch: for two cards that hold one expert each.",
     )
 
 
@@ -135,7 +150,8 @@ class WanDuetModelLoader(io.ComfyNode):
     ) -> io.NodeOutput:
         """Loads the file."""
         checkpoint = open_checkpoint(runtime.model_path("diffusion_models", model_name))
-        (patcher,) = _load([checkpoint], precision, attention, memory, cls.hidden.unique_id)
+        options = (precision, attention, memory, [runtime.compute_device()])
+        (patcher,) = _load([checkpoint], *options, cls.hidden.unique_id)
         return io.NodeOutput(patcher)
 
 
@@ -166,6 +182,8 @@ class WanDuetExpertLoader(io.ComfyNode):
                 _precision_input(),
                 _attention_input(),
                 _memory_input(),
+                _device_input("high"),
+                _device_input("low"),
             ],
             outputs=[
                 io.Model.Output(display_name="model_high"),
@@ -199,14 +217,18 @@ class WanDuetExpertLoader(io.ComfyNode):
         precision: str,
         attention: str,
         memory: Limits | None = None,
+        device_high: str = "auto",
+        device_low: str = "auto",
     ) -> io.NodeOutput:
         """Checks that the files are a pair, then loads them."""
         names = (high_noise_model, low_noise_model)
+        devices = [runtime.device_called(name) for name in (device_high, device_low)]
         _check_names(*names)
         files = [runtime.model_path("diffusion_models", name) for name in names]
         checkpoints = [open_checkpoint(file) for file in files]
         _check_pair(*checkpoints)
-        high, low = _load(checkpoints, precision, attention, memory, cls.hidden.unique_id)
+        options = (precision, attention, memory, devices)
+        high, low = _load(checkpoints, *options, cls.hidden.unique_id)
         return io.NodeOutput(high, low)
 
 
@@ -215,10 +237,11 @@ def _load(
     precision: str,
     attention: str,
     memory: Limits | None,
+    devices: Sequence[torch.device],
     node_id: str | None,
 ) -> list[Any]:
     """Loads the files of one model as MODELs, and shows what they are and how they compute."""
-    device = runtime.compute_device()
+    device = devices[0]
     infos = [checkpoint.info for checkpoint in checkpoints]
     matmuls = dict.fromkeys(explain_precision(precision, info, device) for info in infos)
     attend, chosen = choose_attention(
@@ -227,7 +250,7 @@ def _load(
         runtime.compute_dtype(precision),
         trained_sparse=all(info.trained_sparse for info in infos),
     )
-    patchers = load_models(checkpoints, precision, attend, memory)
+    patchers = load_models(checkpoints, precision, attend, memory, devices)
     advice = what_to_install(device)
     lines = [*(info.label for info in infos), *matmuls, chosen, *advice, *infos[0].remarks]
     runtime.show(node_id, "\n".join(lines))

@@ -45,6 +45,10 @@ WORDS: dict[str, tuple[str, ...]] = {
         "4 steps",
         "unipc",
     ),
+    "WanDuetDistribute": (
+        *("multi gpu", "multigpu", "several gpus", "two gpus", "parallel", "distributed", "ray"),
+        *("raylight", "ulysses", "sequence parallel", "usp"),
+    ),
     "WanDuetNAG": (
         *("nag", "normalized attention guidance", "negative prompt", "wanvideo nag", "cfg 1"),
         "lightning",

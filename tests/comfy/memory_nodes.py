@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import threading
 import weakref
 from pathlib import Path
@@ -214,10 +215,7 @@ class CopyToDevice(io.ComfyNode):
         if hasattr(model, "deepclone_multigpu"):
             copies = model.deepclone_multigpu(device), model.clone(force_deepcopy=True)
         else:  # of older cores: what the two do
-            source = model
-            while not hasattr(source, "cached_patcher_init"):
-                source = source.parent
-            load, arguments = source.cached_patcher_init
+            load, arguments = loaded_by(model)
             copies = load(*arguments), load(*arguments, disable_dynamic=True)
             copies[0].load_device = device
             for copy in copies:
@@ -225,6 +223,39 @@ class CopyToDevice(io.ComfyNode):
         assert copies[0].model is not model.model
         assert copies[1].model is not model.model
         return io.NodeOutput(*copies)
+
+
+def loaded_by(model: Any) -> Any:
+    """Returns the function that a MODEL was loaded by, and its arguments."""
+    while not hasattr(model, "cached_patcher_init"):
+        model = model.parent
+    return model.cached_patcher_init
+
+
+class OnTwoDevices(io.ComfyNode):
+    """Both experts loaded again, one on "cpu" and one on "cpu:0", as by the expert loader."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestOnTwoDevices",
+            category="WanDuet tests",
+            inputs=[io.Model.Input("model_high"), io.Model.Input("model_low")],
+            outputs=[io.Model.Output(), io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model_high: Any, model_low: Any) -> io.NodeOutput:
+        (load, arguments), (_, of_low) = (loaded_by(model) for model in (model_high, model_low))
+        loading = sys.modules[load.__module__]
+        files = [loading.open_checkpoint(path) for path in (arguments[0], of_low[0])]
+        devices = [torch.device("cpu"), torch.device("cpu", 0)]
+        high, low = loading.load_models(files, *arguments[1:], devices)
+        high.patches, low.patches = model_high.patches, model_low.patches
+        assert [high.load_device, low.load_device] == devices
+        assert arguments[3] is None or high.pool is not low.pool
+        assert not high.is_clone(low)
+        return io.NodeOutput(high, low)
 
 
 def open_model_files() -> list[str]:
@@ -244,7 +275,16 @@ class MemoryTestExtension(ComfyExtension):
     """The nodes of this file."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TakeMemory, OutOfMemory, CutFile, RecordHeld, Watch, Watched, CopyToDevice]
+        return [
+            TakeMemory,
+            OutOfMemory,
+            CutFile,
+            RecordHeld,
+            Watch,
+            Watched,
+            CopyToDevice,
+            OnTwoDevices,
+        ]
 
 
 async def comfy_entrypoint() -> MemoryTestExtension:

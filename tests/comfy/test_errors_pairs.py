@@ -124,6 +124,11 @@ CASES = {
         "text",
         ["no umT5 encoder", "SDXLTokenizer", "Wan 2.2 Load Text Encoder"],
     ),
+    "a GPU that is not there": (
+        prompt(experts(device_low="cuda:1")),
+        "experts",
+        ["no such device", "Got cuda:1, need one of auto"],
+    ),
     "MODEL of another family": (
         prompt(FOREIGN, sampler={"model_high": ("foreign", 0), "model_low": None}),
         "sampler",

@@ -261,8 +261,14 @@ def test_copies_for_other_devices(comfy_server: ComfyServer, limits: dict[str, A
     prompt |= moe_sampler(
         "moved", model_high=("copy_0", 0), model_low=("copy_1", 0), **LINKS, shift=8.0, seed=8
     )
-    saved = run_to_tensors(comfy_server, prompt, {n: (n, 0) for n in (*pairs, "again", "moved")})
+    links = {"model_high": ("lora_0", 0), "model_low": ("lora_1", 0)}
+    prompt["two"] = node("WanDuetTestOnTwoDevices", **links)
+    apart = {"model_high": ("two", 0), "model_low": ("two", 1)}
+    prompt |= moe_sampler("apart", **apart, **LINKS, shift=8.0)
+    names = (*pairs, "apart", "again", "moved")
+    saved = run_to_tensors(comfy_server, prompt, {n: (n, 0) for n in names})
     assert torch.equal(saved["own"], saved["device"])
+    assert torch.equal(saved["own"], saved["apart"])
     assert torch.equal(saved["own"], saved["deep"])
     assert torch.equal(saved["again"], saved["moved"])
     assert not torch.equal(saved["own"], saved["again"])

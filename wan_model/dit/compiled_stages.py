@@ -64,6 +64,7 @@ class CompiledStages:
             why_not: says why a block is to be called as it is; "" has it compiled.
             report: gets a line after the first forward pass, and when there is news later.
         """
+        self.mode: Mode = mode
         self._compile = partial(torch.compile, fullgraph=True, backend=backend, mode=mode)
         self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
         self._why_not = why_not

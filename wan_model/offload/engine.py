@@ -85,7 +85,14 @@ class OffloadEngine:
         self._on_arrival = on_arrival
         self._traffic = Traffic(models, plan, device)
 
-    def run(self, model: int, forward: Callable[[Runner], T], runner: Runner = in_order) -> T:
+    def run(
+        self,
+        model: int,
+        forward: Callable[[Runner], T],
+        runner: Runner = in_order,
+        *,
+        repeats: bool = True,
+    ) -> T:
         """Runs a forward pass, a second time with all blocks streamed if memory runs out.
 
         How much is missing is not known, and there is one repetition, so this one takes as little
@@ -95,6 +102,8 @@ class OffloadEngine:
             model: number of the expert.
             forward: what to run; it gives its blocks to the runner it gets.
             runner: runs blocks in place, obeys interrupts and the like.
+            repeats: False where other devices take part, which would not know of a second time.
+                The next pass is lowered then.
 
         Raises:
             CheckpointError: if a weight file was changed, cut off or cannot be read.
@@ -106,6 +115,15 @@ class OffloadEngine:
             reason = str(error)
         # Outside of the handler the failed pass' tensors are gone.
         failed, least = self.plan, smallest(self.plan)
+        if not repeats:
+            self.unload()
+            self.apply(lowered(failed, failed.margin_bytes))
+            video_bytes = failed.request.work.activation_bytes
+            raise MemoryLimitError(
+                f"The GPU ran out of memory. Got {failed.weight_bytes / GIB:.2f} GiB of weights "
+                f"and a video of {video_bytes / GIB:.2f} GiB, need room for both. Run it once more "
+                "with fewer weights there, or make the video shorter or smaller."
+            )
         if least.weight_bytes < failed.weight_bytes:
             log.warning("Out of memory with %s. Trying again with %s.", failed, least)
             self.unload()

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from .team import Team, shares
 
-Predict = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""(latent, timestep, text, cond) -> velocity, of any number of samples; see `WanDiT.forward`."""
+Predict = Callable[..., Tensor]
+"""(latent, timestep, text, cond, ...) -> velocity; tensors of one sample or more, or None."""
 
 
 def samples_parallel(predict: Predict, team: Team) -> Predict:
@@ -20,19 +20,14 @@ def samples_parallel(predict: Predict, team: Team) -> Predict:
         team: shares the samples; all of it is given the same ones.
     """
 
-    def predict_all(
-        latent: Tensor, timestep: Tensor, text: Tensor, cond: Tensor | None = None
-    ) -> Tensor:
+    def predict_all(latent: Tensor, *others: Tensor | None) -> Tensor:
         batch = len(latent)
         if batch % team.ranks or team.ranks == 1:
-            return predict(latent, timestep, text, cond)
+            return predict(latent, *others)
         counts = shares(batch, team.ranks)
         start = sum(counts[: team.rank])
         mine = slice(start, start + counts[team.rank])
-        timestep = timestep.expand(batch) if timestep.ndim == 0 else timestep
-        part = predict(
-            latent[mine], timestep[mine], text[mine], None if cond is None else cond[mine]
-        )
-        return team.gather(part, counts)
+        parts = [None if tensor is None else tensor[mine] for tensor in others]
+        return team.gather(predict(latent[mine], *parts), counts)
 
     return predict_all

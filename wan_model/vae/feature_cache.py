@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from .borders import WHOLE, Borders
 from .pointwise import PLAIN, Past, Pointwise
 
 
@@ -23,10 +24,11 @@ class FeatureCache:
     Shape legend: B batch, H height, W width, C channels.
     """
 
-    def __init__(self, pointwise: Pointwise = PLAIN) -> None:
+    def __init__(self, pointwise: Pointwise = PLAIN, borders: Borders = WHOLE) -> None:
         self.first = True
         """Whether the current chunk is the video's first frame."""
         self.pointwise = pointwise
+        self.borders = borders
         self._past: dict[nn.Module, Past] = {}
         self._made: dict[nn.Module, Tensor] = {}
 

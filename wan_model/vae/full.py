@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..config import VaeConfig
 from . import wan21, wan22
+from .borders import WHOLE, Borders
 from .coders import Decoder, Encoder
 from .feature_cache import FeatureCache
 from .kernel_choice import fastest_pointwise
@@ -46,12 +47,34 @@ class FullVae(WanVae):
                 taps = parameter.data.permute(0, 3, 4, 2, 1).contiguous()
                 parameter.data = taps.permute(0, 4, 3, 1, 2)
 
+    def encode_part(self, video: Tensor, borders: Borders) -> Iterator[Tensor]:
+        """Yields the normalised latent of each chunk for some rows of a video.
+
+        Args:
+            video: (B, 3, 4n+1, H, W), H a multiple of the stride.
+            borders: knows the rows beyond.
+        """
+        return self._encode_chunks(video, True, _nothing, borders)
+
+    def decode_part(self, latent: Tensor, borders: Borders) -> Iterator[Tensor]:
+        """Yields the frames of each latent frame for some rows of a normalised latent.
+
+        Args:
+            latent: (B, z, T', H', W').
+            borders: knows the rows beyond.
+        """
+        return self._decode_chunks(latent, True, _nothing, borders)
+
     @torch.no_grad()
     def _encode_chunks(
-        self, video: Tensor, normalized: bool, tick: Callable[[], None]
+        self,
+        video: Tensor,
+        normalized: bool,
+        tick: Callable[[], None],
+        borders: Borders = WHOLE,
     ) -> Iterator[Tensor]:
         """Yields fp32 (B, z, 1, H', W') for the first frame and for each four after it."""
-        cache = FeatureCache(fastest_pointwise(self.device, self.dtype))
+        cache = FeatureCache(fastest_pointwise(self.device, self.dtype), borders)
         patch, z_dim = self.config.patch_size, self.config.z_dim
         mean, std = self._latent_statistics()
         for start in range(-3, video.shape[2], 4):
@@ -64,10 +87,14 @@ class FullVae(WanVae):
 
     @torch.no_grad()
     def _decode_chunks(
-        self, latent: Tensor, normalized: bool, tick: Callable[[], None]
+        self,
+        latent: Tensor,
+        normalized: bool,
+        tick: Callable[[], None],
+        borders: Borders = WHOLE,
     ) -> Iterator[Tensor]:
         """Yields (B, 3, 1, H, W) for the first latent frame, (B, 3, 4, H, W) for each other."""
-        cache = FeatureCache(fastest_pointwise(self.device, self.dtype))
+        cache = FeatureCache(fastest_pointwise(self.device, self.dtype), borders)
         patch = self.config.patch_size
         mean, std = self._latent_statistics()
         for index in range(latent.shape[2]):
@@ -77,6 +104,10 @@ class FullVae(WanVae):
             x = self.decoder(self.conv2(z.to(self.dtype)), cache)
             yield rearrange(x, "b (c r q) t h w -> b c t (h q) (w r)", q=patch, r=patch)
             cache.first = False
+
+
+def _nothing() -> None:
+    """Is done before a chunk that nobody counts."""
 
 
 def build_vae(config: VaeConfig) -> FullVae:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .borders import Borders, convolve
 from .feature_cache import FeatureCache
 
 Frames = Iterator[Tensor]
@@ -38,25 +39,19 @@ class CausalConv3d(nn.Conv3d):
         """Returns frames (B, H, W, out_channels) for as many (B, H, W, in_channels)."""
         return map(partial(self._frame, cache=cache), frames)
 
-    def over(self, window: Tensor) -> Tensor:
+    def over(self, window: Tensor, borders: Borders) -> Tensor:
         """Returns the frame (B, H, W, out_channels) of a window (B, H, W, 3C), without the bias."""
         # Channels lie as in a window; a view, where weights are arranged for it.
         weight = self.weight.permute(0, 3, 4, 2, 1).flatten(3).permute(0, 3, 1, 2)
-        return convolve(window, weight, padding=weight.shape[-1] // 2)
+        return convolve(window, weight) if weight.shape[-1] == 1 else borders.around(window, weight)
 
     def _frame(self, x: Tensor, cache: FeatureCache) -> Tensor:
-        return cache.pointwise.add(self.over(cache.append(self, x)), self.bias, None)
+        return cache.pointwise.add(self.over(cache.append(self, x), cache.borders), self.bias, None)
 
 
 def conv3x3x3(in_channels: int, out_channels: int) -> CausalConv3d:
     """Returns the causal convolution over 3 frames and 3 x 3 pixels."""
     return CausalConv3d(in_channels, out_channels, 3)
-
-
-def convolve(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
-    """Returns the 2-D convolution of frames x (B, H, W, C), without bias."""
-    y = F.conv2d(x.permute(0, 3, 1, 2), weight, None, stride, padding)
-    return y.permute(0, 2, 3, 1).contiguous()
 
 
 class Conv1x1x1(nn.Conv3d):
@@ -108,11 +103,11 @@ class ResidualBlock(nn.Module):
         norm_1, conv_1, norm_2, conv_2 = cast(
             tuple[RMSNorm, CausalConv3d, RMSNorm, CausalConv3d], self.residual.values()
         )
-        y = conv_1.over(cache.append_normed(conv_1, norm_1, x))
+        y = conv_1.over(cache.append_normed(conv_1, norm_1, x), cache.borders)
         window = cache.append_normed(conv_2, norm_2, y, conv_1.bias)
         del y  # makes room for the next
         shortcut = self.shortcut(x.movedim(-1, 1)).movedim(1, -1)
-        return cache.pointwise.add(conv_2.over(window), conv_2.bias, shortcut)
+        return cache.pointwise.add(conv_2.over(window, cache.borders), conv_2.bias, shortcut)
 
 
 class Head(nn.ModuleDict):
@@ -127,7 +122,7 @@ class Head(nn.ModuleDict):
 
     def _frame(self, x: Tensor, cache: FeatureCache) -> Tensor:
         norm, conv = cast(tuple[RMSNorm, CausalConv3d], self.values())
-        y = conv.over(cache.append_normed(conv, norm, x))
+        y = conv.over(cache.append_normed(conv, norm, x), cache.borders)
         return cache.pointwise.add(y, conv.bias, None)
 
 
@@ -140,13 +135,14 @@ class AttentionBlock(nn.Module):
         self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, frames: Frames, cache: FeatureCache) -> Frames:  # noqa: ARG002
+    def forward(self, frames: Frames, cache: FeatureCache) -> Frames:
         """Returns frames like those it is given, (B, H, W, C)."""
-        return map(self._frame, frames)
+        return map(partial(self._frame, borders=cache.borders), frames)
 
-    def _frame(self, x: Tensor) -> Tensor:
+    def _frame(self, x: Tensor, borders: Borders) -> Tensor:
         pixels = self.norm(x.movedim(-1, 1)).movedim(1, -1).flatten(1, 2).unsqueeze(1)
         q, k, v = _per_pixel(self.to_qkv, pixels).chunk(3, dim=-1)
+        k, v = borders.everywhere(k), borders.everywhere(v)
         h = _per_pixel(self.proj, F.scaled_dot_product_attention(q, k, v))
         return x + h.view_as(x)
 
@@ -178,7 +174,7 @@ class Downsample(nn.Module):
 
     def _in_space(self, x: Tensor, cache: FeatureCache) -> Tensor:
         conv = cast(nn.Conv2d, self.resample["1"])
-        y = convolve(F.pad(x, (0, 0, 0, 1, 0, 1)), conv.weight, stride=2)
+        y = cache.borders.halved(x, conv.weight)
         return cache.pointwise.add(y, cast(Tensor, conv.bias), None)
 
     def _in_time(self, conv: CausalConv3d, frames: Frames, cache: FeatureCache) -> Frames:
@@ -187,7 +183,7 @@ class Downsample(nn.Module):
             if cache.first:
                 yield frame
             elif index % 2:
-                yield cache.pointwise.add(conv.over(window), conv.bias, None)
+                yield cache.pointwise.add(conv.over(window, cache.borders), conv.bias, None)
 
 
 class Upsample(nn.Module):
@@ -224,7 +220,7 @@ class Upsample(nn.Module):
     def _in_space(self, x: Tensor, cache: FeatureCache, shortcut: Tensor | None) -> Tensor:
         conv = cast(nn.Conv2d, self.resample["1"])
         phases = cache.once(conv, lambda: upsampling_phases(conv.weight))
-        y = convolve(x, phases, padding=1)
+        y = cache.borders.around(x, phases)
         return cache.pointwise.interleave(y, cast(Tensor, conv.bias), shortcut)
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -16,7 +16,7 @@ from comfy_execution.utils import get_executing_context
 from comfy_execution.validation import validate_node_input
 from server import PromptServer
 
-from ....wan_model.errors import CheckpointError
+from ....wan_model.errors import CheckpointError, SettingsError
 from ....wan_model.host_memory import container_room, give_back
 from . import all_in_one
 
@@ -117,6 +117,31 @@ def cache_folder() -> Path:
 def compute_device() -> torch.device:
     """Returns the device that ComfyUI computes on."""
     return comfy.model_management.get_torch_device()
+
+
+def device_called(name: str) -> torch.device:
+    """Returns a device by its name, "auto" for the one that ComfyUI computes on.
+
+    Raises:
+        SettingsError: if ComfyUI does not use it; it lists those that it does.
+    """
+    own = compute_device()
+    if name == "auto":
+        return own
+    count = torch.cuda.device_count() if own.type == "cuda" else 0
+    known = [f"cuda:{number}" for number in range(count)]
+    if name not in known:
+        raise SettingsError(
+            f"This computer has no such device. Got {name}, need one of "
+            f"{', '.join(['auto', *known])}. Choose one of these; ComfyUI sees those GPUs that it "
+            "is started with."
+        )
+    return torch.device(name)
+
+
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Has a GPU be PyTorch's current one meanwhile: Triton and others run nowhere else."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def device_name() -> str:

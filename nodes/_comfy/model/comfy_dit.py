@@ -15,6 +15,7 @@ from ....wan_model.attention import AttentionFn, FirstPasses, guarded
 from ....wan_model.dit import WanDiT
 from ....wan_model.dit.stage_choice import FastestStages
 from ..host.kernel_cache import kernels_kept
+from ..host.runtime import on_device
 from .core_attributes import CoreAttributes
 from .core_block import CoreBlock
 from .core_positions import core_embedder
@@ -56,7 +57,8 @@ class ComfyWanDiT(CoreAttributes, WanDiT):
         """Returns the velocity for x (B, C_in, T, H, W), which holds the condition channels."""
         options = transformer_options or {}
         wrapped = self._pass(options).wrapped(self._forward)
-        return wrapped(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
+        with on_device(x.device):
+            return wrapped(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
 
     def _forward(
         self,
@@ -76,7 +78,7 @@ class ComfyWanDiT(CoreAttributes, WanDiT):
         cond = x[:, channels:] if self.config.cond_channels else None
         velocity = partial(self.velocity, x[:, :channels], timestep, context, cond)
         # The options that come out of the wrappers, which may have changed them.
-        inputs = ModelInputs(x, timestep)
+        inputs = ModelInputs(x, timestep, context)
         velocity = self._pass(transformer_options or {}).run(velocity, inputs)
         return velocity[:, :, :frames, :height, :width]
 

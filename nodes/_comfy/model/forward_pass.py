@@ -50,6 +50,8 @@ class ModelInputs:
     """Latent and condition channels (B, C_in, T, H, W), of whole patches."""
     timestep: Tensor
     """(B,), or (B, T) one for each frame."""
+    text: Tensor
+    """Output of the text encoder (B, S, text_dim)."""
 
     @property
     def grid(self) -> tuple[int, int, int]:

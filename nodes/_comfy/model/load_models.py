@@ -35,6 +35,9 @@ from .precision_choice import QUANTIZED, weights_of
 CHECKPOINT = "wanduet_checkpoint"
 """Attachment of a patcher: the CheckpointInfo of the file it came from."""
 
+LOADED_WITH = "wanduet_loaded_with"
+"""Attachment of a patcher: precision and limits of its loader."""
+
 CONVERTED = "weights"
 """Folder in this pack's own for files of converted weights, which the engine streams from."""
 
@@ -49,8 +52,12 @@ def load_models(
     precision: str,
     attention: AttentionFn,
     limits: Limits | None,
+    devices: Sequence[torch.device] = (),
 ) -> list[comfy.model_patcher.ModelPatcher]:
     """Loads the transformer files of one model, one or two experts, as MODELs.
+
+    Experts on one device share a weights engine; those on two have one each, and nothing of one
+    makes room for the other.
 
     Args:
         checkpoints: the files, opened.
@@ -58,13 +65,29 @@ def load_models(
         attention: for all blocks.
         limits: for the weights engine; None has it plan freely where it is the default, and leaves
             the weights to ComfyUI's memory manager elsewhere.
+        devices: that each of them runs on; by default ComfyUI's for all.
 
     Raises:
         CheckpointError: if one is not a healthy Wan2.2 transformer.
         BackendError: for a precision that cannot be had here.
         SettingsError: if a limit cannot be met by this model.
     """
-    device = comfy.model_management.get_torch_device()
+    if len(set(devices)) > 1:
+        options = (precision, attention, limits)
+        apart = zip(checkpoints, devices, strict=True)
+        return [_load_on(device, [one], *options)[0] for one, device in apart]
+    device = devices[0] if devices else comfy.model_management.get_torch_device()
+    return _load_on(device, checkpoints, precision, attention, limits)
+
+
+def _load_on(
+    device: torch.device,
+    checkpoints: Sequence[Checkpoint],
+    precision: str,
+    attention: AttentionFn,
+    limits: Limits | None,
+) -> list[comfy.model_patcher.ModelPatcher]:
+    """Loads files whose MODELs share what they have on one device."""
     engine = Limits() if limits is None and has_engine_by_default(device) else limits
     on_host = torch.device("cpu")
     offload_device = comfy.model_management.unet_offload_device() if engine is None else on_host
@@ -96,6 +119,7 @@ def load_models(
     patchers = [patcher_class(model, device, offload_device) for model in models]
     for patcher, info in zip(patchers, infos, strict=True):
         patcher.set_attachments(CHECKPOINT, info)
+        patcher.set_attachments(LOADED_WITH, (precision, limits))
         # Of newer cores, which have no other way to a copy on another GPU.
         patcher.cached_patcher_init = (load_again, (info.path, precision, attention, limits))
     return patchers

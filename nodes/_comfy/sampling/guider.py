@@ -46,7 +46,6 @@ class _Run:
 
     noise: Tensor
     latent_image: Tensor | None
-    device: Any
     denoise_mask: Tensor | None
     seed: int | None
     sigmas: Tensor
@@ -149,7 +148,7 @@ class MoEGuider(comfy.samplers.CFGGuider):
         known = latent_image
         if latent_image is not None and latent_image.any():
             known = self.inner_model.process_latent_in(latent_image)
-        self.run = _Run(noise, known, device, denoise_mask, seed, sigmas, extra, self.first)
+        self.run = _Run(noise, known, denoise_mask, seed, sigmas, extra, self.first)
         rest = (denoise_mask, callback, disable_pbar, seed)
         if self.watch is not None:
             self.watch.start()
@@ -199,7 +198,9 @@ class MoEGuider(comfy.samplers.CFGGuider):
             _make_ready(second, run)
             run.second_is_ready = True
         options = _with_additions(second.model_options, options, self.first.patcher.model_options)
-        return second.outer_predict_noise(x, timestep, options, seed)
+        there = second.model_patcher.load_device
+        predicted = second.outer_predict_noise(x.to(there), timestep.to(there), options, seed)
+        return predicted.to(x.device)
 
     def _check(self, expert: Expert, prediction: Tensor) -> None:
         """Refuses a prediction with NaN or infinity; looking waits for the device."""
@@ -274,7 +275,12 @@ def _bring(
 def _make_ready(second: comfy.samplers.CFGGuider, run: _Run) -> None:
     """Prepares a loaded second expert and its conditionings for calls within the run."""
     patcher, options = second.model_patcher, second.model_options
-    comfy.samplers.cast_to_load_options(options, device=run.device, dtype=patcher.model_dtype())
+    device = patcher.load_device
+    noise, image, mask = (
+        None if one is None else one.to(device)
+        for one in (run.noise, run.latent_image, run.denoise_mask)
+    )
+    comfy.samplers.cast_to_load_options(options, device=device, dtype=patcher.model_dtype())
     options.setdefault("transformer_options", {})["sample_sigmas"] = run.sigmas
     second.inner_model = patcher.model
     if hasattr(second.inner_model, "latent_shapes"):
@@ -282,11 +288,11 @@ def _make_ready(second: comfy.samplers.CFGGuider, run: _Run) -> None:
     patcher.pre_run()
     second.conds = comfy.samplers.process_conds(
         second.inner_model,
-        run.noise,
+        noise,
         second.conds,
-        run.device,
-        run.latent_image,
-        run.denoise_mask,
+        device,
+        image,
+        mask,
         run.seed,
         **run.extra,
     )

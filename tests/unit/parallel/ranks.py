@@ -4,6 +4,7 @@ All cases share one start of the processes, which takes longer than they do.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -14,19 +15,34 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tests.parity.recipe import fill
 from tests.unit.dit.toy import BF16, FP32, make_dit, make_inputs
 from tests.unit.offload.fakes import plan_for
-from tests.unit.quant.loras import give_all
+from tests.unit.quant.loras import give, give_all, lora
 from wan_model.attention import SparseSchedule
 from wan_model.attention.sdpa import sdpa
+from wan_model.config import VaeConfig
 from wan_model.dit import BlockRunner, WanDiT, run_in_order
 from wan_model.dit.stage_choice import with_stages
 from wan_model.dit.text_guidance import GuidanceSettings, NegativeText
 from wan_model.errors import SettingsError
+from wan_model.loading import load_dit
 from wan_model.offload import HostModel, OffloadEngine, PlainDevice
-from wan_model.parallel import Degrees, Mesh, Team, samples_parallel, sequence_parallel
+from wan_model.parallel import (
+    Degrees,
+    Mesh,
+    Team,
+    decode_rows,
+    encode_rows,
+    samples_parallel,
+    sequence_parallel,
+)
+from wan_model.quant import AS_STORED
+from wan_model.vae import build_vae
+from wan_model.worker import Worker
 
 RANKS = 4
+WORKERS = 2
 HEADS = 12
 """Divisible by 2, 3 and 4, as 40 and 24 are by many."""
 
@@ -41,9 +57,11 @@ def start(rank: int, folder: str) -> None:
     )
     with torch.no_grad():
         report = dict(results())
+        dist.barrier()
+        dist.destroy_process_group()
+        if rank < WORKERS:
+            report |= worker_cases(rank, folder)
     Path(folder, f"{rank}.json").write_text(json.dumps(report), encoding="utf-8")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def results() -> Iterator[tuple[str, float | str]]:
@@ -53,6 +71,7 @@ def results() -> Iterator[tuple[str, float | str]]:
         group = dist.new_group(members)
         if dist.get_rank() in members:
             yield from sequence_cases(Team(group))
+            yield from vae_cases(Team(group))
     yield from mesh_cases()
 
 
@@ -97,6 +116,28 @@ def feature_cases(team: Team) -> Iterator[tuple[str, float]]:
     # As many text tokens as a rank has of the video, which tells the attentions apart by no shape.
     same = dit("t2v", text_len=23)
     yield "as many words", error(same, uneven(same), team)
+
+
+def vae_cases(team: Team) -> Iterator[tuple[str, float | str]]:
+    """Yields both directions of both VAEs, of 5 rows."""
+    if team.ranks > 3:
+        return
+    for variant, z_dim in (("wan2.1", 16), ("wan2.2", 48)):
+        config = VaeConfig(variant=variant, encoder_dim=8, decoder_dim=8, z_dim=z_dim)
+        vae = build_vae(config)
+        fill(vae)
+        generator = torch.Generator().manual_seed(5)
+        latent = torch.randn(1, z_dim, 2, 5, 3, generator=generator)
+        size = [config.spatial_stride * n for n in (5, 3)]
+        video = torch.randn(1, 3, 5, *size, generator=generator)
+        name = f"{variant} {team.ranks}"
+        yield f"decode {name}", rms(decode_rows(vae, latent, team), vae.decode(latent))
+        yield f"encode {name}", rms(encode_rows(vae, video, team), vae.encode(video))
+    if team.ranks == 3:
+        try:
+            decode_rows(vae, latent[:, :, :, :2], team)
+        except SettingsError as refused:
+            yield "rows", str(refused)
 
 
 def mesh_cases() -> Iterator[tuple[str, float | str]]:
@@ -227,3 +268,42 @@ class CountedStages:
             return block
 
         return stages_of
+
+
+def worker_cases(rank: int, folder: str) -> Iterator[tuple[str, float]]:
+    """Yields what two workers predict of a file, against the same model without them."""
+    port, file = Path(folder, "port"), Path(folder, "model.safetensors")
+    worker = Worker("cpu", rank, 2)
+    if rank == 0:
+        written = port.with_suffix(".part")
+        written.write_text(str(worker.open_meeting("127.0.0.1")))
+        written.rename(port)
+    while not port.exists():
+        time.sleep(0.01)
+    worker.meet("127.0.0.1", int(port.read_text()))
+    worker.load([str(file)], "float32", AS_STORED, "sdpa", {"blocks_to_swap": 1}, "")
+    model = load_dit(file, dtype=torch.float32, attention="sdpa")
+    inputs = uneven(model, batch=2)
+    layer = model.blocks[1].ffn[0]
+    found = lora(layer, rank=3, scale=0.5)
+    text, alpha = inputs.text[:1] * 2, torch.tensor([0.25, 0.0])
+    negative = {"text": text, "alpha": alpha, "settings": {"scale": 4.0}}
+
+    def predicted(options: Any) -> float:
+        away = NegativeText(model.embed_text(text), alpha, GuidanceSettings(scale=4.0))
+        runner = with_text(away, run_in_order) if options else run_in_order
+        alone = model.velocity(*inputs, runner)
+        splits = {(2, 1), (1, 2)}
+        given = dict(zip(inputs._fields, inputs, strict=True))
+        results = [worker.predict(0, given, *split, options)[0] for split in splits]
+        assert [result is None for result in results] == 2 * [rank > 0]
+        return max((rms(result, alone) for result in results if result is not None), default=0.0)
+
+    yield "worker", predicted({})
+    yield "worker, negative prompt", predicted({"negative": negative})
+    worker.set_loras(0, {"blocks.1.ffn.0": [(found.down, found.up, found.scale)]})
+    give(layer, [found])
+    yield "worker, lora", predicted({})
+    worker.release()
+    yield "worker, released", predicted({})
+    dist.destroy_process_group()

@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 from torch.multiprocessing import start_processes
 
+from tests.unit.dit.toy import make_dit
 from tests.unit.parallel.ranks import RANKS, Report, start
 from wan_model.errors import SettingsError
 from wan_model.parallel import check_ulysses, fitting_ranks
@@ -18,6 +20,8 @@ from wan_model.parallel.team import shares
 def reports(tmp_path_factory) -> list[Report]:
     """What each rank found."""
     folder = tmp_path_factory.mktemp("ranks")
+    model = make_dit("ti2v", num_heads=2, dim=256, freq_dim=256, text_len=512)
+    save_file(model.state_dict(), folder / "model.safetensors")
     # One process imports PyTorch, and the ranks are made of it.
     multiprocessing.get_context("forkserver").set_forkserver_preload([start.__module__])
     start_processes(start, (str(folder),), nprocs=RANKS, start_method="forkserver")
@@ -31,7 +35,7 @@ def test_every_split_is_exact(reports):
         for name, value in report.items()
         if isinstance(value, float)
     }
-    assert len(errors) == 2 * 10 + 3 * 3 + 4 * 3 + 4 * 8
+    assert len(errors) == 2 * 10 + 3 * 3 + 4 * 3 + 4 * 8 + 2 * 4 + (2 + 3) * 4
     wrong = {case: e for case, e in errors.items() if not e < (1e-3 if case[0] == "bf16" else 1e-5)}
     assert not wrong
 
@@ -41,6 +45,7 @@ def test_every_split_is_exact(reports):
     [
         ("heads", r"Got 3 for 4 heads, need one of 1, 2, 4\."),
         ("tokens", r"Got 4 for 3 tokens, need one of 1, 2, 3\."),
+        ("rows", r"Got 3 for 2 rows of the latent, need 2 at most\."),
         ("ranks", r"Got 3 x 1 for 4 of them, need a product of 4\."),
     ],
 )

@@ -1,0 +1,1 @@
+"""Models whose forward passes run in other processes, each with a GPU of its own."""

@@ -1,0 +1,121 @@
+"""Ray, which starts processes on this computer's GPUs or a cluster's and watches over them.
+
+It is an optional package, imported when it is first needed, and stays started until ComfyUI ends.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ....wan_model.errors import BackendError, SettingsError
+from ..host import runtime
+
+INSTALL = "pip install ray"
+LIBRARY = Path(__file__).parents[3] / "wan_model"
+"""What processes need of this pack."""
+
+STORE_BYTES = 1 << 30
+"""Of shared memory, which is taken when it is used: for LoRAs on their way."""
+
+PROCESSES_WITHOUT_GPU = 2
+"""On a computer that computes on its processor: more than one, to try things out."""
+
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
+"""While Ray starts: it reports nothing to its makers."""
+
+
+def import_ray() -> Any:
+    """Returns the package.
+
+    Raises:
+        BackendError: if it is not installed.
+    """
+    try:
+        return import_module("ray")
+    except ImportError as error:
+        raise BackendError(
+            f"Ray is missing. Got no usable package 'ray' ({error}), need it for several GPUs. "
+            f"Install it into ComfyUI's Python with '{INSTALL}', then start ComfyUI again."
+        ) from error
+
+
+def connected(address: str) -> Any:
+    """Returns Ray, connected to a cluster or started on this computer.
+
+    Args:
+        address: of a cluster, such as "10.0.0.1:6379"; "" for this computer alone.
+
+    Raises:
+        BackendError: if Ray is missing, or there is no cluster.
+        SettingsError: if this process is connected to another one.
+    """
+    ray = import_ray()
+    if ray.is_initialized():
+        known = ray.get_runtime_context().gcs_address
+        if address and address != known:
+            raise SettingsError(
+                f"Another Ray cluster is in use. Got {address}, need {known}, which this ComfyUI "
+                "is connected to. Use that one, or start ComfyUI again."
+            )
+        return ray
+    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    if address:
+        options |= {"address": address, "runtime_env": {"py_modules": [str(LIBRARY)]}}
+    else:
+        options |= {
+            "address": "local",
+            "num_cpus": 1,  # for each of them it would start a process that waits for work
+            "num_gpus": _gpus_here(),
+            "include_dashboard": False,
+            "object_store_memory": STORE_BYTES,
+        }
+    try:
+        with _environment(ENVIRONMENT):
+            ray.init(logging_level=logging.WARNING, **options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"at {address}" if address else "on this computer"
+        raise BackendError(
+            f"Ray does not start {where}. Got '{error}', need a running cluster or enough memory "
+            "and rights to start one. Check the address, or leave it empty."
+        ) from error
+    return ray
+
+
+def workers_of(ray: Any, wanted: int) -> int:
+    """Returns how many processes to start; 0 wants one for each GPU.
+
+    Raises:
+        SettingsError: if there are fewer GPUs.
+    """
+    if runtime.compute_device().type != "cuda":
+        return wanted or PROCESSES_WITHOUT_GPU
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if wanted > gpus or not gpus:
+        raise SettingsError(
+            f"There are fewer GPUs. Got {wanted or 'all'} of {gpus}, need 1 to {gpus}. Lower gpus, "
+            "or start ComfyUI or the cluster with more."
+        )
+    return wanted or gpus
+
+
+def _gpus_here() -> int:
+    return torch.cuda.device_count() if runtime.compute_device().type == "cuda" else 0
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets environment variables for a while."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})
