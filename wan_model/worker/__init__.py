@@ -1,5 +1,5 @@
 """A process that predicts for another one, alone or as one of several ranks."""
 
-from .worker import Worker
+from .rank import Worker
 
 __all__ = ["Worker"]

@@ -4,7 +4,6 @@ An actor is a process with `wan_model` in it and no ComfyUI. Several ranks wait 
 what fails in one ends all of them; the next run starts new ones.
 """
 
-import logging
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,12 +11,7 @@ from typing import Any
 from ....wan_model import errors
 from ....wan_model.errors import BackendError, WanError
 from ..host import runtime
-from .ray_session import LIBRARY
-
-log = logging.getLogger(__name__)
-
-POLL_SECONDS = 0.1
-"""How often the cancel button is looked at."""
+from .ray_session import LIBRARY, POLL_SECONDS
 
 LAST_WORDS_SECONDS = 2.0
 """How long after one rank's error others are listened to: the one that ended is at fault, and not
@@ -31,16 +25,13 @@ class ActorTeam:
     """The processes of one forward pass."""
 
     def __init__(self, ray: Any, ranks: int, *, on_gpu: bool, local: bool) -> None:
-        """Starts them and has them meet.
+        """Starts them; they have to meet before anything else.
 
         Args:
             ray: connected.
             ranks: how many.
             on_gpu: whether each has a GPU.
             local: whether all run on this computer.
-
-        Raises:
-            BackendError: if one does not start.
         """
         self._ray = ray
         actor = ray.remote(_actor_class()).options(
@@ -52,8 +43,16 @@ class ActorTeam:
         library = str(LIBRARY) if local else ""
         self._actors = [actor.remote(library, device, rank, ranks) for rank in range(ranks)]
         self._end = weakref.finalize(self, _kill, ray, self._actors)
+        self._local = local
+
+    def meet(self) -> None:
+        """Has all ranks know one another.
+
+        Raises:
+            BackendError: if one does not start.
+        """
         host = "127.0.0.1"
-        if not local:
+        if not self._local:
             (host,) = self._answers([self._actors[0].address.remote()])
         (port,) = self._answers([self._actors[0].call.remote("open_meeting", (host,))])
         self.all("meet", host, port)
@@ -168,8 +167,9 @@ def _actor_class() -> Callable[..., Any]:
                 )
                 assert spec is not None
                 assert spec.loader is not None
-                sys.modules["wan_model"] = importlib.util.module_from_spec(spec)
-                spec.loader.exec_module(sys.modules["wan_model"])
+                package = importlib.util.module_from_spec(spec)
+                sys.modules.update({"wan_model": package})
+                spec.loader.exec_module(package)
             worker = importlib.import_module("wan_model.worker").Worker
             self._worker = worker(device, rank, ranks)
 

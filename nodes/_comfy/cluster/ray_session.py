@@ -5,6 +5,7 @@ It is an optional package, imported when it is first needed, and stays started u
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -22,6 +23,12 @@ LIBRARY = Path(__file__).parents[3] / "wan_model"
 
 STORE_BYTES = 1 << 30
 """Of shared memory, which is taken when it is used: for LoRAs on their way."""
+
+POLL_SECONDS = 0.1
+"""How often the cancel button is looked at."""
+
+FREE_SECONDS = 30.0
+"""In which processes that were ended have given their GPUs back."""
 
 PROCESSES_WITHOUT_GPU = 2
 """On a computer that computes on its processor: more than one, to try things out."""
@@ -102,6 +109,23 @@ def workers_of(ray: Any, wanted: int) -> int:
             "or start ComfyUI or the cluster with more."
         )
     return wanted or gpus
+
+
+def wait_for_gpus(ray: Any, count: int) -> None:
+    """Waits until so many GPUs are free: those of a model that was just let go come back soon.
+
+    Raises:
+        BackendError: if they are not.
+    """
+    deadline = time.monotonic() + FREE_SECONDS
+    while (free := int(ray.available_resources().get("GPU", 0))) < count:
+        if time.monotonic() > deadline:
+            raise BackendError(
+                f"The GPUs are taken. Got {free} that Ray has free, need {count}. Use one 'Wan 2.2 "
+                "Distribute' for both experts, and end other programs on this Ray cluster."
+            )
+        runtime.raise_if_interrupted()
+        time.sleep(POLL_SECONDS)
 
 
 def _gpus_here() -> int:

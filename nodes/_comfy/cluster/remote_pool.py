@@ -1,6 +1,7 @@
 """What stands for the weights engine where weights are in other processes: starts and asks them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from ....wan_model.quant import Linear
 from ..host import runtime
 from ..model.low_rank import PREFIX, Lora, Patches, joined, path_of, same_patches, split
 from .actor_team import ActorTeam
-from .ray_session import connected
+from .ray_session import connected, wait_for_gpus
 
 MODES = ("auto", "ulysses", "cfg", "cfg+ulysses", "experts")
 
@@ -188,19 +189,23 @@ class RemotePool:
         self._sent = [{} for _ in source.files]
         ray = connected(self._address)
         on_gpu = runtime.compute_device().type == "cuda"
+        if on_gpu:
+            wait_for_gpus(ray, self._ranks)
         groups = [source.files]
         if self._mode == "experts":
             groups = [(file,) for file in source.files]
+        limits = asdict(source.limits)
+        kinds = (source.dtype, source.weights, source.attention, limits, source.folder)
         teams: list[ActorTeam] = []
-        self.nbytes = 0
-        for files in groups:
-            team = ActorTeam(
-                ray, self._ranks // len(groups), on_gpu=on_gpu, local=not self._address
-            )
-            teams.append(team)
-            limits = asdict(source.limits)
-            kinds = (source.dtype, source.weights, source.attention, limits, source.folder)
-            self.nbytes = max(self.nbytes, *team.all("load", list(files), *kinds))
+        with ExitStack() as started:  # ends all of them if one fails, or on cancel
+            for files in groups:
+                ranks = self._ranks // len(groups)
+                team = ActorTeam(ray, ranks, on_gpu=on_gpu, local=not self._address)
+                started.callback(team.close)
+                team.meet()
+                self.nbytes = max(team.all("load", list(files), *kinds))
+                teams.append(team)
+            started.pop_all()
         self._teams = teams
         self._show(self.describe(on_gpu))
 
