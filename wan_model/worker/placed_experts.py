@@ -41,7 +41,11 @@ Size = tuple[int, int, int]
 
 
 class PlacedExperts:
-    """Experts whose weights an engine brings to one device, planned for a video's size."""
+    """Experts whose weights an engine brings to one device, planned for a video's size.
+
+    Attributes:
+        stages: of their blocks.
+    """
 
     def __init__(self, hosts: Sequence[HostModel], device: torch.device, limits: Limits) -> None:
         """Takes nothing of the device yet.
@@ -59,6 +63,7 @@ class PlacedExperts:
         self._queues = open_device(device)
         self._slack = AllocatorSlack(device)
         self._rates: tuple[float, float, DeviceRates] | None = None
+        self.stages = FastestStages(self.dit(0).precision)
         self._engine: OffloadEngine | None = None
         self._planned: tuple[Size, int] | None = None
 
@@ -135,7 +140,7 @@ class PlacedExperts:
             self._rates = self._measured()
         copy_rate, read_rate, device_rates = self._rates
         dit, (frames, height, width) = self.dit(0), size
-        stages = FastestStages(dit.precision).kind(self._device)
+        stages = self.stages.kind(self._device)
         nbytes = dit.activation_bytes(1, frames, height, width, stages)
         tokens = frames * (height // 2) * (width // 2)
         if ranks > 1:

@@ -18,7 +18,7 @@ from ..attention import Guarded, guarded, resolve, try_again
 from ..dit import BlockFn, BlockInputs, BlockRunner, run_in_order
 from ..dit.compiled_stages import CompiledStages
 from ..dit.expanded_blocks import with_expanded
-from ..dit.stage_choice import FastestStages, with_stages
+from ..dit.stage_choice import with_stages
 from ..dit.text_guidance import GuidanceSettings, NegativeText, fastest_guide
 from ..loading import converted_file, load_dit, open_checkpoint, unchanged_regions
 from ..offload import Extra, HostModel, Limits
@@ -50,7 +50,6 @@ class Worker:
         self._meshes: dict[Degrees, Mesh] = {}
         self._compiled: dict[str, CompiledStages] = {}
         self._experts: PlacedExperts | None = None
-        self._stages: FastestStages | None = None
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
 
@@ -105,7 +104,6 @@ class Worker:
                 attention=guarded(resolve(attention, dtype=compute_dtype)),
             )
             hosts.append(HostModel(dit, dit.blocks, unchanged_regions(dit, checkpoint)))
-            self._stages = FastestStages(dit.precision)
         self._experts = PlacedExperts(hosts, self._device, Limits(**limits))
         return self._experts.nbytes
 
@@ -194,10 +192,9 @@ class Worker:
     def _staged(
         self, runner: BlockRunner, options: Mapping[str, Any], said: list[str]
     ) -> BlockRunner:
-        assert self._stages is not None
         mode = options.get("compiled")
         if mode is None:
-            return with_stages(runner, self._stages)
+            return with_stages(runner, self._loaded().stages)
         if mode not in self._compiled:
             self._compiled[mode] = CompiledStages(mode, report=said.append)
         return self._compiled[mode].around(runner)
