@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import ConsoleMessage, Page, Request
 
 from tests.comfy.server import ComfyServer
@@ -141,6 +142,11 @@ class Editor:
     def screenshot(self, results: Path, name: str) -> None:
         """Saves a screenshot of the page for people to look at."""
         self.page.screenshot(path=results / f"{self.mode.name}-{name}.png")
+
+    def accessibility_faults(self, selector: str) -> list[str]:
+        """Returns what axe-core finds wrong with the elements, rule and element by rule."""
+        found = Axe().run(self.page, context={"include": [selector]}).response["violations"]
+        return [f"{rule['id']}: {at['html']}" for rule in found for at in rule["nodes"]]
 
     def take_errors(self) -> list[str]:
         """Returns the errors since the last call."""

@@ -55,6 +55,8 @@ def test_a_run_moves_counts_and_reports(editor: Editor, results: Path):
     assert "GiB RAM" in report
     assert "\n" in report
     assert "step " not in editor.panel(sampler).note
+    for panel in ("schedule", "plan", "report"):
+        assert editor.accessibility_faults(f".wanduet-{panel}") == []
 
 
 def test_panels_follow_the_graph_and_leave_no_trace_in_it(editor: Editor, results: Path):
@@ -70,6 +72,7 @@ def test_panels_follow_the_graph_and_leave_no_trace_in_it(editor: Editor, result
     editor.page.locator(".wanduet-problems").first.wait_for()
     editor.settle()
     editor.screenshot(results, "plan-and-problem")
+    assert editor.accessibility_faults(".wanduet-problems") == []
     shown = editor.serialize()
     editor.set_widgets(sampler, {"start_at_step": 0})
     editor.page.locator(".wanduet-problems").first.wait_for(state="detached")
@@ -135,6 +138,7 @@ def test_two_videos_are_compared(editor: Editor, results: Path):
     editor.page.wait_for_function("() => wanduetTest.comparePixels()[0][0] > 200")
     editor.settle()
     editor.screenshot(results, "compare")
+    assert editor.accessibility_faults(".wanduet-compare") == []
     left, right = editor.call("comparePixels")
     assert left[0] > 200 > 60 > left[1]
     assert right[1] > 200 > 60 > right[0]
