@@ -17,6 +17,7 @@ from torch import Tensor
 from ....wan_model.errors import NotFiniteError
 from ....wan_model.sampling import is_high_noise
 from ..model.patcher import WanPatcher, shares_memory
+from .hook_keyframes import continue_keyframes
 from .run_watch import RunWatch
 from .samplers import TRUNCATE
 
@@ -196,6 +197,7 @@ class MoEGuider(comfy.samplers.CFGGuider):
             run.active = expert
         if not run.second_is_ready:
             _make_ready(second, run)
+            continue_keyframes(second.conds, run.sigmas, timestep)
             run.second_is_ready = True
         options = _with_additions(second.model_options, options, self.first.patcher.model_options)
         there = second.model_patcher.load_device
