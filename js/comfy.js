@@ -77,6 +77,31 @@ export const redraw = () => app.canvas.setDirty(true, true);
 export const openWorkflow = () => app.extensionManager?.workflow?.activeWorkflow;
 
 /**
+ * Adds a button below the node's widgets, which is no part of saved workflows and prompts.
+ * @param {Node} node
+ * @param {string} label
+ * @param {() => void} action
+ */
+export function addButton(node, label, action) {
+  const widget = node.addWidget("button", label, null, action, { serialize: false });
+  widget.serialize = false;
+}
+
+/**
+ * Puts a value into a widget, as if a person had.
+ * @param {Node} node
+ * @param {string} name
+ * @param {string} value
+ */
+export function writeWidget(node, name, value) {
+  const widget = node.widgets?.find((/** @type {any} */ one) => one.name === name);
+  if (!widget) return;
+  widget.value = value;
+  widget.callback?.(value);
+  app.canvas.setDirty(true, true);
+}
+
+/**
  * Calls `action` after anything a person did while nodes of this pack are in the graph, and after
  * changes that the editor reports.
  * @param {() => void} action

@@ -1,8 +1,9 @@
 /** Entry point: says which node gets what. Help pages of the nodes lie in docs/. */
 
 import {
-  addPanel, after, copyText, extendNode, extendOurNodes, getFile, getJson, moveInput, onMessage,
-  openWorkflow, passToCanvas, postJson, sayHello, showError, showInstead, watch, whenEdited,
+  addButton, addPanel, after, copyText, extendNode, extendOurNodes, getFile, getJson, moveInput,
+  onMessage, openWorkflow, passToCanvas, postJson, sayHello, showError, showInstead, watch, whenEdited,
+  writeWidget,
 } from "./comfy.js";
 import { findModelFile, findNode, isConnected, readPrompt, readWidgets } from "./read_graph.js";
 import { Frames } from "./compare/frames.js";
@@ -148,6 +149,22 @@ extendNode("WanDuet.Compare", "WanDuetCompare", (node) => {
   addStyleSheet();
   node.setSize([Math.max(node.size[0], 420), node.size[1]]);
   after(node, "onRemoved", () => players.get(node)?.close());
+});
+
+/** What language models wrote. @type {WeakMap<any, string>} */
+const written = new WeakMap();
+
+extendNode("WanDuet.ExtendPrompt", "WanDuetPromptExtend", (node) => {
+  addButton(node, "Edit the result", () => {
+    const prompt = written.get(node);
+    if (prompt) writeWidget(node, "edited", prompt);
+  });
+});
+
+onMessage("executed", ({ node: id, display_node: shownAs, output }) => {
+  const prompt = output?.wanduet_prompt?.[0];
+  const node = prompt && ofClass("WanDuetPromptExtend", shownAs ?? id);
+  if (node) written.set(node, prompt);
 });
 
 onMessage("executed", ({ node: id, display_node: shownAs, output }) => {

@@ -204,7 +204,7 @@ def _jpeg(image: Tensor) -> bytes:
 
 def _shown(node_id: str | None, prompt: str, told: str, heading: str) -> io.NodeOutput:
     runtime.show(node_id, f"{heading}\n{prompt}".strip())
-    return io.NodeOutput(prompt, told)
+    return io.NodeOutput(prompt, told, ui={"wanduet_prompt": [prompt]})
 
 
 NODES: list[type[io.ComfyNode]] = [WanDuetPromptExtend]

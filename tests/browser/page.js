@@ -48,6 +48,14 @@ window.wanduetTest = {
     this.node(from).connect(output, this.node(to), input);
   },
 
+  press(id, label) {
+    this.node(id).widgets.find((widget) => widget.label === label || widget.name === label).callback();
+  },
+
+  widgetValue(id, name) {
+    return this.node(id).widgets.find((widget) => widget.name === name).value;
+  },
+
   moveIntoSubgraph(ids, type) {
     const { subgraph } = app.graph.convertToSubgraph(new Set(ids.map((id) => this.node(id))));
     app.canvas.setGraph(subgraph);

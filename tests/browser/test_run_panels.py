@@ -36,6 +36,9 @@ def add_run(editor: Editor, steps: int) -> str:
 
 def test_a_run_moves_counts_and_reports(editor: Editor, results: Path):
     sampler = add_run(editor, 20)
+    extend = editor.call("add", "WanDuetPromptExtend", 1300, 60)
+    editor.set_widgets(extend, {"prompt": "a boat", "endpoint": ""})
+    editor.call("connectSlot", extend, 0, editor.call("add", "PreviewAny", 1300, 800), 0)
     editor.page.wait_for_selector(".wanduet-plan:has-text('Predicted time')")
     editor.call("recordPanels", sampler)
     answer = editor.run()
@@ -57,6 +60,9 @@ def test_a_run_moves_counts_and_reports(editor: Editor, results: Path):
     assert "step " not in editor.panel(sampler).note
     for panel in ("schedule", "plan", "report"):
         assert editor.accessibility_faults(f".wanduet-{panel}") == []
+
+    editor.call("press", extend, "Edit the result")
+    assert editor.call("widgetValue", extend, "edited") == "a boat"
 
 
 def test_panels_follow_the_graph_and_leave_no_trace_in_it(editor: Editor, results: Path):
