@@ -11,7 +11,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+import av
+from PIL import Image, ImageDraw
 
 from .contact_sheet import frame_grid
 from .lake import paint_lake
@@ -41,6 +42,11 @@ LAKES = {
     "Wan 2.2 Text to Video 14B": (0.86, 0.95),
     "Wan 2.2 Image to Video 14B": (0.0, 0.09),
     "Wan 2.2 First and Last Frame to Video 14B": (0.0, 1.0),
+    "Wan 2.2 Video to Video 14B": (0.0, 0.12),
+    "Wan 2.2 Inpaint Video 14B": (0.3, 0.42),
+    "Wan 2.2 Timed Prompts 14B": (0.2, 0.9),
+    "Wan 2.2 Regional Prompts 14B": (0.55, 0.64),
+    "Wan 2.2 LoRA Strength per Step 14B": (0.7, 0.8),
     "Wan 2.2 Text to Video 5B": (0.4, 0.49),
     "Wan 2.2 Image to Video 5B": (0.0, 0.09),
 }
@@ -57,6 +63,31 @@ def draw_inputs(folder: Path) -> None:
     )
     for name, time in (("morning", 0.0), ("dusk", 1.0)):
         paint_lake(time, 1280, 720).save(folder / f"wan22-lake-{name}.jpg", quality=85)
+    draw_masks(folder)
+    draw_video(folder / "wan22-lake.mp4")
+
+
+def draw_masks(folder: Path) -> None:
+    """Writes images whose transparent parts are masks: around the boat, and the left half."""
+    for name, box in (("lake-boat", (480, 400, 860, 620)), ("left-half", (-640, -720, 640, 1440))):
+        alpha = Image.new("L", (1280, 720), 255)
+        draw = ImageDraw.Draw(alpha)
+        shape = draw.ellipse if name == "lake-boat" else draw.rectangle
+        shape(box, fill=0)
+        mask = paint_lake(0.0, 1280, 720).convert("RGB").resize((640, 360))
+        mask.putalpha(alpha.resize((640, 360)))
+        mask.save(folder / f"wan22-{name}.png", optimize=True)
+
+
+def draw_video(path: Path) -> None:
+    """Writes five seconds of the lake."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=16, options={"crf": "26"})
+        stream.width, stream.height, stream.pix_fmt = 832, 480, "yuv420p"
+        for index in range(81):
+            image = paint_lake(0.3 * index / 80, 832, 480)
+            file.mux(stream.encode(av.VideoFrame.from_image(image)))
+        file.mux(stream.encode())
 
 
 def save_animation(frames: Sequence[Image.Image], path: Path, milliseconds: int) -> None:

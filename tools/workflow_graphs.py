@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from workflow_specs import Node, Port, Workflow
+from workflow_specs import LOADS, Node, Port, Workflow
 
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 Schema = dict[str, Any]
 Schemas = dict[str, Schema]
 
-OUTSIDE = ("LoadImage", "SaveVideo")
+OUTSIDE = (*LOADS, "SaveVideo")
 """Nodes that stay outside of the subgraph: a person uses them by hand."""
 
 GRAPH_INPUT, GRAPH_OUTPUT = -10, -20
@@ -121,7 +121,7 @@ def graph_node(
         values.append(node.inputs.get(name, options.get("default")))
         if options.get("control_after_generate"):
             values.append("randomize")
-        if options.get("image_upload"):
+        if options.get("image_upload") or options.get("video_upload"):
             values.append("image")
     pack = "wan-duet" if node.kind.startswith("WanDuet") else "comfy-core"
     properties: dict[str, Any] = {
@@ -264,7 +264,7 @@ def host_node(
         source = layout.outside.get(port.name)
         kind = port_kind(port, workflow, schemas)
         target = (layout.host, slot)
-        link = None if source is None else builder.link((source, 0), target, kind)
+        link = None if source is None else builder.link((source, port.output), target, kind)
         more = {"widget": {"name": port.name}} if port.is_widget else {"shape": 7}
         inputs.append({"name": port.name, "type": kind, "link": link, **more})
     sampler = str(layout.inside["sampler"])

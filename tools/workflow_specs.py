@@ -5,6 +5,9 @@ from typing import Any
 
 Position = tuple[int, int]
 
+LOADS = ("LoadImage", "LoadVideo")
+"""Nodes that give a subgraph what a person chooses; they stand left of it."""
+
 WAN22 = "https://huggingface.co/Comfy-Org/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files"
 WAN21 = "https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
 
@@ -53,6 +56,8 @@ class Port:
     node: str
     input: str
     is_widget: bool = True
+    output: int = 0
+    """Of the node outside that has the port's name."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Workflow:
     @property
     def host_position(self) -> Position:
         """Of the subgraph: right of the images, if any."""
-        return (450, 0) if any(node.kind == "LoadImage" for node in self.nodes.values()) else (0, 0)
+        return (450, 0) if any(node.kind in LOADS for node in self.nodes.values()) else (0, 0)
 
     @property
     def note(self) -> str:

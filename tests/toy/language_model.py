@@ -50,6 +50,14 @@ def drips(handler: BaseHTTPRequestHandler) -> None:
         time.sleep(0.05)
 
 
+def floods(handler: BaseHTTPRequestHandler) -> None:
+    """Answers without an end, as fast as it is read."""
+    handler.send_response(200)
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b" " * (64 << 10))
+
+
 @contextmanager
 def language_model(**answers: Answer) -> Iterator[LanguageModel]:
     """Serves until the end of the block."""

@@ -58,6 +58,8 @@ SUBSTITUTES = {
     "umt5_xxl_fp16.safetensors": "toy_umt5.safetensors",
     "wan_2.1_vae.safetensors": "toy_wan_2.1_vae.safetensors",
     "wan2.2_vae.safetensors": "toy_wan2.2_vae.safetensors",
+    "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors": "toy_lora.safetensors",
+    "wan2.2_t2v_lightx2v_4steps_lora_v1.1_low_noise.safetensors": "toy_lora.safetensors",
 }
 """Toy file for each file of the Comfy-Org repackaged collection that the workflows name."""
 

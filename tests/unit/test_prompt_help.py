@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.toy.language_model import LanguageModel, drips, language_model, says, sends
+from tests.toy.language_model import LanguageModel, drips, floods, language_model, says, sends
 from wan_model.errors import EndpointError
 from wan_model.prompt_help.chat import MAX_BODY, MAX_TEXT, Question, ask, cleaned
 from wan_model.prompt_help.endpoint import HTTPS, checked_endpoint
@@ -95,6 +95,7 @@ def service() -> Iterator[LanguageModel]:
         missing=sends(b'{"error": {"message": "no such model <b>"}}', 404),
         moved=sends(b"", 302, Location="http://127.0.0.1:1/"),
         drips=drips,
+        floods=floods,
         silent=lambda _: time.sleep(3),
     ) as model:
         yield model
@@ -128,6 +129,7 @@ def test_good_answers(service: LanguageModel):
         ("list", "no prompt"),
         ("long", "too long"),
         ("huge", "more than 256 KiB"),
+        ("floods", "more than 256 KiB"),
         ("missing", "HTTP 404 no such model b,"),
         ("moved", "HTTP 302"),
     ],

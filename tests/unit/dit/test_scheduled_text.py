@@ -58,6 +58,8 @@ def test_each_token_attends_to_its_frame_s_prompts(monkeypatch, run_tokens: int)
     got = velocity(dit, inputs, guided)
     torch.testing.assert_close(got, velocity(dit, inputs, expected), atol=1e-5, rtol=1e-5)
     assert (got - velocity(dit, inputs, scheduled)).norm() > 1e-3 * got.norm()
+    unscheduled = velocity(dit, inputs, replace(guided, attend_to_prompt=attend_to_text))
+    assert (got - unscheduled).norm() > 1e-3 * got.norm()
 
 
 @torch.no_grad()
