@@ -153,6 +153,7 @@ extendNode("WanDuet.Compare", "WanDuetCompare", (node) => {
 
 /** What language models wrote. @type {WeakMap<any, string>} */
 const written = new WeakMap();
+const prompts = new PassingPanels("wanduet_prompt");
 
 extendNode("WanDuet.ExtendPrompt", "WanDuetPromptExtend", (node) => {
   addButton(node, "Edit the result", () => {
@@ -162,9 +163,13 @@ extendNode("WanDuet.ExtendPrompt", "WanDuetPromptExtend", (node) => {
 });
 
 onMessage("executed", ({ node: id, display_node: shownAs, output }) => {
-  const prompt = output?.wanduet_prompt?.[0];
+  const { prompt, heading } = output?.wanduet_prompt?.[0] ?? {};
   const node = prompt && ofClass("WanDuetPromptExtend", shownAs ?? id);
-  if (node) written.set(node, prompt);
+  if (!node) return;
+  written.set(node, prompt);
+  const element = div("wanduet-plan wanduet-prompt");
+  element.textContent = heading ? `${heading}\n${prompt}` : prompt;
+  prompts.show(node, element, heightOfText(element.textContent, node.size[0]));
 });
 
 onMessage("executed", ({ node: id, display_node: shownAs, output }) => {

@@ -203,8 +203,11 @@ def _jpeg(image: Tensor) -> bytes:
 
 
 def _shown(node_id: str | None, prompt: str, told: str, heading: str) -> io.NodeOutput:
-    runtime.show(node_id, f"{heading}\n{prompt}".strip())
-    return io.NodeOutput(prompt, told, ui={"wanduet_prompt": [prompt]})
+    if runtime.showing_client() is None:  # the editor's extension shows the output
+        runtime.show(node_id, f"{heading}\n{prompt}".strip())
+    return io.NodeOutput(
+        prompt, told, ui={"wanduet_prompt": [{"prompt": prompt, "heading": heading}]}
+    )
 
 
 NODES: list[type[io.ComfyNode]] = [WanDuetPromptExtend]

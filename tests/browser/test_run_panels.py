@@ -37,7 +37,8 @@ def add_run(editor: Editor, steps: int) -> str:
 def test_a_run_moves_counts_and_reports(editor: Editor, results: Path):
     sampler = add_run(editor, 20)
     extend = editor.call("add", "WanDuetPromptExtend", 1300, 60)
-    editor.set_widgets(extend, {"prompt": "a boat", "endpoint": ""})
+    idea = f"a boat in {editor.mode.name}"  # not what the server has a result of
+    editor.set_widgets(extend, {"prompt": idea, "endpoint": ""})
     editor.call("connectSlot", extend, 0, editor.call("add", "PreviewAny", 1300, 800), 0)
     editor.page.wait_for_selector(".wanduet-plan:has-text('Predicted time')")
     editor.call("recordPanels", sampler)
@@ -62,7 +63,8 @@ def test_a_run_moves_counts_and_reports(editor: Editor, results: Path):
         assert editor.accessibility_faults(f".wanduet-{panel}") == []
 
     editor.call("press", extend, "Edit the result")
-    assert editor.call("widgetValue", extend, "edited") == "a boat"
+    assert editor.call("widgetValue", extend, "edited") == idea
+    assert idea in editor.page.inner_text(".wanduet-prompt")
 
 
 def test_panels_follow_the_graph_and_leave_no_trace_in_it(editor: Editor, results: Path):

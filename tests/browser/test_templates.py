@@ -48,7 +48,7 @@ def widget_values(workflow: dict[str, Any]) -> dict[str, Any]:
     """Returns the saved widget values by node id; those of a subgraph's node are also inside."""
     subgraphs = {subgraph["id"] for subgraph in workflow["definitions"]["subgraphs"]}
     return {
-        str(node["id"]): node.get("widgets_values")
+        str(node["id"]): node.get("widgets_values") or []  # nodes without any have no list
         for node in nodes(workflow)
         if node["type"] not in subgraphs
     }
@@ -84,7 +84,11 @@ def test_loads_survives_a_reload_and_exports_the_api_workflow(
 
 
 def content(prompt: dict[str, Any]) -> dict[str, Any]:
-    return {key: (node["class_type"], node["inputs"]) for key, node in prompt.items()}
+    # Of a video, an older frontend counts its player as an input.
+    return {
+        key: (node["class_type"], {k: v for k, v in node["inputs"].items() if k != "video-preview"})
+        for key, node in prompt.items()
+    }
 
 
 @pytest.mark.parametrize("template", TO_RUN, ids=lambda path: path.stem, indirect=True)
