@@ -184,12 +184,6 @@ class Server(ComfyServer):
     """ComfyUI on the device that computes."""
 
     @property
-    def pid(self) -> int:
-        """Of the server's process."""
-        assert self._process is not None
-        return self._process.pid
-
-    @property
     def version(self) -> str:
         """Of ComfyUI."""
         return self.get("/system_stats")["system"]["comfyui_version"]

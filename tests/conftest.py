@@ -26,6 +26,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 HELPER_NODES = (
+    "fault_nodes.py",
     "helper_nodes.py",
     "instrument_nodes.py",
     "memory_nodes.py",

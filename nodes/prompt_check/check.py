@@ -8,24 +8,37 @@ from .known_files import Describe, describe_file
 from .number_rules import number_problems
 from .pair_rules import loader_problems, pair_problems
 from .problem import Problem
+from .type_rules import Kinds, type_problems
 from .video_rules import decode_problems, image_problems, size_problems
 
+OURS = "WanDuet"
 SAMPLER, GUIDER, SIGMAS = "WanDuetMoESampler", "WanDuetMoEGuider", "WanDuetSigmas"
 
 
 def find_problems(
-    nodes: dict[str, object], among: set[str] | None = None, describe: Describe = describe_file
+    nodes: dict[str, object],
+    kinds: Kinds,
+    among: set[str] | None = None,
+    describe: Describe = describe_file,
 ) -> list[Problem]:
     """Returns the mistakes of a workflow, at most one for each input.
 
+    Values of other types are the only ones, since all else looks at what the values say.
+
     Args:
         nodes: API format.
+        kinds: what classes take and give.
         among: nodes that will run; None for all.
         describe: what reads the headers of files.
     """
     graph = Graph(nodes)
     found: dict[tuple[str, str], Problem] = {}
-    for problem in _all_problems(graph, cache(describe)):
+    mistyped = [
+        problem
+        for problem in type_problems(graph, cache(kinds), OURS)
+        if among is None or problem.node_id in among
+    ]
+    for problem in mistyped or _all_problems(graph, cache(describe)):
         if among is None or problem.node_id in among:
             found.setdefault((problem.node_id, problem.input), problem)
     return list(found.values())

@@ -37,8 +37,8 @@ class Graph:
         return self.nodes.get(node_id, {}).get("inputs") or {}
 
     def given(self, node_id: str, name: str) -> bool:
-        """Whether an input has anything; API clients write null for nothing."""
-        return self.inputs(node_id).get(name) is not None
+        """Whether an input has a link; API clients write null for nothing, and may err."""
+        return isinstance(self.inputs(node_id).get(name), list)
 
     def of_kind(self, kind: str) -> list[str]:
         """Returns the ids of all nodes of a class."""
@@ -47,8 +47,8 @@ class Graph:
     def link(self, node_id: str, name: str) -> Output | None:
         """Returns what is connected at an input."""
         value = self.inputs(node_id).get(name)
-        if isinstance(value, list) and len(value) == 2 and str(value[0]) in self.nodes:
-            return Output(str(value[0]), int(value[1]))
+        if isinstance(value, list) and len(value) == 2 and isinstance(value[1], int):
+            return Output(str(value[0]), int(value[1])) if str(value[0]) in self.nodes else None
         return None
 
     def value(self, node_id: str, name: str, default: Any = None) -> Any:

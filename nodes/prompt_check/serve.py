@@ -10,6 +10,7 @@ from .._comfy.host import prompt_gate, runtime
 from ..run_plan import plan_lines
 from .check import SAMPLER, find_problems
 from .graph import Graph
+from .type_rules import NodeKind
 
 
 def register_checks() -> None:
@@ -22,7 +23,12 @@ def register_checks() -> None:
 
 def _check(prompt: dict[str, Any], outputs: set[str]) -> prompt_gate.Problems:
     among = Graph(prompt).upstream(list(outputs), prompt_gate.lazy_inputs)
-    return [asdict(problem) for problem in find_problems(prompt, among)]
+    return [asdict(problem) for problem in find_problems(prompt, _kind, among)]
+
+
+def _kind(name: str) -> NodeKind | None:
+    found = prompt_gate.inputs_and_outputs(name)
+    return None if found is None else NodeKind(*found)
 
 
 async def _answer(request: web.Request) -> web.Response:
@@ -39,5 +45,5 @@ async def _answer(request: web.Request) -> web.Response:
 
 def _found(prompt: dict[str, Any]) -> dict[str, Any]:
     plans = {node_id: plan_lines(prompt, node_id) for node_id in Graph(prompt).of_kind(SAMPLER)}
-    problems = [asdict(problem) for problem in find_problems(prompt)]
+    problems = [asdict(problem) for problem in find_problems(prompt, _kind)]
     return {"problems": problems, "plans": plans}

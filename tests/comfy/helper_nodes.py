@@ -214,12 +214,33 @@ class ClipSize(io.ComfyNode):
         return io.NodeOutput(clip)
 
 
+class ReplacePart(io.ComfyNode):
+    """A CLIP of which an object patch takes the last norm away."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestReplacePart",
+            category="WanDuet tests",
+            inputs=[io.Clip.Input("clip")],
+            outputs=[io.Clip.Output()],
+        )
+
+    @classmethod
+    def execute(cls, clip: Any) -> io.NodeOutput:
+        changed = clip.clone()
+        names = [name for name, _ in clip.patcher.model.named_modules()]
+        (norm,) = [name for name in names if name.endswith("final_layer_norm")]
+        changed.patcher.add_object_patch(norm, torch.nn.Identity())
+        return io.NodeOutput(changed)
+
+
 class TestExtension(ComfyExtension):
     """The nodes of this file."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         nodes = [RandomConditioning, GiveChoice, SaveTensors, RandomImage, RecordModelInputs]
-        return [*nodes, ForeignObjects, ClipSize, Switch]
+        return [*nodes, ForeignObjects, ClipSize, Switch, ReplacePart]
 
 
 async def comfy_entrypoint() -> TestExtension:

@@ -10,6 +10,7 @@ from typing import Any
 import comfy.model_management
 import folder_paths
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_api.latest import ComfyExtension, io
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ class RecordCalls(io.ComfyNode):
     """A MODEL that writes a line per call of the network: label, timesteps, conditionings.
 
     Another file, NAME_uses, gets its label whenever it has been loaded and a run begins with it;
-    NAME_ends when that is cleaned up.
+    NAME_ends when that is cleaned up, and "LABEL's other" when a model is that it brings along.
     """
 
     @classmethod
@@ -75,6 +76,13 @@ class RecordCalls(io.ComfyNode):
             recorded.add_callback_with_key(
                 when, "test", lambda *_, what=what: write_line(f"{name}_{what}", label)
             )
+        other = ModelPatcher(nn.Linear(1, 1), model.offload_device, model.offload_device)
+        other.add_callback_with_key(
+            CallbacksMP.ON_CLEANUP,
+            "test",
+            lambda *_: write_line(f"{name}_ends", f"{label}'s other"),
+        )
+        recorded.set_additional_models("test", [other])
         return io.NodeOutput(recorded)
 
 

@@ -66,6 +66,12 @@ class ComfyServer(ComfyClient):
             (base / name).mkdir(exist_ok=True)
 
     @property
+    def pid(self) -> int:
+        """Of the server's process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def output(self) -> Path:
         """Folder that the server saves into."""
         return self.base / "output"

@@ -1,8 +1,6 @@
 """ComfyUI's memory manager and our weights engine: room is made, taken again, and never lost."""
 
 import json
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pytest
@@ -11,14 +9,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .graphs import T2V, Prompt, experts, memory, model, moe_sampler, node, random_text, save
-from .server import ComfyServer, on_gpu
+from .server import ComfyServer
 from .stock import LORA, difference, empty_latent, ksampler, latent
 
 pytestmark = pytest.mark.comfy
 
 LINKS = {"positive": ("positive", 0), "negative": ("negative", 0), "latent_image": ("latent", 0)}
 INPUTS: Prompt = {**random_text(64, 20), **empty_latent()}
-MIB = 1 << 20
 
 
 def pair(seed: int, **limits: Any) -> Prompt:
@@ -237,25 +234,3 @@ def test_two_workflows_alternate(comfy_server: ComfyServer):
         for kind in (pair, single):
             got = run(comfy_server, prompts[kind, seed], f"alternating_{seed}")
             assert torch.equal(got, expected[kind, seed])
-
-
-def test_fifty_prompts_in_a_row(comfy_server: ComfyServer):
-    comfy_server.free()
-    rss = []
-    for seed in range(50):
-        run(comfy_server, pair(1000 + seed, blocks_to_swap=1 + seed % 2), "row")
-        if seed % 10 == 9:
-            run(comfy_server, single(1000 + seed, blocks_to_swap=2), "row")
-        rss.append(private_bytes(comfy_server))
-    comfy_server.free()
-    assert watched(comfy_server, "row_held")["threads"] == []
-    # A GPU's driver takes and gives back dozens of MiB all the time.
-    assert median(rss[40:]) - median(rss[15:25]) < (64 if on_gpu() else 8) * MIB
-
-
-def private_bytes(server: ComfyServer) -> int:
-    """Returns the server's memory that is not of files."""
-    assert server._process is not None
-    status = Path(f"/proc/{server._process.pid}/status").read_text()
-    (line,) = [line for line in status.splitlines() if line.startswith("RssAnon:")]
-    return int(line.split()[1]) * 1024

@@ -211,6 +211,7 @@ CHANGES: dict[str, tuple[int, Prompt]] = {
         0,
         {"changed": node("CLIPSetLastLayer", clip=("clip", 0), stop_at_clip_layer=-2)},
     ),
+    "part": (0, {"changed": node("WanDuetTestReplacePart", clip=("clip", 0))}),
 }
 """Nodes that change an encoder, and which output of "changed" is the CLIP."""
 

@@ -63,10 +63,11 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def _settle(partial: Path, target: Path | None) -> None:
-    if target is None:
+    try:
+        if target is not None:
+            partial.replace(target)
+    finally:  # also what could not be moved: it may be as large as a model
         partial.unlink(missing_ok=True)
-    else:
-        partial.replace(target)
 
 
 def _locked(partial: Path) -> BufferedRandom:

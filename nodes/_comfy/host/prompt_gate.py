@@ -86,7 +86,7 @@ def _checked(
 
 def _outputs(prompt: dict[str, Any], targets: Any) -> list[str]:
     """Returns the nodes for which the prompt is run."""
-    classes = nodes.NODE_CLASS_MAPPINGS  # pyright: ignore[reportAttributeAccessIssue]
+    classes = _classes()
     found = [
         node_id
         for node_id, node in prompt.items()
@@ -97,16 +97,30 @@ def _outputs(prompt: dict[str, Any], targets: Any) -> list[str]:
 
 def lazy_inputs(kind: str) -> set[str]:
     """Returns the inputs of a class that it may leave without running what is connected."""
-    node = nodes.NODE_CLASS_MAPPINGS.get(kind)  # pyright: ignore[reportAttributeAccessIssue]
-    if node is None:
-        return set()
-    groups = node.INPUT_TYPES()
     return {
         name
-        for group in ("required", "optional")
-        for name, given in groups.get(group, {}).items()
+        for name, given in _inputs(kind).items()
         if len(given) > 1 and isinstance(given[1], dict) and given[1].get("lazy")
     }
+
+
+def inputs_and_outputs(kind: str) -> tuple[dict[str, Any], int] | None:
+    """Returns a class's input types by name, and its number of outputs; None if there is none."""
+    node = _classes().get(kind)
+    if node is None:
+        return None
+    return {name: given[0] for name, given in _inputs(kind).items()}, len(node.RETURN_TYPES)
+
+
+def _inputs(kind: str) -> dict[str, Any]:
+    """Returns how a class describes its inputs, by name."""
+    node = _classes().get(kind)
+    groups = {} if node is None else node.INPUT_TYPES()
+    return {**groups.get("required", {}), **groups.get("optional", {})}
+
+
+def _classes() -> dict[str, Any]:
+    return nodes.NODE_CLASS_MAPPINGS  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _refusal(prompt: dict[str, Any], problems: Problems) -> dict[str, Any]:
