@@ -63,11 +63,14 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def _settle(partial: Path, target: Path | None) -> None:
-    try:
-        if target is not None:
-            partial.replace(target)
-    finally:  # also what could not be moved: it may be as large as a model
+    if target is None:
         partial.unlink(missing_ok=True)
+        return
+    try:
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # it may be as large as a model
+        raise
 
 
 def _locked(partial: Path) -> BufferedRandom:

@@ -206,6 +206,14 @@ def test_what_a_killed_writer_left_is_taken_over(source: Path, cache: Path) -> N
     assert list(cache.iterdir()) == [file]
 
 
+def test_what_cannot_be_moved_to_its_place_is_removed(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.mkdir()
+    with pytest.raises((IsADirectoryError, PermissionError)), new_file(file) as stream:
+        stream.write(b"14 GB")
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_files_of_sources_that_have_gone_are_removed(tmp_path: Path, cache: Path) -> None:
     drive = tmp_path / "drive"
     source = save(drive / "a.safetensors", dit_state())
