@@ -32,7 +32,7 @@ from tests.comfy.server import ComfyServer
 PLACES = ("load", "text", "cache write", "image encode", "high expert", "switch", "low expert")
 PLACES += ("decode", "conversion", "conversion's end", "save", "save's end")
 OF_FILES = ("load", "cache write", "conversion", "conversion's end", "save", "save's end")
-OF_MODELS = ("load", "high expert", "switch", "low expert")
+OF_MODELS = ("load", "image encode", "high expert", "switch", "low expert")
 """Where the model file is in use or about to be."""
 
 KILLS = ("SIGKILL", "SIGTERM")

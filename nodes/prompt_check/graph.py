@@ -38,7 +38,8 @@ class Graph:
 
     def given(self, node_id: str, name: str) -> bool:
         """Whether an input has a link; API clients write null for nothing, and may err."""
-        return isinstance(self.inputs(node_id).get(name), list)
+        value = self.inputs(node_id).get(name)
+        return isinstance(value, list) and len(value) == 2
 
     def of_kind(self, kind: str) -> list[str]:
         """Returns the ids of all nodes of a class."""

@@ -29,25 +29,22 @@ pytestmark = pytest.mark.comfy
 FAULTS = [
     Fault("load", "disk full", "error"),
     Fault("text", "exception", "error"),
-    Fault("text", "interrupt", "interrupted"),
     Fault("cache write", "disk full", "success"),
     Fault("image encode", "memory full", "error"),
-    Fault("high expert", "cut off", "error"),
+    Fault("image encode", "cut off", "error"),
     Fault("high expert", "replaced", "success"),
-    Fault("high expert", "deleted", "success"),
     Fault("switch", "interrupt", "interrupted"),
     Fault("switch", "exception", "error"),
     Fault("low expert", "card full", "success"),
     Fault("low expert", "memory full", "error"),
     Fault("decode", "card full", "success"),
-    Fault("decode", "interrupt", "interrupted"),
     Fault("conversion", "disk full", "success"),
     Fault("conversion's end", "exception", "error"),
     Fault("save", "exception", "error"),
     Fault("save's end", "disk full", "error"),
 ]
 
-Expected = Mapping[str, Mapping[str, Tensor]]
+Expected = Mapping[tuple[str, int], Mapping[str, Tensor]]
 PLACES = ("video", "conversion", "save")
 
 
@@ -61,9 +58,10 @@ def expected(comfy_server: ComfyServer) -> Iterator[Expected]:
     found = {}
     for place in PLACES:
         forget(comfy_server)
-        ended = comfy_server.run(prompt_for(place, NEXT))
-        assert ended.status == "success", ended.error
-        found[place] = result(comfy_server, place)
+        for seed in (FIRST, NEXT)[place == "save" :]:
+            ended = comfy_server.run(prompt_for(place, seed))
+            assert ended.status == "success", ended.error
+            found[place, seed] = result(comfy_server, place)
     yield found
     forget(comfy_server)
     assert watched(comfy_server, "faults") == {"alive": [], "threads": [], "files": []}
@@ -77,10 +75,12 @@ def test_the_next_prompt_works(comfy_server: ComfyServer, expected: Expected, fa
     assert happened(comfy_server)
     assert ended.status == fault.ends, said(ended)
     assert leftovers(comfy_server) == []
+    place = next((name for name in PLACES if fault.place.startswith(name)), "video")
+    if ended.status == "success" and fault.place != "decode":  # tiles are not exact
+        assert expect_equal(result(comfy_server, fault.place), expected[place, FIRST])
 
     if fault.what in DAMAGES:
         put_back(comfy_server)
     again = comfy_server.run(prompt_for(fault.place, NEXT))
     assert again.status == "success", again.error
-    place = next((name for name in PLACES if fault.place.startswith(name)), "video")
-    assert expect_equal(result(comfy_server, fault.place), expected[place])
+    assert expect_equal(result(comfy_server, fault.place), expected[place, NEXT])

@@ -179,4 +179,4 @@ def _misplaced(refusal: PromptRejected, node_id: str, name: str) -> str | None:
         for where, each in found.items()
         for error in each["errors"]
     ]
-    return None if named == [(node_id, name)] else f"{refusal.error.get('type')} at {named}"
+    return None if set(named) == {(node_id, name)} else f"{refusal.error.get('type')} at {named}"
