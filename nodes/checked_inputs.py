@@ -75,8 +75,8 @@ def linked(kind: Any) -> Any:
     return Linked
 
 
-Model, Clip, Vae, Latent, Image, Conditioning = map(
-    linked, (io.Model, io.Clip, io.Vae, io.Latent, io.Image, io.Conditioning)
+Model, Clip, Vae, Latent, Image, Conditioning, OneOf = map(
+    linked, (io.Model, io.Clip, io.Vae, io.Latent, io.Image, io.Conditioning, io.MultiType)
 )
 
 

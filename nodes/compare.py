@@ -10,6 +10,7 @@ from torch import Tensor
 from ..wan_model.errors import ShapeError
 from ._comfy.host import runtime
 from ._report import reports_errors
+from .checked_inputs import OneOf
 from .search_words import search_words
 
 QUALITY = 90
@@ -31,12 +32,12 @@ class WanDuetCompare(io.ComfyNode):
             description="Plays two videos or batches of images in step: a slider wipes between "
             "them, arrow keys go frame by frame, and their difference can be shown, amplified.",
             inputs=[
-                io.MultiType.Input(
+                OneOf.Input(
                     "video_a",
                     types=[io.Image, io.Video],
                     tooltip="Video or images, to the left of the slider.",
                 ),
-                io.MultiType.Input(
+                OneOf.Input(
                     "video_b",
                     types=[io.Image, io.Video],
                     tooltip="Video or images, to the right of the slider; scaled to the first.",

@@ -46,7 +46,7 @@ WIDGETS = {
 """What else is wrong, ComfyUI refuses by itself."""
 
 LINK = _Widget(
-    "a link", '["4", 0]', lambda value: isinstance(value, float) and not _is_known(value)
+    "a link", '["4", 0]', lambda value: isinstance(value, float) and not math.isfinite(value)
 )
 """Numbers that are none are not less than any limit; see `checked_inputs`."""
 
@@ -71,12 +71,24 @@ def type_problems(graph: Graph, kinds: Kinds, ours: str) -> Iterator[Problem]:
 def _value_problem(name: str, kind: object, value: object) -> str | None:
     if isinstance(value, dict) and "__value__" in value:
         value = value["__value__"]  # so ComfyUI tells lists from links
-    widget = WIDGETS.get(kind, LINK) if isinstance(kind, str) and kind != "COMBO" else None
-    if widget is None or not widget.loses(value):
+    if kind == "COMBO" or not isinstance(kind, str):
+        return _choice_problem(name, value)
+    widget = WIDGETS.get(kind, LINK)
+    if not widget.loses(value):
         return None
     return (
         f"{name} is of another type. Got {_shown(value)}, need {widget.need}. Write it as in "
         f"{widget.example}."
+    )
+
+
+def _choice_problem(name: str, value: object) -> str | None:
+    """ComfyUI's check takes null for what a node will give, where files are checked by ours."""
+    if value is not None:
+        return None
+    return (
+        f"Nothing is chosen as {name}. Got null, need one of its choices. Choose one; if there are "
+        "none, put a file into its folder."
     )
 
 
@@ -103,14 +115,9 @@ def _is_bool(value: object) -> bool:
     return isinstance(value, bool)
 
 
-def _is_known(value: float) -> bool:
-    """Whether it is neither NaN nor infinity."""
-    return math.isfinite(value)
-
-
 def _is_broken(value: object) -> bool:
     """Whether it is a number with a fraction; those that are none, ComfyUI refuses."""
-    return isinstance(value, float) and _is_known(value) and value % 1 != 0
+    return isinstance(value, float) and math.isfinite(value) and value % 1 != 0
 
 
 def _is_text(value: object) -> bool:

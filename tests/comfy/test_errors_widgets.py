@@ -146,7 +146,7 @@ NO_LINK = "smaller than min of a link: connect a node that gives it"
         ("sampler", "boundary", float("inf"), "value_bigger_than_max", "max of 1.0"),
         ("sampler", "seed", NAN, "invalid_input_type", "convert an input value to a INT"),
         ("sampler", "seed", None, "invalid_input_type", "convert an input value to a INT"),
-        ("sampler", "sampler", None, "value_not_in_list", "Value not in list"),
+        ("sampler", "sampler", None, "custom_validation_failed", "validation failed"),
         ("sampler", "model_high", 5, "value_smaller_than_min", f"Value 5 {NO_LINK}"),
         ("sampler", "model_high", 5.5, "value_smaller_than_min", f"Value 5.5 {NO_LINK}"),
         ("sampler", "model_high", None, "value_smaller_than_min", f"Value None {NO_LINK}"),
@@ -157,7 +157,9 @@ NO_LINK = "smaller than min of a link: connect a node that gives it"
         ("memory", "pinned_ram_gb", NAN, "value_smaller_than_min", "min of -1.0"),
         ("experts", "memory", 5, "value_smaller_than_min", f"Value 5 {NO_LINK}"),
         ("experts", "memory", "all", "value_smaller_than_min", NO_LINK),
-        ("experts", "high_noise_model", None, "value_not_in_list", "Value not in list"),
+        ("experts", "high_noise_model", None, "custom_validation_failed", "validation failed"),
+        ("experts", "low_noise_model", None, "custom_validation_failed", "validation failed"),
+        ("vae", "vae_name", None, "custom_validation_failed", "validation failed"),
         ("experts", "low_noise_model", 5, "custom_validation_failed", "validation failed"),
         ("vae", "vae_name", 5, "custom_validation_failed", "validation failed"),
         ("size", "vae", True, "value_smaller_than_min", NO_LINK),
@@ -178,19 +180,44 @@ def test_what_is_no_value_at_all(
 
 
 @pytest.mark.parametrize(
-    ("node_id", "widget", "text"),
+    ("node_id", "widget", "value", "text"),
     [
-        ("vae", "vae_name", "No file was chosen. Got None, need one in models/vae."),
-        ("experts", "low_noise_model", "No file was chosen. Got None, need one in models/diff"),
+        ("vae", "vae_name", None, "Got null, need one of its choices."),
+        ("sampler", "steps", 4.5, "Got 4.5, need a whole number."),
+        ("sampler", "steps", True, "Got true, need a whole number."),
+        ("sampler", "denoise", True, "Got true, need a number."),
+        ("sampler", "latent_image", NAN, "Got NaN, need a link."),
+        ("text", "positive", None, "Got null, need text."),
+        ("text", "positive", {"a": "b" * 99}, '{"a": "bbbb'),
+        ("lora", "on", "false", 'Got "false", need true or false.'),
+        ("sampler", "model_high", ["nobody", 0], 'Got ["nobody", 0], need the id of a node'),
+        ("sampler", "positive", ["size", 3], "is linked to nothing."),
     ],
 )
-def test_no_file(comfy_server: ComfyServer, node_id: str, widget: str, text: str):
+def test_what_comfyui_would_make_something_else_of(
+    comfy_server: ComfyServer, node_id: str, widget: str, value: Any, text: str
+):
+    links = {"model_high": ("experts", 0), "model_low": ("experts", 1)}
+    loras = {f"lora_{kind}": "none" for kind in ("high", "low")}
+    strengths = {f"strength_{kind}": 1.0 for kind in ("high", "low")}
+    lora = node("WanDuetLoraPair", **links, **loras, **strengths, on=True)
+    models = {"model_high": ("lora", 0), "model_low": ("lora", 1)}
+    prompt = {**good_prompt(**models), **prompts(), "lora": lora}
+    prompt["size"]["inputs"] |= {"positive": ["text", 0], "negative": ["text", 1]}
+    prompt[node_id]["inputs"][widget] = value
+    error = refusal(comfy_server, prompt, node_id)
+
+    assert error["extra_info"]["input_name"] == widget
+    assert text in error["details"]
+    assert len(error["details"]) < 250
+
+
+@pytest.mark.parametrize("value", [4.0, "4", {"__value__": 4}])
+def test_what_means_the_same_passes(comfy_server: ComfyServer, value: Any):
     prompt = good_prompt()
-    prompt[node_id]["inputs"][widget] = None
-    result = comfy_server.run(prompt)
-    assert result.error is not None
-    assert result.error["node_id"] == node_id
-    assert text in result.error["exception_message"]
+    prompt["sampler"]["inputs"]["steps"] = value
+    answer = comfy_server.post("/wanduet/check", {"prompt": prompt})
+    assert answer["problems"] == []
 
 
 def test_a_tiny_denoise(comfy_server: ComfyServer):
