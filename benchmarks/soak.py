@@ -6,11 +6,11 @@
 Prompts come in random order with other seeds, texts and LoRA strengths, are interrupted, fail, are
 refused, come from two clients at once or from one that goes away, and every tenth is followed by
 /free. A second server, run beside the first, gets as many prompts of core's nodes alone: what grows
-there is ComfyUI's own. Results of known seeds must be those of a third, fresh server. Runs on toy
+there is ComfyUI's own. Known seeds must give what they gave when the server was fresh. Runs on toy
 models, on the CPU unless WANDUET_TEST_GPU is set.
 
-Prints a JSON line per server with slopes, per prompt, over what is left after /free, from the 50th
-prompt on; --samples writes all of them.
+Prints a JSON line per server with slopes per prompt and their standard errors, over what is left
+after /free, from the 50th prompt on; --samples writes all of them.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import linear_regression, mean
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -42,23 +43,23 @@ QUANTITIES: dict[str, Callable[[Sample], float]] = {
 }
 
 
-def slope(samples: Sequence[Sample], value: Callable[[Sample], float]) -> float | None:
-    """Returns growth per prompt by least squares; None for fewer than three samples."""
+def slope(samples: Sequence[Sample], value: Callable[[Sample], float]) -> list[float] | None:
+    """Returns growth per prompt by least squares, and its standard error; None if that is vain."""
     settled = [s for s in samples if s.event == REST and s.prompts >= SETTLED]
-    if len(settled) < 3:
-        return None
     n, x, y = len(settled), [s.prompts for s in settled], [value(s) for s in settled]
-    mean_x, mean_y = sum(x) / n, sum(y) / n
-    spread = sum((each - mean_x) ** 2 for each in x)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread
+    if n < 4:
+        return None
+    found = linear_regression(x, y)
+    squares = sum((b - found.slope * a - found.intercept) ** 2 for a, b in zip(x, y, strict=True))
+    spread = sum((a - mean(x)) ** 2 for a in x)
+    return [round(found.slope, 3), round((squares / (n - 2) / spread) ** 0.5, 3)]
 
 
 def soak(prompts: int, seconds: float, seed: int) -> dict[str, LongRun]:
     """Runs both servers in turn, so that whatever the machine does happens to both."""
     until = time.monotonic() + seconds
-    with toy_server() as fresh:
-        expected = known_results(fresh, WORKFLOWS)
     with toy_server() as ours, toy_server() as core:
+        expected = known_results(ours, WORKFLOWS)
         runs = {
             name: LongRun(server, WORKFLOWS_OF[name], expected, seed)
             for name, server in ((OURS, ours), (CORE, core))
@@ -85,12 +86,7 @@ def main() -> None:
     options = parser.parse_args()
     runs = soak(options.prompts, options.seconds, options.seed)
     for name, run in runs.items():
-        slopes = {
-            f"{key}_a_prompt": None
-            if (found := slope(run.samples, value)) is None
-            else round(found, 3)
-            for key, value in QUANTITIES.items()
-        }
+        slopes = {f"{key}_a_prompt": slope(run.samples, value) for key, value in QUANTITIES.items()}
         last = {key: getattr(run.samples[-1], key) for key in QUANTITIES}
         about = {"server": name, "prompts": run.sent, "events": run.counts, "seed": options.seed}
         emit("soak", {**about, **slopes, **last, "differences": run.differences})
