@@ -93,9 +93,7 @@ def _choice_problem(name: str, value: object) -> str | None:
 
 
 def _link_problem(graph: Graph, kinds: Kinds, name: str, value: list[object]) -> str | None:
-    if len(value) != 2:
-        return None  # ComfyUI's own check says so
-    node_id, slot = value
+    node_id, slot = value if len(value) == 2 else (None, None)
     if isinstance(node_id, str) and node_id in graph.nodes:
         kind = kinds(graph.kind(node_id))
         if kind is None or (type(slot) is int and 0 <= slot < kind.outputs):

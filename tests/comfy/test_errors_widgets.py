@@ -152,7 +152,6 @@ NO_LINK = "smaller than min of a link: connect a node that gives it"
         ("sampler", "model_high", None, "value_smaller_than_min", f"Value None {NO_LINK}"),
         ("sampler", "positive", "text", "value_smaller_than_min", f"Value text {NO_LINK}"),
         ("sampler", "latent_image", {"samples": 1}, "value_smaller_than_min", NO_LINK),
-        ("sampler", "model_low", [], "bad_linked_input", "must be a length-2 list"),
         ("memory", "vram_budget_gb", NAN, "value_smaller_than_min", "min of 0.0"),
         ("memory", "pinned_ram_gb", NAN, "value_smaller_than_min", "min of -1.0"),
         ("experts", "memory", 5, "value_smaller_than_min", f"Value 5 {NO_LINK}"),
@@ -192,6 +191,7 @@ def test_what_is_no_value_at_all(
         ("lora", "on", "false", 'Got "false", need true or false.'),
         ("sampler", "model_high", ["nobody", 0], 'Got ["nobody", 0], need the id of a node'),
         ("sampler", "positive", ["size", 3], "is linked to nothing."),
+        ("sampler", "model_low", [], "model_low is linked to nothing. Got [], need the id of a"),
     ],
 )
 def test_what_comfyui_would_make_something_else_of(
