@@ -53,6 +53,8 @@ def every_node() -> Prompt:
         **model("toy_ti2v.safetensors", memory=("memory", 0)),
         **vae(),
         **prompts(),
+        **_written(),
+        "spread": node("WanDuetDistribute", **_pair("experts"), mode="auto", gpus=0, address=""),
         **image_to_video(),
         "lora": node("WanDuetLoraPair", **_pair("experts"), **_loras()),
         "nag": node("WanDuetNAG", **_pair("lora"), negative=("text", 1), **_nag()),
@@ -66,8 +68,9 @@ def every_node() -> Prompt:
         ),
         "guider": node(
             *("WanDuetMoEGuider",),
-            **_pair("experts"),
-            **_text(),
+            **_pair("spread"),
+            positive=("schedule", 0),
+            negative=("schedule", 1),
             cfg_high=1.0,
             cfg_low=1.0,
             boundary=0.0,
@@ -87,6 +90,7 @@ def every_node() -> Prompt:
     }
     links = {"noise": "noise", "guider": "guider", "sampler": "select", "sigmas": "sigmas"}
     custom = {name: (source, 0) for name, source in links.items()}
+    seen["text"]["inputs"]["positive"] = ["extended", 0]
     seen["custom"] = node("SamplerCustomAdvanced", **custom, latent_image=("size", 2))
     return seen | save("never", latent=("custom", 0))
 
@@ -95,8 +99,20 @@ def _pair(source: str) -> dict[str, Any]:
     return {"model_high": (source, 0), "model_low": (source, 1)}
 
 
-def _text() -> dict[str, Any]:
-    return {"positive": ("size", 0), "negative": ("size", 1)}
+def _written() -> Prompt:
+    """A prompt with words of film, one that a language model writes, and one over time."""
+    film = ("light", "time_of_day", "shot_size", "angle", "lens", "composition", "colour_tone")
+    menus = dict.fromkeys((*film, "camera_movement", "style"), "open")
+    asked = {"task": "text to video", "endpoint": "http://127.0.0.1:1/v1", "model": "none"}
+    limits = {"on_failure": "use the prompt as it is", "time_limit": 1.0, "attempt": 0}
+    shots = {"prompts": "0-1s: a cat", "negative": "", "transition": 8.0, "fps": 16.0}
+    return {
+        "film": node("WanDuetCinematic", prompt="a cat", **menus, language="English"),
+        "extended": node(
+            "WanDuetPromptExtend", prompt=("film", 0), language="English", **asked, **limits
+        ),
+        "schedule": node("WanDuetPromptSchedule", clip=("clip", 0), **shots),
+    }
 
 
 def _nag() -> dict[str, Any]:
