@@ -10,7 +10,7 @@ from torch import Tensor
 from ..wan_model.errors import ShapeError
 from ._comfy.host import runtime
 from ._report import reports_errors
-from .checked_inputs import OneOf
+from .checked_inputs import Least, OneOf
 from .search_words import search_words
 
 QUALITY = 90
@@ -45,7 +45,7 @@ class WanDuetCompare(io.ComfyNode):
                 io.Float.Input(
                     "fps",
                     default=16.0,
-                    min=1.0,
+                    min=Least(1.0),
                     max=120.0,
                     step=1.0,
                     tooltip="Frames per second of images: 16 for A14B, 24 for 5B. Videos have "

@@ -15,7 +15,7 @@ from ..wan_model.prompt_help.instructions import INSTRUCTIONS, Language, Task, i
 from ._comfy.host import runtime
 from ._comfy.text.kept_prompts import keep_answer, kept_answer
 from ._report import reports_errors
-from .checked_inputs import Choice, Image
+from .checked_inputs import Choice, Image, Least
 from .search_words import search_words
 
 TEXT, IMAGE, BOTH = "text to video", "image to video", "text or image to video (5B)"
@@ -143,7 +143,7 @@ def _service_inputs() -> list[Any]:
         io.Float.Input(
             "time_limit",
             default=120.0,
-            min=1.0,
+            min=Least(1.0),
             max=3600.0,
             step=1.0,
             tooltip="Seconds that the language model may take, with loading it. Cancel ends it "

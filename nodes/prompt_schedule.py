@@ -11,7 +11,7 @@ from ._comfy.host import runtime
 from ._comfy.model.timed_prompts import TimedPrompts, with_schedule
 from ._comfy.text import embeddings
 from ._report import reports_errors
-from .checked_inputs import Clip
+from .checked_inputs import Clip, Least
 from .search_words import search_words
 
 EXAMPLE = """A small harbour at dawn, soft side light, muted colours.
@@ -56,7 +56,7 @@ class WanDuetPromptSchedule(io.ComfyNode):
                 io.Float.Input(
                     "transition",
                     default=8.0,
-                    min=0.0,
+                    min=Least(0.0),
                     max=1000.0,
                     step=1.0,
                     tooltip="Frames over which one prompt turns into the next, half of them on "
@@ -65,7 +65,7 @@ class WanDuetPromptSchedule(io.ComfyNode):
                 io.Float.Input(
                     "fps",
                     default=16.0,
-                    min=1.0,
+                    min=Least(1.0),
                     max=240.0,
                     step=1.0,
                     tooltip="Frames per second, for ranges in seconds: 16 for A14B, 24 for 5B.",
