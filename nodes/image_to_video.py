@@ -18,7 +18,7 @@ from ..wan_model.conditioning import (
     resize_bicubic,
 )
 from ..wan_model.config import OFFICIAL
-from ..wan_model.errors import PairingError, ShapeError
+from ..wan_model.errors import PairingError, SettingsError, ShapeError
 from ..wan_model.shapes import (
     i2v_size_for_area,
     latent_size,
@@ -101,12 +101,14 @@ class WanDuetImageToVideo(io.ComfyNode):
         size_mode: str = CROP,
         size: str = FREE,
         seconds: float = 0.0,
+        motion_amplitude: float = 1.0,
     ) -> io.NodeOutput:
         """Makes the empty latent, and what the images condition."""
         images, channels = Images(start_image, end_image), vae.latent_channels
         official = OFFICIAL["ti2v" if channels == 48 else "i2v"]
         length = chosen_length(seconds, length, official.fps)
         _check_inputs(images, length, channels)
+        _check_amplitude(motion_amplitude, images, channels)
         check_image_for(size, images.one() is not None)
         width, height, keep_aspect = chosen_size(
             size, width, height, size_mode == KEEP_ASPECT, official
@@ -134,7 +136,9 @@ class WanDuetImageToVideo(io.ComfyNode):
         video = condition_video(length, fitted.start, fitted.end)
         first, last = (0 if p is None else len(p) for p in (fitted.start, fitted.end))
         mask = known_frames_mask(length, first, last, of.height, of.width)
-        both = image_conditioning.with_condition_video((positive, negative), vae, video, mask)
+        both = image_conditioning.with_condition_video(
+            (positive, negative), vae, video, mask, motion_amplitude
+        )
         return io.NodeOutput(*both, latent)
 
 
@@ -164,7 +168,7 @@ def _image_inputs() -> list[Any]:
             optional=True,
             tooltip="Last frame or frames (I2V-A14B only); alone or with a start image.",
         ),
-        *widgets("size_mode", "size", "seconds"),
+        *widgets("size_mode", "size", "seconds", "motion_amplitude"),
     ]
 
 
@@ -220,6 +224,16 @@ def _check_inputs(images: Images, length: int, channels: int) -> None:
             f"TI2V-5B cannot start with this number of frames. Got {len(images.start)} in "
             "start_image, need 4n+1. Give one image, or 5, 9, 13 ... frames."
         )
+
+
+def _check_amplitude(amplitude: float, images: Images, channels: int) -> None:
+    if amplitude == 1 or (channels == 16 and images.start is not None):
+        return
+    got = "TI2V-5B" if channels == 48 else images.describe()
+    raise SettingsError(
+        f"There is no motion to amplify. Got motion_amplitude {amplitude:g} for {got}, need "
+        "I2V-A14B with a start image. Set motion_amplitude to 1, or connect start_image."
+    )
 
 
 NODES: list[type[io.ComfyNode]] = [WanDuetImageToVideo]

@@ -238,6 +238,16 @@ TABLE: dict[str, Row] = {
         tooltip="Length in seconds instead of frames: at 16 fps for A14B, 24 fps for 5B. 5 is what "
         "the models were trained on. 0: length counts. The node shows the frames.",
     ),
+    "motion_amplitude": Row(
+        io.Float,
+        default=1.0,
+        min=0.5,
+        max=2.0,
+        step=0.05,
+        round=0.001,
+        optional=True,
+        tooltip="More motion for I2V with a 4-step LoRA, which is often slow: try 1.15. 1: off.",
+    ),
     "vram_budget_gb": Row(
         io.Float,
         default=0.0,

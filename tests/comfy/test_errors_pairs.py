@@ -90,6 +90,21 @@ CASES = {
         "size",
         ["more given frames", "Got 6 for a length of 5"],
     ),
+    "motion to amplify in 5B": (
+        prompt(
+            model(TI2V),
+            sampler=ONE_MODEL,
+            wan_vae=VAE_22,
+            size={**IMAGE, "motion_amplitude": 1.2},
+        ),
+        "size",
+        ["no motion to amplify", "motion_amplitude 1.2 for TI2V-5B", "connect start_image"],
+    ),
+    "motion to amplify without a start image": (
+        prompt(experts(), size={"motion_amplitude": 1.2}),
+        "size",
+        ["no motion to amplify", "for text alone", "connect start_image"],
+    ),
     "an image too long for the area": (
         prompt(
             experts(I2V),

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import wan_model
-from wan_model.conditioning import fit_bicubic, known_frames_mask, resize_bicubic
+from wan_model.conditioning import amplify_motion, fit_bicubic, known_frames_mask, resize_bicubic
 from wan_model.shapes import i2v_size_for_area
 
 from .graphs import (
@@ -110,6 +110,21 @@ def test_images_become_mask_and_latent(
     assert not torch.equal(positive["conditioning"], negative["conditioning"])
     assert torch.equal(positive["samples"], torch.zeros(1, 16, 3, 6, 8))
     assert "noise_mask" not in positive
+
+
+def test_motion_is_amplified_in_the_frames_that_are_not_given(
+    comfy_server: ComfyServer, toy_models: Path
+):
+    options = {"start_image": ("start", 0), "length": 9, "motion_amplitude": 1.5}
+    run(comfy_server, {**vae(), **random_image("start"), **conditioned("amplified", **options)})
+
+    raw = official_latent(
+        toy_models, with_grey(9, start=image(comfy_server, "start")), normalized=False
+    )
+    expected = amplify_motion(raw, known_frames_mask(9, 1, 0, 6, 8), 1.5)
+    actual = saved(comfy_server, "amplified_positive")["concat_latent_image"]
+    assert_near(actual, expected)
+    assert (actual - raw)[:, :, 1:].abs().max() > 0.01
 
 
 def recorded_i2v(seed: int, **options: object) -> Prompt:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from wan_model.conditioning import (
+    amplify_motion,
     condition_video,
     fit_bicubic,
     fit_lanczos,
@@ -152,3 +153,24 @@ def test_images_of_any_number_of_channels_get_three(channels: int, taken: list[i
 
     assert in_colour(images).equal(images[..., taken])
     assert in_colour(images.movedim(-1, 1), 1).equal(images[..., taken].movedim(-1, 1))
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_motion_is_the_scaled_difference_from_the_first_frame(end: int):
+    latent = torch.randn(2, 16, 5, 3, 4, generator=torch.Generator().manual_seed(0))
+    latent[0, 0, 2, 0, 0] = 5.9
+    given = [0, 4] if end else [0]
+    expected = latent.double().numpy().copy()
+    for clip in expected:
+        first = clip[:, 0].copy()
+        for frame in set(range(5)) - set(given):
+            difference = clip[:, frame] - first
+            level = difference.mean()
+            clip[:, frame] = np.clip(first + level + 1.5 * (difference - level), -6, 6)
+
+    result = amplify_motion(latent, known_frames_mask(17, 1, end, 3, 4), 1.5)
+
+    assert result.max() == 6
+    np.testing.assert_allclose(result.numpy(), expected, atol=1e-5)
+    assert torch.equal(result[:, :, given], latent[:, :, given])
+    assert torch.equal(amplify_motion(latent, known_frames_mask(17, 1, end, 3, 4), 1), latent)

@@ -7,9 +7,11 @@ import node_helpers
 import torch
 from torch import Tensor
 
+from ....wan_model.conditioning import amplify_motion
+
 
 def with_condition_video(
-    conditionings: tuple[Any, Any], vae: Any, video: Tensor, mask: Tensor
+    conditionings: tuple[Any, Any], vae: Any, video: Tensor, mask: Tensor, amplitude: float
 ) -> list[Any]:
     """Adds an I2V-A14B condition to the positive and the negative conditioning.
 
@@ -18,8 +20,10 @@ def with_condition_video(
         vae: a VAE with 16 channels.
         video: given frames and grey ones (T, H, W, 3) in [0, 1].
         mask: (1, 4, T', h, w), 1 = given. ComfyUI keeps it inverted.
+        amplitude: of the motion, 1 for the model's own.
     """
-    values = {"concat_latent_image": vae.encode(video), "concat_mask": 1.0 - mask}
+    latent = amplify_motion(vae.encode(video), mask, amplitude)
+    values = {"concat_latent_image": latent, "concat_mask": 1.0 - mask}
     return [node_helpers.conditioning_set_values(c, values) for c in conditionings]
 
 
