@@ -275,6 +275,32 @@ QUALITY_VAE = Layout(
     told=("psnr_db", "{:.1f} dB"),
 )
 
+MOTION = Layout(
+    subject=("amplitude", "videos", "steps"),
+    columns=(
+        _word("motion_amplitude", "amplitude"),
+        _word("videos", "videos"),
+        _number("px a frame", "speed_px", ".2f"),
+        _number("background's drift, levels of 255", "drift_levels", ".2f"),
+    ),
+    title=lambda row: f"motion amplitude {row.name('amplitude')}",
+    told=("speed_px", "{:.2f} px a frame"),
+)
+
+SEAMS = Layout(
+    subject=("way", "frames", "videos", "steps"),
+    columns=(
+        _word("way", "way"),
+        _word("frames", "frames"),
+        _word("videos", "videos"),
+        _number("step over the seam, px off", "step_px", ".2f"),
+        _number("speed after / before", "speed_ratio", ".2f"),
+        _number("background, levels of 255", "colour_levels", ".2f"),
+    ),
+    title=lambda row: f"seam, {row.name('way')}",
+    told=("step_px", "{:.2f} px"),
+)
+
 LAYOUTS: Mapping[str, Layout] = {
     "forward": FORWARD,
     "ceilings": CEILINGS,
@@ -287,5 +313,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "step_cache": STEP_CACHE,
     "quality": QUALITY,
     "quality_vae": QUALITY_VAE,
+    "motion": MOTION,
+    "seams": SEAMS,
 }
 """By the name that the lines have."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from ..wan_model.conditioning import (
     known_frames_mask,
     resize_bicubic,
 )
-from ..wan_model.config import OFFICIAL
+from ..wan_model.config import OFFICIAL, OfficialSettings
 from ..wan_model.errors import PairingError, SettingsError, ShapeError
 from ..wan_model.shapes import (
     i2v_size_for_area,
@@ -25,9 +25,11 @@ from ..wan_model.shapes import (
     ti2v_size_for_area,
 )
 from ._comfy.host import runtime
+from ._comfy.model import facts
 from ._comfy.vae import image_conditioning
+from ._comfy.vae.continuation import AFTER_ANCHOR, continued, last_frames, with_anchor
 from ._report import reports_errors
-from .checked_inputs import Conditioning, Image, Vae
+from .checked_inputs import Conditioning, Image, Latent, Vae
 from .search_words import search_words
 from .video_size import FREE, check_image_for, chosen_length, chosen_size
 from .widgets import CROP, KEEP_ASPECT, widgets
@@ -39,19 +41,26 @@ class Images:
 
     start: Tensor | None
     end: Tensor | None
+    anchor: Tensor | None = None
+    """Of SVI 2 Pro: what all clips show, instead of a first frame."""
 
     def one(self) -> Tensor | None:
         """Returns the image whose aspect counts."""
-        return self.start if self.start is not None else self.end
+        given = (self.start, self.end, self.anchor)
+        return next((image for image in given if image is not None), None)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Images":
         """Returns the images in colour, changed."""
-        both = (self.start, self.end)
-        return Images(*(None if p is None else change(in_colour(p)) for p in both))
+        given = (self.start, self.end, self.anchor)
+        return Images(*(None if p is None else change(in_colour(p)) for p in given))
 
     def describe(self) -> str:
         """Says what the video is made from."""
-        named = (("start image", self.start), ("end image", self.end))
+        named = (
+            ("start image", self.start),
+            ("end image", self.end),
+            ("anchor image", self.anchor),
+        )
         given = [(name, len(p)) for name, p in named if p is not None]
         texts = (name if n == 1 else f"{name} ({n} frames)" for name, n in given)
         return " and ".join(texts) or "text alone"
@@ -71,7 +80,8 @@ class WanDuetImageToVideo(io.ComfyNode):
             description="Size and length of the video, with or without images. The VAE decides "
             "the kind: wan_2.1_vae for A14B (start and end image), wan2.2_vae for TI2V-5B (start "
             "image). Images are scaled to cover the size and cropped in the centre; bicubic for "
-            "A14B, Lanczos for 5B, as the official code resizes.",
+            "A14B, Lanczos for 5B, as the official code resizes. With previous_latent the video "
+            "goes on where another one ends.",
             inputs=[
                 *_condition_inputs(),
                 *widgets("width", "height", "length", "batch_size"),
@@ -102,29 +112,39 @@ class WanDuetImageToVideo(io.ComfyNode):
         size: str = FREE,
         seconds: float = 0.0,
         motion_amplitude: float = 1.0,
+        previous_latent: dict[str, Any] | None = None,
+        anchor_image: Tensor | None = None,
+        previous_frames: int = 1,
     ) -> io.NodeOutput:
         """Makes the empty latent, and what the images condition."""
-        images, channels = Images(start_image, end_image), vae.latent_channels
+        images, channels = Images(start_image, end_image, anchor_image), vae.latent_channels
+        before = None if previous_latent is None else previous_latent["samples"]
         official = OFFICIAL["ti2v" if channels == 48 else "i2v"]
         length = chosen_length(seconds, length, official.fps)
+        _check_vae(channels, images)
+        if before is not None:
+            check_previous(vae, before, images.start)
+        if before is not None and anchor_image is None:
+            images = replace(images, start=last_frames(vae, before, previous_frames))
         _check_inputs(images, length, channels)
         _check_amplitude(motion_amplitude, images, channels)
-        check_image_for(size, images.one() is not None)
-        width, height, keep_aspect = chosen_size(
-            size, width, height, size_mode == KEEP_ASPECT, official
+        width, height, keep_aspect = _video_size(
+            size, width, height, size_mode, images, before, official
         )
-        if keep_aspect and (image := images.one()) is not None:
-            width, height = _size_for_image(image, width, height, official.size_multiple)
         of = latent_size(width, height, length, official.size_multiple // 2)
         duration = f"{length / official.fps:.1f} s at {official.fps} fps"
+        source = images.describe() if before is None else "the clip before"
         runtime.show(
             cls.hidden.unique_id,
-            f"{width} x {height}, {length} frames ({duration}), from {images.describe()}",
+            f"{width} x {height}, {length} frames ({duration}), from {source}",
         )
         shape = (batch_size, channels, of.frames, of.height, of.width)
         latent: dict[str, Any] = {
             "samples": torch.zeros(shape, device=runtime.intermediate_device())
         }
+        if before is not None:
+            seen = (0, previous_frames) if anchor_image is None else AFTER_ANCHOR
+            latent = continued(latent, *seen)
         if images.one() is None:
             return io.NodeOutput(positive, negative, latent)
         if channels == 48:
@@ -133,13 +153,67 @@ class WanDuetImageToVideo(io.ComfyNode):
                 positive, negative, image_conditioning.with_first_frames(latent, vae, start)
             )
         fitted = _fitted_bicubic(images, width, height, keep_aspect)
-        video = condition_video(length, fitted.start, fitted.end)
-        first, last = (0 if p is None else len(p) for p in (fitted.start, fitted.end))
-        mask = known_frames_mask(length, first, last, of.height, of.width)
-        both = image_conditioning.with_condition_video(
-            (positive, negative), vae, video, mask, motion_amplitude
-        )
+        given = (positive, negative)
+        both = _conditioned(given, vae, fitted, before, length, motion_amplitude)
         return io.NodeOutput(*both, latent)
+
+
+def _video_size(
+    choice: str,
+    width: int,
+    height: int,
+    mode: str,
+    images: Images,
+    before: Tensor | None,
+    official: OfficialSettings,
+) -> tuple[int, int, bool]:
+    """Returns width, height, and whether they were made for an image's aspect."""
+    if before is not None:
+        stride = official.size_multiple // 2
+        return before.shape[-1] * stride, before.shape[-2] * stride, False
+    check_image_for(choice, images.one() is not None)
+    width, height, keep_aspect = chosen_size(choice, width, height, mode == KEEP_ASPECT, official)
+    if keep_aspect and (image := images.one()) is not None:
+        width, height = _size_for_image(image, width, height, official.size_multiple)
+    return width, height, keep_aspect
+
+
+def _conditioned(
+    conditionings: tuple[Any, Any],
+    vae: Any,
+    images: Images,
+    before: Tensor | None,
+    length: int,
+    amplitude: float,
+) -> list[Any]:
+    """Returns both conditionings of I2V-A14B with what images of the video's size tell it."""
+    if images.anchor is not None:
+        return with_anchor(conditionings, vae, images.anchor[:1], before, length, amplitude)
+    video = condition_video(length, images.start, images.end)
+    first, last = (0 if p is None else len(p) for p in (images.start, images.end))
+    height, width = (side // 8 for side in video.shape[1:3])
+    mask = known_frames_mask(length, first, last, height, width)
+    return image_conditioning.with_condition_video(conditionings, vae, video, mask, amplitude)
+
+
+def check_previous(vae: Any, before: Tensor, start: Tensor | None) -> None:
+    """Refuses a clip before that does not fit.
+
+    Raises:
+        PairingError: for another VAE's latent, or a start image beside it.
+        ShapeError: for several videos.
+    """
+    facts.check_vae(vae, before)
+    if start is not None:
+        raise PairingError(
+            "The video would have two beginnings. Got a start_image and a previous_latent, need "
+            "one of them. Disconnect start_image; a LoRA for SVI 2 Pro wants it as anchor_image."
+        )
+    if len(before) > 1:
+        raise ShapeError(
+            f"A batch cannot be continued. Got {len(before)} videos in previous_latent, need one. "
+            "Take one out with ComfyUI's 'Latent From Batch'."
+        )
 
 
 def _condition_inputs() -> list[Any]:
@@ -169,6 +243,19 @@ def _image_inputs() -> list[Any]:
             tooltip="Last frame or frames (I2V-A14B only); alone or with a start image.",
         ),
         *widgets("size_mode", "size", "seconds", "motion_amplitude"),
+        Latent.Input(
+            "previous_latent",
+            optional=True,
+            tooltip="The clip before, as its sampler gives it: this one begins with its last frame "
+            "and has its size. Join both with 'Wan 2.2 Join Clips'.",
+        ),
+        Image.Input(
+            "anchor_image",
+            optional=True,
+            tooltip="For I2V-A14B with the LoRA SVI 2 Pro, in place of start_image: what all clips "
+            "show. With previous_latent the motion goes on, without it this is the first clip.",
+        ),
+        *widgets("previous_frames"),
     ]
 
 
@@ -202,7 +289,7 @@ def _fitted_bicubic(images: Images, width: int, height: int, keep_aspect: bool) 
     return images.map(fit)
 
 
-def _check_inputs(images: Images, length: int, channels: int) -> None:
+def _check_vae(channels: int, images: Images) -> None:
     if channels not in (16, 48):
         raise PairingError(
             f"This VAE is not Wan's. Got one with {channels} latent channels, need 16 or 48. "
@@ -213,6 +300,16 @@ def _check_inputs(images: Images, length: int, channels: int) -> None:
             "TI2V-5B cannot end with a given image. Got an end_image with the Wan2.2 VAE, need a "
             "start_image only. Disconnect end_image, or use I2V-A14B with wan_2.1_vae.safetensors."
         )
+    others = [name for name in ("start", "end") if getattr(images, name) is not None]
+    if images.anchor is not None and (channels == 48 or others):
+        got = "the Wan2.2 VAE" if channels == 48 else f"{others[0]}_image"
+        raise PairingError(
+            f"An anchor image is for I2V-A14B with the LoRA SVI 2 Pro alone. Got one and {got}, "
+            "need the Wan2.1 VAE and no other image. Use start_image without that LoRA."
+        )
+
+
+def _check_inputs(images: Images, length: int, channels: int) -> None:
     given = sum(len(p) for p in (images.start, images.end) if p is not None)
     if given > length:
         raise ShapeError(
@@ -227,7 +324,8 @@ def _check_inputs(images: Images, length: int, channels: int) -> None:
 
 
 def _check_amplitude(amplitude: float, images: Images, channels: int) -> None:
-    if amplitude == 1 or (channels == 16 and images.start is not None):
+    first = images.start if images.anchor is None else images.anchor
+    if amplitude == 1 or (channels == 16 and first is not None):
         return
     got = "TI2V-5B" if channels == 48 else images.describe()
     raise SettingsError(

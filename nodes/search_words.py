@@ -53,10 +53,18 @@ WORDS: dict[str, tuple[str, ...]] = {
         *("nag", "normalized attention guidance", "negative prompt", "wanvideo nag", "cfg 1"),
         "lightning",
     ),
+    "WanDuetContextWindows": (
+        *("context windows", "context options", "long video", "infinite", "free noise"),
+        *("longer than 5 seconds", "loop", "animatediff"),
+    ),
     "WanDuetMoEGuider": ("cfg guider", "dual guider", "moe"),
     "WanDuetSigmas": ("scheduler", "shift", "model sampling sd3"),
     "WanDuetSamplerSelect": ("ksampler select", "unipc", "dpm++"),
     "WanDuetVAEDecode": ("vae decode tiled", "decode video"),
+    "WanDuetJoinClips": (
+        *("join videos", "concatenate", "extend video", "long video", "crossfade", "colour match"),
+        *("color match", "stitch", "loop", "vae decode", "create video"),
+    ),
     "WanDuetMemory": ("vram", "block swap", "blockswap", "low vram", "offload", "ram"),
     "WanDuetStepCache": ("teacache", "magcache", "easycache", "faster"),
     "WanDuetSaveModel": ("model save", "save checkpoint", "bake lora", "quantize", "convert"),

@@ -3,6 +3,7 @@
 A node's sockets, and what its choices mean, are in its own file. Loaders' widgets depend on files.
 """
 
+from collections.abc import Mapping
 from inspect import signature
 from typing import Any, get_args
 
@@ -22,14 +23,15 @@ TAKES_ADVANCED = "advanced" in signature(io.Float.Input.__init__).parameters
 """Whether inputs can be folded away behind "advanced"; older versions show all."""
 
 
-def widgets(*names: str, **changes: Any) -> list[Any]:
+def widgets(*names: str, table: "Mapping[str, Row] | None" = None, **changes: Any) -> list[Any]:
     """Returns new inputs by name, in this order.
 
     Args:
-        names: rows of `TABLE`.
+        names: rows of the table.
+        table: of another file. None: `TABLE`.
         changes: options of all of them that differ from the table's.
     """
-    return [TABLE[name].make(name, changes) for name in names]
+    return [(table or TABLE)[name].make(name, changes) for name in names]
 
 
 class Row:
@@ -247,6 +249,17 @@ TABLE: dict[str, Row] = {
         round=0.001,
         optional=True,
         tooltip="More motion for I2V with a 4-step LoRA, which is often slow: try 1.15. 1: off.",
+    ),
+    "previous_frames": Row(
+        io.Int,
+        default=1,
+        min=Steps(1, check_frames, "4n+1"),
+        max=81,
+        step=4,
+        optional=True,
+        advanced=True,
+        tooltip="Frames of previous_latent that the video begins with, 4n+1. 1: what the models "
+        "were trained on. 5 tells them the motion, too.",
     ),
     "vram_budget_gb": Row(
         io.Float,

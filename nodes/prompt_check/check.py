@@ -61,5 +61,6 @@ def _all_problems(graph: Graph, describe: Describe) -> Iterator[Problem]:
             yield from number_problems(graph, describe, node_id)
     for node_id in graph.of_kind("WanDuetImageToVideo"):
         yield from size_problems(graph, describe, node_id)
-    for node_id in graph.of_kind("WanDuetVAEDecode"):
-        yield from decode_problems(graph, describe, node_id)
+    for kind, latent in (("WanDuetVAEDecode", "samples"), ("WanDuetJoinClips", "clip_1")):
+        for node_id in graph.of_kind(kind):
+            yield from decode_problems(graph, describe, node_id, latent)

@@ -10,7 +10,7 @@ from .known_files import Describe, Model, find_model, vae_channels
 from .problem import Problem
 
 SIZE = "WanDuetImageToVideo"
-IMAGES = ("start_image", "end_image")
+IMAGES = ("start_image", "end_image", "anchor_image", "previous_latent")
 VAE_FILES = {16: "wan_2.1_vae.safetensors", 48: "wan2.2_vae.safetensors"}
 SIDES = ("width", "height")
 PASSED = ("samples", "latent_image", "latent")
@@ -97,15 +97,19 @@ def _of_side(sentence: str, side: str) -> str:
 
 
 def _from_image(graph: Graph, node_id: str) -> bool:
-    """Whether width and height are an area, and an image decides the sides."""
+    """Whether an image decides the sides, in the area of width and height, or a latent does."""
+    if graph.given(node_id, "previous_latent"):
+        return True
     mode = str(graph.value(node_id, "size_mode", ""))
     return mode.startswith("keep aspect") and bool(_images(graph, node_id))
 
 
-def decode_problems(graph: Graph, describe: Describe, node_id: str) -> Iterator[Problem]:
-    """Looks at the VAE that decodes."""
+def decode_problems(
+    graph: Graph, describe: Describe, node_id: str, latent: str
+) -> Iterator[Problem]:
+    """Looks at the VAE that decodes what comes in as `latent`."""
     channels = vae_channels(graph, describe, node_id, "vae")
-    wanted = _latent_channels(graph, describe, graph.link(node_id, "samples"))
+    wanted = _latent_channels(graph, describe, graph.link(node_id, latent))
     if channels not in VAE_FILES or wanted not in VAE_FILES or channels == wanted:
         return
     yield Problem(

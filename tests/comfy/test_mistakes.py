@@ -164,6 +164,25 @@ CASES: dict[str, tuple[Prompt, str, str, str]] = {
     "5B VAE with I2V": (prompt(experts(I2V), wan_vae=VAE_22, size=IMAGE), "size", "vae", "Got one"),
     "2.1 VAE with 5B": (five_b(wan_vae=VAE_21), "size", "vae", "the VAE wan2.2_vae.safetensors."),
     "5B VAE to decode": (decoded(VAE_22), "decode", "vae", "Got a VAE for 48 channels, need one"),
+    "5B VAE to join clips": (
+        {
+            **decoded(VAE_22),
+            "decode": node(
+                "WanDuetJoinClips",
+                vae=("other", 0),
+                clip_1=("sampler", 0),
+                blend="cut",
+                match_colours=False,
+                overlap=1,
+                loop=False,
+                fps=0.0,
+            ),
+            "save_never": node(
+                "SaveVideo", video=("decode", 0), filename_prefix="x", format="auto", codec="auto"
+            ),
+        },
+        *("decode", "vae", "Got a VAE for 48 channels, need one"),
+    ),
     "2.1 VAE to decode": (decoded(VAE_21, VAE_22), "decode", "vae", "Got a VAE for 16 channels"),
     "end image for 5B": (
         five_b(size={"end_image": ("image", 0)}),

@@ -28,6 +28,8 @@ CORE = {
 }
 SMALL = {"size": "width x height", "seconds": 0.0, "length": 9, "steps": 3}
 IMAGE_SIZE = (96, 64)
+FRAMES = {"Continued Clips": 9 + 8 + 8, "Seamless Loop": 4 * 3}
+"""Of templates whose videos have other lengths than their clips."""
 
 
 def small(workflow: dict[str, Any], image: str) -> dict[str, Any]:
@@ -57,7 +59,8 @@ def test_makes_a_video(comfy_server: ComfyServer, image: str, path: Path):
 
     assert result.status == "success", result.error
     frames, rate = saved_video(comfy_server, result)
-    assert len(frames) == SMALL["length"]
+    own = [count for name, count in FRAMES.items() if name in path.stem]
+    assert len(frames) == (own or [SMALL["length"]])[0]
     assert frames[0].shape == (64, 96, 3)
     assert rate == Fraction(24 if "5B" in path.stem else 16)
     assert np.std(frames[0]) > 1
@@ -93,5 +96,5 @@ def test_a_template_is_a_blueprint_that_is_listed(path: Path, comfy_server: Comf
 
     # A shared workflow says which packs it needs, and in which version.
     packs = [node["properties"]["cnr_id"] for node in inside["nodes"]]
-    assert set(packs) == {"wan-duet", "comfy-core"}
+    assert {"wan-duet"} <= set(packs) <= {"wan-duet", "comfy-core"}
     assert all(node["properties"]["ver"] for node in inside["nodes"])

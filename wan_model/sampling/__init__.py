@@ -1,6 +1,7 @@
 """Schedules, expert switch, guidance, step caches and the official solvers."""
 
 from .experts import ExpertPlan, count_high_noise_steps, expert_split, is_high_noise
+from .free_noise import free_noise
 from .schedule import (
     SOLVERS,
     SolverName,
@@ -44,6 +45,7 @@ __all__ = [
     "check_sigmas",
     "count_high_noise_steps",
     "expert_split",
+    "free_noise",
     "guide",
     "is_high_noise",
     "make_sigmas",

@@ -1,0 +1,81 @@
+"""The node that shows a long video to the model in windows of time."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..wan_model.errors import SettingsError
+from ..wan_model.shapes import latent_frames
+from ._comfy.model import facts
+from ._comfy.sampling.time_windows import Windows, with_context_windows
+from ._report import reports_errors
+from .checked_inputs import Model
+from .long_video_widgets import WINDOWS
+from .search_words import search_words
+from .widgets import widgets
+
+
+class WanDuetContextWindows(io.ComfyNode):
+    """Puts core's context windows on both experts."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describes the node."""
+        return io.Schema(
+            node_id="WanDuetContextWindows",
+            display_name="Wan 2.2 Context Windows (Long Video)",
+            **search_words("WanDuetContextWindows"),
+            category="Wan 2.2",
+            description="Videos of any length in the memory of one window: the model sees "
+            "overlapping windows, whose results are blended in every step. For one scene that goes "
+            "on; *loop* joins the end to the beginning. Works on models of ComfyUI's own loader, "
+            "too.",
+            inputs=[
+                Model.Input(
+                    "model_high", tooltip="High-noise expert, or TI2V-5B. It is left as it is."
+                ),
+                Model.Input(
+                    "model_low",
+                    optional=True,
+                    tooltip="Low-noise expert. It is left as it is. Leave it empty for TI2V-5B.",
+                ),
+                *widgets(*WINDOWS, table=WINDOWS),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model_high"),
+                io.Model.Output(display_name="model_low"),
+            ],
+        )
+
+    @classmethod
+    @reports_errors
+    def execute(
+        cls,
+        model_high: Any,
+        window_length: int,
+        window_overlap: int,
+        window_schedule: str,
+        free_noise: bool,
+        loop: bool,
+        keep_image: bool,
+        model_low: Any = None,
+    ) -> io.NodeOutput:
+        """Returns clones of both MODELs."""
+        length = latent_frames(window_length)
+        overlap = window_overlap // 4
+        if overlap > length // 2:
+            raise SettingsError(
+                f"The windows overlap too much. Got window_overlap {window_overlap} for "
+                f"window_length {window_length}, need at most {length // 2 * 4}. Use less overlap "
+                "or longer windows."
+            )
+        windows = Windows(length, overlap, window_schedule, free_noise, loop, keep_image)
+        high = facts.model_facts(model_high)
+        clones = [with_context_windows(model_high, windows, high.latent_channels)]
+        if model_low is not None:
+            facts.check_experts(high, facts.model_facts(model_low))
+            clones.append(with_context_windows(model_low, windows, high.latent_channels))
+        return io.NodeOutput(*clones, *[None] * (2 - len(clones)))
+
+
+NODES: list[type[io.ComfyNode]] = [WanDuetContextWindows]
