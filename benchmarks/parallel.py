@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.multiprocessing import start_processes
+from torch.multiprocessing.spawn import start_processes
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -39,6 +39,7 @@ from wan_model.dit import WanDiT, run_in_order
 from wan_model.dit.stage_choice import FastestStages, with_stages
 from wan_model.parallel import Degrees, Mesh, Team, decode_rows, samples_parallel, sequence_parallel
 from wan_model.shapes import latent_size
+from wan_model.vae.full import FullVae
 
 VAES = {name: config for name, config in VAE_CONFIGS.items() if name != "toy"}
 VAES["toy-vae"] = VAE_CONFIGS["toy"]
@@ -86,7 +87,8 @@ def measure(
     config, stride = CONFIGS[options.model]
     ranks = dist.get_world_size()
     mesh = Mesh.of(Degrees(**{split: ranks}))
-    inputs = inputs_of(config, stride, size, ranks if split == "cfg" else 1, device)
+    batch = ranks if split == "cfg" else 1
+    latent, timestep, text = inputs_of(config, stride, size, batch, device)
     stages = FastestStages(dit.precision)
     plain = with_stages(run_in_order, stages)
     shared = with_stages(sequence_parallel(run_in_order, mesh.tokens), stages)
@@ -96,14 +98,14 @@ def measure(
 
     together = samples_parallel(predict, mesh.samples)
     line, alone = compare(
-        lambda: dit.velocity(*inputs, None, plain),
-        lambda: together(*inputs, None),
+        lambda: dit.velocity(latent, timestep, text, None, plain),
+        lambda: together(latent, timestep, text, None),
         options.repeats,
         device,
     )
     floor = alone / ranks
     if split == "ulysses":
-        tokens = inputs[0][0, 0].numel() // 4
+        tokens = latent[0, 0].numel() // 4
         rate = bandwidth(config, tokens, mesh.tokens, device)
         sent = exchanged_bytes(config, tokens, ranks)
         floor += sent / rate
@@ -132,6 +134,7 @@ def compare(
 def measure_vae(options: argparse.Namespace, name: str, size: str, device: torch.device) -> Any:
     """Returns the numbers of a decode whose rows are shared; the video stays on the GPUs."""
     vae = random_vae(VAES[name], device).to(torch.bfloat16)
+    assert isinstance(vae, FullVae)
     width, height, frames = (int(part) for part in size.split("x"))
     found = latent_size(width, height, frames, vae.config.spatial_stride)
     shape = (1, vae.config.z_dim, *astuple(found))

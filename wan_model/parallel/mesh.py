@@ -40,5 +40,5 @@ class Mesh:
 
 def _team_of_this_rank(members: list[list[int]]) -> Team:
     group, _ = dist.new_subgroups_by_enumeration(members)
-    assert group is not None, "every rank is a member of one"
+    assert isinstance(group, dist.ProcessGroup), "every rank is a member of one"
     return Team(group)

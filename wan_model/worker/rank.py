@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from ..attention import Guarded, guarded, resolve, try_again
 from ..dit import BlockFn, BlockInputs, BlockRunner, run_in_order
@@ -46,7 +47,7 @@ class Worker:
         """
         self._device = torch.device(device)
         self._rank, self._ranks = rank, ranks
-        self._store: dist.TCPStore | None = None
+        self._store: TCPStore | None = None
         self._meshes: dict[Degrees, Mesh] = {}
         self._compiled: dict[str, CompiledStages] = {}
         self._experts: PlacedExperts | None = None
@@ -55,14 +56,14 @@ class Worker:
 
     def open_meeting(self, host: str) -> int:
         """Has the other ranks meet here; returns the port."""
-        self._store = dist.TCPStore(
+        self._store = TCPStore(
             host, 0, is_master=True, wait_for_workers=False, timeout=MEETING_TIMEOUT
         )
         return self._store.port
 
     def meet(self, host: str, port: int) -> None:
         """Joins the other ranks, of which the first has opened the meeting."""
-        store = self._store or dist.TCPStore(host, port, is_master=False, timeout=MEETING_TIMEOUT)
+        store = self._store or TCPStore(host, port, is_master=False, timeout=MEETING_TIMEOUT)
         backend = "nccl" if self._device.type == "cuda" else "gloo"
         dist.init_process_group(
             backend, store=store, rank=self._rank, world_size=self._ranks, timeout=MEETING_TIMEOUT

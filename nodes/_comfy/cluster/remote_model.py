@@ -100,7 +100,7 @@ def _remote(model: Any, pool: RemotePool, expert: int) -> Any:
     base.pool, base.expert = pool, expert
     remote = RemotePatcher(base, model.load_device, model.offload_device)
     own = {name: vars(remote)[name] for name in ("model", "load_device", "offload_device")}
-    vars(remote).update({**vars(model.clone()), **own})
+    remote.__dict__.update({**vars(model.clone()), **own})
     return remote
 
 

@@ -284,7 +284,7 @@ def worker_cases(rank: int, folder: str) -> Iterator[tuple[str, float]]:
     worker.load([str(file)], "float32", AS_STORED, "sdpa", {"blocks_to_swap": 1}, "")
     model = load_dit(file, dtype=torch.float32, attention="sdpa")
     inputs = uneven(model, batch=2)
-    layer = model.blocks[1].ffn[0]
+    layer = model.get_submodule("blocks.1.ffn.0")
     found = lora(layer, rank=3, scale=0.5)
     text, alpha = inputs.text[:1] * 2, torch.tensor([0.25, 0.0])
     negative = {"text": text, "alpha": alpha, "settings": {"scale": 4.0}}
