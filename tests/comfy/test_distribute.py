@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 
-from .graphs import Prompt, experts, image_to_video, moe_sampler, node, random_text, save, vae
+from .graphs import (
+    TEXT_ENCODER,
+    Prompt,
+    experts,
+    image_to_video,
+    moe_sampler,
+    node,
+    random_text,
+    save,
+    vae,
+)
 from .server import ComfyServer, prepare
 from .stock import LORA, T2V_HIGH, T2V_LOW, difference, run_to_tensors
 
@@ -194,3 +204,12 @@ def test_patches_inside_are_refused(ray_server: ComfyServer):
     error = ray_server.run(prompt).error
     assert error is not None
     assert "cannot be sent to other GPUs. Got dit" in error["exception_message"]
+
+    ranges = {"prompts": "0-4: a\n5-8: b", "negative": "", "transition": 0.0, "fps": 16.0}
+    prompt["clip"] = node("WanDuetTextEncoderLoader", text_encoder_name=TEXT_ENCODER)
+    prompt["timed"] = node("WanDuetPromptSchedule", clip=("clip", 0), **ranges)
+    prompt["size"]["inputs"]["positive"] = ["timed", 0]
+    prompt |= guided("sampler", SHARED)
+    error = ray_server.run(prompt).error
+    assert error is not None
+    assert "Got prompts over time, need none" in error["exception_message"]

@@ -28,6 +28,7 @@ from ..model.forward_pass import COMPILED, NEGATIVE, ForwardPass, ModelInputs, V
 from ..model.load_models import CHECKPOINT, CONVERTED, LOADED_WITH
 from ..model.patcher import WanPatcher
 from ..model.precision_choice import QUANTIZED, weights_of
+from ..model.timed_prompts import SCHEDULE
 from ..model.unknown_hooks import ROOT
 from .ray_session import connected, workers_of
 from .remote_pool import RemotePool, Source, check_mode
@@ -164,6 +165,7 @@ class RemotePass(ForwardPass):
         found += [ATTENTION] if options.get(ATTENTION) is not None else []
         if options.get(POSITIONS) or not is_cores_own(dit.rope_embedder, dit.config.head_dim):
             found.append("positions of tokens")
+        found += ["prompts over time"] if SCHEDULE in options else []
         if found:
             raise PairingError(
                 "Patches inside of the transformer cannot be sent to other GPUs. Got "
