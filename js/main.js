@@ -151,7 +151,7 @@ extendNode("WanDuet.Compare", "WanDuetCompare", (node) => {
   after(node, "onRemoved", () => players.get(node)?.close());
 });
 
-/** What language models wrote. @type {WeakMap<any, string>} */
+/** Prompts that nodes wrote. @type {WeakMap<any, string>} */
 const written = new WeakMap();
 const prompts = new PassingPanels("wanduet_prompt");
 
@@ -163,13 +163,13 @@ extendNode("WanDuet.ExtendPrompt", "WanDuetPromptExtend", (node) => {
 });
 
 onMessage("executed", ({ node: id, display_node: shownAs, output }) => {
-  const { prompt, heading } = output?.wanduet_prompt?.[0] ?? {};
-  const node = prompt && ofClass("WanDuetPromptExtend", shownAs ?? id);
+  const { prompt, text } = output?.wanduet_prompt?.[0] ?? {};
+  const node = text && findNode(shownAs ?? id);
   if (!node) return;
   written.set(node, prompt);
   const element = div("wanduet-plan wanduet-prompt");
-  element.textContent = heading ? `${heading}\n${prompt}` : prompt;
-  prompts.show(node, element, heightOfText(element.textContent, node.size[0]));
+  element.textContent = text;
+  prompts.show(node, element, heightOfText(text, node.size[0]));
 });
 
 onMessage("executed", ({ node: id, display_node: shownAs, output }) => {

@@ -5,8 +5,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..wan_model.prompt_help.film_words import OPEN, meanings, menus, with_cinematic_words
-from ._comfy.host import runtime
 from .checked_inputs import Choice
+from .prompt_output import shown_prompt
 from .search_words import search_words
 
 
@@ -57,8 +57,8 @@ class WanDuetCinematic(io.ComfyNode):
     def execute(cls, prompt: str, language: Any, **choices: str) -> io.NodeOutput:
         """Returns the prompt, and shows it with a line for each choice."""
         written = with_cinematic_words(prompt, choices, language)
-        runtime.show(cls.hidden.unique_id, "\n".join([written, *meanings(choices)]))
-        return io.NodeOutput(written)
+        text = "\n".join([written, *meanings(choices)])
+        return io.NodeOutput(written, ui=shown_prompt(cls.hidden.unique_id, written, text))
 
 
 NODES: list[type[io.ComfyNode]] = [WanDuetCinematic]

@@ -16,6 +16,7 @@ from ._comfy.host import runtime
 from ._comfy.text.kept_prompts import keep_answer, kept_answer
 from ._report import reports_errors
 from .checked_inputs import Choice, Image, Least
+from .prompt_output import shown_prompt
 from .search_words import search_words
 
 TEXT, IMAGE, BOTH = "text to video", "image to video", "text or image to video (5B)"
@@ -203,11 +204,8 @@ def _jpeg(image: Tensor) -> bytes:
 
 
 def _shown(node_id: str | None, prompt: str, told: str, heading: str) -> io.NodeOutput:
-    if runtime.showing_client() is None:  # the editor's extension shows the output
-        runtime.show(node_id, f"{heading}\n{prompt}".strip())
-    return io.NodeOutput(
-        prompt, told, ui={"wanduet_prompt": [{"prompt": prompt, "heading": heading}]}
-    )
+    text = f"{heading}\n{prompt}".strip()
+    return io.NodeOutput(prompt, told, ui=shown_prompt(node_id, prompt, text))
 
 
 NODES: list[type[io.ComfyNode]] = [WanDuetPromptExtend]

@@ -62,7 +62,7 @@ def test_an_answer_is_shown_and_asked_for_once(comfy_server: ComfyServer, servic
     first = run(comfy_server, service.address, language="Chinese")
     assert written(first) == GOOD
     assert first.texts("extend") == [GOOD]
-    assert first.outputs["extend"]["wanduet_prompt"] == [{"prompt": GOOD, "heading": ""}]
+    assert first.outputs["extend"]["wanduet_prompt"] == [{"prompt": GOOD, "text": GOOD}]
     assert IDEA in first.outputs["instruction"]["text"][0]
     assert "\u63d0\u793a\u8bcd" in service.requests[before]["messages"][0]["content"]
 
