@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from .graphs import (
+    T2V,
     TEXT_ENCODER,
     Prompt,
     experts,
@@ -209,7 +210,7 @@ def test_patches_inside_are_refused(ray_server: ComfyServer):
     prompt["clip"] = node("WanDuetTextEncoderLoader", text_encoder_name=TEXT_ENCODER)
     prompt["timed"] = node("WanDuetPromptSchedule", clip=("clip", 0), **ranges)
     prompt["size"]["inputs"]["positive"] = ["timed", 0]
-    prompt |= guided("sampler", SHARED)
+    prompt |= {**experts(T2V), **guided("sampler", SHARED, negative=("timed", 1))}
     error = ray_server.run(prompt).error
     assert error is not None
     assert "Got prompts over time, need none" in error["exception_message"]
