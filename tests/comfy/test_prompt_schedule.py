@@ -8,6 +8,7 @@ import torch
 from .graphs import TEXT_ENCODER, Prompt, memory, model, moe_sampler, node, save, stock_model
 from .server import ComfyServer
 from .stock import LORA, T2V_HIGH, T2V_LOW, difference, empty_latent, ksampler, run_to_tensors
+from .test_other_nodes_core import widgets
 
 pytestmark = pytest.mark.comfy
 
@@ -16,14 +17,7 @@ ATOL = 1e-4
 EFFECT = 1e-3
 SIZES = {"width": 32, "height": 32, "length": 17}
 FIRST, SECOND = "a red ball rolls", "the ball bounces high"
-WINDOWS = {
-    "context_length": 9,
-    "context_overlap": 5,
-    "context_schedule": "standard_static",
-    "context_stride": 1,
-    "closed_loop": False,
-    "fuse_method": "pyramid",
-}
+WINDOWS = {"context_length": 9, "context_overlap": 5}
 COMPARED = ("timed", "both", "nag", "long")
 WEIGHTS = [1.0, 1.0, 0.875, 0.125, 0.0]
 """Of the first prompt in five latent frames: a ramp over four frames of the video at frame 9."""
@@ -68,6 +62,8 @@ def of(name: str) -> dict[str, tuple[str, int]]:
 def test_one_formula_for_both_models(comfy_server: ComfyServer):
     """With guidance, by core's sampler and by ours over both experts, streamed and with LoRAs."""
     prompt, names = text(), []
+    known = comfy_server.object_info("WanContextWindowsManual")["WanContextWindowsManual"]
+    windows = {**widgets(known), **WINDOWS}
     prompts = {"first": ("first", 0), "second": ("second", 0), "weights": json.dumps(WEIGHTS)}
     for who in ("ours", "stock"):
         prompt |= pair(who)
@@ -87,7 +83,7 @@ def test_one_formula_for_both_models(comfy_server: ComfyServer):
             nag_alpha=0.5,
         )
         prompt |= ksampler((f"{who}_nag_model", 0), f"{who}_nag", steps=1, **of("timed"))
-        prompt[f"{who}_windows"] = node("WanContextWindowsManual", model=high, **WINDOWS)
+        prompt[f"{who}_windows"] = node("WanContextWindowsManual", **{**windows, "model": high})
         prompt |= ksampler((f"{who}_windows", 0), f"{who}_long", steps=1, **of("timed"))
         names += [f"{who}_{n}" for n in ("timed", "single", "plain", "mean", "both", "nag", "long")]
     saved = run_to_tensors(comfy_server, prompt, {name: (name, 0) for name in names})
