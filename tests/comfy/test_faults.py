@@ -30,6 +30,7 @@ FAULTS = [
     Fault("load", "disk full", "error"),
     Fault("text", "exception", "error"),
     Fault("cache write", "disk full", "success"),
+    Fault("cache write", "exception", "error"),
     Fault("image encode", "memory full", "error"),
     Fault("image encode", "cut off", "error"),
     Fault("high expert", "replaced", "success"),

@@ -119,6 +119,7 @@ def _store(file: Path, embedding: Tensor) -> None:
             _make_room(file.parent)
     except (OSError, SafetensorError) as error:
         logger.warning("The text embedding was not kept on disk: %s", error)
+    finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
 
