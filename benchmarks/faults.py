@@ -21,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from torch import Tensor
+from websocket import WebSocketException
 
 from benchmarks.lines import emit
 from benchmarks.toy_server import toy_folder
@@ -40,7 +41,7 @@ FAULTS = ("exception", "interrupt", "memory full", "card full", "disk full", *DA
 WHERE = {"disk full": OF_FILES, **dict.fromkeys(DAMAGES, OF_MODELS)}
 FIRST, NEXT = 7, 8
 """Seeds."""
-LOST = (OSError, TimeoutError)
+LOST = (OSError, WebSocketException)
 """What a client gets from a server that dies."""
 
 
