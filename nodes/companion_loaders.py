@@ -26,26 +26,27 @@ class WanDuetVAELoader(io.ComfyNode):
             display_name="Wan 2.2 Load VAE",
             **search_words("WanDuetVAELoader"),
             category=CATEGORY,
-            description="Loads the VAE. A14B models need wan_2.1_vae, TI2V-5B needs wan2.2_vae: "
-            "the names are easily confused. taew2_1 and taew2_2 are tiny VAEs that decode a rough "
-            "video in a fraction of the time.",
+            description=(
+                "Loads the VAE. 14B needs wan_2.1_vae, 5B needs wan2.2_vae: the names are easily "
+                "confused."
+            ),
             inputs=[
                 Choice.Input(
                     "vae_name",
                     options=[*runtime.model_names("vae"), *cls._preview_names()],
-                    tooltip="VAE file in models/vae: wan_2.1_vae.safetensors for A14B models, "
-                    "wan2.2_vae.safetensors for TI2V-5B. For rough videos, here or in "
-                    "models/vae_approx: taew2_1 or lighttaew2_1 for A14B, taew2_2 or lighttaew2_2 "
-                    "for TI2V-5B. Keep these names: they tell which latents the file takes. Give "
-                    "'Wan 2.2 Video Size & Images' a full VAE.",
+                    tooltip=(
+                        "wan_2.1_vae for 14B, wan2.2_vae for 5B. The tiny taew2_1 (14B) and "
+                        "taew2_2 (5B) decode a rough video in a fraction of the time."
+                    ),
                 ),
                 Choice.Input(
                     "precision",
                     options=PRECISIONS,
                     default="auto",
-                    tooltip="Precision the VAE computes in. auto: what ComfyUI prefers on this "
-                    "device, bf16 on most GPUs, fp32 on CPU. fp32 is exact and takes twice the "
-                    "memory.",
+                    tooltip=(
+                        "Number format of the VAE's maths. auto suits your GPU. fp32 is exact and "
+                        "takes twice the memory."
+                    ),
                 ),
             ],
             outputs=[io.Vae.Output(display_name="vae")],
@@ -93,14 +94,15 @@ class WanDuetTextEncoderLoader(io.ComfyNode):
             display_name="Wan 2.2 Load Text Encoder",
             **search_words("WanDuetTextEncoderLoader"),
             category=CATEGORY,
-            description="Loads a umT5 text encoder as a CLIP that every node takes. Its size is "
-            "read from the file.",
+            description="Loads the umT5 text encoder, as a CLIP that every node takes.",
             inputs=[
                 Choice.Input(
                     "text_encoder_name",
                     options=runtime.model_names("text_encoders"),
-                    tooltip="umT5 file in models/text_encoders: umt5_xxl_fp8_e4m3fn_scaled (6 GB), "
-                    "umt5_xxl_fp16 (11 GB), which follows prompts a little closer, or a .gguf.",
+                    tooltip=(
+                        "umT5 file: umt5_xxl_fp8_e4m3fn_scaled (6 GB), umt5_xxl_fp16 (11 GB, "
+                        "slightly closer to the prompt), or a .gguf."
+                    ),
                 ),
             ],
             outputs=[io.Clip.Output(display_name="clip")],

@@ -29,18 +29,20 @@ class WanDuetCompare(io.ComfyNode):
             display_name="Wan 2.2 Compare Videos",
             **search_words("WanDuetCompare"),
             category="Wan 2.2",
-            description="Plays two videos or batches of images in step: a slider wipes between "
-            "them, arrow keys go frame by frame, and their difference can be shown, amplified.",
+            description=(
+                "Plays two videos in step: a slider wipes between them, arrow keys go frame by "
+                "frame, and their difference can be amplified."
+            ),
             inputs=[
                 OneOf.Input(
                     "video_a",
                     types=[io.Image, io.Video],
-                    tooltip="Video or images, to the left of the slider.",
+                    tooltip="Video or images to the left of the slider.",
                 ),
                 OneOf.Input(
                     "video_b",
                     types=[io.Image, io.Video],
-                    tooltip="Video or images, to the right of the slider; scaled to the first.",
+                    tooltip="Video or images to the right of the slider, scaled to the first.",
                 ),
                 io.Float.Input(
                     "fps",
@@ -48,8 +50,10 @@ class WanDuetCompare(io.ComfyNode):
                     min=Least(1.0),
                     max=120.0,
                     step=1.0,
-                    tooltip="Frames per second of images: 16 for A14B, 24 for 5B. Videos have "
-                    "their own, and the first one's counts.",
+                    tooltip=(
+                        "Frames per second of images: 16 for 14B, 24 for 5B. A video has its own, "
+                        "and the first one's counts."
+                    ),
                 ),
             ],
             outputs=[],

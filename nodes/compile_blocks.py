@@ -24,9 +24,10 @@ class WanDuetCompile(io.ComfyNode):
             display_name="Wan 2.2 Torch Compile",
             **search_words("WanDuetCompile"),
             category=CATEGORY,
-            description="Makes each step faster with torch.compile; the video stays the same. The "
-            "first step waits for the compiler; later runs, other sizes, LoRA strengths and the "
-            "second expert do not. Use one for each expert; the node shows how long it took.",
+            description=(
+                "Compiles the model with torch.compile: the first step waits, the video stays the "
+                "same. For GPUs on which WanDuet's own kernels do not run."
+            ),
             inputs=_inputs(),
             outputs=[io.Model.Output(display_name="model")],
             hidden=[io.Hidden.unique_id],
@@ -43,8 +44,7 @@ def _inputs() -> list[Any]:
     return [
         Model.Input(
             "model",
-            tooltip="MODEL of 'Wan 2.2 Load Model' or 'Wan 2.2 Load 14B Experts'. It is left as it "
-            "is.",
+            tooltip="Model from a WanDuet loader. The input is not changed.",
         ),
         *widgets("mode"),
     ]

@@ -19,9 +19,7 @@ from .widgets import widgets
 CATEGORY = "Wan 2.2/custom sampling"
 
 SHIFT_OF_SIGMAS = (
-    "Shift of the sigmas that will be run: percentages of other nodes, hooks and some samplers "
-    "follow it. 0: the official value, as in 'Wan 2.2 Sigmas', or that of ModelSamplingSD3 in "
-    "front."
+    "The shift that 'Wan 2.2 Sigmas' has. 0: official, or that of ModelSamplingSD3 in front."
 )
 
 
@@ -36,8 +34,10 @@ class WanDuetMoEGuider(io.ComfyNode):
             display_name="Wan 2.2 Guider",
             **search_words("WanDuetMoEGuider"),
             category=CATEGORY,
-            description="Both experts as one GUIDER for SamplerCustomAdvanced: each call goes to "
-            "the expert of its noise level, with that expert's guidance scale.",
+            description=(
+                "Both experts as one GUIDER for SamplerCustomAdvanced: each step goes to the "
+                "right expert, with its own guidance."
+            ),
             inputs=[
                 Model.Input(
                     "model_high", tooltip="High-noise expert, or the only model (TI2V-5B)."
@@ -108,21 +108,27 @@ class WanDuetSigmas(io.ComfyNode):
             display_name="Wan 2.2 Sigmas",
             **search_words("WanDuetSigmas"),
             category=CATEGORY,
-            description="Noise levels for SamplerCustomAdvanced, and the step at which the "
-            "low-noise expert takes over, for graphs that split the run themselves.",
+            description=(
+                "Noise levels for SamplerCustomAdvanced, and the step at which the low-noise "
+                "expert takes over."
+            ),
             inputs=[
                 *widgets("steps", "shift", "scheduler", "boundary", "denoise"),
                 Model.Input(
                     "model",
                     optional=True,
-                    tooltip="Model whose official values are used for 0. Without one, 0 means the "
-                    "values of T2V-A14B: 40 steps, shift 12, boundary 0.875.",
+                    tooltip=(
+                        "Model whose official values 0 stands for. Without one they are those of "
+                        "T2V 14B."
+                    ),
                 ),
                 *widgets(
                     "sampler",
                     optional=True,
-                    tooltip="Sampler that will run the schedule: it decides which official list "
-                    "scheduler wan is, that of unipc or that of dpm++ (all others).",
+                    tooltip=(
+                        "The sampler that will run these sigmas: unipc has an official list of "
+                        "its own, all others share that of dpm++."
+                    ),
                 ),
             ],
             outputs=[
@@ -169,8 +175,10 @@ class WanDuetSamplerSelect(io.ComfyNode):
             display_name="Wan 2.2 Sampler Select",
             **search_words("WanDuetSamplerSelect"),
             category=CATEGORY,
-            description="The official solvers as a SAMPLER for SamplerCustomAdvanced, and every "
-            "sampler of ComfyUI.",
+            description=(
+                "The official solvers as a SAMPLER for SamplerCustomAdvanced, and every sampler "
+                "of ComfyUI."
+            ),
             inputs=widgets("sampler"),
             outputs=[io.Sampler.Output(display_name="sampler")],
         )

@@ -23,14 +23,16 @@ class WanDuetVAEDecode(io.ComfyNode):
             display_name="Wan 2.2 VAE Decode",
             **search_words("WanDuetVAEDecode"),
             category="Wan 2.2",
-            description="Decodes a video one latent frame at a time, exactly, straight into host "
-            "memory. Tiles are used only when a whole frame does not fit the GPU.",
+            description=(
+                "Turns a latent into frames, exactly and with little memory. Tiles are used only "
+                "when a whole frame does not fit the GPU."
+            ),
             inputs=[
                 Vae.Input(
-                    "vae", tooltip="VAE of the model: wan_2.1_vae for A14B, wan2.2_vae for 5B."
+                    "vae", tooltip="The model's VAE: wan_2.1_vae for 14B, wan2.2_vae for 5B."
                 ),
                 Latent.Input(
-                    "samples", tooltip="Latent video of a sampler, made with the same VAE."
+                    "samples", tooltip="Latent video from a sampler, made with the same VAE."
                 ),
                 *widgets("tiling"),
             ],

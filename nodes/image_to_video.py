@@ -77,11 +77,10 @@ class WanDuetImageToVideo(io.ComfyNode):
             display_name="Wan 2.2 Video Size & Images",
             **search_words("WanDuetImageToVideo"),
             category="Wan 2.2",
-            description="Size and length of the video, with or without images. The VAE decides "
-            "the kind: wan_2.1_vae for A14B (start and end image), wan2.2_vae for TI2V-5B (start "
-            "image). Images are scaled to cover the size and cropped in the centre; bicubic for "
-            "A14B, Lanczos for 5B, as the official code resizes. With previous_latent the video "
-            "goes on where another one ends.",
+            description=(
+                "Size and length of the video, with or without a first and last image, which are "
+                "scaled to cover it and cropped in the centre. It can go on where a clip ends."
+            ),
             inputs=[
                 *_condition_inputs(),
                 *widgets("width", "height", "length", "batch_size"),
@@ -225,7 +224,7 @@ def _condition_inputs() -> list[Any]:
             "negative",
             tooltip="What to avoid, encoded by 'Wan 2.2 Prompt'. It gets the images too.",
         ),
-        Vae.Input("vae", tooltip="VAE of the model: wan_2.1_vae for A14B, wan2.2_vae for 5B."),
+        Vae.Input("vae", tooltip="The model's VAE: wan_2.1_vae for 14B, wan2.2_vae for 5B."),
     ]
 
 
@@ -234,13 +233,15 @@ def _image_inputs() -> list[Any]:
         Image.Input(
             "start_image",
             optional=True,
-            tooltip="First frame or frames (I2V-A14B: any number, TI2V-5B: 4n+1). Leave it "
-            "empty for text to video.",
+            tooltip=(
+                "First frame of the video, or several first frames. Leave it empty for text to "
+                "video."
+            ),
         ),
         Image.Input(
             "end_image",
             optional=True,
-            tooltip="Last frame or frames (I2V-A14B only); alone or with a start image.",
+            tooltip="Last frame of the video, alone or with a start image. I2V 14B only.",
         ),
         *widgets("size_mode", "size", "seconds", "motion_amplitude"),
         Latent.Input(
@@ -293,11 +294,11 @@ def _check_vae(channels: int, images: Images) -> None:
     if channels not in (16, 48):
         raise PairingError(
             f"This VAE is not Wan's. Got one with {channels} latent channels, need 16 or 48. "
-            "Load wan_2.1_vae.safetensors (A14B) or wan2.2_vae.safetensors (TI2V-5B)."
+            "Load wan_2.1_vae.safetensors (14B) or wan2.2_vae.safetensors (TI2V-5B)."
         )
     if channels == 48 and images.end is not None:
         raise PairingError(
-            "TI2V-5B cannot end with a given image. Got an end_image with the Wan2.2 VAE, need a "
+            "TI2V-5B cannot end with a given image. Got an end_image with the Wan 2.2 VAE, need a "
             "start_image only. Disconnect end_image, or use I2V-A14B with wan_2.1_vae.safetensors."
         )
     others = [name for name in ("start", "end") if getattr(images, name) is not None]
@@ -313,7 +314,7 @@ def _check_inputs(images: Images, length: int, channels: int) -> None:
     given = sum(len(p) for p in (images.start, images.end) if p is not None)
     if given > length:
         raise ShapeError(
-            f"There are more given frames than the video has. Got {given} for a length of "
+            f"There are more images than the video has frames. Got {given} for a length of "
             f"{length}, need at most {length}. Use fewer images or a greater length."
         )
     if channels == 48 and images.start is not None and len(images.start) % 4 != 1:

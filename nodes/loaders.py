@@ -25,14 +25,8 @@ from .search_words import search_words
 CATEGORY = "Wan 2.2/load"
 PRECISIONS = ["auto", "bf16", "fp16", "fp32"]
 PRECISION_TOOLTIP = (
-    "Number format used for the heavy maths. auto: a file's 8-bit or 4-bit weights as they are "
-    "where the GPU is fast at that, otherwise bf16, or fp16 on older cards, fp32 on CPU; its "
-    "choice is shown here. bf16, fp16: closer to the model; small weights stay small in memory. "
-    "fp32: only to compare results. fp8: 8-bit matmuls, for RTX 40 and newer, H100. int8: the same "
-    "for RTX 20 and 30. nvfp4: 4-bit matmuls for RTX 50, smaller and visibly coarser. For these "
-    "three, weights of other formats are converted while they load; with a 'Wan 2.2 VRAM & "
-    "Block Swap' node they are kept in user/wanduet/weights, 14 GB for each expert of A14B, 8 GB "
-    "in nvfp4. Latents, residual stream, norms and modulation are always fp32."
+    "Number format used for the heavy maths. auto suits your file and GPU and is shown here. "
+    "fp8 is faster on RTX 40, RTX 50 and H100; bf16 is closest to the model."
 )
 ATTENTIONS = [
     "auto",
@@ -49,16 +43,8 @@ ATTENTIONS = [
 DEVICES = ["auto", *(f"cuda:{number}" for number in range(8))]
 """Of every machine alike, so that workflows travel; what a machine does not have is refused."""
 ATTENTION_TOOLTIP = (
-    "Attention kernel. auto: the fastest of those installed that are as exact as 16 bit allows, "
-    "measured once on your GPU (about a second); what it chose is shown here. sdpa: PyTorch's own. "
-    "sage, kitchen_int8 and flash_attn_3_fp8 compute in 8 bit, with 7 to 23 times the error; if "
-    "one breaks a first step, sdpa takes over and the sampler says so. On an H200, SageAttention 1 "
-    "and kitchen_int8 were slower than sdpa. kitchen_sol is sparse, for long videos: most blocks "
-    "of keys count as averages, but the first fifth of the steps and the first layer stay dense, "
-    "with what auto chooses. It has not been tried on real weights yet. auto_fast: what auto "
-    "chooses in the first fifth of the steps, then the fastest 8-bit kernel, if one is faster on "
-    "your GPU. A kernel that is not "
-    "installed is refused, with the command that installs it."
+    "Attention kernel. auto: the fastest exact one that is installed, shown here. auto_fast "
+    "and the 8-bit kernels trade accuracy for speed; see this node's help page."
 )
 
 
@@ -79,9 +65,10 @@ def _memory_input() -> Any:
     return linked(io.Custom("WANDUET_MEMORY")).Input(
         "memory",
         optional=True,
-        tooltip="Limits of VRAM and RAM from a 'Wan 2.2 VRAM & Block Swap' node. Leave it empty "
-        "for the fastest plan that fits, which is shown before sampling: on Nvidia GPUs the pack's "
-        "own engine streams the weights that do not fit, elsewhere ComfyUI's memory manager does.",
+        tooltip=(
+            "Limits of VRAM and RAM from 'Wan 2.2 VRAM & Block Swap'. Leave it empty for the "
+            "fastest plan that fits."
+        ),
     )
 
 
@@ -112,14 +99,14 @@ class WanDuetModelLoader(io.ComfyNode):
             display_name="Wan 2.2 Load Model",
             **search_words("WanDuetModelLoader"),
             category=CATEGORY,
-            description="Loads TI2V-5B, or one expert of an A14B model, as a MODEL for any "
-            "sampler. The node shows what the file is, read from its tensors.",
+            description="Loads TI2V-5B, or one expert of a 14B model. The node says what it is.",
             inputs=[
                 _model_input(
                     "model_name",
-                    "Transformer file in models/diffusion_models: wan2.2_ti2v_5B_fp16.safetensors, "
-                    "a .gguf, or one inside of an all-in-one file (checkpoints/...). For the two "
-                    "A14B experts use 'Wan 2.2 Load 14B Experts'.",
+                    (
+                        "Model file: TI2V-5B, or a single expert. For both 14B experts use 'Wan "
+                        "2.2 Load 14B Experts'."
+                    ),
                 ),
                 _precision_input(),
                 _attention_input(),
@@ -166,18 +153,24 @@ class WanDuetExpertLoader(io.ComfyNode):
             display_name="Wan 2.2 Load 14B Experts",
             **search_words("WanDuetExpertLoader"),
             category=CATEGORY,
-            description="Loads both experts of T2V-A14B or I2V-A14B. The high-noise one makes the "
-            "layout and motion in the first steps, the low-noise one the details.",
+            description=(
+                "Loads both experts of T2V or I2V 14B. The high-noise one lays out scene and "
+                "motion, the low-noise one paints the detail."
+            ),
             inputs=[
                 _model_input(
                     "high_noise_model",
-                    "File of the high-noise expert, such as "
-                    "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors.",
+                    (
+                        "File of the high-noise expert, such as "
+                        "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors."
+                    ),
                 ),
                 _model_input(
                     "low_noise_model",
-                    "File of the low-noise expert of the same model, such as "
-                    "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors.",
+                    (
+                        "File of the low-noise expert of the same model, such as "
+                        "wan2.2_t2v_low_noise_14B_fp8_scaled.safetensors."
+                    ),
                 ),
                 _precision_input(),
                 _attention_input(),
@@ -275,7 +268,7 @@ def _check_names(high: str, low: str) -> None:
     if high == low:
         raise PairingError(
             f"Both experts are the same file. Got {high} twice, need the high-noise and the "
-            "low-noise file. Choose the other one in one of the two."
+            "low-noise file. Choose the other file in one of them."
         )
     found = guess_pair(*(runtime.model_path("diffusion_models", name) for name in (high, low)))
     if found == ("low", "high"):

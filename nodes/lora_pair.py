@@ -48,20 +48,24 @@ class WanDuetLoraPair(io.ComfyNode):
             display_name="Wan 2.2 Load LoRA Pair",
             **search_words("WanDuetLoraPair"),
             category=CATEGORY,
-            description="Puts up to three LoRAs on both experts, and says what each changes. "
-            "Reads the files of every trainer, also those that ComfyUI's own node passes over. "
-            "Beside 8-bit and 4-bit weights a LoRA is computed in 16 bit, without loss. Chain "
-            "nodes for more.",
+            description=(
+                "Puts up to three LoRAs on both experts and lists what each one changes. Chain "
+                "nodes for more."
+            ),
             inputs=[
                 Model.Input(
                     "model_high",
-                    tooltip="High-noise expert, or TI2V-5B. From 'Wan 2.2 Load 14B Experts' or "
-                    "from ComfyUI's own loader. It is left as it is.",
+                    tooltip=(
+                        "High-noise expert, or TI2V-5B, from WanDuet's or ComfyUI's own loader. "
+                        "The input is not changed."
+                    ),
                 ),
                 Model.Input(
                     "model_low",
                     optional=True,
-                    tooltip="Low-noise expert. It is left as it is. Leave it empty for TI2V-5B.",
+                    tooltip=(
+                        "Low-noise expert. Leave it empty for TI2V-5B. The input is not changed."
+                    ),
                 ),
                 *_row_inputs(files, ROWS[0], first=True),
                 *(item for row in ROWS[1:] for item in _row_inputs(files, row, first=False)),
@@ -107,17 +111,17 @@ def _row_inputs(files: Sequence[str], end: str, *, first: bool) -> list[Any]:
             options=[NONE, *files],
             default=NONE,
             optional=optional,
-            tooltip="LoRA for the high-noise expert, a file in models/loras. It decides layout "
-            "and motion.",
+            tooltip="LoRA file for the high-noise expert, which decides layout and motion.",
         ),
         Choice.Input(
             f"lora_low{end}",
             options=[AUTO, NONE, *files],
             default=AUTO,
             optional=optional,
-            tooltip="LoRA for the low-noise expert. auto: the partner of the file above, found by "
-            "its name; the same file if it holds both, or if its name speaks of neither expert. "
-            "This node shows what was found.",
+            tooltip=(
+                "LoRA file for the low-noise expert, which paints detail. auto: the partner of "
+                "the file above, found by its name."
+            ),
         ),
         *(
             io.Float.Input(
@@ -128,8 +132,10 @@ def _row_inputs(files: Sequence[str], end: str, *, first: bool) -> list[Any]:
                 step=0.05,
                 round=0.001,
                 optional=optional,
-                tooltip=f"Strength on the {expert}-noise expert. 1: as trained. 0: not at all. "
-                "Another strength loads nothing anew where weights are 8-bit or 4-bit.",
+                tooltip=(
+                    f"Strength on the {expert}-noise expert. 1: as trained. 0: no effect. Negative "
+                    "values reverse the effect."
+                ),
             )
             for expert in ("high", "low")
         ),
@@ -137,7 +143,7 @@ def _row_inputs(files: Sequence[str], end: str, *, first: bool) -> list[Any]:
             f"on{end}",
             default=True,
             optional=optional,
-            tooltip="Off leaves this row's LoRA out of both experts, and keeps its settings.",
+            tooltip="Off leaves this row's LoRA out of both experts and keeps its settings.",
         ),
     ]
 

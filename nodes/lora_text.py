@@ -28,8 +28,8 @@ def said_of(name: str, expert: Expert | None, applied: Applied) -> list[str]:
     lines = [f"{name} at {applied.strength:g}{where}: {'; '.join(parts)}."]
     if applied.merged_anew:
         lines.append(
-            f"{applied.merged_anew} of them are no products of small matrices. They are computed "
-            "anew at each use, exactly, which makes steps slower; 16-bit models are not slower."
+            f"{applied.merged_anew} of them cannot be kept as small matrices. They are computed "
+            f"exactly at each use, which makes steps slower; 16-bit models are not slower."
         )
     return lines
 

@@ -26,10 +26,10 @@ class WanDuetMemory(io.ComfyNode):
             display_name="Wan 2.2 VRAM & Block Swap",
             **search_words("WanDuetMemory"),
             category=CATEGORY,
-            description="Limits of VRAM and RAM for the engine that streams a model's weights. "
-            "Limits are hard: a run that cannot meet them stops with an explanation. The plan is "
-            "shown before sampling. The defaults give the fastest plan that fits, and so does "
-            "leaving the node out on Nvidia GPUs; on others the engine is used only with it.",
+            description=(
+                "Limits of VRAM and RAM, for a loader's memory input. Without this node WanDuet "
+                "uses the fastest plan that fits."
+            ),
             inputs=widgets("vram_budget_gb", "blocks_to_swap", "pinned_ram_gb", "prefetch_blocks"),
             outputs=[io.Custom(MEMORY_TYPE).Output(display_name="memory")],
         )

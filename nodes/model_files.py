@@ -10,7 +10,7 @@ def missing_file(folder: str, name: str | None) -> str | None:
     if name is None or name in runtime.model_names(folder):
         return None
     if not isinstance(name, str):
-        return f"This is no file. Got {name!r}, need a name. Pick a file."
+        return f"This is not a file name. Got {name!r}, need a name. Pick a file."
     if runtime.is_file(folder, name):
         return (
             f"The file {name!r} is of a kind that is not read here. Got "

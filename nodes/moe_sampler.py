@@ -11,7 +11,7 @@ from ._comfy.host import runtime
 from ._comfy.model import facts
 from ._comfy.sampling import samplers
 from ._comfy.sampling.guider import Expert, MoEGuider
-from ._comfy.sampling.run import as_video, sample_latent
+from ._comfy.sampling.run import sample_latent
 from ._comfy.sampling.run_shift import at_shift
 from ._comfy.sampling.run_watch import RunWatch
 from ._report import reports_errors
@@ -45,9 +45,10 @@ class WanDuetMoESampler(io.ComfyNode):
             display_name="Wan 2.2 Sampler",
             **search_words("WanDuetMoESampler"),
             category="Wan 2.2",
-            description="Runs one solver over both experts and switches at the model's own noise "
-            "level, so that multistep solvers keep their history. All zeros are the official "
-            "settings. With one model (TI2V-5B) leave model_low empty.",
+            description=(
+                "Makes the video: one run over both experts that hands over where the model was "
+                "trained to. All zeros are the official settings."
+            ),
             inputs=_inputs(),
             outputs=[io.Latent.Output(display_name="latent")],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
@@ -77,7 +78,7 @@ class WanDuetMoESampler(io.ComfyNode):
         model_low: Any = None,
     ) -> io.NodeOutput:
         """Checks everything that can be checked, shows the plan, samples."""
-        latent_image = as_video(model_high, latent_image)
+        latent_image = "Size and length of the video, from 'Wan 2.2 Video Size & Images'."
         high, unread = _checked(model_high, model_low, positive, negative, latent_image)
         shift, said = settings.shift_of_run(shift, model_high, model_low)
         chosen = settings.resolve(
@@ -182,15 +183,15 @@ def _sockets() -> list[Any]:
         ),
         Conditioning.Input(
             "positive",
-            tooltip="Positive prompt, with images if any, from 'Wan 2.2 Video Size & Images'.",
+            tooltip="Positive prompt, with any images, from 'Wan 2.2 Video Size & Images'.",
         ),
         Conditioning.Input(
             "negative",
-            tooltip="Negative prompt, with images if any, from 'Wan 2.2 Video Size & Images'.",
+            tooltip="Negative prompt, with any images, from 'Wan 2.2 Video Size & Images'.",
         ),
         Latent.Input(
             "latent_image",
-            tooltip="Latent that sets size and length, from 'Wan 2.2 Video Size & Images'.",
+            tooltip="Size and length of the video, from 'Wan 2.2 Video Size & Images'.",
         ),
     ]
 

@@ -24,21 +24,24 @@ class WanDuetNAG(io.ComfyNode):
             display_name="Wan 2.2 NAG (Negative Prompt at CFG 1)",
             **search_words("WanDuetNAG"),
             category="Wan 2.2",
-            description="Gives the negative prompt an effect at cfg 1, where it has none "
-            "otherwise: for 4-step LoRAs and other distilled models. Costs almost no time. Works "
-            "on models of ComfyUI's own loader, too.",
+            description=(
+                "Makes the negative prompt work at cfg 1, where it has no effect otherwise: for "
+                "4-step LoRAs. It costs almost no time."
+            ),
             inputs=[
                 Model.Input(
                     "model_high",
-                    tooltip="High-noise expert, or TI2V-5B. It is left as it is.",
+                    tooltip="High-noise expert, or TI2V-5B. The input is not changed.",
                 ),
                 Model.Input(
                     "model_low",
                     optional=True,
-                    tooltip="Low-noise expert. It is left as it is. Leave it empty for TI2V-5B.",
+                    tooltip=(
+                        "Low-noise expert. Leave it empty for TI2V-5B. The input is not changed."
+                    ),
                 ),
                 Conditioning.Input(
-                    "negative", tooltip="What to keep away from: 'negative' of 'Wan 2.2 Prompt'."
+                    "negative", tooltip="What to stay away from: 'negative' of 'Wan 2.2 Prompt'."
                 ),
                 *widgets("nag_scale", "nag_alpha", "nag_tau"),
             ],

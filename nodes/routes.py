@@ -46,7 +46,7 @@ def describe(query: Query) -> dict[str, Any]:
             file is opened.
 
     Raises:
-        LookupError: if the loaders do not list the file, or it is no diffusion model.
+        LookupError: if the loaders do not list the file, or it is not a diffusion model.
         WanError: if it is not of Wan2.2.
     """
     folder, name = query.get("folder", ""), query.get("name", "")
@@ -55,7 +55,9 @@ def describe(query: Query) -> dict[str, Any]:
         raise LookupError(f"The model file {name!r} is not in {MODEL_FOLDER}. Choose another one.")
     found = detect(path)
     if found.kind is None:
-        raise LookupError(f"{name!r} is no diffusion model. Got {found.label}. Choose another one.")
+        raise LookupError(
+            f"{name!r} is not a diffusion model. Got {found.label}. Choose another one."
+        )
     official = OFFICIAL[found.kind]
     return {
         "kind": found.kind,

@@ -26,9 +26,10 @@ class WanDuetSaveModel(io.ComfyNode):
             display_name="Wan 2.2 Save Model",
             **search_words("WanDuetSaveModel"),
             category=CATEGORY,
-            description="Writes a MODEL of this pack with all its LoRAs as one file, which "
-            "ComfyUI's own loader or ComfyUI-GGUF reads, too. A file is never written over, and is "
-            "there only when it is whole. Save each expert of A14B on its own.",
+            description=(
+                "Writes a model with all its LoRAs to one file. Files are never overwritten. Save "
+                "each 14B expert on its own."
+            ),
             inputs=_inputs(),
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
@@ -49,25 +50,27 @@ def _inputs() -> list[Any]:
     return [
         Model.Input(
             "model",
-            tooltip="A MODEL of 'Wan 2.2 Load Model' or 'Wan 2.2 Load 14B Experts', with LoRAs of "
-            "any loader behind it. What samplers add, such as a shift, is no part of the file.",
+            tooltip=(
+                "Model from a WanDuet loader, with any LoRAs. Sampler settings such as a shift "
+                "are not saved."
+            ),
         ),
         io.String.Input(
             "filename_prefix",
             default="diffusion_models/wan2.2",
-            tooltip="Name in ComfyUI's output folder, to which expert, format and a number are "
-            "added. Files in output/diffusion_models are listed by the loaders.",
+            tooltip=(
+                "Name in ComfyUI's output folder. Files in output/diffusion_models appear in the "
+                "loaders at once."
+            ),
         ),
         Choice.Input(
             "format",
             options=[one.name for one in EXPORTS],
             default="bf16",
-            tooltip="Format of the blocks' weights; LoRAs are merged in fp32 before rounding. "
-            "bf16: 28 GB for an expert of A14B. fp8: half of that, with one scale for each weight, "
-            "which older ComfyUIs read, too. int8: a scale for each row, usually closer than fp8. "
-            "int8 convrot: weights are rotated first, the closest in 8 bits. To read int8 with "
-            "another loader, you need a ComfyUI of 2026. GGUF Q8_0 "
-            "(15 GB) and Q4_0 (8 GB): .gguf files for ComfyUI-GGUF and this pack.",
+            tooltip=(
+                "Number format of the file. bf16 is exact; fp8 and int8 take half the space; int8 "
+                "convrot is the closest in 8 bits; GGUF is for ComfyUI-GGUF and WanDuet."
+            ),
         ),
     ]
 

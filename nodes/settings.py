@@ -57,14 +57,17 @@ def shift_of_run(shift: float, *models: Any) -> tuple[float, list[str]]:
         models: the experts, or None where there is none.
     """
     said = [
-        f"{name} has no effect here: Wan's schedule is that of a flow with a shift."
+        f"{name} has no effect here: Wan's schedule takes a shift only."
         for name in dict.fromkeys(run_shift.sampling_in_front(m) for m in models if m is not None)
         if name is not None
     ]
     front = [found for found in run_shift.shifts_in_front(*models) if found > 0]
     named = " and ".join(f"{found:g}" for found in front)
     if shift > 0 and front and front != [shift]:
-        said.append(f"The MODEL's shift {named} is not used: this node's is {shift:g}, 0 takes it.")
+        said.append(
+            f"The model's shift {named} is ignored: this node says {shift:g}. Set it to 0 to use "
+            "the model's."
+        )
     elif shift <= 0 and front:
         one = f", of {named}: a run has one" if len(front) > 1 else ""
         said.append(f"shift {front[0]:g} from the MODEL{one}")

@@ -26,9 +26,10 @@ class WanDuetStepCache(io.ComfyNode):
             display_name="Wan 2.2 Step Cache",
             **search_words("WanDuetStepCache"),
             category=CATEGORY,
-            description="Skips model calls whose result follows from earlier ones, for runs of 10 "
-            "steps or more. The video differs a little from the one without; this node shows what "
-            "was skipped. Use one for each expert. For 4-step LoRAs it does nothing.",
+            description=(
+                "Skips steps that hardly change anything, in runs of 10 steps or more, and lists "
+                "them. Use one node for each expert."
+            ),
             inputs=_inputs(),
             outputs=[io.Model.Output(display_name="model")],
             hidden=[io.Hidden.unique_id],
@@ -49,7 +50,9 @@ class WanDuetStepCache(io.ComfyNode):
 
 def _inputs() -> list[Any]:
     return [
-        Model.Input("model", tooltip="Model or expert to run less often. It is left as it is."),
+        Model.Input(
+            "model", tooltip="Model or expert to run less often. The input is not changed."
+        ),
         *widgets("method", "threshold", "start_percent", "end_percent"),
     ]
 

@@ -23,8 +23,10 @@ class WanDuetTextEncode(io.ComfyNode):
             display_name="Wan 2.2 Prompt",
             **search_words("WanDuetTextEncode"),
             category="Wan 2.2",
-            description="Cleans and encodes both prompts like the official code. Embeddings are "
-            "kept on disk, so a known prompt needs no text encoder run.",
+            description=(
+                "Turns the prompt and the negative prompt into what the model reads. Known "
+                "prompts are remembered on disk."
+            ),
             inputs=[
                 Clip.Input(
                     "clip", tooltip="A umT5 text encoder, from 'Wan 2.2 Load Text Encoder'."
@@ -34,16 +36,20 @@ class WanDuetTextEncode(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=True,
                     default="",
-                    tooltip="What the video shows: subject, motion, scene, light, camera. Up to "
-                    "512 tokens (about 380 English words). Parentheses are plain text here.",
+                    tooltip=(
+                        "What happens in the video: subject, motion, scene, light, camera. Up to "
+                        "about 380 English words."
+                    ),
                 ),
                 io.String.Input(
                     "negative",
                     multiline=True,
                     dynamic_prompts=True,
                     default="",
-                    tooltip="What to avoid. Leave it empty for the official negative prompt. It "
-                    "has no effect where the guidance scale is 1.",
+                    tooltip=(
+                        "What to avoid. Empty: the official negative prompt. It "
+                        "has no effect at cfg 1 without 'Wan 2.2 NAG'."
+                    ),
                 ),
             ],
             outputs=[

@@ -69,6 +69,6 @@ def check_image_for(choice: str, has_image: bool) -> None:
     if choice in SIZES and SIZES[choice].of_image and not has_image:
         wanted = choice.replace(IMAGE_SHAPE, "landscape")
         raise SettingsError(
-            f"There is no image whose shape the video could have. Got size '{choice}', need an "
+            f"There is no image to take the shape from. Got size '{choice}', need an "
             f"image. Connect start_image, or choose '{wanted}'."
         )

@@ -14,7 +14,7 @@ from ..wan_model.sampling import STEP_CACHE_METHODS
 from ..wan_model.shapes import check_frames, check_size
 from ._comfy.sampling import samplers
 from .checked_inputs import Choice, Least, Steps
-from .video_size import FREE, IMAGE_SHAPE, SIZES
+from .video_size import FREE, SIZES
 
 CROP, KEEP_ASPECT = "crop to size", "keep aspect (official)"
 MAX_SIDE, MAX_LENGTH = 8192, 8193
@@ -70,8 +70,10 @@ TABLE: dict[str, Row] = {
         default=0,
         min=-1,
         max=1000,
-        tooltip="Steps over both experts together. 0: the official number, 40 for A14B and 50 for "
-        "5B. 20 is a good compromise; models with a 4-step LoRA want 4.",
+        tooltip=(
+            "Steps over both experts together. 0: the official number. 20 is a good compromise; a "
+            "4-step LoRA wants 4."
+        ),
     ),
     "cfg_high": Row(
         io.Float,
@@ -80,9 +82,10 @@ TABLE: dict[str, Row] = {
         max=100.0,
         step=0.1,
         round=0.01,
-        tooltip="Guidance scale of the high-noise expert. 0: the official value, 4 for T2V, 3.5 "
-        "for I2V, 5 for 5B. 1 ignores the negative prompt and halves the time: right for 4-step "
-        "LoRAs.",
+        tooltip=(
+            "Guidance of the high-noise expert: how closely it follows the prompt. 0: official. 1 "
+            "halves the time and ignores the negative prompt; 4-step LoRAs want 1."
+        ),
     ),
     "cfg_low": Row(
         io.Float,
@@ -91,24 +94,28 @@ TABLE: dict[str, Row] = {
         max=100.0,
         step=0.1,
         round=0.01,
-        tooltip="Guidance scale of the low-noise expert. 0: the official value, 3 for T2V, 3.5 "
-        "for I2V. 1 ignores the negative prompt and halves the time: right for 4-step LoRAs.",
+        tooltip=(
+            "Guidance of the low-noise expert: how closely it follows the prompt. 0: official. 1 "
+            "halves the time and ignores the negative prompt; 4-step LoRAs want 1."
+        ),
     ),
     "sampler": Row(
         Choice,
         options=samplers.sampler_names,
         default="unipc",
-        tooltip="unipc: the official solver. dpm++: the official alternative. euler: for "
-        "4-step LoRAs. The others are ComfyUI's; its uni_pc and dpmpp_2m are not the official "
-        "ones.",
+        tooltip=(
+            "unipc: the official solver. dpm++: the official alternative. euler: for 4-step "
+            "LoRAs. The others are ComfyUI's own."
+        ),
     ),
     "scheduler": Row(
         Choice,
         options=samplers.scheduler_names,
         default="wan",
-        tooltip="Spacing of the noise levels. wan: the official list of the chosen sampler. The "
-        "others are ComfyUI's schedulers with this shift; simple is nearly the official list of "
-        "DPM++.",
+        tooltip=(
+            "How noise levels are spaced. wan: the official list of the chosen sampler. The "
+            "others are ComfyUI's own, with this shift."
+        ),
     ),
     "shift": Row(
         io.Float,
@@ -117,9 +124,10 @@ TABLE: dict[str, Row] = {
         max=100.0,
         step=0.5,
         round=0.01,
-        tooltip="Moves steps towards high noise. 0: the official value, 12 for T2V, 5 for I2V and "
-        "5B, or that of ModelSamplingSD3 in front. 4-step LoRAs are made for 5; 3 is advised for "
-        "I2V at 480p.",
+        tooltip=(
+            "Higher values spend more steps on layout and motion, lower ones on detail. 0: "
+            "official, or that of ModelSamplingSD3 in front. 4-step LoRAs want 5."
+        ),
     ),
     "boundary": Row(
         io.Float,
@@ -129,8 +137,10 @@ TABLE: dict[str, Row] = {
         max=1.0,
         step=0.005,
         round=0.0001,
-        tooltip="Noise level (sigma) below which the low-noise expert takes over. 0: the official "
-        "value, 0.875 for T2V, 0.9 for I2V. The step follows from the schedule and is shown.",
+        tooltip=(
+            "Noise level at which the low-noise expert takes over. 0: official. The step at which "
+            "that happens is shown."
+        ),
     ),
     "denoise": Row(
         io.Float,
@@ -138,8 +148,9 @@ TABLE: dict[str, Row] = {
         min=0.0,
         max=1.0,
         step=0.01,
-        tooltip="1 makes a new video. Less keeps that much of the latent's own content: the last "
-        "part of a longer schedule is run, as in KSampler.",
+        tooltip=(
+            "1 makes a new video. Less keeps that much of the latent that comes in, as in KSampler."
+        ),
     ),
     "start_at_step": Row(
         io.Int,
@@ -147,8 +158,10 @@ TABLE: dict[str, Row] = {
         default=0,
         min=0,
         max=10000,
-        tooltip="First step to run. Above 0 to continue a run that another node began: give "
-        "the same settings there, and add_noise disable here.",
+        tooltip=(
+            "First step to run. Above 0 it continues a run that another node began; set add_noise "
+            "to disable then."
+        ),
     ),
     "end_at_step": Row(
         io.Int,
@@ -156,25 +169,27 @@ TABLE: dict[str, Row] = {
         default=10000,
         min=0,
         max=10000,
-        tooltip="Step to stop before. Below the number of steps to hand the rest to another "
-        "node, with return_with_leftover_noise enable. Exact with euler; multistep samplers "
-        "restart.",
+        tooltip=(
+            "Step to stop before. Lower it to hand the rest to another node, with "
+            "return_with_leftover_noise enabled. Exact with euler."
+        ),
     ),
     "add_noise": Row(
         Choice,
         advanced=True,
         options=["enable", "disable"],
         default="enable",
-        tooltip="disable only where the latent already holds the noise of an earlier, "
-        "unfinished run.",
+        tooltip=(
+            "Choose disable only when the latent already holds the noise of an earlier, "
+            "unfinished run."
+        ),
     ),
     "return_with_leftover_noise": Row(
         Choice,
         advanced=True,
         options=["disable", "enable"],
         default="disable",
-        tooltip="enable to keep the remaining noise in a run that stops early, so that another "
-        "node can continue it.",
+        tooltip="Choose enable when a run stops early and another node continues it.",
     ),
     "width": Row(
         io.Int,
@@ -182,8 +197,10 @@ TABLE: dict[str, Row] = {
         min=Steps(16, _check_side, "a multiple of 16"),
         max=MAX_SIDE,
         step=16,
-        tooltip="Pixels, a multiple of 16 (A14B) or 32 (5B). Trained sizes: 832x480 "
-        "and 1280x720 for A14B, 1280x704 for 5B, and portrait.",
+        tooltip=(
+            "Width in pixels, used when size is 'width x height'. A multiple of 16 for 14B, of 32 "
+            "for 5B."
+        ),
     ),
     "height": Row(
         io.Int,
@@ -191,8 +208,10 @@ TABLE: dict[str, Row] = {
         min=Steps(16, _check_side, "a multiple of 16"),
         max=MAX_SIDE,
         step=16,
-        tooltip="Pixels, a multiple of 16 (A14B) or 32 (5B). Memory and time grow "
-        "faster than the number of pixels.",
+        tooltip=(
+            "Height in pixels, used when size is 'width x height'. A multiple of 16 for 14B, of "
+            "32 for 5B."
+        ),
     ),
     "length": Row(
         io.Int,
@@ -200,8 +219,10 @@ TABLE: dict[str, Row] = {
         min=Steps(1, check_frames, "4n+1"),
         max=MAX_LENGTH,
         step=4,
-        tooltip="Frames, 4n+1. 81 is 5 seconds at 16 fps (A14B), 121 is 5 seconds at "
-        "24 fps (5B). Clips longer than 5 s tend to loop.",
+        tooltip=(
+            "Number of frames, used when seconds is 0: 4n+1, such as 81 (5 s at 16 fps, 14B) or "
+            "121 (5 s at 24 fps, 5B)."
+        ),
     ),
     "batch_size": Row(
         io.Int,
@@ -215,19 +236,20 @@ TABLE: dict[str, Row] = {
         options=[CROP, KEEP_ASPECT],
         default=CROP,
         optional=True,
-        tooltip="crop to size: the video is exactly width x height. keep aspect: width "
-        "x height is taken as an area, and the image's own aspect decides the sides, "
-        "as the official code does. Without an image both are the same.",
+        tooltip=(
+            "crop to size: exactly width x height. keep aspect: that many pixels in the shape of "
+            "the image, as the official code does."
+        ),
     ),
     "size": Row(
         Choice,
         options=[FREE, *SIZES],
         default=FREE,
         optional=True,
-        tooltip="Trained sizes, whatever width, height and size_mode say. 480p: 832 x 480, square "
-        "624 x 624. 720p: 1280 x 720, square 960 x 960; for 5B, which is made for 720p, 1280 x "
-        f"704. {IMAGE_SHAPE}: as many pixels, with the image's aspect, so nearly nothing is "
-        f"cropped. {FREE}: the numbers count.",
+        tooltip=(
+            "The sizes that the models were trained on. 'shape of the image' crops at most a few "
+            "pixels; 'width x height' takes the numbers."
+        ),
     ),
     "seconds": Row(
         io.Float,
@@ -237,8 +259,10 @@ TABLE: dict[str, Row] = {
         step=0.5,
         round=0.01,
         optional=True,
-        tooltip="Length in seconds instead of frames: at 16 fps for A14B, 24 fps for 5B. 5 is what "
-        "the models were trained on. 0: length counts. The node shows the frames.",
+        tooltip=(
+            "Length in seconds: 16 fps for 14B, 24 fps for 5B. Clips longer than 5 s tend to "
+            "loop. 0: length counts."
+        ),
     ),
     "motion_amplitude": Row(
         io.Float,
@@ -268,17 +292,20 @@ TABLE: dict[str, Row] = {
         max=1024.0,
         step=0.5,
         round=0.01,
-        tooltip="VRAM that sampling may take in all, weights and video, in GiB. 0: what is "
-        "free when sampling starts. A budget below that leaves the rest to other programs.",
+        tooltip=(
+            "GiB of VRAM for weights and video together. 0: what is free when sampling starts. "
+            "Less leaves room for other programs."
+        ),
     ),
     "blocks_to_swap": Row(
         io.Int,
         default=-1,
         min=-1,
         max=40,
-        tooltip="Transformer blocks that are streamed to the GPU in every step instead of "
-        "staying there: 0 to 40 (A14B), 0 to 30 (5B). -1: as few as fit. A block "
-        "travels while others compute.",
+        tooltip=(
+            "How many of the model's blocks stream to the GPU in every step instead of staying "
+            "there. -1: as few as fit."
+        ),
     ),
     "pinned_ram_gb": Row(
         io.Float,
@@ -287,25 +314,29 @@ TABLE: dict[str, Row] = {
         max=1024.0,
         step=0.5,
         round=0.01,
-        tooltip="RAM in GiB that is taken for weights and that the system cannot use otherwise "
-        "meanwhile. -1: 0.25, and up to 4 where copies would otherwise be slower than "
-        "computing. All other weights are read from the file, which the system caches in free RAM.",
+        tooltip=(
+            "GiB of RAM held for weights while sampling. -1: as little as keeps copies from "
+            "slowing the run."
+        ),
     ),
     "prefetch_blocks": Row(
         io.Int,
         default=-1,
         min=-1,
         max=40,
-        tooltip="Blocks that are fetched ahead of the one that computes, each in VRAM of its "
-        "own. -1: 2, or 1 where VRAM is short. 0 waits for every block: for measurements only.",
+        tooltip=(
+            "How many blocks are fetched ahead, each in VRAM of its own. -1: automatic. 0 waits "
+            "for every block; use it for measurements only."
+        ),
     ),
     "method": Row(
         Choice,
         options=list(STEP_CACHE_METHODS),
         default="auto",
-        tooltip="easycache and magcache skip whole steps, by two estimates of the error. cfg "
-        "skips the negative prompt's half of a step where its effect hardly changes. auto: "
-        "easycache, and cfg in the steps that are computed.",
+        tooltip=(
+            "easycache and magcache skip whole steps, cfg skips only the negative prompt's half "
+            "of a step. auto: easycache together with cfg."
+        ),
     ),
     "threshold": Row(
         io.Float,
@@ -314,9 +345,10 @@ TABLE: dict[str, Row] = {
         max=1.0,
         step=0.005,
         round=1e-7,
-        tooltip="Relative error that may be estimated for a step that is not computed. More "
-        "skips more and changes the video more. 0: the method's own, 0.05 for easycache and "
-        "cfg, 0.06 for magcache.",
+        tooltip=(
+            "How much error a skipped step may bring. Higher skips more and changes the video "
+            "more. 0: the method's own value."
+        ),
     ),
     "nag_scale": Row(
         io.Float,
@@ -324,7 +356,7 @@ TABLE: dict[str, Row] = {
         min=1.0,
         max=100.0,
         step=0.5,
-        tooltip="How far to keep away from the negative prompt. 1: not at all.",
+        tooltip="How strongly to stay away from the negative prompt. 1: not at all.",
     ),
     "nag_alpha": Row(
         io.Float,
@@ -332,7 +364,7 @@ TABLE: dict[str, Row] = {
         min=0.0,
         max=1.0,
         step=0.05,
-        tooltip="How much of it is used, from 0 (nothing) to 1.",
+        tooltip="How much of the effect is used, from 0 (nothing) to 1 (all).",
     ),
     "nag_tau": Row(
         io.Float,
@@ -340,7 +372,7 @@ TABLE: dict[str, Row] = {
         min=1.0,
         max=100.0,
         step=0.1,
-        tooltip="Limit for every part of the image. Lower it if colours become too strong.",
+        tooltip="Limits the effect everywhere in the image. Lower it if colours become too strong.",
     ),
     "start_percent": Row(
         io.Float,
@@ -348,8 +380,10 @@ TABLE: dict[str, Row] = {
         min=0.0,
         max=1.0,
         step=0.01,
-        tooltip="Part of the run's steps to compute in any case at the beginning, where layout "
-        "and motion are decided. The first three steps of each expert are always computed.",
+        tooltip=(
+            "Share of the run that is always computed at the beginning, where layout and motion "
+            "are decided."
+        ),
     ),
     "end_percent": Row(
         io.Float,
@@ -357,23 +391,24 @@ TABLE: dict[str, Row] = {
         min=0.0,
         max=1.0,
         step=0.01,
-        tooltip="Part of the run's steps after which everything is computed. The last step is "
-        "always computed.",
+        tooltip="Share of the run after which every step is computed again.",
     ),
     "mode": Row(
         Choice,
         options=list(get_args(Mode)),
         default="default",
-        tooltip="Mode of torch.compile. default is ready in seconds. "
-        "max-autotune-no-cudagraphs also looks for faster kernels for the matmuls, "
-        "which takes minutes once.",
+        tooltip=(
+            "default is ready in seconds. max-autotune-no-cudagraphs also searches for faster "
+            "kernels, which takes minutes once."
+        ),
     ),
     "tiling": Row(
         Choice,
         options=["auto", "off", "on"],
         default="auto",
-        tooltip="auto: tiles when free memory is too small for whole frames. off: "
-        "never, exact. on: always, tiles of 256 pixels, least memory, faint seams "
-        "possible.",
+        tooltip=(
+            "auto: tiles only when memory is short. off: never, exact. on: always, least memory, "
+            "faint seams possible."
+        ),
     ),
 }

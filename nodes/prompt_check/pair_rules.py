@@ -35,7 +35,7 @@ def loader_problems(graph: Graph, describe: Describe, node_id: str) -> Iterator[
                 node_id,
                 name,
                 f"TI2V-5B has one model for all steps. Got {info.path.name}, need an expert of "
-                "T2V-A14B or I2V-A14B. Load this file with the loader of one model.",
+                "T2V-A14B or I2V-A14B. Load this file with 'Wan 2.2 Load Model'.",
             )
             return
     if high.kind and low.kind and high.kind != low.kind:
@@ -94,7 +94,7 @@ def pair_problems(graph: Graph, describe: Describe, node_id: str) -> Iterator[Pr
         yield Problem(
             node_id,
             LOW,
-            f"The two experts do not belong together. Got {high.info.label} at model_high and "
+            f"These two experts don't belong together. Got {high.info.label} at model_high and "
             f"{low.info.label} at model_low, need the high-noise and the low-noise file of one "
             "model. Choose both of T2V-A14B or both of I2V-A14B.",
         )
@@ -110,7 +110,7 @@ def pair_problems(graph: Graph, describe: Describe, node_id: str) -> Iterator[Pr
             node_id,
             HIGH,
             f"The experts are crossed. Got {high.name} at model_high and {low.name} at model_low, "
-            "need the high-noise expert at model_high. Exchange the two links.",
+            "need the high-noise expert at model_high. Swap the two links.",
         )
 
 
@@ -132,5 +132,5 @@ def _forgotten(graph: Graph, node_id: str, high: Model) -> Iterator[Problem]:
             node_id,
             LOW,
             "The low-noise expert is missing. Got the high-noise expert alone for a whole run, "
-            "need both. Connect the low-noise model here, or end at the step of the switch.",
+            "need both. Connect the low-noise model here, or end at the step where they switch.",
         )

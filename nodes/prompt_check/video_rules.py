@@ -60,7 +60,7 @@ def _wrong_vae(size: str, model: Model, channels: int) -> Problem:
     return Problem(
         size,
         "vae",
-        f"This VAE is not that of the model. Got one for {channels} latent channels, "
+        f"This VAE belongs to a different model. Got one for {channels} latent channels, "
         f"{model.info.label} needs {model.channels}. Load the VAE {VAE_FILES[model.channels]}.",
     )
 
@@ -78,7 +78,7 @@ def size_problems(graph: Graph, describe: Describe, node_id: str) -> Iterator[Pr
         yield Problem(
             node_id,
             "end_image",
-            "TI2V-5B cannot end with a given image. Got an end_image with the Wan2.2 VAE, need a "
+            "TI2V-5B cannot end with a given image. Got an end_image with the Wan 2.2 VAE, need a "
             "start_image only. Disconnect end_image, or use I2V-A14B with wan_2.1_vae.safetensors.",
         )
     for name in SIDES if size == FREE else ():

@@ -39,7 +39,7 @@ def test_a_mistake_is_said_before_the_run_and_goes_with_it(editor: Editor, resul
     editor.settle()
     editor.screenshot(results, "problem")
     assert text.startswith(CROSSED)
-    assert text.endswith("Exchange the two links.")
+    assert text.endswith("Swap the two links.")
     assert editor.call("height", sampler) > height
     values = [node["widgets_values"] for node in editor.serialize()["nodes"]]
     assert values == [node["widgets_values"] for node in saved["nodes"]]
@@ -75,7 +75,7 @@ def test_a_run_says_it_in_a_toast_once(editor: Editor, results: Path):
     (error,) = answer["detail"][str(sampler)]["errors"]
     assert error["extra_info"]["input_name"] == "model_high"
     (toast,) = editor.call("toasts", CROSSED)
-    assert toast.endswith("Exchange the two links.")
+    assert toast.endswith("Swap the two links.")
     assert len(at_node(editor, sampler)) == 1
     (logged,) = editor.take_errors()  # the editor logs that a prompt was refused
     assert logged.startswith("PromptExecutionError")

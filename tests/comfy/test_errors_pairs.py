@@ -88,7 +88,7 @@ CASES = {
     "more images than frames": (
         prompt(experts(I2V), size=IMAGE, frames=6),
         "size",
-        ["more given frames", "Got 6 for a length of 5"],
+        ["more images than the video has frames", "Got 6 for a length of 5"],
     ),
     "motion to amplify in 5B": (
         prompt(
@@ -137,7 +137,7 @@ CASES = {
             size={"positive": ("text", 0), "negative": ("text", 1)},
         ),
         "text",
-        ["no umT5 encoder", "SDXLTokenizer", "Wan 2.2 Load Text Encoder"],
+        ["not a umT5 encoder", "SDXLTokenizer", "Wan 2.2 Load Text Encoder"],
     ),
     "a GPU that is not there": (
         prompt(experts(device_low="cuda:1")),
@@ -147,7 +147,7 @@ CASES = {
     "MODEL of another family": (
         prompt(FOREIGN, sampler={"model_high": ("foreign", 0), "model_low": None}),
         "sampler",
-        ["not Wan2.2", "Flux", "'Wan 2.2 Load Model'"],
+        ["not Wan 2.2", "Flux", "'Wan 2.2 Load Model'"],
     ),
     "VAE of another family": (
         prompt(experts(), FOREIGN, size={"vae": ("foreign", 2)}),

@@ -103,7 +103,7 @@ BOTH_LORA = {"lora": LORA, "again": LORA}
 
 CASES: dict[str, tuple[Prompt, str, str, str]] = {
     "crossed links": (prompt(experts(), **CROSSED), "sampler", "model_high", "are crossed."),
-    "crossed loaders": (pair(LOW, HIGH), "sampler", "model_high", "Exchange the two links."),
+    "crossed loaders": (pair(LOW, HIGH), "sampler", "model_high", "Swap the two links."),
     "swapped files": (prompt(experts((LOW, HIGH))), "experts", "high_noise_model", "look swapped"),
     "one link twice": (prompt(experts(), **TWICE), "sampler", "model_low", "connected twice."),
     "one file twice": (pair(HIGH, HIGH), "sampler", "model_low", f"twice. Got {HIGH} at"),
@@ -122,7 +122,7 @@ CASES: dict[str, tuple[Prompt, str, str, str]] = {
         prompt(experts((HIGH, I2V[1]))),
         *("experts", "low_noise_model", "both of T2V-A14B or both of I2V-A14B"),
     ),
-    "low of another loader": (pair(HIGH, I2V[1]), "sampler", "model_low", "do not belong together"),
+    "low of another loader": (pair(HIGH, I2V[1]), "sampler", "model_low", "don't belong together"),
     "5B as an expert": (prompt(experts((HIGH, TI2V))), "experts", "low_noise_model", "TI2V-5B has"),
     "low forgotten": (prompt(model(HIGH), **ALONE), "sampler", "model_low", "low-noise expert is"),
     "5B with an expert": (
@@ -192,7 +192,7 @@ CASES: dict[str, tuple[Prompt, str, str, str]] = {
     "5B height": (five_b(size={"height": 80}), "size", "height", "The height cannot be used."),
     "shape of no image": (
         prompt(experts(), size={"size": "480p shape of the image"}),
-        *("size", "size", "There is no image whose shape"),
+        *("size", "size", "There is no image to take the shape from"),
     ),
     "guider, twice": (guided(guider=TWICE), "guider", "model_low", "The same expert is connected"),
     "sigmas, denoise 0": (guided(sigmas={"denoise": 0.0}), "sigmas", "denoise", "Nothing would"),

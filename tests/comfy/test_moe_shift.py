@@ -152,7 +152,7 @@ def test_a_shift_in_front_is_taken_over_or_named(comfy_server: ComfyServer):
     for name in ("auto", "sigmas"):
         assert "shift 3 from the MODEL" in said[name]
     assert "shift 3 from the MODEL, of 3 and 5: a run has one" in said["different"]
-    assert "The MODEL's shift 3 is not used: this node's is 4" in said["four"]
+    assert "The model's shift 3 is ignored: this node says 4" in said["four"]
     assert "ModelSamplingFlux has no effect here" in said["foreign"]
     for name in ("plain", "same"):
         assert "from the MODEL" not in said[name]

@@ -265,5 +265,5 @@ def test_conditions_of_another_vae(comfy_server: ComfyServer, kind: str):
     assert result.error is not None
     assert result.error["node_id"] == "sampler"
     text = result.error["exception_message"]
-    assert "A condition is of another VAE. Got 48 channels in" in text
+    assert "A condition was made with a different VAE. Got 48 channels in" in text
     assert "wan_2.1_vae.safetensors" in text

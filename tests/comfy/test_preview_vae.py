@@ -117,7 +117,7 @@ def test_taehv_in_decoding_nodes(
     }
     result = comfy_server.run(prompt)
     assert result.status == "success", result.error
-    assert result.texts("vae") == ["TAEHV preview VAE for Wan2.1 (16 channels), fp16"]
+    assert result.texts("vae") == ["TAEHV preview VAE for Wan 2.1 (16 channels), fp16"]
     saved = {
         key: load_file(comfy_server.output / f"preview_{key}.safetensors")
         for key in ("core", "tiled", "duet", "latent", "video")

@@ -85,7 +85,7 @@ def test_experts_of_different_relatives_are_refused(comfy_server: ComfyServer):
     result = comfy_server.run(prompt | save("never", latent=("mine", 0)))
 
     assert result.error is not None
-    assert "do not belong together. Got WAN21_Vace" in message(result.error)
+    assert "don't belong together. Got WAN21_Vace" in message(result.error)
 
 
 def run_with_core(source: str) -> Prompt:

@@ -299,7 +299,7 @@ def test_wrong_models_and_settings_are_refused(comfy_server: ComfyServer):
     foreign |= save("refused", latent=("sampler", 0))
     result = comfy_server.run(foreign)
     assert result.error is not None
-    assert "This MODEL is not Wan2.2." in result.error["exception_message"]
+    assert "This model is not Wan 2.2." in result.error["exception_message"]
 
     empty: Prompt = {**BASE, **random_text()}
     empty |= cached("ours_high", "cached", start_percent=0.9, end_percent=0.1)

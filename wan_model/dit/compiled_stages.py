@@ -99,7 +99,7 @@ class CompiledStages:
             # they were.
             self._failed = True
             reason = " ".join(str(error).split("\n")[:2])
-            self._note(f"It runs uncompiled, thus slower: {reason}")
+            self._note(f"It runs uncompiled, which is slower: {reason}")
             return stage(block, *runs)
 
     def _run(

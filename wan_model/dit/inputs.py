@@ -60,13 +60,13 @@ def _check_latent(config: DiTConfig, latent: Tensor) -> None:
         raise ShapeError(
             f"The latent does not fit the model. Got {tuple(latent.shape)}, need "
             f"(B, {channels}, T, H, W). Use the VAE that belongs to the model: 16 channels are "
-            "Wan2.1's (A14B models), 48 are Wan2.2's (TI2V-5B)."
+            "Wan 2.1's (14B models), 48 are Wan 2.2's (TI2V-5B)."
         )
     if latent.shape[3] % 2 or latent.shape[4] % 2:
         raise ShapeError(
             f"The latent cannot be cut into patches. Got H x W = {latent.shape[3]} x "
             f"{latent.shape[4]}, need even numbers. Use a video size that is a multiple of 16 "
-            "pixels (A14B) or 32 pixels (5B)."
+            "pixels (14B) or 32 pixels (5B)."
         )
 
 

@@ -70,14 +70,17 @@ class CheckpointInfo:
 
     @property
     def label(self) -> str:
-        """One line for people: "A14B I2V, high noise, fp8 scaled"."""
+        """One line for people: "I2V-A14B, high noise, fp8 scaled"."""
+        variant = self.variant.replace("Wan2", "Wan 2")
         if isinstance(self.config, PreviewVaeConfig):
-            name = f"{self.config.family} preview VAE for {self.variant}"
+            name = f"{self.config.family} preview VAE for {variant}"
             limits = "" if self.config.encoder_dim else ", decoder only"
             return f"{name} ({self.config.z_dim} channels){limits}, {self.format}"
         what = self.kind.upper() if self.kind else label_of(type(self.config))
-        sized = self.variant.startswith("dim ")
-        name = f"{what} ({self.variant})" if sized else f"{self.variant} {what}"
+        if variant.startswith("dim "):
+            name = f"{what} ({variant})"
+        else:
+            name = f"{what}-{variant}" if self.kind else f"{variant} {what}"
         expert = f", {self.expert} noise" if self.expert else ""
         return f"{name}{expert}, {self.format}"
 

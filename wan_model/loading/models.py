@@ -209,19 +209,19 @@ LORA = OtherModel(
 WAN_RELATIVES = (
     OtherModel("a Wan VACE model", ("vace_blocks.", "vace_patch_embedding.")),
     OtherModel(
-        "a Wan2.2 Animate model",
+        "a Wan 2.2 Animate model",
         ("face_adapter.", "face_encoder.", "pose_patch_embedding.", "motion_encoder."),
     ),
     OtherModel("a HuMo model", ("audio_proj.audio_proj_glob",)),
     OtherModel(
-        "a Wan2.2 S2V (speech to video) model",
+        "a Wan 2.2 S2V (speech to video) model",
         ("casual_audio_encoder.", "audio_injector.", "frame_packer."),
     ),
     OtherModel("an audio-driven Wan model", ("audio_proj.",), (".audio_cross_attn.",)),
     OtherModel("a Wan Fun camera control model", ("control_adapter.",)),
     OtherModel("a Wan Fun control model", ("ref_conv.",)),
     OtherModel(
-        "a Wan2.1 image-to-video model (it has CLIP image weights)",
+        "a Wan 2.1 image-to-video model (it has CLIP image weights)",
         ("img_emb.", "condition_embedder.image_embedder."),
         (".cross_attn.k_img.", ".attn2.add_k_proj."),
     ),
@@ -301,6 +301,6 @@ def _recognise(file: str, names: list[str]) -> tuple[ComponentKind, Spelling]:
     )
     error = RelativeError if other in WAN_RELATIVES else CheckpointError
     raise error(
-        f"{file} is not a supported model. Got {other.what}, need a Wan2.2 T2V-A14B, "
+        f"{file} is not a supported model. Got {other.what}, need a Wan 2.2 T2V-A14B, "
         f"I2V-A14B or TI2V-5B model, a Wan VAE or a umT5 text encoder. {other.advice}"
     )

@@ -107,7 +107,7 @@ def dit_config(clues: Clues, kinds: Mapping[tuple[int, int], str]) -> DiTConfig:
     channels = (in_channels, head // 4)
     if dim % HEAD_DIM or square != (dim, dim) or patch != [1, 2, 2]:
         raise CheckpointError(
-            f"{clues.file} is no Wan2.2 diffusion model. Got width {dim}, patch {patch} "
+            f"{clues.file} is not a Wan 2.2 diffusion model. Got width {dim}, patch {patch} "
             f"and attention weights {list(square)}, need a width that is a multiple of {HEAD_DIM}, "
             "patch [1, 2, 2] and square attention weights. Choose another file."
         )
@@ -161,8 +161,8 @@ def vae_config(clues: Clues) -> VaeConfig:
     head = clues.entries.get("decoder.head.2.weight")
     if not nested and head is not None and head.shape[:1] == (UPSCALING_PIXELS,):
         raise CheckpointError(
-            f"{clues.file} is not a supported VAE. Got a Wan2.1 VAE that decodes to twice the size "
-            f"(upscale2x, {UPSCALING_PIXELS} output channels), need one with 3. Choose wan_2.1_vae."
+            f"{clues.file} is not a supported VAE. Got a Wan 2.1 VAE that decodes to twice the "
+            f"size (upscale2x, {UPSCALING_PIXELS} output channels), need one with 3. Choose wan_2.1_vae."
         )
     config = VaeConfig(
         variant="wan2.2" if nested else "wan2.1",
@@ -173,7 +173,7 @@ def vae_config(clues: Clues) -> VaeConfig:
     if config.z_dim != (48 if nested else 16):
         raise CheckpointError(
             f"{clues.file} is not a supported VAE. Got {config.z_dim} latent channels, need 16 "
-            "(Wan2.1) or 48 (Wan2.2). Choose another file."
+            "(Wan 2.1) or 48 (Wan 2.2). Choose another file."
         )
     return config
 
@@ -188,8 +188,9 @@ def preview_vae_config(clues: Clues) -> PreviewVaeConfig:
     middle, narrow, last = (clues.shape(f"decoder.{layer}.weight", 4)[0] for layer in (8, 14, 20))
     if z_dim not in (16, 48):
         raise CheckpointError(
-            f"{clues.file} is a preview VAE of another model. Got {z_dim} latent channels, need "
-            "16 (Wan2.1, for A14B) or 48 (Wan2.2, for 5B). Choose taew2_1, lighttaew2_1, taew2_2 "
+            f"{clues.file} is a preview VAE for a different model. Got {z_dim} latent channels, "
+            f"need "
+            "16 (Wan 2.1, for 14B) or 48 (Wan 2.2, for 5B). Choose taew2_1, lighttaew2_1, taew2_2 "
             "or lighttaew2_2."
         )
     encodes = any(name.startswith("encoder.") for name in clues.entries)
@@ -215,8 +216,9 @@ def _preview_family(clues: Clues) -> Family:
     for start, model in OTHER_PREVIEW_VAES.items():
         if name.startswith(start):
             raise CheckpointError(
-                f"{clues.file} is a preview VAE of another model, judging by its name. Got one "
-                f"of {model}, need one of Wan: taew2_1 or lighttaew2_1 for A14B. Choose another "
+                f"{clues.file} is a preview VAE for a different model, judging by its name. Got "
+                f"one "
+                f"of {model}, need one of Wan: taew2_1 or lighttaew2_1 for 14B. Choose another "
                 "file, or rename it if the name is wrong."
             )
     if "light" in name or "taew" in name:

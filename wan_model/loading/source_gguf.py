@@ -255,7 +255,7 @@ def _start(fields: _Fields) -> tuple[int, int]:
     """Returns the numbers of tensors and of values."""
     magic = fields.take(4)
     if magic != MAGIC:
-        raise damaged(fields.file, "It is no GGUF file", magic, MAGIC)
+        raise damaged(fields.file, "It is not a GGUF file", magic, MAGIC)
     version = fields.number(4)
     if version not in VERSIONS:
         swapped = version and version % (1 << 16) == 0

@@ -54,7 +54,7 @@ def open_safetensors(file: Path) -> Source:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-            raise damaged(file, "Its header is cut off or is no safetensors header", length, size)
+            raise damaged(file, "Its header is cut off or not one of safetensors", length, size)
         source = _parse(file, stream.read(length))
     end = 8 + length
     for tensor in source.tensors:
@@ -74,7 +74,7 @@ def _parse(file: Path, text: bytes) -> Source:
     except ValueError as error:
         raise damaged(file, "Its header cannot be read", error, "JSON") from error
     if not isinstance(fields, dict):
-        raise damaged(file, "Its header is no table of tensors", fields, "a JSON object")
+        raise damaged(file, "Its header is not a table of tensors", fields, "a JSON object")
     metadata = fields.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise damaged(file, "Its metadata is not text", metadata, "text")

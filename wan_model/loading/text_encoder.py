@@ -74,7 +74,8 @@ def _shapes(
     if 0 in widths or inner % heads:
         names = [f"encoder.block.0.{ATTENTION}.q", f"encoder.block.0.{FEED_FORWARD}.wi_0"]
         raise CheckpointError(
-            f"{checkpoint.path.name} is no whole umT5 encoder. Got {inner} and {wide} rows for "
+            f"{checkpoint.path.name} is not a complete umT5 encoder. Got {inner} and {wide} rows "
+            f"for "
             f"{first_names(names)}, need both, the first a multiple of {heads} heads. Download "
             "the file again."
         )

@@ -77,7 +77,7 @@ OTHER_SPELLINGS = {"attn1.to_out": "attn1.to_out.0", "attn2.to_out": "attn2.to_o
 ABSENT = (
     (
         r"[kv]_img|img_emb|add_[kv]_proj|norm_added_k|image_embedder",
-        "for image inputs that Wan2.1 has and this model does not",
+        "for image inputs that Wan 2.1 has and this model does not",
     ),
     (r"vace", "for a VACE model"),
     (r"ref_conv|control_adapter", "for a Fun Control or Camera model"),

@@ -70,7 +70,7 @@ class LoraModule:
         value = float(tensor.double()) if tensor.numel() == 1 else math.nan
         if not math.isfinite(value):
             got = f"{leaf} of {shown(self.name)}"
-            raise damaged(self.file, "It has a scale that is no number", got, "one number")
+            raise damaged(self.file, "It has a scale that is not a number", got, "one number")
         return value
 
     def scale(self, rank: int) -> float:
@@ -146,6 +146,6 @@ def not_a_lora(path: Path, keys: list[str]) -> CheckpointError:
     """Returns the error for a file that has nothing for a model of Wan."""
     what = what_else(keys) or f"tensors called {first_names(keys)}"
     return CheckpointError(
-        f"{path.name} is no LoRA for Wan. Got {what}, need a LoRA file for Wan2.2 or Wan2.1. "
+        f"{path.name} is not a LoRA for Wan. Got {what}, need a LoRA file for Wan 2.2 or Wan 2.1. "
         "Choose another file."
     )

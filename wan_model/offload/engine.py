@@ -277,7 +277,7 @@ class OffloadEngine:
         advice = ["close other programs that use the GPU", "make the video shorter or smaller"]
         if free is not None and free >= plan.peak_bytes:
             # There is as much as was thought, so the video takes more than that.
-            advice = [advice[1], "take away what was put on the model", advice[0]]
+            advice = [advice[1], "remove LoRAs and other additions from the model", advice[0]]
         found = "an unknown number of" if free is None else f"{free / GIB:.2f}"
         video = plan.request.work.activation_bytes / GIB
         return MemoryLimitError(

@@ -204,7 +204,7 @@ class WanVae(nn.Module, ABC):
             raise ShapeError(
                 f"The latent does not fit the {self.config.variant} VAE. Got "
                 f"{tuple(latent.shape)}, need (batch, {z_dim}, frames, height, width). Use the "
-                "VAE of the model that made it: Wan2.1 for A14B (16 channels), Wan2.2 for 5B (48)."
+                "VAE of the model that made it: Wan 2.1 for 14B (16 channels), Wan 2.2 for 5B (48)."
             )
 
 

@@ -76,8 +76,8 @@ def _choose_trained(name: str, device: torch.device, dtype: torch.dtype) -> tupl
         attend, text = choose(name, device, dtype)
         reason = str(error).partition("Got ")[2].partition(", need")[0].replace(", which", "")
         return attend, (
-            f"{text}. This file was trained with sparse attention, and runs with all of it here, "
-            f"slower: {reason}"
+            f"{text}. This file was trained with sparse attention and runs here with full "
+            f"attention, which is slower: {reason}"
         )
     return schedule, (
         f"attention: {SPARSE.name} as this file was trained: {TRAINED_PART:.0%} of the blocks of "

@@ -12,7 +12,7 @@ from ....wan_model.shapes import video_frames
 from .load_models import CHECKPOINT
 from .relatives import conditions_read, family_of, relative_kind, unread_conditions
 
-VAE_FILES = {16: "wan_2.1_vae.safetensors (A14B models)", 48: "wan2.2_vae.safetensors (TI2V-5B)"}
+VAE_FILES = {16: "wan_2.1_vae.safetensors (14B models)", 48: "wan2.2_vae.safetensors (TI2V-5B)"}
 LATENTS = ("concat_latent_image", "time_dim_concat", "reference_latents", "pose_video_latent")
 """Keys of encoded images and videos in conditionings."""
 TEXT_ENCODER_FILE = "umt5_xxl_fp8_e4m3fn_scaled.safetensors"
@@ -75,7 +75,7 @@ def model_facts(patcher: ModelPatcher) -> ModelFacts:
 
 def _not_wan(found: str) -> PairingError:
     return PairingError(
-        f"This MODEL is not Wan2.2. Got {found}, need a T2V-A14B, I2V-A14B or TI2V-5B model. Load "
+        f"This model is not Wan 2.2. Got {found}, need a T2V-A14B, I2V-A14B or TI2V-5B model. Load "
         "one with 'Wan 2.2 Load Model' or 'Wan 2.2 Load 14B Experts'."
     )
 
@@ -95,15 +95,14 @@ def check_experts(high: ModelFacts, low: ModelFacts) -> None:
     same = (high.kind, high.family) == (low.kind, low.family)
     if not same or high.text_dim != low.text_dim:
         raise PairingError(
-            f"The two experts do not belong together. Got {high.label} at model_high and "
+            f"These two experts don't belong together. Got {high.label} at model_high and "
             f"{low.label} at model_low, need the high-noise and the low-noise file of one model. "
             "Choose both of T2V-A14B or both of I2V-A14B."
         )
     if (high.expert, low.expert) == ("low", "high"):
         raise PairingError(
-            f"The experts are swapped, to judge by the names of their files. Got {high.label} at "
-            f"model_high and {low.label} at model_low, need them the other way round. Exchange "
-            "the two."
+            f"These look swapped, judging by the file names. Got {high.label} at "
+            f"model_high and {low.label} at model_low, need them the other way round. Swap them."
         )
 
 
@@ -153,7 +152,8 @@ def _check_latents(model: ModelFacts, positive: Any, negative: Any) -> None:
                 fits = channels == model.latent_channels
                 if not fits and (not model.family or channels in (4, 48)):
                     raise PairingError(
-                        f"A condition is of another VAE. Got {channels} channels in {key}, "
+                        f"A condition was made with a different VAE. Got {channels} channels in "
+                        f"{key}, "
                         f"{model.label} needs {model.latent_channels}. Load the VAE "
                         f"{VAE_FILES[model.latent_channels]} for the node that adds it."
                     )
@@ -179,7 +179,7 @@ def check_latent(model: ModelFacts, samples: Any) -> None:
             f"needs {model.latent_channels}. Load the VAE {VAE_FILES[model.latent_channels]}."
         )
     raise PairingError(
-        f"The latent is no Wan video. Got shape {tuple(samples.shape)}, need (B, "
+        f"This latent is not a Wan video. Got shape {tuple(samples.shape)}, need (B, "
         f"{model.latent_channels}, T, H, W). Make it with 'Wan 2.2 Video Size & Images'."
     )
 
@@ -218,6 +218,6 @@ def check_vae(vae: Any, samples: Any) -> None:
             f"one for {channels}. Load the VAE {VAE_FILES[channels]}."
         )
     raise PairingError(
-        f"The latent is no Wan video. Got shape {tuple(samples.shape)}, need (B, "
+        f"This latent is not a Wan video. Got shape {tuple(samples.shape)}, need (B, "
         f"{vae.latent_channels}, T, H, W). Connect the latent of a Wan sampler."
     )

@@ -117,7 +117,7 @@ def _guide_core(guided: ModelPatcher, label: str) -> None:
     if not layers or any(type(layer) is not WanT2VCrossAttention for layer in layers):
         raise PairingError(
             f"This MODEL has no cross-attention that can be guided by a negative prompt. Got "
-            f"{label}, need a Wan2.2 model. Load it with 'Wan 2.2 Load Model'."
+            f"{label}, need a Wan 2.2 model. Load it with 'Wan 2.2 Load Model'."
         )
     places = [LAYERS.format(i) for i in range(len(layers))]
     there = [guided.object_patches.get(place) for place in places]

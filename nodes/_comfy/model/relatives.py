@@ -33,7 +33,7 @@ CONDITIONS = {
 """By key in a conditioning: what it is, and what reads it. Each is lost on other models."""
 
 SAID = {
-    "clip_vision_output": "CLIP vision has no effect on this model; Wan2.2 was made without it."
+    "clip_vision_output": "CLIP vision has no effect on this model; Wan 2.2 was made without it."
 }
 """Conditions that are often connected where they never counted."""
 

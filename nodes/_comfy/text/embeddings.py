@@ -47,7 +47,7 @@ def encode(clip: comfy.sd.CLIP, text: str) -> tuple[Tensor, str | None]:
     """
     if getattr(clip.tokenizer, "clip_name", None) != "umt5xxl":
         raise PairingError(
-            f"This CLIP is no umT5 encoder. Got {type(clip.tokenizer).__name__}, need umT5. "
+            f"This CLIP is not a umT5 encoder. Got {type(clip.tokenizer).__name__}, need umT5. "
             "Connect 'Wan 2.2 Load Text Encoder', or ComfyUI's CLIPLoader with type 'wan'."
         )
     tokenizer = getattr(clip.tokenizer, clip.tokenizer.clip).tokenizer
@@ -57,7 +57,7 @@ def encode(clip: comfy.sd.CLIP, text: str) -> tuple[Tensor, str | None]:
     if len(kept) < len(tokens):
         warning = (
             f"The prompt was cut: it has {len(tokens)} tokens, Wan reads {TEXT_LEN}. "
-            "What comes last in it has no effect."
+            "Its end has no effect."
         )
         logger.warning(warning)
     file = _cache_file(clip, kept)

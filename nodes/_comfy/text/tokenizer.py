@@ -69,7 +69,7 @@ def _check(file: str, model: bytes, vocab_size: int) -> None:
         ) from error
     if tokens > vocab_size or end != END:
         raise CheckpointError(
-            f"{file} has a tokenizer of another model. Got {tokens} tokens that end with number "
+            f"{file} has a different model's tokenizer. Got {tokens} tokens that end with number "
             f"{end}, need at most {vocab_size} and {END}. Choose another version of it."
         )
 

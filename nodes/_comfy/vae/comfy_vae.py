@@ -226,7 +226,7 @@ def _decode_ours(vae: WanDuetVAE, latent: Tensor, tiling: str) -> Tensor:
     except torch.cuda.OutOfMemoryError:
         if tiling != "auto" or choice == SMALL_TILES:
             raise
-        logger.warning("Decoding whole frames ran out of memory. It is repeated in small tiles.")
+        logger.warning("Decoding whole frames ran out of memory; trying again in small tiles.")
     # Outside the handler: the exception keeps the failed attempt's tensors alive.
     comfy.model_management.soft_empty_cache()
     return model.decode_tiled(latent, SMALL_TILES)

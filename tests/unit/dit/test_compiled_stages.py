@@ -164,7 +164,7 @@ def test_what_cannot_be_compiled_is_said_and_run_as_it_is():
     for _ in range(2):
         check(model, make_inputs(model), runner)
     (line,) = said
-    assert line.startswith("It runs uncompiled, thus slower: ")
+    assert line.startswith("It runs uncompiled, which is slower: ")
     assert "no such kernel" in line
     assert len(tried) == 1
 

@@ -7,11 +7,11 @@ from tests.unit.dit.toy import FRAMES, TOKENS, make_dit, make_inputs
 from wan_model.errors import ShapeError
 
 EVEN = (
-    "need even numbers. Use a video size that is a multiple of 16 pixels (A14B) or 32 pixels (5B)."
+    "need even numbers. Use a video size that is a multiple of 16 pixels (14B) or 32 pixels (5B)."
 )
 VAE = (
-    "Use the VAE that belongs to the model: 16 channels are Wan2.1's (A14B models), 48 are "
-    "Wan2.2's (TI2V-5B)."
+    "Use the VAE that belongs to the model: 16 channels are Wan 2.1's (14B models), 48 are "
+    "Wan 2.2's (TI2V-5B)."
 )
 TIMES = f"need (2,), (2, {FRAMES}) per latent frame or (2, {TOKENS}) per token."
 COND = "need (2, 20, 3, 6, 8): 4 mask channels (1 = known frame), then the image's latent."

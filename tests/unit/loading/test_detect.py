@@ -59,18 +59,18 @@ def recorded(keys: str, part: str = "") -> dict[str, list[int]]:
             "dit_keys_i2v",
             "wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors",
             "F8_E4M3",
-            "A14B I2V, high noise, fp8 scaled",
+            "I2V-A14B, high noise, fp8 scaled",
             14_288_901_184,
         ),
         (
             "dit_keys_t2v",
             "Wan2_2-T2V-A14B-LOW_bf16.safetensors",
             "BF16",
-            "A14B T2V, low noise, bf16",
+            "T2V-A14B, low noise, bf16",
             14_288_491_584,
         ),
-        ("dit_keys_t2v", "wan.safetensors", "F32", "A14B T2V, fp32", 14_288_491_584),
-        ("dit_keys_ti2v", "5B_high.safetensors", "BF16", "5B TI2V, bf16", 4_999_787_712),
+        ("dit_keys_t2v", "wan.safetensors", "F32", "T2V-A14B, fp32", 14_288_491_584),
+        ("dit_keys_ti2v", "5B_high.safetensors", "BF16", "TI2V-5B, bf16", 4_999_787_712),
     ],
 )
 def test_released_transformers(
@@ -88,13 +88,13 @@ def test_released_transformers(
     [
         (
             "2.1",
-            "Wan2.1 VAE, fp32",
+            "Wan 2.1 VAE, fp32",
             126_892_531,
             VaeConfig(variant="wan2.1", encoder_dim=96, decoder_dim=96, z_dim=16),
         ),
         (
             "2.2",
-            "Wan2.2 VAE, fp32",
+            "Wan 2.2 VAE, fp32",
             704_688_668,
             VaeConfig(variant="wan2.2", encoder_dim=160, decoder_dim=256, z_dim=48),
         ),

@@ -148,5 +148,5 @@ def test_the_content_tells_not_the_name(tmp_path: Path):
     expected = write_dit(tmp_path / "a.safetensors", dit_state(), "Q8_0")
     assert_same(numbers(load_dit(tmp_path / "a.safetensors", dtype=torch.float32)), expected)
     save(tmp_path / "b.gguf", dit_state())
-    with pytest.raises(CheckpointError, match=r"b\.gguf is damaged\. It is no GGUF file"):
+    with pytest.raises(CheckpointError, match=r"b\.gguf is damaged\. It is not a GGUF file"):
         load_dit(tmp_path / "b.gguf")

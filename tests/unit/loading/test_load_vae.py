@@ -95,15 +95,15 @@ def preview_state(z_dim: int = 16, dtype: torch.dtype = torch.float16, encoder: 
 
 
 PREVIEWS = {
-    "taew2_1": (16, torch.float16, "TAEHV preview VAE for Wan2.1 (16 channels), fp16"),
-    "lighttaew2_1": (16, torch.float32, "LightTAE preview VAE for Wan2.1 (16 channels), fp32"),
-    "taew2_2": (48, torch.float16, "TAEHV preview VAE for Wan2.2 (48 channels), fp16"),
-    "lighttaew2_2": (48, torch.bfloat16, "LightTAE preview VAE for Wan2.2 (48 channels), bf16"),
+    "taew2_1": (16, torch.float16, "TAEHV preview VAE for Wan 2.1 (16 channels), fp16"),
+    "lighttaew2_1": (16, torch.float32, "LightTAE preview VAE for Wan 2.1 (16 channels), fp32"),
+    "taew2_2": (48, torch.float16, "TAEHV preview VAE for Wan 2.2 (48 channels), fp16"),
+    "lighttaew2_2": (48, torch.bfloat16, "LightTAE preview VAE for Wan 2.2 (48 channels), bf16"),
     # The name goes before the dtype, which decides where the name says nothing.
-    "Wan_TAEW2_1_fp32": (16, torch.float32, "TAEHV preview VAE for Wan2.1 (16 channels), fp32"),
-    "LightTAE": (48, torch.float16, "LightTAE preview VAE for Wan2.2 (48 channels), fp16"),
-    "preview": (16, torch.float16, "TAEHV preview VAE for Wan2.1 (16 channels), fp16"),
-    "preview_large": (16, torch.float32, "LightTAE preview VAE for Wan2.1 (16 channels), fp32"),
+    "Wan_TAEW2_1_fp32": (16, torch.float32, "TAEHV preview VAE for Wan 2.1 (16 channels), fp32"),
+    "LightTAE": (48, torch.float16, "LightTAE preview VAE for Wan 2.2 (48 channels), fp16"),
+    "preview": (16, torch.float16, "TAEHV preview VAE for Wan 2.1 (16 channels), fp16"),
+    "preview_large": (16, torch.float32, "LightTAE preview VAE for Wan 2.1 (16 channels), fp32"),
 }
 
 
@@ -129,7 +129,7 @@ def test_preview_vaes(name: str, prefix: str, tmp_path: Path):
 
 def test_a_preview_vae_with_a_decoder_only(tmp_path: Path):
     file = save(tmp_path / "taew2_1.safetensors", preview_state(encoder=0))
-    assert detect(file).label == "TAEHV preview VAE for Wan2.1 (16 channels), decoder only, fp16"
+    assert detect(file).label == "TAEHV preview VAE for Wan 2.1 (16 channels), decoder only, fp16"
     assert load_vae(file).decode(torch.zeros(1, 16, 1, 2, 3).half()).shape == (1, 3, 1, 16, 24)
 
 
@@ -144,7 +144,7 @@ REFUSED_PREVIEWS = {
     "another model by its channels": (
         "taehv1_5",
         preview_state(32),
-        r"taehv1_5.* of another model.*Got 32 latent channels, need 16 .*lighttaew2_2",
+        r"taehv1_5.* for a different model.*Got 32 latent channels, need 16 .*lighttaew2_2",
     ),
     "another model by its name": (
         "taehv",

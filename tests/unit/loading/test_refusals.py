@@ -101,7 +101,7 @@ def test_keys_twice_in_a_header(tmp_path: Path):
     ("header", "data", "match"),
     [
         (b"", b"", "cannot be read"),
-        (b"[]", b"", "no table of tensors"),
+        (b"[]", b"", "not a table of tensors"),
         (b"not json", b"", "cannot be read"),
         (b"\xff\xfe", b"", "cannot be read"),
         (b"[" * 100_000, b"", "cannot be read.*nested"),

@@ -141,7 +141,7 @@ def test_parts_that_the_model_lacks(tmp_path: Path):
     result = translated(tmp_path, tensors)
     assert len(result.changes) == len(OFFICIAL)
     assert list(result.skipped.values()) == [2, 1]
-    assert "Wan2.1" in next(iter(result.skipped))
+    assert "Wan 2.1" in next(iter(result.skipped))
     assert result.misfits == ["diffusion_model.blocks.0.self_attn.v"]
     assert sorted(result.unmatched) == [
         "diffusion_model.blocks.0.self_attn.norm_q (bias)",
