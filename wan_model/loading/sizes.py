@@ -162,7 +162,8 @@ def vae_config(clues: Clues) -> VaeConfig:
     if not nested and head is not None and head.shape[:1] == (UPSCALING_PIXELS,):
         raise CheckpointError(
             f"{clues.file} is not a supported VAE. Got a Wan 2.1 VAE that decodes to twice the "
-            f"size (upscale2x, {UPSCALING_PIXELS} output channels), need one with 3. Choose wan_2.1_vae."
+            f"size (upscale2x, {UPSCALING_PIXELS} output channels), need one with 3. Choose "
+            "wan_2.1_vae."
         )
     config = VaeConfig(
         variant="wan2.2" if nested else "wan2.1",
