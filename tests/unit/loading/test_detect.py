@@ -231,8 +231,8 @@ def test_the_expert_of_a_diffusers_pipeline(tmp_path: Path):
 @pytest.mark.parametrize(
     ("extra", "what"),
     [
-        ("img_emb.proj.0.bias", r"Wan2\.1 image-to-video"),
-        ("blocks.0.cross_attn.k_img.weight", r"Wan2\.1 image-to-video"),
+        ("img_emb.proj.0.bias", r"Wan 2\.1 image-to-video"),
+        ("blocks.0.cross_attn.k_img.weight", r"Wan 2\.1 image-to-video"),
         ("vace_patch_embedding.weight", "VACE"),
         ("vace_blocks.0.ffn.0.weight", "VACE"),
         ("control_adapter.conv.weight", "Fun camera control"),
@@ -330,7 +330,7 @@ def test_the_wrong_component_is_refused(tmp_path: Path):
     vae = save(tmp_path / "vae.safetensors", vae_state("2.1"))
     t5 = save(tmp_path / "t5.safetensors", umt5_state())
     with pytest.raises(
-        CheckpointError, match=r"Got a VAE \(Wan2\.1 VAE, fp32\), need a diffusion model\."
+        CheckpointError, match=r"Got a VAE \(Wan 2\.1 VAE, fp32\), need a diffusion model\."
     ):
         load_dit(vae)
     with pytest.raises(CheckpointError, match=r"Got a text encoder .*need a diffusion model"):

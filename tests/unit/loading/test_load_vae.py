@@ -72,7 +72,7 @@ def test_an_incomplete_vae_is_refused(tmp_path: Path):
     state = vae_state("2.1")
     del state["decoder.head.2.bias"]
     with pytest.raises(
-        CheckpointError, match=r"Wan2\.1 VAE, fp32.*1 missing \(decoder\.head\.2\.b"
+        CheckpointError, match=r"Wan 2\.1 VAE, fp32.*1 missing \(decoder\.head\.2\.b"
     ):
         load_vae(save(tmp_path / "a.safetensors", state))
 
@@ -169,7 +169,7 @@ REFUSED_PREVIEWS = {
     "a wider layer": (
         "taew2_1",
         preview_state() | {"decoder.7.conv.weight": torch.zeros(64, 32, 1, 1)},
-        r"TAEHV preview VAE for Wan2\.1.*1 of another shape \(decoder\.7\.conv\.weight: \[64,",
+        r"TAEHV preview VAE for Wan 2\.1.*1 of another shape \(decoder\.7\.conv\.weight: \[64,",
     ),
     "pixels of another patch": (
         "taew2_2",

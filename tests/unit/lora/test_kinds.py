@@ -365,7 +365,7 @@ DAMAGED: dict[str, tuple[State, dict[str, str]]] = {
     "is not whole": ({"lora_down.weight": randn(RANK, DIM)}, {}),
     "is not whole. Got up": ({"lora_up.weight": randn(FFN, RANK)}, {}),
     "do not fit each other": ({**lora(), "lora_up.weight": randn(FFN, RANK + 1)}, {}),
-    "no number": (lora(alpha=torch.tensor(float("nan"))), {}),
+    "not a number": (lora(alpha=torch.tensor(float("nan"))), {}),
     "one LoRA twice": (lora(**{"lora_A.weight": randn(RANK, DIM)}), {}),
     "cannot be read": (lora(), {"lora_adapter_metadata": "{"}),
     "is no object": (lora(), {"lora_adapter_metadata": "[]"}),
