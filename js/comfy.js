@@ -347,3 +347,23 @@ export async function postJson(path, body) {
   if (response.status >= 500) throw new Error(answer);
   return response.ok ? response.json() : { error: answer };
 }
+
+/** @returns {Promise<Record<string, string>>} our panels' words in the editor's language */
+export async function translatedWords() {
+  const language = app.extensionManager?.setting?.get("Comfy.Locale") ?? "en";
+  if (language === "en") return {};
+  const all = await getJson("/i18n");
+  return all[language]?.wanduet ?? {};
+}
+
+/**
+ * Changes what an empty text box shows.
+ * @param {Node} node
+ * @param {string} name of the widget
+ * @param {string} text
+ */
+export function setPlaceholder(node, name, text) {
+  const widget = node.widgets?.find((/** @type {any} */ one) => one.name === name);
+  if (widget?.element) widget.element.placeholder = text;
+  if (widget?.options) widget.options.placeholder = text;
+}

@@ -2,8 +2,8 @@
 
 import {
   addButton, addPanel, after, copyText, extendNode, extendOurNodes, getFile, getJson, moveInput,
-  onMessage, openWorkflow, passToCanvas, postJson, sayHello, showError, showInstead, watch, whenEdited,
-  writeWidget,
+  onMessage, openWorkflow, passToCanvas, postJson, sayHello, setPlaceholder, showError, showInstead,
+  translatedWords, watch, whenEdited, writeWidget,
 } from "./comfy.js";
 import { findModelFile, findNode, isConnected, readPrompt, readWidgets } from "./read_graph.js";
 import { Frames } from "./compare/frames.js";
@@ -16,6 +16,9 @@ import { PANEL_HEIGHT, SchedulePanel } from "./schedule/widget.js";
 import { KeptReports, heightOfReport, heightOfText, makeReport } from "./run/report.js";
 import { addStyleSheet, div } from "./ui/dom.js";
 import { PassingPanels } from "./ui/passing_panel.js";
+import { learn, say } from "./ui/words.js";
+
+learn(await translatedWords().catch(() => ({})));
 
 /** @type {WeakMap<any, SchedulePanel>} */
 const panels = new WeakMap();
@@ -170,6 +173,13 @@ onMessage("executed", ({ node: id, display_node: shownAs, output }) => {
   const element = div("wanduet-plan wanduet-prompt");
   element.textContent = text;
   prompts.show(node, element, heightOfText(text, node.size[0]));
+});
+
+extendNode("WanDuet.Prompt", "WanDuetTextEncode", (node) => {
+  const official = node.widgets?.find((/** @type {any} */ one) => one.name === "negative")
+    ?.element?.placeholder ?? "";
+  const read = () => readWidgets(node).official_negative !== false;
+  watch(node, read, (on) => setPlaceholder(node, "negative", on ? official : say("noNegative")));
 });
 
 onMessage("executed", ({ node: id, display_node: shownAs, output }) => {

@@ -11,7 +11,7 @@ from ._comfy.host import runtime
 from ._comfy.model import facts
 from ._comfy.sampling import samplers
 from ._comfy.sampling.guider import Expert, MoEGuider
-from ._comfy.sampling.run import sample_latent
+from ._comfy.sampling.run import as_video, sample_latent
 from ._comfy.sampling.run_shift import at_shift
 from ._comfy.sampling.run_watch import RunWatch
 from ._report import reports_errors
@@ -78,7 +78,7 @@ class WanDuetMoESampler(io.ComfyNode):
         model_low: Any = None,
     ) -> io.NodeOutput:
         """Checks everything that can be checked, shows the plan, samples."""
-        latent_image = "Size and length of the video, from 'Wan 2.2 Video Size & Images'."
+        latent_image = as_video(model_high, latent_image)
         high, unread = _checked(model_high, model_low, positive, negative, latent_image)
         shift, said = settings.shift_of_run(shift, model_high, model_low)
         chosen = settings.resolve(

@@ -4,6 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..wan_model.config import NEGATIVE_PROMPT
 from ..wan_model.prompt import negative_or_official
 from ._comfy.host import runtime
 from ._comfy.text import embeddings
@@ -46,9 +47,19 @@ class WanDuetTextEncode(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=True,
                     default="",
+                    placeholder=NEGATIVE_PROMPT,
                     tooltip=(
-                        "What to avoid. Empty: the official negative prompt. It "
-                        "has no effect at cfg 1 without 'Wan 2.2 NAG'."
+                        "What to avoid. Empty: the official negative prompt, shown in grey. "
+                        "It has no effect at cfg 1 without 'Wan 2.2 NAG'."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "official_negative",
+                    default=True,
+                    optional=True,
+                    tooltip=(
+                        "Uses the official negative prompt where 'negative' is empty. Off: an "
+                        "empty box means no negative prompt."
                     ),
                 ),
             ],
@@ -61,10 +72,13 @@ class WanDuetTextEncode(io.ComfyNode):
 
     @classmethod
     @reports_errors
-    def execute(cls, clip: Any, positive: str, negative: str) -> io.NodeOutput:
+    def execute(
+        cls, clip: Any, positive: str, negative: str, official_negative: bool = True
+    ) -> io.NodeOutput:
         """Encodes both prompts."""
         conditionings, warnings = [], []
-        for prompt in (positive, negative_or_official(negative)):
+        negative = negative_or_official(negative) if official_negative else negative
+        for prompt in (positive, negative):
             embedding, warning = embeddings.encode(clip, prompt)
             conditionings.append([[embedding, {}]])
             warnings += [warning] if warning else []

@@ -10,6 +10,11 @@ LOADS = ("LoadImage", "LoadVideo")
 
 WAN22 = "https://huggingface.co/Comfy-Org/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files"
 WAN21 = "https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
+MODELSCOPE = (
+    "https://huggingface.co/Comfy-Org/",
+    "https://www.modelscope.cn/models/Comfy-Org/",
+)
+"""Where the same repositories lie for people in China; their branch has another name."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,10 @@ class ModelFile:
 
     def as_line(self) -> str:
         """As a line of the note."""
-        name = f"[{self.name}]({self.url})" if self.repository else self.name
-        return f"- `models/{self.folder}`: {name}"
+        if not self.repository:
+            return f"- `models/{self.folder}`: {self.name}"
+        mirror = self.url.replace(*MODELSCOPE).replace("/resolve/main/", "/resolve/master/")
+        return f"- `models/{self.folder}`: [{self.name}]({self.url}) ([ModelScope]({mirror}))"
 
 
 @dataclass(frozen=True)

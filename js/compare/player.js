@@ -5,6 +5,7 @@
  */
 
 import { div } from "../ui/dom.js";
+import { say } from "../ui/words.js";
 
 /** How often the difference is added to itself: 2 ** this times as bright. */
 const DOUBLINGS = 2;
@@ -72,19 +73,19 @@ export class ComparePlayer {
     this.canvas.tabIndex = 0;
     this.canvas.setAttribute("role", "img");
     this.canvas.addEventListener("keydown", (event) => this.onKey(event));
-    this.playButton = button("\u25B6", "Play", () => this.toggle());
-    this.differenceButton = button("Difference", "Difference, amplified", () => this.flip());
-    this.wipeSlider = slider("Wipe between the first and the second video", 1000, (value) => {
+    this.playButton = button("\u25B6", say("play"), () => this.toggle());
+    this.differenceButton = button(say("difference"), say("differenceAmplified"), () => this.flip());
+    this.wipeSlider = slider(say("wipe"), 1000, (value) => {
       this.wipe = value / 1000;
       this.draw();
     });
     this.wipeSlider.value = "500";
-    this.timeSlider = slider("Frame", this.count - 1, (value) => this.go(value));
+    this.timeSlider = slider(say("frame"), this.count - 1, (value) => this.go(value));
     this.label = div("wanduet-compare-frame");
     this.element = div("wanduet-compare", this.canvas, this.wipeSlider,
       div("wanduet-compare-row", this.playButton,
-        button("\u2039", "One frame back", () => this.step(-1)),
-        button("\u203A", "One frame forward", () => this.step(1)),
+        button("\u2039", say("frameBack"), () => this.step(-1)),
+        button("\u203A", say("frameForward"), () => this.step(1)),
         this.timeSlider, this.label, this.differenceButton));
     this.go(0);
   }
@@ -147,7 +148,7 @@ export class ComparePlayer {
   /** @param {boolean} playing */
   show(playing) {
     this.playButton.textContent = playing ? "\u23F8" : "\u25B6";
-    this.playButton.setAttribute("aria-label", playing ? "Stop" : "Play");
+    this.playButton.setAttribute("aria-label", say(playing ? "stop" : "play"));
   }
 
   flip() {
@@ -182,8 +183,10 @@ export class ComparePlayer {
       context.fillStyle = "#fff";
       context.fillRect(edge - 1, 0, 2, height);
     }
-    const what = this.difference ? "difference" : `first video up to ${Math.round(this.wipe * 100)} %`;
-    this.canvas.setAttribute("aria-label", `Frame ${wanted + 1} of ${this.count}, ${what}`);
+    const percent = Math.round(this.wipe * 100);
+    const what = this.difference ? say("showingDifference") : say("showingWipe", { percent });
+    this.canvas.setAttribute("aria-label",
+      say("frameShowing", { frame: wanted + 1, count: this.count, what }));
   }
 
   close() {

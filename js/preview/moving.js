@@ -1,6 +1,7 @@
 /** The video that is being sampled, small and in a loop, at its node until the run is over. */
 
 import { div } from "../ui/dom.js";
+import { say } from "../ui/words.js";
 
 const TALLEST = 320;
 const MARGINS = 32;
@@ -45,7 +46,7 @@ export class Previews {
     const node = this.places.findNode(id);
     if (!node) return undefined;
     const image = document.createElement("img");
-    image.alt = "Preview of the video that is being sampled";
+    image.alt = say("preview");
     image.draggable = false;
     const tall = heightFor(width, height, node.size[0]);
     this.places.panels.show(node, div("wanduet-preview", image), tall);

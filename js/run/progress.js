@@ -1,5 +1,7 @@
 /** The line below the plot while a run goes on. */
 
+import { say } from "../ui/words.js";
+
 /**
  * @typedef {object} Progress
  * @property {number} step steps that are over
@@ -21,8 +23,11 @@ export function clock(seconds) {
   return shown.map((part, i) => (i ? `${part}`.padStart(2, "0") : `${part}`)).join(":");
 }
 
+/** What the pace of an expert is called. */
+const PACES = /** @type {Record<string, string>} */ ({ only: "pace", high: "paceHigh", low: "paceLow" });
+
 /** @param {number} seconds */
-const perStep = (seconds) => `${seconds.toFixed(seconds < 10 ? 2 : 1)} s/step`;
+const short = (seconds) => seconds.toFixed(seconds < 10 ? 2 : 1);
 
 /**
  * @param {Progress} progress
@@ -30,6 +35,7 @@ const perStep = (seconds) => `${seconds.toFixed(seconds < 10 ? 2 : 1)} s/step`;
  */
 export function describe({ step, total, elapsed, left, pace }) {
   const paces = Object.entries(pace).map(([expert, seconds]) =>
-    (expert === "only" ? perStep(seconds) : `${expert} ${perStep(seconds)}`));
-  return [`step ${step} of ${total}`, clock(elapsed), `${clock(left)} left`, ...paces].join(" · ");
+    say(PACES[expert] ?? "pace", { seconds: short(seconds) }));
+  const done = say("progress", { step, total });
+  return [done, clock(elapsed), say("left", { time: clock(left) }), ...paces].join(" · ");
 }

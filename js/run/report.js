@@ -1,6 +1,7 @@
 /** What a run took: it stays at the node until the next one, and can be copied. */
 
 import { div } from "../ui/dom.js";
+import { say } from "../ui/words.js";
 
 const LINE = 14;
 const AROUND = 14;
@@ -32,17 +33,17 @@ export function heightOfText(text, width) {
 export function makeReport(text, copy) {
   const button = document.createElement("button");
   button.type = "button";
-  button.textContent = "Copy report";
+  button.textContent = say("copyReport");
   button.addEventListener("click", async () => {
     await copy(text);
-    button.textContent = "Copied";
-    setTimeout(() => (button.textContent = "Copy report"), 1500);
+    button.textContent = say("copied");
+    setTimeout(() => (button.textContent = say("copyReport")), 1500);
   });
   const lines = div("wanduet-report-text");
   lines.textContent = text;
   lines.tabIndex = 0;
   const box = div("wanduet-report", lines, button);
-  box.setAttribute("aria-label", "Report of the last run");
+  box.setAttribute("aria-label", say("reportOfRun"));
   return box;
 }
 

@@ -1,5 +1,7 @@
 /** Widgets of which 0 means the model's own value: they show that value instead of 0. */
 
+import { say } from "../ui/words.js";
+
 const AUTOMATIC = {
   steps: "steps",
   cfg_high: "cfgHigh",
@@ -22,6 +24,6 @@ export function automaticTexts(widgets, settings) {
     .filter(([name]) => name in widgets)
     .map(([name, key]) => {
       const automatic = widgets[name] <= 0 && settings[key] != null;
-      return [name, automatic ? `auto (${short(settings[key])})` : null];
+      return [name, automatic ? say("automatic", { value: short(settings[key]) }) : null];
     }));
 }

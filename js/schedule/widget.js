@@ -2,6 +2,7 @@
 
 import { describe } from "../run/progress.js";
 import { div, span, svg } from "../ui/dom.js";
+import { say } from "../ui/words.js";
 import { drawPlan, makeScale } from "./draw.js";
 import { Answer, FALLBACK, planQuery, resolveSettings } from "./plan_query.js";
 
@@ -68,7 +69,7 @@ export class SchedulePanel {
   render() {
     if (!this.reading) return;
     const model = this.reading.file && this.model.ask("/wanduet/describe", this.reading.file);
-    if (this.reading.file && !model) return this.writeNote("Reading the model file\u2026");
+    if (this.reading.file && !model) return this.writeNote(say("readingFile"));
     const settings = resolveSettings(this.reading, model && !model.error ? model : FALLBACK);
     const plan = this.answer.ask("/wanduet/schedule", planQuery(settings));
     if (!plan) return;
@@ -89,12 +90,15 @@ export class SchedulePanel {
     const { boundary, shift } = settings;
     const steps = plan.timesteps.length;
     const parts = boundary === null
-      ? [span("wanduet-only", `${steps} ${steps === 1 ? "step" : "steps"}`)]
-      : [span("wanduet-high", `High ${plan.high}`), " | ", span("wanduet-low", `Low ${plan.low}`)];
+      ? [span("wanduet-only", say(steps === 1 ? "oneStep" : "steps", { steps }))]
+      : [
+        span("wanduet-high", say("high", { steps: plan.high })), " | ",
+        span("wanduet-low", say("low", { steps: plan.low })),
+      ];
     this.split.replaceChildren(...parts);
     this.values.textContent = boundary === null
-      ? `shift ${short(shift)}, one expert`
-      : `shift ${short(shift)}, boundary ${short(boundary)}`;
+      ? say("oneExpert", { shift: short(shift) })
+      : say("twoExperts", { shift: short(shift), boundary: short(boundary) });
   }
 
   /**
@@ -152,8 +156,9 @@ export class SchedulePanel {
       class: "wanduet-cursor", x1: x, x2: x, y1: scale.y(1), y2: scale.y(0),
     }));
     const { sigmas, timesteps, high } = this.plan;
-    const expert = index < high ? ", high-noise expert" : ", low-noise expert";
-    this.writeNote(`step ${step + 1}: sigma ${sigmas[index].toFixed(4)}, t ${timesteps[index]}` +
+    const expert = say(index < high ? "byHigh" : "byLow");
+    const sigma = sigmas[index].toFixed(4);
+    this.writeNote(say("stepAt", { step: step + 1, sigma, timestep: timesteps[index] }) +
       (this.settings.boundary === null ? "" : expert));
   }
 
@@ -171,15 +176,15 @@ export class SchedulePanel {
  * @param {any} model
  */
 function explain({ connected, file }, settings, plan, model) {
-  if (!connected) return "Connect a model to see its official values.";
-  if (!file) return "No model file found upstream. Drawn as T2V-A14B.";
-  if (settings.linked.length) return `Known only when it runs: ${settings.linked.join(", ")}.`;
-  if (!plan.timesteps.length) return "No step is left to run.";
+  if (!connected) return say("connectModel");
+  if (!file) return say("noFile");
+  if (settings.linked.length) return say("knownLater", { names: settings.linked.join(", ") });
+  if (!plan.timesteps.length) return say("noStep");
   const whole = plan.sigmas.length === plan.full.length && settings.boundary !== null;
-  if (whole && !plan.high) return "The high-noise expert gets no step. Raise denoise or shift.";
-  if (whole && !plan.low) return "The low-noise expert gets no step. Lower the shift.";
+  if (whole && !plan.high) return say("noHigh");
+  if (whole && !plan.low) return say("noLow");
   if (settings.boundary !== null && model.expert === "low") {
-    return "model_high is a low-noise file. Are the experts swapped?";
+    return say("swapped");
   }
   return `${model.label}.`;
 }

@@ -17,7 +17,6 @@ READY = "() => !!(window.app?.extensionManager && window.app.canvas && window.ap
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.InstalledVersion": "1.32.9",
-    "Comfy.Locale": "en",
     "Comfy.Minimap.Visible": False,
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Workflow.Persist": False,
@@ -91,9 +90,10 @@ class Editor:
         page.on("requestfailed", lambda request: self._asked.discard(request))
         page.on("pageerror", lambda error: self.errors.append(f"exception: {error.stack}"))
 
-    def open(self) -> None:
+    def open(self, language: str = "en") -> None:
         """Loads the page and waits until the editor runs."""
-        self.server.post("/settings", SETTINGS | {"Comfy.VueNodes.Enabled": self.mode.nodes2})
+        own = {"Comfy.VueNodes.Enabled": self.mode.nodes2, "Comfy.Locale": language}
+        self.server.post("/settings", SETTINGS | own)
         self.page.goto(self.server.url)
         self.page.wait_for_function(READY, timeout=60_000)
         self.page.wait_for_function("() => 'WanDuetMoESampler' in LiteGraph.registered_node_types")

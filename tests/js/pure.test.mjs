@@ -1,6 +1,7 @@
 // What the editor's extension computes without a page. Run by tests/js/test_pure.py.
 
 import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { ranges } from "../../js/compare/frames.js";
@@ -11,6 +12,7 @@ import { heightOf } from "../../js/problems/box.js";
 import { clock, describe } from "../../js/run/progress.js";
 import { automaticTexts } from "../../js/sampler/auto_values.js";
 import { heightOfReport } from "../../js/run/report.js";
+import { ENGLISH, learn, say } from "../../js/ui/words.js";
 
 test("durations read as people write them", () => {
   assert.deepEqual([0.4, 59.4, 92, 3725].map(clock), ["0 s", "59 s", "1:32", "1:02:05"]);
@@ -59,4 +61,22 @@ test("0 and below show the model's own value, links and own values show themselv
 test("frames of a compared video lie one after another; its ends meet", () => {
   assert.deepEqual(ranges([3, 4, 1]), [[0, 3], [3, 7], [7, 8]]);
   assert.deepEqual([-1, 0, 5, 6].map((index) => wrapped(index, 6)), [5, 0, 5, 0]);
+});
+
+test("panels speak a language that is learned, and English where it lacks a word", () => {
+  learn({ left: "noch {time}", unknown: "x" });
+  assert.equal(say("left", { time: "4 s" }), "noch 4 s");
+  assert.equal(say("steps", { steps: 3 }), "3 steps");
+  learn(ENGLISH);
+});
+
+test("translations have the panels' words, and panels say no others", () => {
+  const root = new URL("../../", import.meta.url);
+  const words = JSON.parse(readFileSync(new URL("locales/en/main.json", root), "utf8"));
+  assert.deepEqual(words.wanduet, ENGLISH);
+  const scripts = readdirSync(new URL("js", root), { recursive: true }).map(String);
+  for (const script of scripts.filter((name) => name.endsWith(".js"))) {
+    const text = readFileSync(new URL(`js/${script}`, root), "utf8");
+    for (const [, key] of text.matchAll(/\bsay\("(\w+)"/g)) assert.ok(key in ENGLISH, key);
+  }
 });

@@ -12,7 +12,7 @@ import pytest
 
 from tests.comfy.server import REPOSITORY, ComfyServer, install_pack, server_environment
 
-from . import contract
+from . import contract, locales
 
 MIN_TOOLTIP, MAX_TOOLTIP = 20, 200
 """Characters: one or two sentences. What is longer is for the help page."""
@@ -40,6 +40,16 @@ def test_contract_is_kept(object_info: dict[str, Any]):
     assert current, "the pack's nodes are not loaded"
     broken = contract.broken_promises(contract.load(), current)
     assert not broken, "Run with WANDUET_UPDATE_SNAPSHOT=1 if this is meant.\n" + "\n".join(broken)
+
+
+@pytest.mark.comfy
+def test_english_words_are_those_of_the_nodes(object_info: dict[str, Any]):
+    """The editor takes them instead of the nodes' own, so both have to agree."""
+    current = locales.of_schema(object_info, list(contract.describe(object_info, "wan-duet")))
+    if os.environ.get("WANDUET_UPDATE_SNAPSHOT"):
+        locales.record("en", current)
+
+    assert locales.load("en") == current, "Run with WANDUET_UPDATE_SNAPSHOT=1 if this is meant."
 
 
 @pytest.mark.comfy
