@@ -117,6 +117,17 @@ def test_prompts_are_cleaned_and_encoded_as_official(
     assert max(errors) <= 1e-5
 
 
+def test_the_official_negative_prompt_can_be_switched_off(
+    comfy_server: ComfyServer, reference: Reference
+):
+    prompt = encode("a red ball rolls", "", "off")
+    prompt["off"]["inputs"]["official_negative"] = False
+    run(comfy_server, loader(), prompt)
+
+    found = embedding(comfy_server, "off_negative")
+    assert difference(found, reference.encode(reference.tokens(""))) <= 1e-5
+
+
 def test_stock_text_encode_gives_the_same_for_plain_text(comfy_server: ComfyServer):
     text = "a white cat sits on a surfboard at the beach"
     stock = node("CLIPTextEncode", clip=("clip", 0), text=text)
