@@ -126,7 +126,7 @@ def _service_inputs() -> list[Any]:
             "endpoint",
             default="http://127.0.0.1:11434/v1",
             tooltip="OpenAI-compatible address: Ollama 11434, LM Studio 1234, llama.cpp 8080. "
-            f"Others than this computer need {HOSTS}. Empty: nobody is asked.",
+            f"Other computers must be allowed in {HOSTS}. Empty: nobody is asked.",
         ),
         io.String.Input(
             "model",

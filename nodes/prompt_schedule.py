@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..wan_model.config import NEGATIVE_PROMPT
 from ..wan_model.prompt import negative_or_official
 from ..wan_model.timed_text import parse_timed_text
 from ._comfy.host import runtime
@@ -50,8 +51,9 @@ class WanDuetPromptSchedule(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=True,
                     default="",
-                    tooltip="What to avoid in the whole video. Leave it empty for the official "
-                    "negative prompt. It has no effect where the guidance scale is 1.",
+                    placeholder=NEGATIVE_PROMPT,
+                    tooltip="What to avoid in the whole video. Empty: the official negative "
+                    "prompt, shown in grey. It has no effect at cfg 1 without 'Wan 2.2 NAG'.",
                 ),
                 io.Float.Input(
                     "transition",
@@ -68,7 +70,7 @@ class WanDuetPromptSchedule(io.ComfyNode):
                     min=Least(1.0),
                     max=240.0,
                     step=1.0,
-                    tooltip="Frames per second, for ranges in seconds: 16 for A14B, 24 for 5B.",
+                    tooltip="Frames per second, for ranges in seconds: 16 for 14B, 24 for 5B.",
                 ),
             ],
             outputs=[
