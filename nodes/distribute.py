@@ -22,43 +22,39 @@ class WanDuetDistribute(io.ComfyNode):
             display_name="Wan 2.2 Distribute (Several GPUs)",
             **search_words("WanDuetDistribute"),
             category="Wan 2.2",
-            description="Has several GPUs compute one video. Everything else stays as it is: "
-            "samplers, LoRAs, previews, the cancel button. Needs the package 'ray' in ComfyUI's "
-            "Python (pip install ray). Weights are read once from the disk and are on each GPU.",
+            description="Lets several GPUs compute one video; samplers, LoRAs, previews and the "
+            "cancel button work as before. Needs the package 'ray' in ComfyUI's Python.",
             inputs=[
                 Model.Input(
                     "model_high",
-                    tooltip="High-noise expert, or TI2V-5B, of our loaders. It is left as it is.",
+                    tooltip="High-noise expert, or TI2V-5B, from a WanDuet loader. The input is "
+                    "not changed.",
                 ),
                 Model.Input(
                     "model_low",
                     optional=True,
-                    tooltip="Low-noise expert. It is left as it is. Leave it empty for TI2V-5B.",
+                    tooltip="Low-noise expert. Empty for TI2V-5B. The input is not changed.",
                 ),
                 Choice.Input(
                     "mode",
                     options=list(MODES),
                     default="auto",
-                    tooltip="What GPUs share. auto: with guidance (cfg above 1), half of them "
-                    "compute the pass with the prompt, the others the one without; else each a "
-                    "part of the video. ulysses: always a part of the video, which needs fast "
-                    "links. cfg: the two passes of guidance. cfg+ulysses: both. experts: each "
-                    "expert on half of the GPUs, so that none waits for weights.",
+                    tooltip="What the GPUs share. auto: the two passes of guidance at cfg above 1, "
+                    "otherwise parts of the video. The help page explains the others.",
                 ),
                 io.Int.Input(
                     "gpus",
                     default=0,
                     min=0,
                     max=64,
-                    tooltip="How many. 0: all. Parts of a video need a divisor of the model's "
-                    "heads: of 40 (14B) or 24 (5B).",
+                    tooltip="How many GPUs. 0: all. For parts of a video, a divisor of 40 (14B) or "
+                    "of 24 (5B).",
                 ),
                 io.String.Input(
                     "address",
                     default="",
-                    tooltip="Leave it empty for the GPUs of this computer. For a Ray cluster that "
-                    "runs already: its address, such as 10.0.0.1:6379; the model files must be at "
-                    "the same place on all its computers.",
+                    tooltip="Empty: the GPUs of this computer. Otherwise a Ray cluster's address, "
+                    "such as 10.0.0.1:6379, with the model files at the same place everywhere.",
                 ),
             ],
             outputs=[

@@ -78,9 +78,8 @@ def _device_input(expert: str) -> Choice.Input:
         options=DEVICES,
         default="auto",
         optional=True,
-        tooltip=f"GPU of the {expert}-noise expert. auto: the one that ComfyUI uses. With the "
-        "experts on two GPUs each keeps its own there, and none of them waits for weights at the "
-        "switch: for two cards that hold one expert each.",
+        tooltip=f"GPU of the {expert}-noise expert. auto: the one that ComfyUI uses. With two "
+        "cards give each expert its own, so that neither waits for weights at the switch.",
     )
 
 
