@@ -159,7 +159,7 @@ const written = new WeakMap();
 const prompts = new PassingPanels("wanduet_prompt");
 
 extendNode("WanDuet.ExtendPrompt", "WanDuetPromptExtend", (node) => {
-  addButton(node, "Edit the result", () => {
+  addButton(node, say("editResult"), () => {
     const prompt = written.get(node);
     if (prompt) writeWidget(node, "edited", prompt);
   });

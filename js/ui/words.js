@@ -44,6 +44,7 @@ export const ENGLISH = {
   paceLow: "low {seconds} s/step",
   automatic: "auto ({value})",
   noNegative: "no negative prompt",
+  editResult: "Edit the result",
 };
 
 const spoken = { ...ENGLISH };
