@@ -27,17 +27,15 @@ class WanDuetContextWindows(io.ComfyNode):
             **search_words("WanDuetContextWindows"),
             category="Wan 2.2",
             description="Videos of any length in the memory of one window: the model sees "
-            "overlapping windows, whose results are blended in every step. For one scene that goes "
-            "on; *loop* joins the end to the beginning. Works on models of ComfyUI's own loader, "
-            "too.",
+            "overlapping windows, which are blended in every step. For one scene that goes on.",
             inputs=[
                 Model.Input(
-                    "model_high", tooltip="High-noise expert, or TI2V-5B. It is left as it is."
+                    "model_high", tooltip="High-noise expert, or TI2V-5B. The input is not changed."
                 ),
                 Model.Input(
                     "model_low",
                     optional=True,
-                    tooltip="Low-noise expert. It is left as it is. Leave it empty for TI2V-5B.",
+                    tooltip="Low-noise expert. Empty for TI2V-5B. The input is not changed.",
                 ),
                 *widgets(*WINDOWS, table=WINDOWS),
             ],

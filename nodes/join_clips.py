@@ -35,12 +35,11 @@ class WanDuetJoinClips(io.ComfyNode):
             display_name="Wan 2.2 Join Clips & Decode",
             **search_words("WanDuetJoinClips"),
             category="Wan 2.2",
-            description="Makes one video of clips that follow each other, or of a single long one "
-            "or a loop. Frames go to a file as they are decoded, so that memory does not grow with "
-            "the length. Give the video to 'Save Video', which copies the file.",
+            description="Makes one video of clips that follow each other, of one long clip, or of "
+            "a loop. Frames go to a file as they are decoded. Connect 'Save Video' behind it.",
             inputs=[
                 Vae.Input(
-                    "vae", tooltip="VAE of the model: wan_2.1_vae for A14B, wan2.2_vae for 5B."
+                    "vae", tooltip="The model's VAE: wan_2.1_vae for 14B, wan2.2_vae for 5B."
                 ),
                 Latent.Input(
                     "clip_1", tooltip="First clip, or the only one: the latent of a sampler."

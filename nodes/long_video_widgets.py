@@ -16,8 +16,8 @@ WINDOWS: dict[str, Row] = {
         min=Steps(13, check_frames, "4n+1"),
         max=MAX_LENGTH,
         step=4,
-        tooltip="Frames that the model sees at once, 4n+1. 81 is what A14B was trained on, 121 5B. "
-        "Memory is that of a video of this length.",
+        tooltip="Frames that the model sees at once, 4n+1. 81 is what 14B was trained on, 121 what "
+        "5B was. Memory is that of a video of this length.",
     ),
     "window_overlap": Row(
         io.Int,
@@ -91,7 +91,7 @@ JOIN: dict[str, Row] = {
         min=0.0,
         max=120.0,
         step=1.0,
-        tooltip="Frames per second of the video. 0: the model's own, 16 for A14B and 24 for 5B.",
+        tooltip="Frames per second of the video. 0: the model's own, 16 for 14B and 24 for 5B.",
     ),
 }
 """Of joining clips."""

@@ -70,10 +70,8 @@ TABLE: dict[str, Row] = {
         default=0,
         min=-1,
         max=1000,
-        tooltip=(
-            "Steps over both experts together. 0: the official number. 20 is a good compromise; a "
-            "4-step LoRA wants 4."
-        ),
+        tooltip="Steps over both experts together. 0: the official number. 20 is a good "
+        "compromise; a 4-step LoRA wants 4.",
     ),
     "cfg_high": Row(
         io.Float,
@@ -82,10 +80,8 @@ TABLE: dict[str, Row] = {
         max=100.0,
         step=0.1,
         round=0.01,
-        tooltip=(
-            "Guidance of the high-noise expert: how closely it follows the prompt. 0: official. 1 "
-            "halves the time and ignores the negative prompt; 4-step LoRAs want 1."
-        ),
+        tooltip="Guidance of the high-noise expert: how closely it follows the prompt. 0: "
+        "official. 1 halves the time and ignores the negative prompt; 4-step LoRAs want 1.",
     ),
     "cfg_low": Row(
         io.Float,
@@ -94,28 +90,22 @@ TABLE: dict[str, Row] = {
         max=100.0,
         step=0.1,
         round=0.01,
-        tooltip=(
-            "Guidance of the low-noise expert: how closely it follows the prompt. 0: official. 1 "
-            "halves the time and ignores the negative prompt; 4-step LoRAs want 1."
-        ),
+        tooltip="Guidance of the low-noise expert: how closely it follows the prompt. 0: official. "
+        "1 halves the time and ignores the negative prompt; 4-step LoRAs want 1.",
     ),
     "sampler": Row(
         Choice,
         options=samplers.sampler_names,
         default="unipc",
-        tooltip=(
-            "unipc: the official solver. dpm++: the official alternative. euler: for 4-step "
-            "LoRAs. The others are ComfyUI's own."
-        ),
+        tooltip="unipc: the official solver. dpm++: the official alternative. euler: for 4-step "
+        "LoRAs. The others are ComfyUI's own.",
     ),
     "scheduler": Row(
         Choice,
         options=samplers.scheduler_names,
         default="wan",
-        tooltip=(
-            "How noise levels are spaced. wan: the official list of the chosen sampler. The "
-            "others are ComfyUI's own, with this shift."
-        ),
+        tooltip="How noise levels are spaced. wan: the official list of the chosen sampler. The "
+        "others are ComfyUI's own, with this shift.",
     ),
     "shift": Row(
         io.Float,
@@ -124,10 +114,8 @@ TABLE: dict[str, Row] = {
         max=100.0,
         step=0.5,
         round=0.01,
-        tooltip=(
-            "Higher values spend more steps on layout and motion, lower ones on detail. 0: "
-            "official, or that of ModelSamplingSD3 in front. 4-step LoRAs want 5."
-        ),
+        tooltip="Higher values spend more steps on layout and motion, lower ones on detail. 0: "
+        "official, or that of ModelSamplingSD3 in front. 4-step LoRAs want 5.",
     ),
     "boundary": Row(
         io.Float,
@@ -137,10 +125,8 @@ TABLE: dict[str, Row] = {
         max=1.0,
         step=0.005,
         round=0.0001,
-        tooltip=(
-            "Noise level at which the low-noise expert takes over. 0: official. The step at which "
-            "that happens is shown."
-        ),
+        tooltip="Noise level at which the low-noise expert takes over. 0: official. The step at "
+        "which that happens is shown.",
     ),
     "denoise": Row(
         io.Float,
@@ -148,9 +134,8 @@ TABLE: dict[str, Row] = {
         min=0.0,
         max=1.0,
         step=0.01,
-        tooltip=(
-            "1 makes a new video. Less keeps that much of the latent that comes in, as in KSampler."
-        ),
+        tooltip="1 makes a new video. Less keeps that much of the latent that comes in, as in "
+        "KSampler.",
     ),
     "start_at_step": Row(
         io.Int,
@@ -158,10 +143,8 @@ TABLE: dict[str, Row] = {
         default=0,
         min=0,
         max=10000,
-        tooltip=(
-            "First step to run. Above 0 it continues a run that another node began; set add_noise "
-            "to disable then."
-        ),
+        tooltip="First step to run. Above 0 it continues a run that another node began; set "
+        "add_noise to disable then.",
     ),
     "end_at_step": Row(
         io.Int,
@@ -169,20 +152,16 @@ TABLE: dict[str, Row] = {
         default=10000,
         min=0,
         max=10000,
-        tooltip=(
-            "Step to stop before. Lower it to hand the rest to another node, with "
-            "return_with_leftover_noise enabled. Exact with euler."
-        ),
+        tooltip="Step to stop before. Lower it to hand the rest to another node, with "
+        "return_with_leftover_noise enabled. Exact with euler.",
     ),
     "add_noise": Row(
         Choice,
         advanced=True,
         options=["enable", "disable"],
         default="enable",
-        tooltip=(
-            "Choose disable only when the latent already holds the noise of an earlier, "
-            "unfinished run."
-        ),
+        tooltip="Choose disable only when the latent already holds the noise of an earlier, "
+        "unfinished run.",
     ),
     "return_with_leftover_noise": Row(
         Choice,
@@ -197,10 +176,8 @@ TABLE: dict[str, Row] = {
         min=Steps(16, _check_side, "a multiple of 16"),
         max=MAX_SIDE,
         step=16,
-        tooltip=(
-            "Width in pixels, used when size is 'width x height'. A multiple of 16 for 14B, of 32 "
-            "for 5B."
-        ),
+        tooltip="Width in pixels, used when size is 'width x height'. A multiple of 16 for 14B, of "
+        "32 for 5B.",
     ),
     "height": Row(
         io.Int,
@@ -208,10 +185,8 @@ TABLE: dict[str, Row] = {
         min=Steps(16, _check_side, "a multiple of 16"),
         max=MAX_SIDE,
         step=16,
-        tooltip=(
-            "Height in pixels, used when size is 'width x height'. A multiple of 16 for 14B, of "
-            "32 for 5B."
-        ),
+        tooltip="Height in pixels, used when size is 'width x height'. A multiple of 16 for 14B, "
+        "of 32 for 5B.",
     ),
     "length": Row(
         io.Int,
@@ -219,10 +194,8 @@ TABLE: dict[str, Row] = {
         min=Steps(1, check_frames, "4n+1"),
         max=MAX_LENGTH,
         step=4,
-        tooltip=(
-            "Number of frames, used when seconds is 0: 4n+1, such as 81 (5 s at 16 fps, 14B) or "
-            "121 (5 s at 24 fps, 5B)."
-        ),
+        tooltip="Number of frames, used when seconds is 0: 4n+1, such as 81 (5 s at 16 fps, 14B) "
+        "or 121 (5 s at 24 fps, 5B).",
     ),
     "batch_size": Row(
         io.Int,
@@ -236,20 +209,16 @@ TABLE: dict[str, Row] = {
         options=[CROP, KEEP_ASPECT],
         default=CROP,
         optional=True,
-        tooltip=(
-            "crop to size: exactly width x height. keep aspect: that many pixels in the shape of "
-            "the image, as the official code does."
-        ),
+        tooltip="crop to size: exactly width x height. keep aspect: that many pixels in the shape "
+        "of the image, as the official code does.",
     ),
     "size": Row(
         Choice,
         options=[FREE, *SIZES],
         default=FREE,
         optional=True,
-        tooltip=(
-            "The sizes that the models were trained on. 'shape of the image' crops at most a few "
-            "pixels; 'width x height' takes the numbers."
-        ),
+        tooltip="The sizes that the models were trained on. 'shape of the image' crops at most a "
+        "few pixels; 'width x height' takes the numbers.",
     ),
     "seconds": Row(
         io.Float,
@@ -259,10 +228,8 @@ TABLE: dict[str, Row] = {
         step=0.5,
         round=0.01,
         optional=True,
-        tooltip=(
-            "Length in seconds: 16 fps for 14B, 24 fps for 5B. Clips longer than 5 s tend to "
-            "loop. 0: length counts."
-        ),
+        tooltip="Length in seconds: 16 fps for 14B, 24 fps for 5B. Clips longer than 5 s tend to "
+        "loop. 0: length counts.",
     ),
     "motion_amplitude": Row(
         io.Float,
@@ -292,20 +259,16 @@ TABLE: dict[str, Row] = {
         max=1024.0,
         step=0.5,
         round=0.01,
-        tooltip=(
-            "GiB of VRAM for weights and video together. 0: what is free when sampling starts. "
-            "Less leaves room for other programs."
-        ),
+        tooltip="GiB of VRAM for weights and video together. 0: what is free when sampling starts. "
+        "Less leaves room for other programs.",
     ),
     "blocks_to_swap": Row(
         io.Int,
         default=-1,
         min=-1,
         max=40,
-        tooltip=(
-            "How many of the model's blocks stream to the GPU in every step instead of staying "
-            "there. -1: as few as fit."
-        ),
+        tooltip="How many of the model's blocks stream to the GPU in every step instead of staying "
+        "there. -1: as few as fit.",
     ),
     "pinned_ram_gb": Row(
         io.Float,
@@ -314,29 +277,23 @@ TABLE: dict[str, Row] = {
         max=1024.0,
         step=0.5,
         round=0.01,
-        tooltip=(
-            "GiB of RAM held for weights while sampling. -1: as little as keeps copies from "
-            "slowing the run."
-        ),
+        tooltip="GiB of RAM held for weights while sampling. -1: as little as keeps copies from "
+        "slowing the run.",
     ),
     "prefetch_blocks": Row(
         io.Int,
         default=-1,
         min=-1,
         max=40,
-        tooltip=(
-            "How many blocks are fetched ahead, each in VRAM of its own. -1: automatic. 0 waits "
-            "for every block; use it for measurements only."
-        ),
+        tooltip="How many blocks are fetched ahead, each in VRAM of its own. -1: automatic. 0 "
+        "waits for every block; use it for measurements only.",
     ),
     "method": Row(
         Choice,
         options=list(STEP_CACHE_METHODS),
         default="auto",
-        tooltip=(
-            "easycache and magcache skip whole steps, cfg skips only the negative prompt's half "
-            "of a step. auto: easycache together with cfg."
-        ),
+        tooltip="easycache and magcache skip whole steps, cfg skips only the negative prompt's "
+        "half of a step. auto: easycache together with cfg.",
     ),
     "threshold": Row(
         io.Float,
@@ -345,10 +302,8 @@ TABLE: dict[str, Row] = {
         max=1.0,
         step=0.005,
         round=1e-7,
-        tooltip=(
-            "How much error a skipped step may bring. Higher skips more and changes the video "
-            "more. 0: the method's own value."
-        ),
+        tooltip="How much error a skipped step may bring. Higher skips more and changes the video "
+        "more. 0: the method's own value.",
     ),
     "nag_scale": Row(
         io.Float,
@@ -380,10 +335,8 @@ TABLE: dict[str, Row] = {
         min=0.0,
         max=1.0,
         step=0.01,
-        tooltip=(
-            "Share of the run that is always computed at the beginning, where layout and motion "
-            "are decided."
-        ),
+        tooltip="Share of the run that is always computed at the beginning, where layout and "
+        "motion are decided.",
     ),
     "end_percent": Row(
         io.Float,
@@ -397,18 +350,14 @@ TABLE: dict[str, Row] = {
         Choice,
         options=list(get_args(Mode)),
         default="default",
-        tooltip=(
-            "default is ready in seconds. max-autotune-no-cudagraphs also searches for faster "
-            "kernels, which takes minutes once."
-        ),
+        tooltip="default is ready in seconds. max-autotune-no-cudagraphs also searches for faster "
+        "kernels, which takes minutes once.",
     ),
     "tiling": Row(
         Choice,
         options=["auto", "off", "on"],
         default="auto",
-        tooltip=(
-            "auto: tiles only when memory is short. off: never, exact. on: always, least memory, "
-            "faint seams possible."
-        ),
+        tooltip="auto: tiles only when memory is short. off: never, exact. on: always, least "
+        "memory, faint seams possible.",
     ),
 }
