@@ -14,6 +14,8 @@ from .test_memory_manager import watched
 pytestmark = pytest.mark.comfy
 
 PROMPTS = 60
+PACES_BYTES = 1024
+"""What the file of the last eight runs of each model gets longer or shorter by."""
 KIB_A_PROMPT = 4096 if on_gpu() else 1024
 """Twenty prompts show no more: the allocators of Python and the system take and give back dozens
 of MiB all the time."""
@@ -34,7 +36,8 @@ def test_sixty_prompts_in_a_row(comfy_server: ComfyServer):
     # A client that has just gone may still have its socket.
     assert min(sample.files for sample in settled) <= rests[0].files
     assert len({sample.threads for sample in settled}) == 1
-    assert len({sample.disk_bytes for sample in settled}) == 1
+    disk = [sample.disk_bytes for sample in settled]
+    assert max(disk) - min(disk) < PACES_BYTES
     growth = settled[-1].rss_kib - settled[0].rss_kib
     assert growth < KIB_A_PROMPT * (settled[-1].prompts - settled[0].prompts)
     comfy_server.free()
