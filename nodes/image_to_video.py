@@ -303,10 +303,10 @@ def _check_vae(channels: int, images: Images) -> None:
         )
     others = [name for name in ("start", "end") if getattr(images, name) is not None]
     if images.anchor is not None and (channels == 48 or others):
-        got = "the Wan2.2 VAE" if channels == 48 else f"{others[0]}_image"
+        got = "the Wan 2.2 VAE" if channels == 48 else f"{others[0]}_image"
         raise PairingError(
             f"An anchor image is for I2V-A14B with the LoRA SVI 2 Pro alone. Got one and {got}, "
-            "need the Wan2.1 VAE and no other image. Use start_image without that LoRA."
+            "need the Wan 2.1 VAE and no other image. Use start_image without that LoRA."
         )
 
 

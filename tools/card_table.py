@@ -22,6 +22,7 @@ from wan_model.offload.plan import GIB, Machine, ModelSizes, Plan, PlanRequest, 
 from wan_model.offload.slack import AllocatorSlack
 from wan_model.quant import Linear
 from wan_model.quant.formats import BF16, FP8_SCALED
+from wan_model.quant.linear import LinearOperands
 from wan_model.shapes import latent_size
 
 README = Path(__file__).parents[1] / "README.md"
@@ -99,7 +100,7 @@ class Codes:
 
     name: str = "codes"
 
-    def __call__(self, layer: Linear, x: Tensor) -> Tensor:
+    def __call__(self, layer: LinearOperands, x: Tensor, /) -> Tensor:
         """Is for a GPU.
 
         Raises:
