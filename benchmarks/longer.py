@@ -35,9 +35,7 @@ from tools.tiny_score.quality import first_frames
 from tools.tiny_score.segment import contrast_to_background
 from tools.train_tiny import scenes
 
-FRAMES, WINDOW, LONG, RING = 17, 17, 33, 13
-"""Frames: what the tiny models are trained on, of a window, of a long video, of a loop. A loop is
-seen with the latent frame before its beginning, so this one is of the trained length, too."""
+FRAMES, WINDOW, LONG = 17, 17, 33
 AMPLITUDES = (1.0, 1.15, 1.3, 1.5)
 MOTIONS = ("right", "left", "up", "down", "orbit", "down-right")
 JOIN = {"blend": "cut", "match_colours": False, "overlap": 0, "loop": False, "fps": 16.0}
@@ -313,7 +311,7 @@ def loops(bench: Bench) -> None:
         )
         for way, track in bench.run(graph, prompt.text).items():
             found.setdefault(way, []).append(track.round().seam(len(track.centre)))
-    bench.report(found, RING + 3)
+    bench.report(found, FRAMES)
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {

@@ -1,5 +1,6 @@
 """Context windows over both experts: what the model sees of a long video."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from .graphs import (
     Prompt,
     experts,
     image_to_video,
+    memory,
     model,
     moe_sampler,
     node,
@@ -152,6 +154,34 @@ def test_a_given_first_frame_of_5b_is_kept_in_every_window(comfy_server: ComfySe
     for call in calls:
         assert torch.equal(call["input"][:, :, 0], calls[0]["input"][:, :, 0])
     assert latent.shape[2] == FRAMES
+
+
+def test_a_long_video_takes_the_memory_of_a_window(comfy_server: ComfyServer):
+    planned = {}
+    for name, frames, source in (("short", WINDOW, "experts"), ("long", LENGTH, "windows")):
+        both = {"model_high": (source, 0), "model_low": (source, 1)}
+        prompt: Prompt = {
+            **memory(blocks_to_swap=1),
+            **experts(memory=("memory", 0)),
+            **windows(model_high=("experts", 0), model_low=("experts", 1)),
+            **vae(),
+            **image_to_video(**{**LINKS, "length": frames}),
+            **moe_sampler(**both, steps=2),
+            "look": node(
+                "WanDuetTestTakeMemory",
+                model=("experts", 0),
+                latent=("sampler", 0),
+                nbytes=0,
+                name=f"{name}_window",
+            ),
+            **random_text(64, 20),
+            **save(f"{name}_latent", latent=("look", 0)),
+        }
+        result = comfy_server.run(prompt)
+        assert result.status == "success", result.error
+        told = (comfy_server.output / f"{name}_window.jsonl").read_text().splitlines()[-1]
+        planned[name] = json.loads(told)["activation_bytes"]
+    assert planned["long"] == planned["short"] > 0
 
 
 def test_too_much_overlap_is_refused(comfy_server: ComfyServer):
