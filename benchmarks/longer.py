@@ -240,7 +240,7 @@ def motion(bench: Bench) -> None:
         drift = [float((t.level[-1] - t.level[0]).abs().mean()) for t in tracks]
         speed = mean(float(t.speeds.nanmean()) for t in tracks)
         values = {"videos": len(tracks), "steps": bench.options.steps, "speed_px": speed}
-        emit("motion", {"amplitude": amplitude, **values, "drift_levels": mean(drift)})
+        emit("motion", {"amplitude": f"{amplitude:g}", **values, "drift_levels": mean(drift)})
 
 
 def clips(bench: Bench) -> None:

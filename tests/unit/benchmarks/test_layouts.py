@@ -39,6 +39,8 @@ LINES: dict[str, dict[str, Any]] = {
     "step_cache": {"cache": "auto", "threshold": "own", "prompts": 14, "passes": 0.72},
     "quality": {"videos": "t2v", "clips": 56, "colour": 0.982, "all_right": 0.835},
     "quality_vae": {"vae": "Wan2.1", "split": "novel", "clips": 32, "psnr_db": 33.21},
+    "motion": {"amplitude": "1.15", "videos": 3, "steps": 8, "speed_px": 2.82},
+    "seams": {"way": "continued", "frames": 33, "videos": 3, "steps": 8, "step_px": 0.98},
 }
 SHOWN = {
     "ceilings": {
@@ -59,6 +61,8 @@ SHOWN = {
     "step_cache": {"threshold": "own", "passes": "72 %", "video, dB": ""},
     "quality": {"colour": "98.2 %", "all right": "83.5 %", "to fp32, dB": ""},
     "quality_vae": {"VAE": "Wan2.1", "PSNR, dB: mean": "33.2"},
+    "motion": {"motion_amplitude": "1.15", "px a frame": "2.82"},
+    "seams": {"way": "continued", "step over the seam, px off": "0.98", "speed after / before": ""},
 }
 TOLD = {
     "linear": "fp8 5120 to 13824, 75600 tokens 9.10 ms",
@@ -69,6 +73,8 @@ TOLD = {
     "step_cache": "step cache auto own 72% of the passes",
     "quality": "t2v, 56 clips, all right 83.5%",
     "quality_vae": "Wan2.1 VAE, novel clips 33.2 dB",
+    "motion": "motion amplitude 1.15 2.82 px a frame",
+    "seams": "seam, continued 0.98 px",
 }
 
 
