@@ -4,6 +4,7 @@
 """
 
 import sys
+from statistics import median
 
 import pytest
 
@@ -16,9 +17,9 @@ pytestmark = pytest.mark.comfy
 PROMPTS = 60
 PACES_BYTES = 1024
 """What the file of the last eight runs of each model gets longer or shorter by."""
-KIB_A_PROMPT = 4096 if on_gpu() else 1024
-"""Twenty prompts show no more: the allocators of Python and the system take and give back dozens
-of MiB all the time."""
+NOISE_KIB = (256 if on_gpu() else 64) << 10
+"""Allocators take and give back dozens of MiB with what the last prompts were; a model that stays
+after each prompt is more."""
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
@@ -38,8 +39,8 @@ def test_sixty_prompts_in_a_row(comfy_server: ComfyServer):
     assert len({sample.threads for sample in settled}) == 1
     disk = [sample.disk_bytes for sample in settled]
     assert max(disk) - min(disk) < PACES_BYTES
-    growth = settled[-1].rss_kib - settled[0].rss_kib
-    assert growth < KIB_A_PROMPT * (settled[-1].prompts - settled[0].prompts)
+    rss = [sample.rss_kib for sample in rests]
+    assert median(rss[-3:]) - median(rss[:3]) < NOISE_KIB
     comfy_server.free()
     watched(comfy_server, "going")
     left = watched(comfy_server, "row_held")
