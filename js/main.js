@@ -26,6 +26,7 @@ const panels = new WeakMap();
 extendNode("WanDuet.Schedule", "WanDuetMoESampler", (node) => {
   addStyleSheet();
   moveInput(node, "model_low", "model_high");
+  moveInput(node, "model_start", "model_low");
   const panel = new SchedulePanel(getJson, ({ widgets }, settings) => {
     for (const [name, text] of Object.entries(automaticTexts(widgets, settings))) {
       showInstead(node, name, text);
@@ -80,6 +81,7 @@ const watcher = new ProblemWatcher({
   postJson,
   toast: showError,
   plan: showPlan,
+  automatic: (node, values) => panels.get(node)?.take(values),
   show(node, problems) {
     if (problems.length) boxes.show(node, makeBox(problems), heightOf(problems, node.size[0]));
     else boxes.hide(node);

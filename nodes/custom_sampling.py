@@ -4,15 +4,15 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..wan_model.presets import AUTO, Models
 from ..wan_model.sampling import count_high_noise_steps
-from . import settings
+from . import few_steps, settings
 from ._comfy.host import runtime
 from ._comfy.model import facts
 from ._comfy.sampling import samplers
-from ._comfy.sampling.guider import Expert, MoEGuider
-from ._comfy.sampling.run_shift import at_shift
 from ._report import reports_errors
 from .checked_inputs import Conditioning, Model
+from .sampler_models import SamplerModels, start_socket
 from .search_words import search_words
 from .widgets import widgets
 
@@ -20,6 +20,17 @@ CATEGORY = "Wan 2.2/custom sampling"
 
 SHIFT_OF_SIGMAS = (
     "The shift that 'Wan 2.2 Sigmas' has. 0: official, or that of ModelSamplingSD3 in front."
+)
+
+
+PRESET_OF_GUIDER = (
+    "Fills in what is 0 here; typed numbers stay. auto: what the model is made for. Steps, sampler "
+    "and noise levels are those of the nodes beside this one."
+)
+
+NAMES = (
+    "unipc: the official solver. dpm++: the official alternative. euler: for distilled models and "
+    "LoRAs. The others are ComfyUI's; its uni_pc and dpmpp_2m are not the official ones."
 )
 
 
@@ -55,9 +66,12 @@ class WanDuetMoEGuider(io.ComfyNode):
                 ),
                 *widgets("cfg_high", "cfg_low", "boundary"),
                 *widgets("shift", optional=True, tooltip=SHIFT_OF_SIGMAS),
+                *widgets("preset", tooltip=PRESET_OF_GUIDER),
+                start_socket(),
+                *widgets("start_steps", "cfg_start"),
             ],
             outputs=[io.Guider.Output(display_name="guider")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
@@ -72,28 +86,40 @@ class WanDuetMoEGuider(io.ComfyNode):
         boundary: float,
         model_low: Any = None,
         shift: float = 0.0,
+        preset: str = AUTO,
+        model_start: Any = None,
+        start_steps: int = 0,
+        cfg_start: float = 0.0,
     ) -> io.NodeOutput:
         """Makes the guider."""
         high = facts.model_facts(model_high)
         if model_low is not None:
             facts.check_experts(high, facts.model_facts(model_low))
+        facts.check_start(high, model_start)
         unread = facts.check_conditionings(high, positive, negative)
         shift, said = settings.shift_of_run(shift, model_high, model_low)
-        chosen = settings.resolve(
-            high.official, shift=shift, boundary=boundary, cfg_high=cfg_high, cfg_low=cfg_low
+        typed = settings.typed(
+            shift=shift,
+            boundary=boundary,
+            cfg_high=cfg_high,
+            cfg_low=cfg_low,
+            start_steps=start_steps,
+            cfg_start=cfg_start,
         )
-        first = Expert(at_shift(model_high, chosen.shift), chosen.cfg_high)
-        low = None
-        if model_low is not None:
-            low = Expert(at_shift(model_low, chosen.shift), chosen.cfg_low)
-        guider = MoEGuider(first, low, chosen.boundary)
+        models = (model_high, model_low, model_start)
+        run = SamplerModels(*models, cls.hidden.prompt, cls.hidden.unique_id)
+        chosen, why = settings.resolve(run.as_choice(high), typed, preset)
+        guider = run.guider(chosen, chosen.start_steps)
         guider.set_conds(positive, negative)
-        cfg = f"{chosen.cfg_high:g}" if low is None else f"{chosen.cfg_high:g} | {chosen.cfg_low:g}"
-        switch = "" if low is None else f", boundary {chosen.boundary:g}"
+        scales = {"start": chosen.cfg_start, "low": chosen.cfg_low}
+        named = [scales.get(one.name, chosen.cfg_high) for one in guider.experts]
+        switch = "" if model_low is None else f", boundary {chosen.boundary:g}"
+        cfg = " | ".join(f"{scale:g}" for scale in named)
         text = f"{high.label}\ncfg {cfg}{switch}, shift {chosen.shift:g}"
-        if low is None and high.expert is not None:
+        if model_low is None and high.expert is not None:
             said.append(f"The {high.expert}-noise expert runs alone, at all noise levels.")
-        runtime.show(cls.hidden.unique_id, "\n".join([text, *said, *unread]))
+        first = run.of_start(chosen.start_steps)
+        runtime.show(cls.hidden.unique_id, "\n".join([text, *why, *first, *said, *unread]))
         return io.NodeOutput(guider)
 
 
@@ -113,7 +139,9 @@ class WanDuetSigmas(io.ComfyNode):
                 "expert takes over."
             ),
             inputs=[
-                *widgets("steps", "shift", "scheduler", "boundary", "denoise"),
+                *widgets("steps", "shift"),
+                *widgets("scheduler", options=samplers.scheduler_names, default="wan"),
+                *widgets("boundary", "denoise"),
                 Model.Input(
                     "model",
                     optional=True,
@@ -124,6 +152,8 @@ class WanDuetSigmas(io.ComfyNode):
                 ),
                 *widgets(
                     "sampler",
+                    options=samplers.sampler_names,
+                    default="unipc",
                     optional=True,
                     tooltip=(
                         "The sampler that will run these sigmas: unipc has an official list of "
@@ -135,7 +165,7 @@ class WanDuetSigmas(io.ComfyNode):
                 io.Sigmas.Output(display_name="sigmas"),
                 io.Int.Output(display_name="switch_step"),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
@@ -151,16 +181,24 @@ class WanDuetSigmas(io.ComfyNode):
         sampler: str = "unipc",
     ) -> io.NodeOutput:
         """Makes the list and counts the high-noise steps."""
-        official = settings.T2V if model is None else facts.model_facts(model).official
+        models = Models(kind="t2v", low=[])
+        if model is not None:
+            node_id, prompt = cls.hidden.unique_id, cls.hidden.prompt
+            found = few_steps.of_input(model, prompt, node_id, "model")
+            models = Models(kind=facts.model_facts(model).kind, high=found, low=found)
         shift, said = settings.shift_of_run(shift, model)
-        chosen = settings.resolve(official, steps=steps, shift=shift, boundary=boundary)
-        sigmas = samplers.make_schedule(sampler, scheduler, chosen.steps, chosen.shift, denoise)
+        own_spacing = AUTO if scheduler == "wan" else scheduler
+        typed = settings.typed(steps=steps, shift=shift, boundary=boundary, scheduler=own_spacing)
+        chosen, why = settings.resolve(models, typed, denoise=denoise)
+        sigmas = samplers.make_schedule(
+            sampler, scheduler, chosen.steps, chosen.shift, denoise, chosen.levels
+        )
         switch_step = count_high_noise_steps(sigmas, chosen.boundary)
         text = (
             f"High {switch_step} | Low {max(0, len(sigmas) - 1) - switch_step} "
             f"(shift {chosen.shift:g}, boundary {chosen.boundary:g})"
         )
-        runtime.show(cls.hidden.unique_id, "\n".join([text, *said]))
+        runtime.show(cls.hidden.unique_id, "\n".join([text, *why, *said]))
         return io.NodeOutput(sigmas, switch_step)
 
 
@@ -179,7 +217,9 @@ class WanDuetSamplerSelect(io.ComfyNode):
                 "The official solvers as a SAMPLER for SamplerCustomAdvanced, and every sampler "
                 "of ComfyUI."
             ),
-            inputs=widgets("sampler"),
+            inputs=widgets(
+                "sampler", options=samplers.sampler_names, default="unipc", tooltip=NAMES
+            ),
             outputs=[io.Sampler.Output(display_name="sampler")],
         )
 

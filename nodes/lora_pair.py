@@ -94,7 +94,7 @@ class WanDuetLoraPair(io.ComfyNode):
             facts.check_experts(facts.model_facts(model_high), facts.model_facts(model_low))
         lines: list[str] = []
         for end in ROWS:
-            row = _row(values, end)
+            row = row_of(values, end)
             if row.on:
                 model_high, model_low, said = _apply(model_high, model_low, row)
                 lines += said
@@ -148,7 +148,7 @@ def _row_inputs(files: Sequence[str], end: str, *, first: bool) -> list[Any]:
     ]
 
 
-def _row(values: dict[str, Any], end: str) -> Row:
+def row_of(values: dict[str, Any], end: str) -> Row:
     """Returns a row of the node; inputs that older workflows lack have their defaults."""
     return Row(
         values.get(f"lora_high{end}", NONE),
@@ -168,7 +168,7 @@ def _apply(model_high: Any, model_low: Any, row: Row) -> tuple[Any, Any, list[st
     Raises:
         WanError: for a file that is no LoRA for this model, and for a swapped pair.
     """
-    low, lines = _low_file(row, has_low=model_low is not None)
+    low, lines = low_file(row, has_low=model_low is not None)
     if _experts(row.high, low) == ("low", "high"):
         raise PairingError(
             f"These LoRAs look swapped, judging by names and headers. Got {row.high} at lora_high "
@@ -196,7 +196,7 @@ def _apply(model_high: Any, model_low: Any, row: Row) -> tuple[Any, Any, list[st
     return models["high"], models["low"], lines
 
 
-def _low_file(row: Row, *, has_low: bool) -> tuple[str, list[str]]:
+def low_file(row: Row, *, has_low: bool) -> tuple[str, list[str]]:
     """Returns the file for the low-noise expert, and what is to be said of the choice."""
     if not has_low:
         unused = row.low not in (AUTO, NONE)

@@ -5,18 +5,20 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..wan_model.presets import AUTO, Settings
 from ..wan_model.sampling import ExpertPlan, trim_steps
 from . import run_pace, settings
 from ._comfy.host import runtime
 from ._comfy.model import facts
 from ._comfy.sampling import samplers
-from ._comfy.sampling.guider import Expert, MoEGuider
+from ._comfy.sampling.guider import MoEGuider
 from ._comfy.sampling.run import as_video, sample_latent
-from ._comfy.sampling.run_shift import at_shift
 from ._comfy.sampling.run_watch import RunWatch
 from ._report import reports_errors
 from .checked_inputs import Conditioning, Latent, Model
+from .prompt_check.number_rules import WHOLE_RUN
 from .run_plan import pace_key
+from .sampler_models import SamplerModels, start_socket
 from .search_words import search_words
 from .widgets import widgets
 
@@ -31,6 +33,8 @@ SAMPLING = (
     "boundary",
     "denoise",
 )
+FEW_STEPS = ("preset", "start_steps", "cfg_start")
+"""Appended to the others, as is the socket model_start, and so optional."""
 STEP_RANGE = ("start_at_step", "end_at_step", "add_noise", "return_with_leftover_noise")
 
 
@@ -47,11 +51,11 @@ class WanDuetMoESampler(io.ComfyNode):
             category="Wan 2.2",
             description=(
                 "Makes the video: one run over both experts that hands over where the model was "
-                "trained to. All zeros are the official settings."
+                "trained to. Zeros and auto are what the model is made for."
             ),
             inputs=_inputs(),
             outputs=[io.Latent.Output(display_name="latent")],
-            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo, io.Hidden.prompt],
         )
 
     @classmethod
@@ -63,54 +67,53 @@ class WanDuetMoESampler(io.ComfyNode):
         negative: Any,
         latent_image: dict[str, Any],
         seed: int,
-        steps: int,
-        cfg_high: float,
-        cfg_low: float,
-        sampler: str,
-        scheduler: str,
-        shift: float,
-        boundary: float,
         denoise: float,
         start_at_step: int,
         end_at_step: int,
         add_noise: str,
         return_with_leftover_noise: str,
         model_low: Any = None,
+        preset: str = AUTO,
+        model_start: Any = None,
+        **values: Any,
     ) -> io.NodeOutput:
-        """Checks everything that can be checked, shows the plan, samples."""
+        """Checks everything that can be checked, shows the plan, samples.
+
+        `values` are those that may be left open: steps, shift, boundary, sampler, scheduler,
+        cfg_high, cfg_low, start_steps, cfg_start.
+        """
         latent_image = as_video(model_high, latent_image)
         high, unread = _checked(model_high, model_low, positive, negative, latent_image)
-        shift, said = settings.shift_of_run(shift, model_high, model_low)
-        chosen = settings.resolve(
-            high.official,
-            steps=steps,
-            shift=shift,
-            boundary=boundary,
-            cfg_high=cfg_high,
-            cfg_low=cfg_low,
+        facts.check_start(high, model_start)
+        values["shift"], said = settings.shift_of_run(values["shift"], model_high, model_low)
+        typed = settings.typed(**values)
+        models = (model_high, model_low, model_start)
+        run = SamplerModels(*models, cls.hidden.prompt, cls.hidden.unique_id)
+        chosen, why = settings.resolve(run.as_choice(high), typed, preset, denoise)
+        sigmas = samplers.make_schedule(
+            chosen.sampler, chosen.scheduler, chosen.steps, chosen.shift, denoise, chosen.levels
         )
-        sigmas = samplers.make_schedule(sampler, scheduler, chosen.steps, chosen.shift, denoise)
         sigmas = trim_steps(
             sigmas, start_at_step, end_at_step, return_with_leftover_noise == "disable"
         )
-        two = model_low is not None
-        text = "\n".join(
-            [_plan_text(high, chosen, sigmas, sampler, scheduler, two), *said, *unread]
-        )
+        start = max(0, chosen.start_steps - start_at_step)
+        plan = _plan_text(high, chosen, sigmas, start, model_low is not None)
+        text = "\n".join([plan, *why, *run.of_start(start), *said, *unread])
         runtime.show(cls.hidden.unique_id, text)
-        guider = MoEGuider(
-            Expert(at_shift(model_high, chosen.shift), chosen.cfg_high),
-            Expert(at_shift(model_low, chosen.shift), chosen.cfg_low) if two else None,
-            chosen.boundary,
-            heading=text,
-        )
+        guider = run.guider(chosen, start, heading=text)
         guider.set_conds(positive, negative)
-        chosen_sampler = samplers.make_sampler(sampler)
+        chosen_sampler = samplers.make_sampler(chosen.sampler)
         with_noise = add_noise == "enable"
         result, report, watch = _run(guider, chosen_sampler, sigmas, latent_image, seed, with_noise)
         _remember_pace(guider, watch, high, latent_image)
-        values = {"sampler": sampler, "scheduler": scheduler, "seed": seed, "denoise": denoise}
-        record = {"model": high.label, **asdict(chosen), **values, "report": f"{text}\n{report}"}
+        record = {
+            "model": high.label,
+            **asdict(chosen),
+            "preset": preset,
+            "seed": seed,
+            "denoise": denoise,
+            "report": f"{text}\n{report}",
+        }
         _note_in_metadata(cls.hidden.extra_pnginfo, cls.hidden.unique_id, record)
         return io.NodeOutput(result, ui={"wanduet_report": [record]})
 
@@ -138,7 +141,7 @@ def _remember_pace(guider: MoEGuider, watch: RunWatch, high: facts.ModelFacts, l
     first = next(iter(pace), None)
     if first is None or watch.experts.count(first) < 2:
         return  # the first step fetches weights and makes kernels
-    passes = (guider.low if first == "low" and guider.low else guider.high).passes
+    passes = next(expert.passes for expert in guider.experts if expert.name == first)
     shape = latent["samples"].shape
     tokens = shape[2] * ((shape[3] + 1) // 2) * ((shape[4] + 1) // 2)
     seconds = pace[first] / passes / shape[0]
@@ -169,7 +172,8 @@ def _checked(
 
 
 def _inputs() -> list[Any]:
-    return [*_sockets(), *widgets(*SAMPLING, *STEP_RANGE)]
+    preset, *numbers = widgets(*FEW_STEPS)
+    return [*_sockets(), *widgets(*SAMPLING, *STEP_RANGE), preset, start_socket(), *numbers]
 
 
 def _sockets() -> list[Any]:
@@ -197,20 +201,19 @@ def _sockets() -> list[Any]:
 
 
 def _plan_text(
-    model: facts.ModelFacts,
-    chosen: settings.Settings,
-    sigmas: Any,
-    sampler: str,
-    scheduler: str,
-    two_experts: bool,
+    model: facts.ModelFacts, chosen: Settings, sigmas: Any, start: int, two_experts: bool
 ) -> str:
     """Says what will run, with the values chosen automatically."""
     count = max(0, len(sigmas) - 1)
-    how = f"{sampler}/{scheduler}, shift {chosen.shift:g}"
-    plan = ExpertPlan.of(sigmas, chosen.boundary)
+    spacing = "noise levels of its own" if chosen.levels else f"shift {chosen.shift:g}"
+    how = f"{chosen.sampler}/{chosen.scheduler}, {spacing}"
+    plan = ExpertPlan.of(sigmas, chosen.boundary if two_experts else 0.0, start)
+    first = f"{chosen.cfg_start:g} | " if plan.steps_start else ""
     if not two_experts:
-        lines = [model.label, f"{count} steps, {how}, cfg {chosen.cfg_high:g}"]
-        foreign = {"high": plan.steps_low, "low": plan.steps_high}.get(model.expert or "", 0)
+        steps = f"{count} steps" + (f", {plan.steps_start} of them first steps" if first else "")
+        lines = [model.label, f"{steps}, {how}, cfg {first}{chosen.cfg_high:g}"]
+        experts = ExpertPlan.of(sigmas, chosen.boundary)
+        foreign = {"high": experts.steps_low, "low": experts.steps_high}.get(model.expert or "", 0)
         other = "low" if model.expert == "high" else "high"
         if foreign:
             lines.append(f"{foreign} of {count} steps are those of a {other}-noise expert.")
@@ -218,8 +221,13 @@ def _plan_text(
     lines = [
         model.label,
         f"{plan.describe()} (boundary {chosen.boundary:g})",
-        f"{count} steps, {how}, cfg {chosen.cfg_high:g} | {chosen.cfg_low:g}",
+        f"{count} steps, {how}, cfg {first}{chosen.cfg_high:g} | {chosen.cfg_low:g}",
     ]
+    if plan.steps_start < min(start, count) and chosen.start_steps < WHOLE_RUN:
+        lines.append(
+            f"start_steps is {chosen.start_steps}; high noise has {plan.steps_start} steps, which "
+            "are all first steps."
+        )
     full_run = count == chosen.steps
     return "\n".join([*lines, *(plan.warnings() if full_run else [])])
 

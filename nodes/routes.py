@@ -10,13 +10,14 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from aiohttp import web
 from torch import Tensor
 
 from ..wan_model.config import OFFICIAL
 from ..wan_model.errors import WanError
 from ..wan_model.loading import detect
-from ..wan_model.sampling import count_high_noise_steps, official_timestep, trim_steps
+from ..wan_model.sampling import check_sigmas, count_high_noise_steps, official_timestep, trim_steps
 from ._comfy.host import runtime
 from ._comfy.sampling import samplers
 
@@ -84,11 +85,14 @@ def schedule(query: Query) -> dict[str, Any]:
     Args:
         query: the node's inputs by their names, with official values filled in: "sampler",
             "scheduler", "steps", "shift", "denoise" (0..1), "start_at_step", "end_at_step" and
-            "return_with_leftover_noise"; "boundary" only where there are two experts.
+            "return_with_leftover_noise"; "boundary" only where there are two experts; "levels",
+            noise levels with commas between them in the place of a schedule, "start_steps": the
+            first steps that have a model of their own.
 
     Returns:
         "full": every sigma of the schedule; "first": the first step that runs; "sigmas" and whole
-        "timesteps" of the steps that run; "high" and "low": how many of them each expert gets.
+        "timesteps" of the steps that run; "start", "high" and "low": how many of them the model
+        of the first steps and each expert gets.
 
     Raises:
         ValueError: if a number or a name cannot be used.
@@ -101,13 +105,17 @@ def schedule(query: Query) -> dict[str, Any]:
     boundary = query.get("boundary")
     steps = max(0, len(sigmas) - 1)
     high = 0 if boundary is None else count_high_noise_steps(sigmas, float(boundary))
+    asked = max(0, int(query.get("start_steps", "0")) - first)
+    start = min(asked, steps if boundary is None else high)
+    high = max(0, high - start)
     return {
         "full": full.tolist(),
         "first": first,
         "sigmas": sigmas.tolist(),
         "timesteps": [official_timestep(sigma) for sigma in sigmas[:-1].tolist()],
+        "start": start,
         "high": high,
-        "low": steps - high,
+        "low": steps - high - start,
     }
 
 
@@ -128,7 +136,10 @@ def _full_schedule(query: Query) -> Tensor:
         raise ValueError(f"The denoise cannot be used. Got {denoise:g}, need 0 to 1.")
     if not (steps >= 1 and steps <= MAX_STEPS * (denoise or 1)):
         raise ValueError(f"The steps cannot be used. Got {steps}, need 1 to {MAX_STEPS} * denoise.")
-    sigmas = samplers.make_schedule(sampler, scheduler, steps, shift, denoise)
+    levels = [float(level) for level in query.get("levels", "").split(",") if level]
+    if levels:
+        check_sigmas(torch.tensor(levels))
+    sigmas = samplers.make_schedule(sampler, scheduler, steps, shift, denoise, levels or None)
     if not sigmas.isfinite().all():
         raise ValueError(
             f"The shift cannot be used. Got {shift:g}, need one that gives finite sigmas."

@@ -1,5 +1,6 @@
 """What a run will be, told before it starts from the workflow and the headers of its files."""
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -7,18 +8,22 @@ import torch
 from ..wan_model.config import DiTConfig, Precision
 from ..wan_model.dit.activation_memory import activation_bytes
 from ..wan_model.errors import WanError
+from ..wan_model.presets import AUTO, Models, Settings
+from ..wan_model.sampling import ExpertPlan
 from ..wan_model.shapes import LatentSize, latent_size
-from . import run_pace, settings
+from . import few_steps, run_pace, settings
 from ._comfy.host import runtime
 from ._comfy.model.placement import has_engine_by_default
 from ._comfy.model.precision_choice import explain as explain_precision
 from ._comfy.sampling import samplers
 from ._comfy.sampling.run_watch import GIB, clock
 from .prompt_check.graph import Graph
-from .prompt_check.known_files import Model, describe_file, find_model
+from .prompt_check.known_files import Describe, Model, describe_file, find_model
 from .video_size import FREE, SIZES, chosen_length, chosen_size
 
 SIZE = "WanDuetImageToVideo"
+NUMBERS = ("steps", "shift", "boundary", "cfg_high", "cfg_low", "start_steps", "cfg_start")
+"""Widgets of which 0 is automatic."""
 
 
 def plan_lines(prompt: dict[str, Any], node_id: str) -> list[str]:
@@ -36,6 +41,9 @@ def plan_lines(prompt: dict[str, Any], node_id: str) -> list[str]:
     if not models:
         return []
     lines = [f"{model.info.label}, {model.info.bytes / GIB:.1f} GiB" for model in models]
+    chosen, why = settings_of(graph, node_id, models[0])
+    if why:
+        lines += [_described(chosen, alone=len(models) < 2), *why]
     loader = models[0].output.node_id
     precision = str(graph.value(loader, "precision", "auto"))
     attention = str(graph.value(loader, "attention", "auto"))
@@ -52,7 +60,53 @@ def plan_lines(prompt: dict[str, Any], node_id: str) -> list[str]:
     length = 4 * (size.frames - 1) + 1
     lines.append(f"{length / official.fps:.1f} s of video, {size.tokens} tokens")
     lines.append(_memory(graph, models, precision, size, device))
-    return [*lines, _time(graph, node_id, models, size)]
+    return [*lines, _time(graph, node_id, models, size, chosen)]
+
+
+def settings_of(
+    graph: Graph, node_id: str, model: Model, describe: Describe = describe_file
+) -> tuple[Settings, list[str]]:
+    """Returns what a sampler will use, and what is to be said of where that comes from."""
+    alone = not graph.given(node_id, "model_low")
+    high = few_steps.named_in(graph, node_id, "model_high", describe).distilled
+    low = None
+    if not alone:
+        low = few_steps.named_in(graph, node_id, "model_low", describe).distilled
+    has_start = graph.given(node_id, "model_start")
+    numbers = {name: graph.number(node_id, name) for name in NUMBERS}
+    counts = {name: int(numbers.pop(name) or 0) for name in ("steps", "start_steps")}
+    names = {name: str(graph.value(node_id, name, AUTO)) for name in ("sampler", "scheduler")}
+    numbers["boundary"] = min(1, numbers["boundary"] or 0)
+    chosen, why = settings.resolve(
+        Models(kind=model.kind, high=high, low=low, has_start=has_start),
+        settings.typed(**numbers, **counts, **names),
+        str(graph.value(node_id, "preset", AUTO)),
+        1.0 if (denoise := graph.number(node_id, "denoise")) is None else denoise,
+    )
+    if chosen.start_steps:
+        why.append(few_steps.of_start(has_start, high))
+    return chosen, why
+
+
+def automatic(prompt: dict[str, Any], node_id: str) -> dict[str, Any] | None:
+    """Returns what a sampler's widgets mean if they are 0 or "auto"; None if it is not known."""
+    node = prompt[node_id]
+    others = (*NUMBERS, "sampler", "scheduler", "denoise")
+    inputs = {name: v for name, v in node["inputs"].items() if name not in others}
+    graph = Graph({**prompt, node_id: {**node, "inputs": inputs}})
+    model = find_model(graph, describe_file, node_id, "model_high")
+    if model is None:
+        return None
+    chosen, why = settings_of(graph, node_id, model)
+    return {**asdict(chosen), "why": why}
+
+
+def _described(chosen: Settings, *, alone: bool) -> str:
+    scales = [chosen.cfg_start] if chosen.start_steps else []
+    scales += [chosen.cfg_high] if alone else [chosen.cfg_high, chosen.cfg_low]
+    cfg = " | ".join(f"{scale:g}" for scale in scales)
+    spacing = "its own noise levels" if chosen.levels else f"shift {chosen.shift:g}"
+    return f"{chosen.steps} steps, {chosen.sampler}/{chosen.scheduler}, {spacing}, cfg {cfg}"
 
 
 def pace_key(label: str) -> str:
@@ -104,34 +158,29 @@ def _memory(
     )
 
 
-def _time(graph: Graph, node_id: str, models: list[Model], size: LatentSize) -> str:
+def _time(
+    graph: Graph, node_id: str, models: list[Model], size: LatentSize, chosen: Settings
+) -> str:
     model = models[0]
     pass_seconds = run_pace.expected_seconds(pace_key(model.info.label), size.tokens)
     if pass_seconds is None:
         return "Predicted time: known after the first run of this model here"
-    passes = _passes(graph, node_id, model)
+    passes = _passes(graph, node_id, chosen)
     least, most = (passes * seconds for seconds in pass_seconds)
     return f"Predicted time: {clock(least)} to {clock(most)}"
 
 
-def _passes(graph: Graph, node_id: str, model: Model) -> int:
+def _passes(graph: Graph, node_id: str, chosen: Settings) -> int:
     """Returns the forward passes of a run: two in a step with guidance."""
-    values = {name: graph.number(node_id, name) for name in ("steps", "shift", "boundary")}
-    cfg = {name: graph.number(node_id, name) for name in ("cfg_high", "cfg_low")}
-    chosen = settings.resolve(
-        model.official,
-        steps=int(values["steps"] or 0),
-        shift=values["shift"] or 0,
-        boundary=min(1, values["boundary"] or 0),
-        cfg_high=cfg["cfg_high"] or 0,
-        cfg_low=cfg["cfg_low"] or 0,
-    )
-    sigmas = samplers.make_schedule("unipc", "wan", chosen.steps, chosen.shift, 1.0)[:-1].tolist()
-    start = int(graph.number(node_id, "start_at_step") or 0)
-    end = int(graph.number(node_id, "end_at_step") or len(sigmas))
+    steps, shift = chosen.steps, chosen.shift
+    sigmas = samplers.make_schedule("unipc", "wan", steps, shift, 1.0, chosen.levels)
     alone = not graph.given(node_id, "model_low")
-    scales = (
-        chosen.cfg_high if alone or sigma >= chosen.boundary else chosen.cfg_low
-        for sigma in sigmas[start:end]
-    )
-    return sum(1 if scale == 1 else 2 for scale in scales)
+    plan = ExpertPlan.of(sigmas, 0.0 if alone else chosen.boundary, chosen.start_steps)
+    scales = [
+        *[chosen.cfg_start] * plan.steps_start,
+        *[chosen.cfg_high] * plan.steps_high,
+        *[chosen.cfg_low] * plan.steps_low,
+    ]
+    start = int(graph.number(node_id, "start_at_step") or 0)
+    end = int(graph.number(node_id, "end_at_step") or len(scales))
+    return sum(1 if scale == 1 else 2 for scale in scales[start:end])

@@ -1,52 +1,42 @@
-"""Sampling settings: what 0 and -1 in a widget mean."""
+"""Sampling settings: what 0, -1 and "auto" in a widget mean."""
 
-from dataclasses import dataclass
 from typing import Any
 
-from ..wan_model.config import OFFICIAL, OfficialSettings
+from ..wan_model.config import OFFICIAL
 from ..wan_model.errors import SettingsError
+from ..wan_model.presets import AUTO, Models, Settings, Values, choose, find_preset
 from ._comfy.sampling import run_shift
 
 T2V = OFFICIAL["t2v"]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings with every official value filled in."""
+def typed(**widgets: Any) -> Values:
+    """Returns the widgets' values in which a person decided something."""
+    return Values(**{name: value for name, value in widgets.items() if not is_open(value)})
 
-    steps: int
-    shift: float
-    boundary: float
-    cfg_high: float
-    cfg_low: float
+
+def is_open(value: Any) -> bool:
+    """Whether a widget leaves its value open: by "auto", 0, or a negative number."""
+    return value == AUTO if isinstance(value, str) else value is None or value <= 0
 
 
 def resolve(
-    official: OfficialSettings,
-    *,
-    steps: int = 0,
-    shift: float = 0,
-    boundary: float = 0,
-    cfg_high: float = 0,
-    cfg_low: float = 0,
-) -> Settings:
-    """Replaces 0 and negative numbers by the official value of a model.
+    models: Models, values: Values, preset: str = AUTO, denoise: float = 1.0
+) -> tuple[Settings, list[str]]:
+    """Fills in what was left open: by the preset, by what the models are made for, official values.
+
+    Returns:
+        the settings, and what is to be said of where they come from.
 
     Raises:
         SettingsError: for a boundary above 1.
     """
-    if boundary > 1:
+    if values.boundary is not None and values.boundary > 1:
         raise SettingsError(
-            f"The expert boundary cannot be used. Got {boundary:g}, need at most 1. Use 0 for the "
-            "official one: 0.875 for T2V, 0.9 for I2V."
+            f"The expert boundary cannot be used. Got {values.boundary:g}, need at most 1. Use 0 "
+            "for the official one: 0.875 for T2V, 0.9 for I2V."
         )
-    return Settings(
-        steps=steps if steps > 0 else official.steps,
-        shift=shift if shift > 0 else official.shift,
-        boundary=boundary if boundary > 0 else (official.boundary or 0.0),
-        cfg_high=cfg_high if cfg_high > 0 else official.cfg_high,
-        cfg_low=cfg_low if cfg_low > 0 else official.cfg_low,
-    )
+    return choose(models, values, find_preset(preset), denoise)
 
 
 def shift_of_run(shift: float, *models: Any) -> tuple[float, list[str]]:

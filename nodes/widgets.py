@@ -10,6 +10,7 @@ from typing import Any, get_args
 from comfy_api.latest import io
 
 from ..wan_model.dit.compiled_stages import Mode
+from ..wan_model.presets import AUTO, preset_names
 from ..wan_model.sampling import STEP_CACHE_METHODS
 from ..wan_model.shapes import check_frames, check_size
 from ._comfy.sampling import samplers
@@ -70,8 +71,8 @@ TABLE: dict[str, Row] = {
         default=0,
         min=-1,
         max=1000,
-        tooltip="Steps over both experts together. 0: the official number. 20 is a good "
-        "compromise; a 4-step LoRA wants 4.",
+        tooltip="Steps over both experts together. 0: what the preset or a distilled model or LoRA "
+        "wants, else the official number. 20 is a good compromise.",
     ),
     "cfg_high": Row(
         io.Float,
@@ -80,8 +81,8 @@ TABLE: dict[str, Row] = {
         max=100.0,
         step=0.1,
         round=0.01,
-        tooltip="Guidance of the high-noise expert: how closely it follows the prompt. 0: "
-        "official. 1 halves the time and ignores the negative prompt; 4-step LoRAs want 1.",
+        tooltip="Guidance of the high-noise expert: how closely it follows the prompt. 0: what the "
+        "model is made for. 1 halves the time and ignores the negative prompt.",
     ),
     "cfg_low": Row(
         io.Float,
@@ -90,22 +91,22 @@ TABLE: dict[str, Row] = {
         max=100.0,
         step=0.1,
         round=0.01,
-        tooltip="Guidance of the low-noise expert: how closely it follows the prompt. 0: official. "
-        "1 halves the time and ignores the negative prompt; 4-step LoRAs want 1.",
+        tooltip="Guidance of the low-noise expert: how closely it follows the prompt. 0: what the "
+        "model is made for. 1 halves the time and ignores the negative prompt.",
     ),
     "sampler": Row(
         Choice,
-        options=samplers.sampler_names,
-        default="unipc",
-        tooltip="unipc: the official solver. dpm++: the official alternative. euler: for 4-step "
-        "LoRAs. The others are ComfyUI's own.",
+        options=lambda: [AUTO, *samplers.sampler_names()],
+        default=AUTO,
+        tooltip="auto: what the model is made for. unipc: the official solver. dpm++: the official "
+        "alternative. The others are ComfyUI's own.",
     ),
     "scheduler": Row(
         Choice,
-        options=samplers.scheduler_names,
-        default="wan",
-        tooltip="How noise levels are spaced. wan: the official list of the chosen sampler. The "
-        "others are ComfyUI's own, with this shift.",
+        options=lambda: [AUTO, *samplers.scheduler_names()],
+        default=AUTO,
+        tooltip="How noise levels are spaced. auto: as the preset or the model wants. wan: the "
+        "official list of the chosen sampler. The others are ComfyUI's own, with this shift.",
     ),
     "shift": Row(
         io.Float,
@@ -114,8 +115,8 @@ TABLE: dict[str, Row] = {
         max=100.0,
         step=0.5,
         round=0.01,
-        tooltip="Higher values spend more steps on layout and motion, lower ones on detail. 0: "
-        "official, or that of ModelSamplingSD3 in front. 4-step LoRAs want 5.",
+        tooltip="Higher values spend more steps on layout and motion, lower ones on detail. 0: as "
+        "the model is made for, or that of ModelSamplingSD3 in front.",
     ),
     "boundary": Row(
         io.Float,
@@ -169,6 +170,39 @@ TABLE: dict[str, Row] = {
         options=["disable", "enable"],
         default="disable",
         tooltip="Choose enable when a run stops early and another node continues it.",
+    ),
+    "preset": Row(
+        Choice,
+        options=preset_names,
+        default=AUTO,
+        optional=True,
+        tooltip="Fills in what is 0 or auto; typed numbers stay. auto: what the model is made for. "
+        "official, balanced, draft: for models without a LoRA for few steps. 4 steps: distilled "
+        "models and LoRAs. 8 steps, three phases, and hybrid: for more motion, the first steps, or "
+        "all of high noise, are guided and without that LoRA. The node shows what is set.",
+    ),
+    "start_steps": Row(
+        io.Int,
+        advanced=True,
+        default=0,
+        min=0,
+        max=10000,
+        optional=True,
+        tooltip="First steps that model_start samples instead of model_high, as far as they are "
+        "high noise. Without a model_start, model_high does it without its LoRA for few steps. 0: "
+        "the preset's, or 1 with a model_start.",
+    ),
+    "cfg_start": Row(
+        io.Float,
+        advanced=True,
+        default=0.0,
+        min=0.0,
+        max=100.0,
+        step=0.1,
+        round=0.01,
+        optional=True,
+        tooltip="Guidance scale of these first steps. 0: the preset's, else the official value of "
+        "the high-noise expert.",
     ),
     "width": Row(
         io.Int,

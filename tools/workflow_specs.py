@@ -119,13 +119,14 @@ DAY = (
 
 PROMPT = Port("prompt", "prompt", "positive")
 SIZE = (Port("size", "size", "size"), Port("seconds", "size", "seconds"))
+QUALITY = Port("quality", "sampler", "preset")
 STEPS = Port("steps", "sampler", "steps")
 
 
-def ports(*images: str, sizes: tuple[Port, ...] = SIZE) -> tuple[Port, ...]:
+def ports(*images: str, choices: tuple[Port, ...] = (*SIZE, QUALITY)) -> tuple[Port, ...]:
     """Returns what a subgraph has outside, beside the seed."""
     sockets = (Port(name, "size", name, is_widget=False) for name in images)
-    return (*sockets, PROMPT, *sizes, STEPS)
+    return (*sockets, PROMPT, *choices, STEPS)
 
 
 def shipped(folder: str, name: str) -> ModelFile:
@@ -157,9 +158,9 @@ TINY_NOTE = (
 
 SETTINGS_NOTE = (
     "**Everything else is inside**: the arrow at the node's corner (Nodes 2.0: *Enter subgraph*) "
-    "opens it. There, 0 means the official value of the loaded model. 20 steps take half as long "
-    "as the official 40 and look nearly the same. For a 4-step LoRA, put *Wan 2.2 Load LoRA Pair* "
-    "behind the loader and set sampler `euler`, steps 4, both cfg 1, shift 5."
+    "opens it. **quality** `balanced` takes half as long as `official` and looks nearly the same; "
+    "steps 0 are its own. For a 4-step LoRA, put *Wan 2.2 Load LoRA Pair* behind the loader and "
+    "choose quality `auto` (what the LoRA is made for), or `8 steps, three phases` for more motion."
 )
 
 
@@ -224,7 +225,7 @@ def size_node(width: int, height: int, length: int, **more: Any) -> Node:
     return Node("WanDuetImageToVideo", (450, 320), (400, 340), inputs)
 
 
-def sampler_node(steps: int, loaders: dict[str, Node]) -> Node:
+def sampler_node(loaders: dict[str, Node], **settings: Any) -> Node:
     """The sampler of two experts, or of one model."""
     if "experts" in loaders:
         links = {"model_high": ("experts", 0), "model_low": ("experts", 1)}
@@ -235,7 +236,7 @@ def sampler_node(steps: int, loaders: dict[str, Node]) -> Node:
         "positive": ("size", 0),
         "negative": ("size", 1),
         "latent_image": ("size", 2),
-        "steps": steps,
+        **settings,
     }
     return Node("WanDuetMoESampler", (900, 0), (360, 640), inputs)
 
@@ -261,7 +262,7 @@ def a14b(name: str, kind: str, prompt: str, text: str, images: dict[str, Node]) 
         **common_nodes(VAE_21, prompt, 16.0, images, UMT5),
         **images,
         "size": size_node(width=832, height=480, **sized(16, images, "480p")),
-        "sampler": sampler_node(20, loaders),
+        "sampler": sampler_node(loaders, preset="balanced"),
     }
     return Workflow(name, name, text, nodes, f"{text}\n\n{SETTINGS_NOTE}", ports(*images))
 
@@ -274,11 +275,13 @@ def ti2v(name: str, prompt: str, text: str, images: dict[str, Node]) -> Workflow
         **common_nodes(VAE_22, prompt, 24.0, images, UMT5),
         **images,
         "size": size_node(width=1280, height=704, **sized(24, images, "720p")),
-        "sampler": sampler_node(30, loaders),
+        "sampler": sampler_node(loaders, preset="balanced"),
     }
     blueprint = "Wan 2.2 Text or Image to Video 5B"
     described = "A video from text, or from a start image, with the 5B model at 24 fps."
-    note = f"{text}\n\nSteps 0 means the official 50. It wants wan2.2_vae, not wan_2.1_vae."
+    note = (
+        f"{text}\n\nSteps 0 are those of the chosen quality. It wants wan2.2_vae, not wan_2.1_vae."
+    )
     return Workflow(name, blueprint, described, nodes, note, ports("start_image"))
 
 
@@ -293,9 +296,9 @@ def tiny(
         **common_nodes(vae, prompt, fps, images, TINY_UMT5),
         **images,
         "size": size_node(128, 128, 17, **{key: (key, 0) for key in images}),
-        "sampler": sampler_node(20, loaders),
+        "sampler": sampler_node(loaders, steps=20),
     }
-    return Workflow(name, name, text, nodes, f"{text}\n\n{TINY_NOTE}", ports(*images, sizes=()))
+    return Workflow(name, name, text, nodes, f"{text}\n\n{TINY_NOTE}", ports(*images, choices=()))
 
 
 WORKFLOWS = (

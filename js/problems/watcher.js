@@ -15,6 +15,7 @@ const AGAIN = 3000;
  * @property {(path: string, body: any) => Promise<any>} postJson
  * @property {(node: any, problems: import("./problems.js").Problem[]) => void} show
  * @property {(node: any, lines: string[]) => void} plan shows what a run of a sampler would be
+ * @property {(node: any, values: any) => void} [automatic] takes what a sampler's open widgets mean
  * @property {(title: string, text: string, life: number) => void} toast
  */
 
@@ -59,6 +60,9 @@ export class ProblemWatcher {
     }
     for (const [id, lines] of Object.entries(answer.plans ?? {})) {
       this.editor.plan(nodes[Number(id)], lines);
+    }
+    for (const [id, values] of Object.entries(answer.automatic ?? {})) {
+      this.editor.automatic?.(nodes[Number(id)], values);
     }
     this.editing = byNode(answer.problems ?? [], (id) => nodes[Number(id)]);
     this.render();

@@ -1,4 +1,4 @@
-/** Widgets of which 0 means the model's own value: they show that value instead of 0. */
+/** Widgets of which 0 or "auto" leaves a value open: they show what it is then. */
 
 import { say } from "../ui/words.js";
 
@@ -8,10 +8,26 @@ const AUTOMATIC = {
   cfg_low: "cfgLow",
   shift: "shift",
   boundary: "boundary",
+  sampler: "sampler",
+  scheduler: "scheduler",
+  start_steps: "startSteps",
+  cfg_start: "cfgStart",
 };
 
-/** @param {number} value */
-const short = (value) => String(Number(value.toFixed(4)));
+/** Those of a phase that most runs do not have. */
+const OF_START = ["start_steps", "cfg_start"];
+
+/** Means all steps, as in the node. */
+const ALL = 10000;
+
+/** @param {number | string} value */
+const short = (value) => {
+  if (typeof value === "string") return value;
+  return value >= ALL ? "all" : String(Number(value.toFixed(4)));
+};
+
+/** @param {any} value */
+export const isOpen = (value) => value === "auto" || value <= 0;
 
 /**
  * What each automatic widget stands for; null for one that has a value of its own.
@@ -23,7 +39,8 @@ export function automaticTexts(widgets, settings) {
   return Object.fromEntries(Object.entries(AUTOMATIC)
     .filter(([name]) => name in widgets)
     .map(([name, key]) => {
-      const automatic = widgets[name] <= 0 && settings[key] != null;
+      const used = !OF_START.includes(name) || settings.startSteps > 0;
+      const automatic = isOpen(widgets[name]) && settings[key] != null && used;
       return [name, automatic ? say("automatic", { value: short(settings[key]) }) : null];
     }));
 }

@@ -1,6 +1,6 @@
 /**
  * Draws a plan as SVG, in pixels of the given size: noise level over steps, one coloured zone
- * per expert, the boundary as a dashed line, and the steps that will not run in a faint line.
+ * per model, the boundary as a dashed line, and the steps that will not run in a faint line.
  */
 
 import { svg } from "../ui/dom.js";
@@ -46,7 +46,7 @@ function points(first, sigmas, scale) {
 /**
  * One expert's part of the drawing: its background, the area under its curve, the curve itself
  * and a dot per model call.
- * @param {string} name "high" or "low"
+ * @param {string} name "start", "high", "low" or "only"
  * @param {number} first
  * @param {number[]} sigmas of the zone, [steps + 1]
  * @param {Scale} scale
@@ -92,10 +92,12 @@ export function drawPlan(plan, settings, width, height) {
   const drawing = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}` });
   const unused = points(0, plan.full, scale).join(" ");
   drawing.append(svg("polyline", { class: "wanduet-unused", points: unused }));
-  const switchStep = plan.first + plan.high;
+  const begun = plan.first + (plan.start ?? 0);
+  const switchStep = begun + plan.high;
   const end = switchStep + plan.low;
   const zones = [
-    { name: "high", from: plan.first, to: switchStep, cfg: settings.cfgHigh },
+    { name: "start", from: plan.first, to: begun, cfg: settings.cfgStart },
+    { name: "high", from: begun, to: switchStep, cfg: settings.cfgHigh },
     { name: "low", from: switchStep, to: end, cfg: settings.cfgLow },
   ];
   for (const { name, from, to, cfg } of zones) {
@@ -104,8 +106,9 @@ export function drawPlan(plan, settings, width, height) {
     const calls = plan.timesteps.slice(from - plan.first, to - plan.first);
     const range = calls.length > 1 ? `t ${calls[0]}\u2013${calls[calls.length - 1]}` : `t ${calls}`;
     const alone = settings.boundary === null;
-    const zone = alone ? "only" : name;
-    const texts = [`${range}, cfg ${alone ? settings.cfgHigh : cfg}`, range];
+    const isStart = name === "start";
+    const zone = alone && !isStart ? "only" : name;
+    const texts = [`${range}, cfg ${alone && !isStart ? settings.cfgHigh : cfg}`, range];
     drawing.append(drawZone(zone, from, part, scale),
       ...drawLabel(zone, texts, scale.x(from), scale.x(to), scale));
   }

@@ -3,6 +3,8 @@
  * them, the best guess where a value is linked. The server says what they lead to.
  */
 
+import { isOpen } from "../sampler/auto_values.js";
+
 /**
  * @typedef {object} Official values the official code samples a model kind with
  * @property {string} label what the file is, for people
@@ -12,6 +14,11 @@
  * @property {number | null} boundary null: one expert
  * @property {number} cfg_high
  * @property {number} cfg_low
+ * @property {string} [sampler] these only where the server knows what the model is made for
+ * @property {string} [scheduler]
+ * @property {number[] | null} [levels] noise levels in the place of a schedule
+ * @property {number} [start_steps] first steps that have a model of their own
+ * @property {number} [cfg_start]
  *
  * @typedef {object} Reading the state of the node
  * @property {Record<string, any>} widgets value by input name; undefined where a link hides it
@@ -27,6 +34,9 @@
  * @property {number | null} boundary null: one expert, no switch
  * @property {number} cfgHigh
  * @property {number} cfgLow
+ * @property {number[] | null} levels noise levels in the place of a schedule
+ * @property {number} startSteps first steps that have a model of their own
+ * @property {number} cfgStart
  * @property {number} denoise
  * @property {number} startAtStep
  * @property {number} endAtStep
@@ -38,6 +48,7 @@
  * @property {number} first index of the first step that runs
  * @property {number[]} sigmas the sigmas of the steps that run, [n + 1]; empty if none does
  * @property {number[]} timesteps truncated timesteps of the model calls, [n]
+ * @property {number} [start] first steps that have a model of their own
  * @property {number} high steps of the high-noise expert
  * @property {number} low steps of the low-noise expert, or of the only one
  */
@@ -65,11 +76,19 @@ const SHOWN = ["steps", "cfg_high", "cfg_low", "sampler", "scheduler", "shift", 
  */
 export function resolveSettings({ widgets, hasLow }, official) {
   /** @param {string} name */
-  const given = (name) => (widgets[name] > 0 ? widgets[name] : null);
+  const given = (name) => (widgets[name] == null || isOpen(widgets[name]) ? null : widgets[name]);
+  const own = official.levels ?? [];
+  const typed = given("shift") ?? given("scheduler");
+  const most = own.length - 1;
+  const fits = most > 0 && typed === null && (widgets.denoise ?? 1) >= 1 && !(given("steps") > most);
+  const levels = fits ? [...own.slice(0, given("steps") ?? most), 0] : null;
   return {
-    sampler: widgets.sampler ?? "unipc",
-    scheduler: widgets.scheduler ?? "wan",
-    steps: given("steps") ?? official.steps,
+    sampler: given("sampler") ?? official.sampler ?? "unipc",
+    scheduler: given("scheduler") ?? official.scheduler ?? "wan",
+    levels,
+    startSteps: given("start_steps") ?? official.start_steps ?? 0,
+    cfgStart: given("cfg_start") ?? official.cfg_start ?? official.cfg_high,
+    steps: levels ? levels.length - 1 : given("steps") ?? official.steps,
     shift: given("shift") ?? official.shift,
     boundary: hasLow ? given("boundary") ?? official.boundary : null,
     cfgHigh: given("cfg_high") ?? official.cfg_high,
@@ -87,7 +106,7 @@ export function resolveSettings({ widgets, hasLow }, official) {
  * @returns {Record<string, string | number>} the question that the server answers with a `Plan`
  */
 export function planQuery(settings) {
-  const { sampler, scheduler, steps, shift, boundary, denoise } = settings;
+  const { sampler, scheduler, steps, shift, boundary, denoise, levels, startSteps } = settings;
   return {
     sampler,
     scheduler,
@@ -98,6 +117,8 @@ export function planQuery(settings) {
     start_at_step: settings.startAtStep,
     end_at_step: settings.endAtStep,
     return_with_leftover_noise: settings.leftover,
+    ...(levels ? { levels: levels.join(",") } : {}),
+    ...(startSteps ? { start_steps: startSteps } : {}),
   };
 }
 

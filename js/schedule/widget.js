@@ -34,6 +34,10 @@ export class SchedulePanel {
     this.settings = null;
     /** @type {import("./plan_query.js").Plan | null} */
     this.plan = null;
+    /** @type {import("./plan_query.js").Official | null} what open widgets mean, if it is known */
+    this.automatic = null;
+    /** The model file that it is for. */
+    this.automaticFor = "";
     this.status = "";
     /** @type {import("../run/progress.js").Progress | null} of the run that goes on */
     this.progress = null;
@@ -66,11 +70,26 @@ export class SchedulePanel {
     this.render();
   }
 
+  /**
+   * Takes what the server says of the model with its LoRAs and of the preset.
+   * @param {any} values
+   */
+  take(values) {
+    const file = JSON.stringify(this.reading?.file);
+    const same = JSON.stringify(values) === JSON.stringify(this.automatic);
+    if (same && file === this.automaticFor) return;
+    this.automatic = values;
+    this.automaticFor = file;
+    this.render();
+  }
+
   render() {
     if (!this.reading) return;
     const model = this.reading.file && this.model.ask("/wanduet/describe", this.reading.file);
     if (this.reading.file && !model) return this.writeNote(say("readingFile"));
-    const settings = resolveSettings(this.reading, model && !model.error ? model : FALLBACK);
+    const known = model && !model.error ? model : FALLBACK;
+    const current = JSON.stringify(this.reading.file) === this.automaticFor;
+    const settings = resolveSettings(this.reading, current ? { ...known, ...this.automatic } : known);
     const plan = this.answer.ask("/wanduet/schedule", planQuery(settings));
     if (!plan) return;
     const failure = model?.error ?? plan.error;
@@ -95,7 +114,9 @@ export class SchedulePanel {
         span("wanduet-high", say("high", { steps: plan.high })), " | ",
         span("wanduet-low", say("low", { steps: plan.low })),
       ];
+    if (plan.start) parts.unshift(span("wanduet-start", say("first", { steps: plan.start })), " | ");
     this.split.replaceChildren(...parts);
+    const spacing = settings.levels ? "own noise levels" : `shift ${short(shift)}`;
     this.values.textContent = boundary === null
       ? say("oneExpert", { shift: short(shift) })
       : say("twoExperts", { shift: short(shift), boundary: short(boundary) });
@@ -155,11 +176,12 @@ export class SchedulePanel {
     drawing.append(svg("line", {
       class: "wanduet-cursor", x1: x, x2: x, y1: scale.y(1), y2: scale.y(0),
     }));
-    const { sigmas, timesteps, high } = this.plan;
-    const expert = say(index < high ? "byHigh" : "byLow");
+    const { sigmas, timesteps, start = 0, high } = this.plan;
+    const expert = say(index < start + high ? "byHigh" : "byLow");
+    const alone = this.settings.boundary === null ? "" : expert;
     const sigma = sigmas[index].toFixed(4);
     this.writeNote(say("stepAt", { step: step + 1, sigma, timestep: timesteps[index] }) +
-      (this.settings.boundary === null ? "" : expert));
+      (index < start ? say("byFirst") : alone));
   }
 
   unpoint() {
@@ -181,7 +203,7 @@ function explain({ connected, file }, settings, plan, model) {
   if (settings.linked.length) return say("knownLater", { names: settings.linked.join(", ") });
   if (!plan.timesteps.length) return say("noStep");
   const whole = plan.sigmas.length === plan.full.length && settings.boundary !== null;
-  if (whole && !plan.high) return say("noHigh");
+  if (whole && !plan.high && !plan.start) return say("noHigh");
   if (whole && !plan.low) return say("noLow");
   if (settings.boundary !== null && model.expert === "low") {
     return say("swapped");

@@ -25,6 +25,8 @@ export const ENGLISH = {
   noFile: "No model file found upstream. Drawn as T2V-A14B.",
   knownLater: "Known only when it runs: {names}.",
   noStep: "No step is left to run.",
+  first: "First {steps}",
+  byFirst: ", model of the first steps",
   noHigh: "The high-noise expert gets no step. Raise denoise or shift.",
   noLow: "The low-noise expert gets no step. Lower the shift.",
   swapped: "model_high is a low-noise file. Are the experts swapped?",

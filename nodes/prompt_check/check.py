@@ -6,7 +6,7 @@ from functools import cache
 from .graph import Graph
 from .known_files import Describe, describe_file
 from .number_rules import number_problems
-from .pair_rules import loader_problems, pair_problems
+from .pair_rules import loader_problems, pair_problems, start_problems
 from .problem import Problem
 from .type_rules import Kinds, type_problems
 from .video_rules import decode_problems, image_problems, size_problems
@@ -55,6 +55,7 @@ def _all_problems(graph: Graph, describe: Describe) -> Iterator[Problem]:
             if wrong & graph.upstream([node_id]):
                 continue  # what follows from a wrong file is no mistake of its own
             yield from pair_problems(graph, describe, node_id)
+            yield from start_problems(graph, describe, node_id)
             yield from image_problems(graph, describe, node_id)
     for kind in (SAMPLER, GUIDER, SIGMAS):
         for node_id in graph.of_kind(kind):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from ..run_plan import settings_of
 from .graph import Graph
 from .known_files import Describe, find_model
 from .problem import Problem
@@ -49,7 +50,7 @@ def _step_range(graph: Graph, describe: Describe, node_id: str) -> Iterator[Prob
     steps = graph.number(node_id, "steps")
     if steps is not None and steps <= 0:
         model = find_model(graph, describe, node_id, "model_high")
-        steps = None if model is None else model.official.steps
+        steps = None if model is None else settings_of(graph, node_id, model, describe)[0].steps
     # A start at the end leaves the latent as it is: where a switch is swept from end to end.
     if steps is not None and start > steps:
         yield Problem(

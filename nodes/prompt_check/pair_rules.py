@@ -8,7 +8,7 @@ from .known_files import DIFFUSION, Describe, Model, find_model
 from .number_rules import WHOLE_RUN
 from .problem import Problem
 
-HIGH = "model_high"
+HIGH, START = "model_high", "model_start"
 FILES: tuple[tuple[str, Expert], ...] = (("high_noise_model", "high"), ("low_noise_model", "low"))
 
 
@@ -111,6 +111,22 @@ def pair_problems(graph: Graph, describe: Describe, node_id: str) -> Iterator[Pr
             HIGH,
             f"The experts are crossed. Got {high.name} at model_high and {low.name} at model_low, "
             "need the high-noise expert at model_high. Swap the two links.",
+        )
+
+
+def start_problems(graph: Graph, describe: Describe, node_id: str) -> Iterator[Problem]:
+    """Looks at the model of the first steps."""
+    high = find_model(graph, describe, node_id, HIGH)
+    start = find_model(graph, describe, node_id, START)
+    if high is None or start is None:
+        return
+    if start.kind != high.kind or start.info.expert == "low":
+        yield Problem(
+            node_id,
+            START,
+            f"The model for the first steps does not fit. Got {start.name} here and {high.name} at "
+            "model_high, need the high-noise model at both, here without its LoRA for few steps. "
+            "Connect that one, or disconnect this input.",
         )
 
 

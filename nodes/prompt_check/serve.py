@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from .._comfy.host import prompt_gate, runtime
-from ..run_plan import plan_lines
+from ..run_plan import automatic, plan_lines
 from .check import SAMPLER, find_problems
 from .graph import Graph
 from .type_rules import NodeKind
@@ -34,7 +34,8 @@ def _kind(name: str) -> NodeKind | None:
 async def _answer(request: web.Request) -> web.Response:
     """Answers {"prompt": API format}.
 
-    With {"problems": [{"node_id", "input", "message"}], "plans": {id of a sampler: [line]}}.
+    With {"problems": [{"node_id", "input", "message"}], "plans": {id of a sampler: [line]},
+    "automatic": {id of a sampler: what its widgets mean that are 0 or "auto"}}.
     """
     try:
         prompt = (await request.json())["prompt"]
@@ -44,6 +45,8 @@ async def _answer(request: web.Request) -> web.Response:
 
 
 def _found(prompt: dict[str, Any]) -> dict[str, Any]:
-    plans = {node_id: plan_lines(prompt, node_id) for node_id in Graph(prompt).of_kind(SAMPLER)}
+    ids = Graph(prompt).of_kind(SAMPLER)
+    plans = {node_id: plan_lines(prompt, node_id) for node_id in ids}
+    known = {node_id: automatic(prompt, node_id) for node_id in ids}
     problems = [asdict(problem) for problem in find_problems(prompt, _kind)]
-    return {"problems": problems, "plans": plans}
+    return {"problems": problems, "plans": plans, "automatic": known}

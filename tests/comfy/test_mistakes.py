@@ -130,6 +130,10 @@ CASES: dict[str, tuple[Prompt, str, str, str]] = {
         *("sampler", "model_low", "Disconnect this input, or"),
     ),
     "expert with 5B": (pair(HIGH, TI2V), "sampler", "model_low", "TI2V-5B has one model for all"),
+    "low for the first steps": (
+        prompt(experts(), model_start=("experts", 1)),
+        *("sampler", "model_start", "The model for the first steps does not fit."),
+    ),
     "start after end": (
         prompt(experts(), start_at_step=3, end_at_step=2, steps=4),
         *("sampler", "start_at_step", "No step is left to run. Got steps from 3 to 2"),
@@ -286,4 +290,5 @@ def test_a_branch_that_is_not_run_is_not_refused(comfy_server: ComfyServer):
 
 @pytest.mark.parametrize("broken", [{}, {"prompt": None}, {"prompt": {"a": 1}}, {"prompt": []}])
 def test_odd_requests(comfy_server: ComfyServer, broken: Any):
-    assert set(comfy_server.post("/wanduet/check", broken)) <= {"error", "problems", "plans"}
+    answer = comfy_server.post("/wanduet/check", broken)
+    assert set(answer) <= {"error", "problems", "plans", "automatic"}

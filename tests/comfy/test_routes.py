@@ -97,6 +97,17 @@ def test_schedule_of_a_step_range(comfy_server: ComfyServer):
     assert (nothing["high"], nothing["low"]) == (0, 0)
 
 
+def test_schedule_with_levels_and_first_steps(comfy_server: ComfyServer):
+    levels = {"levels": "0.99,0.93,0.85,0.6,0", "steps": 4}
+    answer = schedule(comfy_server, **levels, start_steps=1)
+    assert answer["full"] == pytest.approx([0.99, 0.93, 0.85, 0.6, 0])
+    assert (answer["start"], answer["high"], answer["low"]) == (1, 1, 2)
+    assert schedule(comfy_server, **levels, start_steps=9)["start"] == 2
+    later = schedule(comfy_server, **levels, start_steps=2, start_at_step=1)
+    assert (later["start"], later["high"]) == (1, 0)
+    assert "error" in schedule(comfy_server, levels="0.5,0.9,0")
+
+
 def test_schedule_of_one_expert_has_no_switch(comfy_server: ComfyServer):
     query = {name: value for name, value in SCHEDULE.items() if name != "boundary"}
     answer = ask(comfy_server, "schedule", **query)

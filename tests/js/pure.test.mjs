@@ -11,6 +11,7 @@ import { byNode, joined, timeToRead } from "../../js/problems/problems.js";
 import { heightOf } from "../../js/problems/box.js";
 import { clock, describe } from "../../js/run/progress.js";
 import { automaticTexts } from "../../js/sampler/auto_values.js";
+import { FALLBACK, planQuery, resolveSettings } from "../../js/schedule/plan_query.js";
 import { heightOfReport } from "../../js/run/report.js";
 import { ENGLISH, learn, say } from "../../js/ui/words.js";
 
@@ -56,6 +57,39 @@ test("0 and below show the model's own value, links and own values show themselv
   assert.deepEqual(automaticTexts(widgets, settings), {
     steps: "auto (40)", cfg_high: "auto (3.5)", cfg_low: null, shift: null, boundary: null,
   });
+});
+
+test("auto shows what it stands for, a phase that is not run nothing", () => {
+  const settings = { sampler: "euler", scheduler: "wan", startSteps: 0, cfgStart: 3.5 };
+  const widgets = { sampler: "auto", scheduler: "simple", start_steps: 0, cfg_start: 0 };
+  const plain = { sampler: "auto (euler)", scheduler: null, start_steps: null, cfg_start: null };
+  assert.deepEqual(automaticTexts(widgets, settings), plain);
+  assert.deepEqual(automaticTexts(widgets, { ...settings, startSteps: 10000 }), {
+    ...plain, start_steps: "auto (all)", cfg_start: "auto (3.5)",
+  });
+});
+
+test("a schedule is asked for with what the server says that open widgets mean", () => {
+  const official = {
+    label: "", steps: 4, shift: 5, boundary: 0.9, cfg_high: 1, cfg_low: 1, sampler: "lcm",
+    scheduler: "wan", levels: [0.99, 0.5, 0], start_steps: 1, cfg_start: 3.5,
+  };
+  const widgets = { steps: 0, sampler: "auto", scheduler: "auto", shift: 0, cfg_low: 2 };
+  const reading = { widgets, connected: true, hasLow: true, file: null };
+  const settings = resolveSettings(reading, official);
+  assert.deepEqual([settings.cfgHigh, settings.cfgLow, settings.cfgStart], [1, 2, 3.5]);
+  const query = planQuery(settings);
+  assert.deepEqual([query.sampler, query.levels, query.start_steps], ["lcm", "0.99,0.5,0", 1]);
+  const fewer = planQuery(resolveSettings({ ...reading, widgets: { ...widgets, steps: 1 } }, official));
+  assert.deepEqual([fewer.levels, fewer.steps], ["0.99,0", 1]);
+  for (const own of [{ shift: 3 }, { steps: 3 }, { denoise: 0.5 }, { scheduler: "beta" }]) {
+    const other = planQuery(resolveSettings({ ...reading, widgets: { ...widgets, ...own } }, official));
+    assert.ok(!("levels" in other), JSON.stringify(own));
+  }
+  const typed = { ...widgets, sampler: "unipc", start_steps: 2 };
+  const plain = planQuery(resolveSettings({ ...reading, widgets: typed }, FALLBACK));
+  assert.deepEqual([plain.sampler, plain.steps, plain.start_steps], ["unipc", 40, 2]);
+  assert.ok(!("levels" in plain));
 });
 
 test("frames of a compared video lie one after another; its ends meet", () => {

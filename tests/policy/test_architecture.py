@@ -18,6 +18,7 @@ LAYERS = (
         "kernel_trial",
         "gpu_classes",
         "host_memory",
+        "presets",
     },
     {"attention", "quant", "offload"},
     {"dit", "vae"},

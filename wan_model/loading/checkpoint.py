@@ -13,10 +13,11 @@ from typing import TypeVar
 
 from ..config import DiTConfig, Kind, VaeConfig
 from ..errors import CheckpointError
+from ..presets import Distilled, recognise
 from ..quant import WeightFormat
 from ..vae.preview import PreviewVaeConfig
 from .entries import WeightEntry, asks_for_full_precision, formats_of
-from .files import Expert, open_files
+from .files import Expert, OpenFiles, open_files
 from .gguf_layout import whole_shapes
 from .grouping import group
 from .keymap import PART_PREFIXES, PREFIXES, Component, KeyStyle, short_names
@@ -49,6 +50,8 @@ class CheckpointInfo:
     """For people: what the file holds that is not used."""
     full_precision: bool = False
     """Whether it asks for all quantized weights of its blocks to be dequantized for matmuls."""
+    distilled: Distilled | None = None
+    """Of a diffusion model that is made for few steps: what it is."""
 
     @property
     def format(self) -> str:
@@ -200,5 +203,11 @@ def open_checkpoint(path: CheckpointLike, part: Component = "dit") -> Checkpoint
             key_style="comfy prefix" if prefixed else spelling.style,
             remarks=weights.remarks,
             full_precision=asks_for_full_precision(entries.values()),
+            distilled=_distilled(path, files) if dit_kind else None,
         ),
     )
+
+
+def _distilled(path: Path, files: OpenFiles) -> Distilled | None:
+    name = path.name if files.folder is None else f"{files.folder.name}/{path.name}"
+    return recognise(name, "model", files.metadata, [raw.name for raw in files.tensors])

@@ -12,6 +12,7 @@ from ..errors import CheckpointError
 from ..loading.files import refuse_other_files
 from ..loading.source import RawTensor, Reader, damaged, first_names, shown
 from ..loading.source_safetensors import DTYPES, open_safetensors
+from ..presets import Alpha, Distilled, recognise
 from .dialects import expert_of, take_apart, what_else
 from .scales import HeaderScales
 
@@ -23,6 +24,9 @@ STORED = {name: dtype for dtype, name in DTYPES.items()} | {
 }
 """What tensors of LoRA files may be; alphas and switches are also stored as whole numbers."""
 
+
+SCALES = 4
+"""Modules whose scales are read to tell what made a file."""
 
 NUMBERS = ("alpha", "scalar", "on_input")
 """Leaves that may be a single number."""
@@ -95,6 +99,25 @@ class LoraFile:
         """Whether the file holds a pair: modules of the low-noise expert, and others."""
         found = {expert_of(module.name)[0] for module in self.modules}
         return "low" in found and len(found) > 1
+
+    @cached_property
+    def distilled(self) -> Distilled | None:
+        """What it makes a model that it is put on, if that is one for few steps.
+
+        Raises:
+            CheckpointError: for a scale that is no number.
+        """
+        names = [f"{module.name}.{leaf}" for module in self.modules for leaf in module.tensors]
+        ranked = [module for module in self.modules if {"alpha", "down"} <= module.tensors.keys()]
+        alphas = [_alpha(module) for module in ranked[:SCALES]]
+        return recognise(self.path.name, "lora", self.metadata, names, alphas)
+
+
+def _alpha(module: LoraModule) -> Alpha:
+    alpha, down = module.tensors["alpha"], module.tensors["down"]
+    return Alpha(
+        down.shape[0] if down.shape else 0, module.number("alpha") or 0.0, alpha.stored_dtype
+    )
 
 
 def open_lora(path: Path) -> LoraFile:

@@ -52,6 +52,8 @@ def expert_split(solver: str, steps: int, shift: float, boundary: float) -> int:
 class ExpertPlan:
     """What a run over both experts will do, known before it starts."""
 
+    steps_start: int = 0
+    """First steps of high noise that are left to a model of their own."""
     steps_high: int
     steps_low: int
     switch_step: int
@@ -60,30 +62,38 @@ class ExpertPlan:
     sigmas: tuple[float, ...]
 
     @classmethod
-    def of(cls, sigmas: Tensor, boundary: float) -> "ExpertPlan":
+    def of(cls, sigmas: Tensor, boundary: float, start: int = 0) -> "ExpertPlan":
         """Plans a falling schedule [N + 1]; an empty one has no steps.
+
+        Args:
+            sigmas: the schedule.
+            boundary: noise level from which on the high-noise expert is used.
+            start: first steps that are left to a model of their own, as far as they are high noise.
 
         Raises:
             SettingsError: if `boundary` is outside 0..1.
         """
-        steps_high = count_high_noise_steps(sigmas, boundary)
+        above = count_high_noise_steps(sigmas, boundary)
+        steps_start = min(max(0, start), above)
         return cls(
-            steps_high=steps_high,
-            steps_low=max(0, len(sigmas) - 1) - steps_high,
-            switch_step=steps_high,
+            steps_start=steps_start,
+            steps_high=above - steps_start,
+            steps_low=max(0, len(sigmas) - 1) - above,
+            switch_step=above,
             boundary=boundary,
             sigmas=tuple(sigmas.tolist()),
         )
 
     def describe(self) -> str:
-        """Returns the split for people: "High 9 | Low 11"."""
-        return f"High {self.steps_high} | Low {self.steps_low}"
+        """Returns the split for people: "High 9 | Low 11", "First 1 | High 4 | Low 3"."""
+        first = f"First {self.steps_start} | " if self.steps_start else ""
+        return f"{first}High {self.steps_high} | Low {self.steps_low}"
 
     def warnings(self) -> list[str]:
         """Returns what is odd about the split of a full run; empty if nothing is."""
-        if not self.steps_high + self.steps_low:
+        if not self.switch_step + self.steps_low:
             return ["The schedule has no step. Raise steps or denoise, or widen the step range."]
-        if not self.steps_high:
+        if not self.switch_step:
             return [
                 f"The high-noise expert gets no step. The run begins at sigma "
                 f"{self.sigmas[0]:.3f}, below the boundary {self.boundary:g}. "
@@ -95,9 +105,9 @@ class ExpertPlan:
                 f"{self.sigmas[-2]:.3f}, above the boundary {self.boundary:g}. "
                 "Raise steps or end_at_step, or lower the shift."
             ]
-        if self.steps_low < 3 and self.steps_high + self.steps_low >= 8:
+        if self.steps_low < 3 and self.switch_step + self.steps_low >= 8:
             return [
                 f"The low-noise expert gets few steps. Got {self.steps_low} of "
-                f"{self.steps_high + self.steps_low}, details need 3 or more. Lower the shift."
+                f"{self.switch_step + self.steps_low}, details need 3 or more. Lower the shift."
             ]
         return []

@@ -106,6 +106,24 @@ def check_experts(high: ModelFacts, low: ModelFacts) -> None:
         )
 
 
+def check_start(high: ModelFacts, start: ModelPatcher | None) -> None:
+    """Refuses a model for the first steps that is of another kind, or for low noise.
+
+    Raises:
+        PairingError: names both.
+    """
+    if start is None:
+        return
+    first = model_facts(start)
+    same = (high.kind, high.family, high.text_dim) == (first.kind, first.family, first.text_dim)
+    if not same or first.expert == "low":
+        raise PairingError(
+            f"The model for the first steps does not fit. Got {first.label} at model_start and "
+            f"{high.label} at model_high, need the high-noise model at both, here without its LoRA "
+            "for few steps. Connect that one, or disconnect model_start."
+        )
+
+
 def check_conditionings(model: ModelFacts, positive: Any, negative: Any) -> list[str]:
     """Refuses conditionings made for another model, before anything is computed.
 

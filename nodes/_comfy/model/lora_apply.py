@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ....wan_model.loading import Expert
 from ....wan_model.lora import Addition, Change, Translated
+from .distilled_loras import AppliedFile, note_file
 from .lora_shelf import FilePatches, LoraShelf
 from .low_rank import PREFIX, as_lora, quantized_layer
 from .saving import SavingPatcher
@@ -74,6 +75,7 @@ def apply_file(patcher: Any, path: Path, strength: float, expert: Expert) -> tup
     for name, patches in found.patches.items():
         for patch in patches:
             _add(clone, name, patch, strength, found)
+    note_file(clone, AppliedFile(found.distilled, strength, found.patches))
     applied = Applied(
         path=path,
         strength=strength,

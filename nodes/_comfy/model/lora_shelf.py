@@ -12,6 +12,7 @@ from torch import nn
 
 from ....wan_model.loading import Expert
 from ....wan_model.lora import LoraModules, Translated, open_lora
+from ....wan_model.presets import Distilled
 from .file_change import as_patch
 
 CAPACITY = 24
@@ -26,6 +27,8 @@ class FilePatches:
     patches: Mapping[str, list[Any]]
     """By official name of the tensor, to be applied in order."""
     of_both_experts: bool
+    distilled: Distilled | None
+    """What it makes a model that it is put on, if that is one for few steps."""
 
 
 class LoraShelf:
@@ -61,7 +64,8 @@ def _opened(path: Path, dit: nn.Module, expert: Expert) -> FilePatches:
         name: [as_patch(change, shapes[name]) for change in changes]
         for name, changes in translated.changes.items()
     }
-    return FilePatches(translated, patches, modules.file.of_both_experts)
+    file = modules.file
+    return FilePatches(translated, patches, file.of_both_experts, file.distilled)
 
 
 def weight_shapes(dit: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -1,8 +1,9 @@
 """One trajectory over two experts: a GUIDER that gives every model call to the right one.
 
 The sampler runs once, over all steps, and knows nothing of experts. Each call is routed by its
-sigma; at the switch the other model is brought to the device and the conditionings are prepared
-for it. Multistep solvers keep their history.
+sigma; at a switch the other model is brought to the device and the conditionings are prepared
+for it. Multistep solvers keep their history. The first steps may have a model of their own, such as
+the high-noise expert without its LoRA: then a run has three phases.
 """
 
 from dataclasses import dataclass, field
@@ -24,6 +25,13 @@ from .samplers import TRUNCATE
 SAMPLER_HOOKS = ("sampler_post_cfg_function", "sampler_pre_cfg_function")
 """Lists in model_options that a sampler may extend for its own run."""
 
+BLACK = {
+    "start": "model of the first steps",
+    "high": "high-noise model",
+    "low": "low-noise model",
+    "only": "model",
+}
+
 LATER = 1 << 20
 """Forward passes from now: a number that is never reached."""
 
@@ -34,6 +42,8 @@ class Expert:
 
     patcher: comfy.model_patcher.ModelPatcher
     cfg: float
+    name: str = "only"
+    """A key of `run_watch.NAMES`."""
 
     @property
     def passes(self) -> int:
@@ -41,9 +51,17 @@ class Expert:
         return 1 if self.cfg == 1 else 2
 
 
+@dataclass(frozen=True)
+class Start:
+    """What the first steps of a run are left to, as far as they are high noise."""
+
+    expert: Expert
+    steps: int
+
+
 @dataclass
 class _Run:
-    """What conditionings are prepared from, for either expert, and who is on the device."""
+    """What conditionings are prepared from, for every expert, and who is on the device."""
 
     noise: Tensor
     latent_image: Tensor | None
@@ -53,7 +71,8 @@ class _Run:
     extra: dict[str, Any]
     """Arguments that newer cores add."""
     active: Expert
-    second_is_ready: bool = False
+    ready: list[Expert] = field(default_factory=list)
+    """Experts beside the first whose conditionings are prepared."""
     checked: list[Expert] = field(default_factory=list)
     """Experts whose predictions are known to be finite."""
 
@@ -62,7 +81,12 @@ class MoEGuider(comfy.samplers.CFGGuider):
     """Classifier-free guidance with one model per range of noise."""
 
     def __init__(
-        self, high: Expert, low: Expert | None, boundary: float, heading: str = ""
+        self,
+        high: Expert,
+        low: Expert | None,
+        boundary: float,
+        heading: str = "",
+        start: Start | None = None,
     ) -> None:
         """Takes the experts.
 
@@ -71,6 +95,7 @@ class MoEGuider(comfy.samplers.CFGGuider):
             low: expert for low noise, or None.
             boundary: noise level from which on the high-noise expert is used, 0 to 1.
             heading: what the running node says above the plan of memory.
+            start: what the first steps are left to.
         """
         super().__init__(high.patcher)
         self.heading = heading
@@ -79,24 +104,39 @@ class MoEGuider(comfy.samplers.CFGGuider):
         self.passes: int | None = None
         """Forward passes of the weights engine before the previous call of this run."""
         self.high, self.low, self.boundary = high, low, boundary
+        self.start = start if start is not None and start.steps > 0 else None
+        self.start_above = 1.0
+        """Sigma above which the run is the start's."""
         self.first = high
-        self.second: comfy.samplers.CFGGuider | None = None
-        """Core's guider of the expert that is not first; a record of its prepared parts."""
+        self.others: dict[Expert, comfy.samplers.CFGGuider] = {}
+        """Core's guiders of the experts that are not first; records of their prepared parts."""
         self.run: _Run | None = None
         self.watch: RunWatch | None = None
         """What times the next run."""
 
     def expert(self, sigma: float) -> Expert:
         """Returns the expert of a noise level; equality with the boundary is high noise."""
-        if self.low is None or is_high_noise(sigma, self.boundary):
-            return self.high
-        return self.low
+        if self.low is not None and not is_high_noise(sigma, self.boundary):
+            return self.low
+        if self.start is not None and sigma > self.start_above:
+            return self.start.expert
+        return self.high
+
+    @property
+    def experts(self) -> list[Expert]:
+        """Those of a run, in order."""
+        every = [None if self.start is None else self.start.expert, self.high, self.low]
+        return [expert for expert in every if expert is not None]
 
     def names_of_steps(self, sigmas: Tensor) -> list[str]:
-        """Returns which expert each step of a run belongs to: "high", "low" or "only"."""
-        if self.low is None:
-            return ["only"] * max(0, len(sigmas) - 1)
-        return ["high" if self.expert(s) is self.high else "low" for s in sigmas[:-1].tolist()]
+        """Returns which expert each step of a run belongs to, by name."""
+        self._see(sigmas)
+        return [self.expert(sigma).name for sigma in sigmas[:-1].tolist()]
+
+    def _see(self, sigmas: Tensor) -> None:
+        """Finds out where the start ends in a schedule."""
+        if self.start is not None and len(sigmas):
+            self.start_above = float(sigmas[min(self.start.steps, len(sigmas) - 1)])
 
     def sample(
         self,
@@ -108,6 +148,7 @@ class MoEGuider(comfy.samplers.CFGGuider):
         **kwargs: Any,
     ) -> Tensor:
         """Samples as core's guider does. Only experts that the sigmas call for are loaded."""
+        self._see(sigmas)
         self.first = self.expert(float(sigmas[0])) if len(sigmas) else self.high
         self.model_patcher, self.cfg = self.first.patcher, self.first.cfg
         self.model_options = self.first.patcher.model_options
@@ -120,17 +161,15 @@ class MoEGuider(comfy.samplers.CFGGuider):
             self._tell_pools(running=False)
 
     def outer_sample(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Samples within what other nodes put around either expert's run, such as a step cache."""
-        if self.low is None:
-            return super().outer_sample(*args, **kwargs)
-        second = self._prepare(self.low if self.first is self.high else self.high)
-        self.second = second
-        wrappers = get_all_wrappers(
-            WrappersMP.OUTER_SAMPLE, second.model_options, is_model_options=True
-        )
-        return WrapperExecutor.new_class_executor(super().outer_sample, second, wrappers).execute(
-            *args, **kwargs
-        )
+        """Samples within what other nodes put around any expert's run, such as a step cache."""
+        sample = super().outer_sample
+        for expert in reversed([one for one in self.experts if one is not self.first]):
+            other = self.others[expert] = self._prepare(expert)
+            wrappers = get_all_wrappers(
+                WrappersMP.OUTER_SAMPLE, other.model_options, is_model_options=True
+            )
+            sample = WrapperExecutor.new_class_executor(sample, other, wrappers).execute
+        return sample(*args, **kwargs)
 
     def inner_sample(
         self,
@@ -145,7 +184,7 @@ class MoEGuider(comfy.samplers.CFGGuider):
         seed: int | None,
         **extra: Any,
     ) -> Tensor:
-        """Remembers what the second expert's conditionings need, then samples."""
+        """Remembers what the other experts' conditionings need, then samples."""
         known = latent_image
         if latent_image is not None and latent_image.any():
             known = self.inner_model.process_latent_in(latent_image)
@@ -182,66 +221,67 @@ class MoEGuider(comfy.samplers.CFGGuider):
         seed: int | None,
     ) -> Tensor:
         """Returns the guided prediction of an expert, which is brought to the device first."""
-        run, second = self.run, self.second
+        run, other = self.run, self.others.get(expert, self)
         assert run is not None
-        if expert is self.first:
-            if run.active is not expert:
-                _bring(expert.patcher, run.noise, self.conds, self.model_options)
-                run.active = expert
-            return super().outer_predict_noise(x, timestep, options, seed)
-        assert second is not None
         if run.active is not expert:
-            second.loaded_models = _bring(
-                expert.patcher, run.noise, second.conds, second.model_options
-            )
+            self._tell_passes(expert)
+            loaded = _bring(expert.patcher, run.noise, other.conds, other.model_options)
+            if other is not self:
+                other.loaded_models = loaded
             run.active = expert
-        if not run.second_is_ready:
-            _make_ready(second, run)
-            continue_keyframes(second.conds, run.sigmas, timestep)
-            run.second_is_ready = True
-        options = _with_additions(second.model_options, options, self.first.patcher.model_options)
-        there = second.model_patcher.load_device
-        predicted = second.outer_predict_noise(x.to(there), timestep.to(there), options, seed)
+        if other is self:
+            return super().outer_predict_noise(x, timestep, options, seed)
+        if expert not in run.ready:
+            _make_ready(other, run)
+            continue_keyframes(other.conds, run.sigmas, timestep)
+            run.ready.append(expert)
+        options = _with_additions(other.model_options, options, self.first.patcher.model_options)
+        there = other.model_patcher.load_device
+        predicted = other.outer_predict_noise(x.to(there), timestep.to(there), options, seed)
         return predicted.to(x.device)
 
     def _check(self, expert: Expert, prediction: Tensor) -> None:
         """Refuses a prediction with NaN or infinity; looking waits for the device."""
         if prediction.isfinite().all():
             return
-        name = "high-noise model" if expert is self.high else "low-noise model"
         raise NotFiniteError(
             "The video would become black. Got NaN or infinity in the first step of the "
-            f"{name if self.low else 'model'}, need finite numbers. Choose bf16 or fp32 as the "
+            f"{BLACK[expert.name]}, need finite numbers. Choose bf16 or fp32 as the "
             "loader's precision; if it has that already, try without LoRAs, then download the "
             "model again."
         )
 
     def _announce(self, expert: Expert, sigma: float) -> None:
         """Tells a weights engine that runs both experts when the other one's turn is."""
-        other = self.low if expert is self.high else self.high
-        if other is None or not shares_memory(expert.patcher, other.patcher):
+        if not isinstance(expert.patcher, WanPatcher):
             return
-        pool = other.patcher.pool
+        pool, number = expert.patcher.pool, expert.patcher.model.expert
         # A step cache may have left the previous call without any.
         passes = expert.passes if self.passes is None else max(1, pool.passes - self.passes)
         self.passes = pool.passes
-        later = [level for level in self.levels if level < sigma]
         # After the last step the next run begins, most likely one like this.
-        if self.expert(max(later, default=self.levels[0])) is other:
-            pool.expect(other.patcher.model.expert, passes)
-        elif any(self.expert(level) is other for level in later):
-            pool.expect(other.patcher.model.expert, LATER)
+        following = [level for level in self.levels if level < sigma] or self.levels[:1]
+        for distance, level in enumerate(following):
+            other = self.expert(level).patcher
+            if shares_memory(expert.patcher, other) and other.model.expert != number:
+                pool.expect(other.model.expert, passes if distance == 0 else LATER)
+                return
 
     def _tell_pools(self, *, running: bool) -> None:
         """Tells weights engines what to show above their plan, and how many passes make a step."""
-        for expert in (self.high, self.low):
-            if expert is not None and isinstance(expert.patcher, WanPatcher):
+        for expert in (*self.experts, self.first):
+            if isinstance(expert.patcher, WanPatcher):
                 pool, number = expert.patcher.pool, expert.patcher.model.expert
                 pool.heading = self.heading if running else ""
                 pool.step_passes[number] = expert.passes if running else None
 
+    def _tell_passes(self, expert: Expert) -> None:
+        """Start and high-noise expert may be one model to the engine, with other passes."""
+        if isinstance(expert.patcher, WanPatcher):
+            expert.patcher.pool.step_passes[expert.patcher.model.expert] = expert.passes
+
     def _prepare(self, expert: Expert) -> comfy.samplers.CFGGuider:
-        """Does for the second expert what core's guider did for the first, up to loading it."""
+        """Does for another expert what core's guider did for the first, up to loading it."""
         guider = comfy.samplers.CFGGuider(expert.patcher)
         guider.set_cfg(expert.cfg)
         guider.conds = {k: [cond.copy() for cond in c] for k, c in self.original_conds.items()}
@@ -253,17 +293,16 @@ class MoEGuider(comfy.samplers.CFGGuider):
         return guider
 
     def _release(self) -> None:
-        """Cleans up after the second expert, as core's guider does after the first."""
-        second, run = self.second, self.run
-        self.second = self.run = None
-        if second is None:
-            return
-        patcher = second.model_patcher
-        if run is not None and run.second_is_ready:
-            patcher.cleanup()
-            comfy.sampler_helpers.cleanup_models(second.conds, second.loaded_models)
-        comfy.samplers.cast_to_load_options(second.model_options, device=patcher.offload_device)
-        patcher.restore_hook_patches()
+        """Cleans up after the other experts, as core's guider does after the first."""
+        others, run = self.others, self.run
+        self.others, self.run = {}, None
+        for expert, other in others.items():
+            patcher = other.model_patcher
+            if run is not None and expert in run.ready:
+                patcher.cleanup()
+                comfy.sampler_helpers.cleanup_models(other.conds, other.loaded_models)
+            comfy.samplers.cast_to_load_options(other.model_options, device=patcher.offload_device)
+            patcher.restore_hook_patches()
 
 
 def _bring(
@@ -274,9 +313,9 @@ def _bring(
     return loaded[2]
 
 
-def _make_ready(second: comfy.samplers.CFGGuider, run: _Run) -> None:
-    """Prepares a loaded second expert and its conditionings for calls within the run."""
-    patcher, options = second.model_patcher, second.model_options
+def _make_ready(other: comfy.samplers.CFGGuider, run: _Run) -> None:
+    """Prepares another, loaded expert and its conditionings for calls within the run."""
+    patcher, options = other.model_patcher, other.model_options
     device = patcher.load_device
     noise, image, mask = (
         None if one is None else one.to(device)
@@ -284,14 +323,14 @@ def _make_ready(second: comfy.samplers.CFGGuider, run: _Run) -> None:
     )
     comfy.samplers.cast_to_load_options(options, device=device, dtype=patcher.model_dtype())
     options.setdefault("transformer_options", {})["sample_sigmas"] = run.sigmas
-    second.inner_model = patcher.model
-    if hasattr(second.inner_model, "latent_shapes"):
-        second.inner_model.latent_shapes = run.extra.get("latent_shapes")
+    other.inner_model = patcher.model
+    if hasattr(other.inner_model, "latent_shapes"):
+        other.inner_model.latent_shapes = run.extra.get("latent_shapes")
     patcher.pre_run()
-    second.conds = comfy.samplers.process_conds(
-        second.inner_model,
+    other.conds = comfy.samplers.process_conds(
+        other.inner_model,
         noise,
-        second.conds,
+        other.conds,
         device,
         image,
         mask,

@@ -13,6 +13,7 @@ from ..host import runtime
 EVENT = "wanduet.step"
 GIB = 2**30
 NAMES = {
+    "start": "First steps",
     "high": "High-noise expert",
     "low": "Low-noise expert",
     "only": "Model",

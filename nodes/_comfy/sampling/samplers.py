@@ -1,5 +1,6 @@
 """Samplers and schedules: the official ones as ComfyUI objects, beside all of core's."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_patcher
@@ -43,7 +44,14 @@ def make_sampler(name: str) -> comfy.samplers.Sampler:
     return OfficialSampler(name) if name in SOLVERS else comfy.samplers.sampler_object(name)
 
 
-def make_schedule(sampler: str, scheduler: str, steps: int, shift: float, denoise: float) -> Tensor:
+def make_schedule(
+    sampler: str,
+    scheduler: str,
+    steps: int,
+    shift: float,
+    denoise: float,
+    levels: Sequence[float] | None = None,
+) -> Tensor:
     """Returns the sigmas fp32 [N + 1] of a run.
 
     Args:
@@ -52,7 +60,10 @@ def make_schedule(sampler: str, scheduler: str, steps: int, shift: float, denois
         steps: steps to run.
         shift: of the noise schedule.
         denoise: 1 for a full run; below 1 the last part of a longer schedule, as in KSampler.
+        levels: the sigmas themselves, in the place of a schedule.
     """
+    if levels is not None:
+        return torch.tensor(levels, dtype=torch.float32)
 
     def whole(total: int) -> Tensor:
         if scheduler == "wan":

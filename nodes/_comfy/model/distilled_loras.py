@@ -1,0 +1,146 @@
+"""Which LoRAs on a MODEL make it one for few steps, and the same MODEL without them.
+
+Our own LoRA node notes its files on the MODEL. Of others the patches are all that a MODEL has:
+their files are known from the workflow, or their scales tell.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from comfy.model_patcher import ModelPatcher
+from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
+
+from ....wan_model.presets import Alpha, Distilled, recognise
+from .load_models import CHECKPOINT
+from .low_rank import PREFIX, as_lora, quantized_layer
+from .saving import SavingPatcher
+
+LORAS = "wanduet_loras"
+"""Attachment of a patcher: the files that our LoRA node has put on it, in order."""
+
+BY_NUMBERS = "A LoRA"
+
+
+@dataclass(frozen=True)
+class AppliedFile:
+    """A LoRA file that our node has put on a MODEL."""
+
+    distilled: Distilled | None
+    strength: float
+    patches: Mapping[str, Sequence[Any]]
+    """By official name of the tensor."""
+
+    @property
+    def for_few_steps(self) -> bool:
+        """Whether it makes the model one for few steps."""
+        return self.distilled is not None and self.strength > 0
+
+
+def note_file(patcher: ModelPatcher, applied: AppliedFile) -> None:
+    """Notes a file on the clone that it was put on."""
+    patcher.set_attachments(LORAS, (*_files(patcher), applied))
+
+
+def _files(patcher: ModelPatcher) -> tuple[AppliedFile, ...]:
+    return patcher.get_attachment(LORAS) or ()
+
+
+def distilled_on(patcher: ModelPatcher, named: Sequence[Distilled]) -> list[Distilled]:
+    """Returns what makes a MODEL one for few steps: its own file, and LoRAs.
+
+    Args:
+        patcher: the MODEL.
+        named: what other nodes of the workflow load for it.
+    """
+    info = patcher.get_attachment(CHECKPOINT)
+    found = [info.distilled] if info is not None and info.distilled else []
+    found += [file.distilled for file in _files(patcher) if file.for_few_steps and file.distilled]
+    foreign = _foreign(patcher)
+    if named and foreign:
+        found += named
+    elif foreign and (numbers := _by_numbers(foreign)) is not None:
+        found.append(numbers)
+    return found
+
+
+def is_distilled_itself(patcher: ModelPatcher) -> bool:
+    """Whether a MODEL's own file is made for few steps, so that no LoRA can be taken off."""
+    info = patcher.get_attachment(CHECKPOINT)
+    return info is not None and info.distilled is not None
+
+
+def without_distilled(patcher: ModelPatcher, named: bool, others: bool) -> ModelPatcher | None:
+    """Returns a MODEL of the same weights without the LoRAs that make it one for few steps.
+
+    Args:
+        patcher: the MODEL; it is left as it is.
+        named: whether other nodes of the workflow load such LoRAs.
+        others: whether other nodes load further LoRAs, from which those cannot be told.
+
+    Returns:
+        A clone; None if they cannot be taken off.
+    """
+    files = [file for file in _files(patcher) if file.for_few_steps]
+    gone = {id(patch) for file in files for patches in file.patches.values() for patch in patches}
+    foreign = _foreign(patcher)
+    if foreign and (named or _by_numbers(foreign) is not None):
+        if others or not all(_is_lora(entry) for entry in foreign):
+            return None
+        gone |= {id(entry[1]) for entry in foreign}
+    if not isinstance(patcher, SavingPatcher) and any(
+        not name.endswith((".weight", ".bias")) for file in files for name in file.patches
+    ):
+        return None  # changed by object patches, of which nothing tells the parts
+    clone = patcher.clone()
+    dit = patcher.model.diffusion_model
+    patches = {
+        key: [_off(entry, key, dit) if id(entry[1]) in gone else entry for entry in entries]
+        for key, entries in patcher.patches.items()
+    }
+    kept = {key: [entry for entry in entries if entry] for key, entries in patches.items()}
+    clone.patches = {key: entries for key, entries in kept.items() if entries}
+    clone.patches_uuid = uuid4()
+    return clone
+
+
+def _off(entry: Any, key: str, dit: Any) -> Any:
+    """Returns a patch without effect, or None.
+
+    Beside a quantized weight of ours only a scale changes, so it stays there and nothing is moved.
+    """
+    layer = quantized_layer(dit, key) if key.startswith(PREFIX) else None
+    if layer is None or as_lora(entry, layer) is None:
+        return None
+    return (0.0, *entry[1:])
+
+
+def _foreign(patcher: ModelPatcher) -> list[Any]:
+    """Returns the patches that are not of our LoRA node."""
+    ours = {
+        id(patch)
+        for file in _files(patcher)
+        for patches in file.patches.values()
+        for patch in patches
+    }
+    entries = (entry for entries in patcher.patches.values() for entry in entries)
+    return [entry for entry in entries if id(entry[1]) not in ours]
+
+
+def _is_lora(entry: Any) -> bool:
+    """Whether a patch is of a LoRA file, and not of merged models."""
+    what = entry[1]
+    return isinstance(what, WeightAdapterBase) or (
+        isinstance(what, tuple) and len(what) > 0 and isinstance(what[0], str)
+    )
+
+
+def _by_numbers(entries: Sequence[Any]) -> Distilled | None:
+    """Tells LoRAs by how their scales were stored: whole numbers stay whole in ComfyUI."""
+    adapters = [entry for entry in entries if isinstance(entry[1], LoRAAdapter) and entry[0] > 0]
+    scales = [(entry[1].weights[1].shape[0], entry[1].weights[2]) for entry in adapters]
+    whole = [Alpha(rank, alpha, "I64") for rank, alpha in scales if isinstance(alpha, int)]
+    if not whole or len(whole) < len(adapters):
+        return None
+    return recognise(BY_NUMBERS, "lora", alphas=whole)

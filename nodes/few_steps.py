@@ -1,0 +1,175 @@
+"""Which files of a workflow are made for few steps, and what a run is sampled with.
+
+The editor asks before a run, when only the workflow is known; a run asks of its MODELs, and of the
+workflow what these do not tell: the files that ComfyUI's own loaders read.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from ..wan_model.errors import SettingsError, WanError
+from ..wan_model.lora import open_lora
+from ..wan_model.presets import Distilled, recognise
+from ._comfy.host import runtime
+from ._comfy.model import distilled_loras
+from .lora_pair import FOLDER, NONE, ROWS, low_file, row_of
+from .prompt_check.graph import LOW, LOW_OUTPUT, Graph, Output
+from .prompt_check.known_files import Describe, describe_file, find_model
+
+PAIR = "WanDuetLoraPair"
+
+
+@dataclass(frozen=True)
+class NamedLora:
+    """A LoRA that a workflow loads for a model."""
+
+    name: str
+    strength: float
+    ours: bool
+    """Whether our node loads it."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a workflow says of the model at an input."""
+
+    model: Distilled | None = None
+    is_ours: bool = False
+    """Whether our loader loads it."""
+    loras: tuple[NamedLora, ...] = ()
+
+    @property
+    def distilled(self) -> list[Distilled]:
+        """What makes it a model for few steps."""
+        own = [self.model] if self.model else []
+        return [*own, *(found for lora in self.loras if (found := of_lora(lora)))]
+
+    @property
+    def of_others(self) -> list[Distilled]:
+        """The same, of what nodes of others load."""
+        own = [self.model] if self.model and not self.is_ours else []
+        return [*own, *self.loras_of_others]
+
+    @property
+    def loras_of_others(self) -> list[Distilled]:
+        """The LoRAs for few steps that nodes of others load."""
+        return [found for lora in self.loras if not lora.ours and (found := of_lora(lora))]
+
+    @property
+    def has_other_loras(self) -> bool:
+        """Whether nodes of others load LoRAs that are not for few steps."""
+        return any(
+            not lora.ours and lora.strength != 0 and of_lora(lora) is None for lora in self.loras
+        )
+
+
+def named_in(graph: Graph, node_id: str, name: str, describe: Describe = describe_file) -> Named:
+    """Returns what a workflow says of the model at an input of a node."""
+    model = find_model(graph, describe, node_id, name)
+    loras = tuple(lora for output in graph.chain(node_id, name) for lora in _loras(graph, output))
+    if model is None:
+        return Named(loras=loras)
+    ours = graph.kind(model.output.node_id).startswith("WanDuet")
+    return Named(model.info.distilled, ours, loras)
+
+
+def of_lora(lora: NamedLora) -> Distilled | None:
+    """Tells whether a LoRA makes a model one for few steps. Turned round or off, it does not."""
+    if lora.strength <= 0:
+        return None
+    return _of_file(lora.name, runtime.file_stamp(FOLDER, lora.name))
+
+
+@lru_cache(maxsize=64)
+def _of_file(name: str, _stamp: str) -> Distilled | None:
+    try:
+        return open_lora(runtime.model_path(FOLDER, name)).distilled
+    except (WanError, OSError, ValueError):
+        return recognise(name, "lora")  # its loader will say what is wrong with it
+
+
+def _loras(graph: Graph, output: Output) -> Iterator[NamedLora]:
+    """Returns the LoRAs that one node adds: ours, core's, and those that name inputs as core's."""
+    node_id = output.node_id
+    inputs = graph.inputs(node_id)
+    if graph.kind(node_id) == PAIR:
+        yield from _of_pair(graph, output)
+        return
+    name = graph.value(node_id, "lora_name")
+    if isinstance(name, str) and graph.link(node_id, "model") is not None:
+        strength = inputs.get("strength_model", 1.0)
+        yield NamedLora(name, _number(strength), ours=False)
+    for value in inputs.values():  # rows of several LoRAs in one node, as rgthree's has them
+        if isinstance(value, Mapping) and isinstance(value.get("lora"), str) and value.get("on"):
+            yield NamedLora(value["lora"], _number(value.get("strength", 1.0)), ours=False)
+
+
+def _of_pair(graph: Graph, output: Output) -> Iterator[NamedLora]:
+    values = {name: graph.value(output.node_id, name) for name in graph.inputs(output.node_id)}
+    given = {name: value for name, value in values.items() if value is not None}
+    is_low = output.slot == LOW_OUTPUT
+    for end in ROWS:
+        row = row_of(given, end)
+        if not row.on:
+            continue
+        name, strength = row.high, row.strength_high
+        if is_low:
+            has_low = graph.given(output.node_id, LOW)
+            try:
+                name = low_file(row, has_low=has_low)[0]
+            except (WanError, OSError, ValueError):
+                continue  # the node will say what is wrong with it
+            strength = row.strength_low
+        if name != NONE:
+            yield NamedLora(name, _number(strength), ours=True)
+
+
+def _number(value: Any) -> float:
+    """Returns a strength; one that a link decides counts as 1."""
+    return float(value) if isinstance(value, (int, float)) else 1.0
+
+
+def of_input(patcher: Any, prompt: Any, node_id: str | None, name: str) -> list[Distilled]:
+    """Returns what makes the MODEL at an input of a running node one for few steps."""
+    named = _named(prompt, node_id, name)
+    own = [named.model] if named.model and not named.is_ours else []
+    return [*own, *distilled_loras.distilled_on(patcher, named.loras_of_others)]
+
+
+def without_loras(patcher: Any, prompt: Any, node_id: str | None, name: str) -> Any:
+    """Returns the MODEL at an input without its LoRAs for few steps.
+
+    Raises:
+        SettingsError: if they cannot be taken off.
+    """
+    named = _named(prompt, node_id, name)
+    found, what = None, "they cannot be told from what else is merged into it"
+    if distilled_loras.is_distilled_itself(patcher) or (named.model and not named.is_ours):
+        what = "its own file is made for few steps"
+    else:
+        found = distilled_loras.without_distilled(
+            patcher, bool(named.loras_of_others), named.has_other_loras
+        )
+    if found is None:
+        raise SettingsError(
+            f"The first steps need a model without a LoRA for few steps. Got {name} alone, and "
+            f"{what}. Connect the high-noise model before its LoRA at model_start, or choose "
+            "another preset."
+        )
+    return found
+
+
+def of_start(has_start: bool, of_high: Sequence[Distilled]) -> str:
+    """Returns what samples the first steps, for people."""
+    if has_start:
+        return "First steps: model_start."
+    names = ", ".join(dict.fromkeys(each.file for each in of_high))
+    return f"First steps: model_high without {names}." if names else "First steps: model_high."
+
+
+def _named(prompt: Any, node_id: str | None, name: str) -> Named:
+    if not isinstance(prompt, Mapping) or node_id is None or node_id not in prompt:
+        return Named()
+    return named_in(Graph(prompt), node_id, name)

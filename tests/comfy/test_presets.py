@@ -1,0 +1,130 @@
+"""What 0 and "auto" mean at our nodes, with distilled LoRAs of any loader, and with presets."""
+
+import shutil
+from typing import Any
+
+import pytest
+import torch
+
+from wan_model.vae import wan21
+
+from .graphs import Prompt, experts, moe_sampler, node, random_text
+from .server import ComfyServer, on_gpu
+from .stock import LORA, difference, empty_latent, run_to_tensors
+
+pytestmark = pytest.mark.comfy
+
+DISTILLED = "toy_lightx2v_4steps.safetensors"
+EIGHT = "toy_lightx2v_8steps.safetensors"
+OPEN: dict[str, Any] = {
+    "positive": ("positive", 0),
+    "negative": ("negative", 0),
+    "latent_image": ("latent", 0),
+    "steps": 0,
+    "cfg_high": 0.0,
+    "cfg_low": 0.0,
+    "shift": 0.0,
+    "sampler": "auto",
+    "scheduler": "auto",
+}
+BASE: Prompt = {**random_text(64, 8), **empty_latent(), **experts()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def distilled(comfy_server: ComfyServer) -> None:
+    """LoRAs whose names say that they are for few steps."""
+    folder = comfy_server.base / "models" / "loras"
+    for name in (DISTILLED, EIGHT):
+        shutil.copy2(folder / LORA, folder / name)
+
+
+def with_loras(kind: str, high: str | None, low: str | None, strength: float = 1.0) -> Prompt:
+    """The sampler on experts with LoRAs by core's node or ours."""
+    links: dict[str, Any] = {"model_high": ("experts", 0), "model_low": ("experts", 1)}
+    if kind == "ours":
+        names = {"lora_high": high or "none", "lora_low": low or "none"}
+        strengths = {"strength_high": strength, "strength_low": strength}
+        pair = node("WanDuetLoraPair", **links, **names, **strengths, on=True)
+        ours = {"model_high": ("pair", 0), "model_low": ("pair", 1)}
+        return {"pair": pair, **moe_sampler(**OPEN, **ours)}
+    nodes: Prompt = {}
+    for socket, file in (("model_high", high), ("model_low", low)):
+        if file:
+            options = {"lora_name": file, "strength_model": strength}
+            nodes[socket] = node("LoraLoaderModelOnly", model=links[socket], **options)
+            links[socket] = (socket, 0)
+    return {**nodes, **moe_sampler(**OPEN, **links)}
+
+
+def planned(server: ComfyServer, prompt: Prompt) -> dict[str, Any]:
+    return server.post("/wanduet/check", {"prompt": prompt})["automatic"]["sampler"]
+
+
+OFFICIAL = {"preset": "official", "steps": 2}
+CASES = [
+    ("both", DISTILLED, DISTILLED, 1.0, {}, (4, 1.0, 1.0, 5.0, "euler")),
+    ("typed", DISTILLED, DISTILLED, 1.0, {"steps": 3, "cfg_low": 2.0}, (3, 1.0, 2.0, 5.0, "euler")),
+    ("off", DISTILLED, DISTILLED, 0.0, {"steps": 2}, (2, 4.0, 3.0, 12.0, "unipc")),
+    ("low only", None, DISTILLED, 1.0, {"steps": 4}, (4, 4.0, 1.0, 5.0, "euler")),
+    ("high only", DISTILLED, None, 1.0, {"steps": 4}, (4, 1.0, 3.0, 5.0, "euler")),
+    ("most steps", DISTILLED, EIGHT, 1.0, {}, (8, 1.0, 1.0, 5.0, "euler")),
+    ("official", DISTILLED, DISTILLED, 1.0, OFFICIAL, (2, 4.0, 3.0, 12.0, "unipc")),
+    ("a style", LORA, LORA, 1.0, {"steps": 2}, (2, 4.0, 3.0, 12.0, "unipc")),
+]
+
+RUN = ("both", "off", "low only")
+
+
+@pytest.mark.parametrize("kind", ["ours", "core"])
+def test_settings_follow_loras(comfy_server: ComfyServer, kind: str):
+    """The plan that the editor shows, and of some cases the run."""
+    for number, (name, high, low, strength, changes, wanted) in enumerate(CASES):
+        nodes = {**BASE, **with_loras(kind, high, low, strength)}
+        nodes["sampler"]["inputs"] |= {**changes, "seed": 500 + number}
+        plan = planned(comfy_server, nodes)
+        keys = ("steps", "cfg_high", "cfg_low", "shift", "sampler")
+        assert tuple({**plan, **changes}[key] for key in keys) == wanted, name
+        assert bool(plan["why"]) == (name not in ("off", "a style"))
+        if name not in RUN:
+            continue
+        nodes["end"] = node("PreviewAny", source=("sampler", 0))
+        result = comfy_server.run(nodes)
+        assert result.status == "success", result.error
+        (record,) = comfy_server.history(result.prompt_id)["outputs"]["sampler"]["wanduet_report"]
+        assert tuple(record[key] for key in keys) == wanted, name
+        assert all(line in record["report"] for line in plan["why"])
+
+
+def test_rcm_runs_its_own_levels_in_both_forms(comfy_server: ComfyServer):
+    """One step of each form by the formulas of TurboDiffusion, by what a step leaves."""
+    prompt: Prompt = {**BASE}
+    one: dict[str, Any] = {"model_low": None, "end_at_step": 1, "add_noise": "enable"}
+    names = []
+    for form in ("SDE", "ODE"):
+        for leftover in ("enable", "disable"):
+            name = f"{form}_{leftover}"
+            names.append(name)
+            changes = {"preset": f"TurboDiffusion / rCM, {form}", "seed": 9}
+            changes["return_with_leftover_noise"] = leftover
+            prompt |= moe_sampler(name, **{**OPEN, **one, **changes})
+    saved = run_to_tensors(comfy_server, prompt, {name: (name, 0) for name in names})
+
+    # ComfyUI gives latents in their own scale, and divides noisy ones by 1 - sigma.
+    mean, std = (
+        torch.tensor(each).view(1, -1, 1, 1, 1) for each in (wan21.LATENT_MEAN, wan21.LATENT_STD)
+    )
+    saved = {name: (latent - mean) / std for name, latent in saved.items()}
+    first, second = 80 / 81, 0.933781061416858
+    saved |= {f"{form}_enable": (1 - second) * saved[f"{form}_enable"] for form in ("SDE", "ODE")}
+    x0 = saved["ODE_disable"]
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(9))
+    assert difference(x0, saved["SDE_disable"]) <= 1e-5
+    velocity = (first * noise - x0) / first
+    ode = first * noise - (first - second) * velocity
+    assert difference(saved["ODE_enable"], ode) <= 1e-4
+    fresh = (saved["SDE_enable"] - (1 - second) * x0) / second
+    assert abs(float(fresh.std()) - 1) < 0.1
+    if not on_gpu():  # ComfyUI takes the seed for it, on a CPU the next one since it was noticed
+        seeds = (torch.Generator().manual_seed(seed) for seed in (9, 10))
+        noises = [torch.randn(x0.shape, generator=generator) for generator in seeds]
+        assert min(difference(fresh, each) for each in noises) <= 1e-4
