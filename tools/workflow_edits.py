@@ -53,7 +53,7 @@ def t2v_nodes(text: str, has_source: bool = False, **changes: Node) -> dict[str,
         **EXPERTS,
         **common_nodes(VAE_21, text, 16.0, EXPERTS if has_source else {}, UMT5),
         "size": size_node(width=832, height=480, **sized(16, {}, "480p")),
-        "sampler": sampler_node(20, EXPERTS),
+        "sampler": sampler_node(EXPERTS, steps=20),
         **changes,
     }
 
