@@ -5,7 +5,9 @@ import {
   onMessage, openWorkflow, passToCanvas, postJson, sayHello, setPlaceholder, showError, showInstead,
   translatedWords, watch, whenEdited, writeWidget,
 } from "./comfy.js";
-import { findModelFile, findNode, isConnected, readPrompt, readWidgets } from "./read_graph.js";
+import {
+  findModelFile, findNode, isConnected, isOurs, readPrompt, readWidgets,
+} from "./read_graph.js";
 import { Frames } from "./compare/frames.js";
 import { ComparePlayer, CONTROLS_HEIGHT } from "./compare/player.js";
 import { Previews, heightFor } from "./preview/moving.js";
@@ -122,6 +124,20 @@ const previews = new Previews({
 });
 onMessage("wanduet.preview", (message) => previews.receive(message));
 
+/** What nodes said while they ran, until they run again. */
+const said = new PassingPanels("wanduet_said");
+onMessage("wanduet.said", ({ node: id, text }) => {
+  const node = findNode(id);
+  if (!node || !isOurs(node)) return;
+  const element = div("wanduet-said");
+  element.textContent = text;
+  said.show(node, element, heightOfText(text, node.size[0]));
+});
+onMessage("executing", (id) => {
+  const node = id && findNode(id);
+  if (node) said.hide(node);
+});
+
 /** @type {Set<any>} nodes that show how far they are */
 const running = new Set();
 
@@ -189,6 +205,7 @@ onMessage("executed", ({ node: id, display_node: shownAs, output }) => {
   const node = report && ofClass("WanDuetMoESampler", shownAs ?? id);
   if (!node) return;
   keptReports.keep(node, report);
+  said.hide(node);  // the report begins with it
   showReport(node, report);
 });
 const over = () => {

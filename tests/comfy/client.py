@@ -79,7 +79,7 @@ class RunResult:
 
     def texts(self, node_id: str) -> list[str]:
         """Returns every text that was shown under a node, in order."""
-        data = [m.data for m in self.messages if m.type == "progress_text"]
+        data = [m.data for m in self.messages if m.type in ("progress_text", "wanduet.said")]
         return [d["text"] for d in data if d["node"] == node_id]
 
     def progress(self, node_id: str) -> list[tuple[float, float]]:

@@ -248,8 +248,14 @@ def show(node_id: str | None, text: str, *, heading: str = "", level: int = logg
     if said is not None and text not in said:
         said.append(text)
     text = f"{heading}\n{text}" if heading else text
-    if node_id is not None:
+    if node_id is None:
+        return
+    client = showing_client()
+    if client is None:
         PromptServer.instance.send_progress_text(text, node_id)
+    else:
+        # The newest editor takes the server's own texts away when a run is over.
+        send("wanduet.said", {"node": node_id, "text": text}, client)
 
 
 SHOWS = "wanduet"
