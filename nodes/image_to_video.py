@@ -121,6 +121,8 @@ class WanDuetImageToVideo(io.ComfyNode):
         official = OFFICIAL["ti2v" if channels == 48 else "i2v"]
         length = chosen_length(seconds, length, official.fps)
         _check_vae(channels, images)
+        if before is not None and anchor_image is None:
+            _check_previous_frames(previous_frames, length)
         if before is not None:
             check_previous(vae, before, images.start)
         if before is not None and anchor_image is None:
@@ -142,7 +144,9 @@ class WanDuetImageToVideo(io.ComfyNode):
             "samples": torch.zeros(shape, device=runtime.intermediate_device())
         }
         if before is not None:
-            seen = (0, previous_frames) if anchor_image is None else AFTER_ANCHOR
+            # A clip before that is shorter than previous_frames gives fewer.
+            count = 1 if images.start is None else len(images.start)
+            seen = (0, count) if anchor_image is None else AFTER_ANCHOR
             latent = continued(latent, *seen)
         if images.one() is None:
             return io.NodeOutput(positive, negative, latent)
@@ -321,6 +325,14 @@ def _check_inputs(images: Images, length: int, channels: int) -> None:
         raise ShapeError(
             f"TI2V-5B cannot start with this number of frames. Got {len(images.start)} in "
             "start_image, need 4n+1. Give one image, or 5, 9, 13 ... frames."
+        )
+
+
+def _check_previous_frames(count: int, length: int) -> None:
+    if count >= length:
+        raise ShapeError(
+            f"Nothing would follow the frames of the clip before. Got previous_frames {count} for "
+            f"a length of {length}, need fewer. Lower previous_frames, or use a greater length."
         )
 
 

@@ -76,8 +76,8 @@ class WanDuetJoinClips(io.ComfyNode):
         later = [more.get(f"clip_{number}") for number in range(2, MAX_CLIPS + 1)]
         clips = [latent for latent in (clip_1, *later) if latent is not None]
         latents = [clip["samples"] for clip in clips]
-        _check(vae, latents, overlap, loop)
         known = [clip.get(CONTINUES, (0, overlap)) for clip in clips]
+        _check(vae, latents, [repeats for _, repeats in known], loop)
         drops = [lead for lead, _ in known]
         if loop:
             latents[0], drops[0] = with_warm_up(latents[0])
@@ -102,7 +102,7 @@ class WanDuetJoinClips(io.ComfyNode):
         return io.NodeOutput(video)
 
 
-def _check(vae: Any, latents: Sequence[Tensor], overlap: int, loop: bool) -> None:
+def _check(vae: Any, latents: Sequence[Tensor], repeats: Sequence[int], loop: bool) -> None:
     first = latents[0]
     for latent in latents:
         facts.check_vae(vae, latent)
@@ -118,12 +118,15 @@ def _check(vae: Any, latents: Sequence[Tensor], overlap: int, loop: bool) -> Non
                 f"need that of clip_1, {tuple(first.shape)}, but for the length. Make all clips "
                 "with one width and height."
             )
-    shortest = min(video_frames(latent.shape[2]) for latent in latents)
-    if len(latents) > 1 and overlap >= shortest:
-        raise ShapeError(
-            f"The overlap is longer than a clip. Got overlap {overlap} for clips of {shortest} "
-            f"frames or more, need at most {shortest - 1}. Lower overlap."
-        )
+    frames = [video_frames(latent.shape[2]) for latent in latents]
+    for number in range(1, len(latents)):
+        most = min(frames[number - 1], frames[number] - 1)
+        if repeats[number] > most:
+            raise ShapeError(
+                f"The overlap is longer than a clip. Got {repeats[number]} frames of clip "
+                f"{number + 1} that repeat the clip before, need at most {most}. Lower overlap, "
+                "or make the clips longer."
+            )
     if loop and len(latents) > 1:
         raise SettingsError(
             f"Only one clip can be a loop. Got {len(latents)} clips with loop on, need one, made "

@@ -49,7 +49,8 @@ def splice(
                 new, frames = change(new), map(change, frames)
             if overlap and crossfade:
                 share = ramp(len(new)).view(-1, 1, 1, 1).to(new)
-                yield held[: -len(new)]
+                if len(held) > len(new):
+                    yield held[: -len(new)]
                 yield held[-len(new) :] * (1 - share) + new * share
             else:
                 yield held

@@ -59,6 +59,9 @@ def choose(
     """
     own, said = of_models(models)
     wanted = preset.values(models.kind) if preset else Values()
+    if preset is not None and preset.needs == "low distilled" and models.low is None:
+        # Its first steps end where high noise does, which one model has all steps of.
+        wanted = replace(wanted, start_steps=None, cfg_start=None)
     if preset is not None:
         said = [*_of_preset(preset, wanted, typed), *_misfits(preset, models)]
     base = official(models.kind)
@@ -168,6 +171,11 @@ def _misfits(preset: Preset, models: Models) -> list[str]:
         return [
             f"The {' and the '.join(distilled)} {_are(distilled)} made for few steps without "
             "guidance, where this preset burns colours. Take the LoRA out, or choose auto."
+        ]
+    if preset.needs == "low distilled" and models.low is None:
+        return [
+            "This preset is for two experts, of which the low-noise one is made for few steps; for "
+            "one model it does not fit. Choose auto."
         ]
     if preset.needs == "low distilled":
         plain = [name for name in plain if name != "high-noise expert"]

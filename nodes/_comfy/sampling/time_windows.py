@@ -31,6 +31,9 @@ KEY = "wanduet.context_windows"
 SHIFT = 0.381966
 """Of a loop from step to step, as a share of its length: the golden section never repeats."""
 
+SLACK = 1e-4
+"""Relative, of a noise level that is a step's."""
+
 UNIFORM, STATIC = "uniform", "static"
 SCHEDULES = {UNIFORM: "standard_uniform", STATIC: "standard_static"}
 """Ours, and core's names."""
@@ -73,7 +76,8 @@ class WanWindows(_BASE):
 
         Args:
             windows: how the video is cut.
-            image_in_latent: a given first frame lies in the latent (TI2V-5B), not beside it.
+            image_in_latent: if a first frame is given, it lies in the latent (TI2V-5B), not beside
+                it.
         """
         assert context_windows is not None
         core = context_windows
@@ -91,6 +95,8 @@ class WanWindows(_BASE):
             **NEWER,
         )
         self.windows, self.image_in_latent = windows, image_in_latent
+        self.has_image = False
+        """Whether the running video's latent begins with a given frame."""
 
     def should_use_context(self, model: Any, conds: Any, x_in: Tensor, *_: Any) -> bool:  # noqa: ARG002
         """Tells whether a latent is longer than a window, or a loop."""
@@ -112,8 +118,20 @@ class WanWindows(_BASE):
             results = calc_cond_batch(model, conds, x, timestep, options)
             return [window.own_part(result) for result in results]
 
+        self.has_image = self.image_in_latent and _first_frame_is_given(conds)
         # Core would cut the samples' timesteps into windows, too. They are all the same.
         return super().execute(calc, model, conds, x_in, timestep[:1], model_options)
+
+    def set_step(self, timestep: Tensor, model_options: dict[str, Any]) -> None:
+        """Finds out which step this is; some samplers look between two, which older cores refuse.
+
+        Args:
+            timestep: sigmas of the samples, all the same.
+            model_options: with the run's sigmas.
+        """
+        sigmas = model_options["transformer_options"]["sample_sigmas"]
+        least = timestep.flatten()[0].item() * (1 - SLACK)
+        self._step = max(0, int((sigmas >= least).sum()) - 1)
 
     def get_context_windows(self, model: Any, x_in: Tensor, model_options: Any) -> Any:
         """Returns this step's windows."""
@@ -141,7 +159,7 @@ class _Window(_WINDOW):
         super().__init__(frames, dim=TIME, **more)
         self.total, self.latent_channels = total, x.shape[1]
         self.keep_image = handler.windows.keep_image
-        self.image_in_latent = handler.image_in_latent
+        self.has_image = handler.has_image
         self.before = [(frames[0] - 1) % total] if frames[0] or handler.windows.loop else []
         after = frames[-1] + 1
         self.after = [after] if not self.before and after < total else []
@@ -158,13 +176,23 @@ class _Window(_WINDOW):
             return full.to(device)
         part = full[:, :, [*self.before, *self.index_list, *self.after]]
         is_latent = full.shape[1] == self.latent_channels
-        if self.keep_image and (self.image_in_latent or not is_latent):
+        if self.keep_image and (self.has_image or not is_latent):
             part[:, :, 0] = full[:, :, 0]
         return part.to(device)
 
     def own_part(self, result: Tensor) -> Tensor:
         """Returns a result without the frame beside the window."""
         return result.narrow(TIME, len(self.before), len(self.index_list))
+
+
+def _first_frame_is_given(conds: Any) -> bool:
+    """Tells whether the sampler keeps a first frame: TI2V-5B is given the mask of it."""
+    given = (cond.get("model_conds", {}) for part in conds for cond in part or ())
+    masks = (getattr(values.get("denoise_mask"), "cond", None) for values in given)
+    return any(
+        isinstance(mask, Tensor) and mask.ndim == 5 and bool((mask[:, :, 0] < 1).any())
+        for mask in masks
+    )
 
 
 def loop_windows(frames: int, handler: Any, _model_options: Any = None) -> list[list[int]]:

@@ -131,3 +131,9 @@ def test_files_name_their_sources():
     rows = [json.loads(path.read_text()) for path in files]
     rows += json.loads((folder / "distilled.json").read_text())
     assert all(row["sources"] for row in rows)
+
+
+def test_a_preset_for_two_experts_has_no_first_steps_with_one_model():
+    chosen, said = choose(Models(kind="ti2v"), Values(), find_preset(presets()["hybrid"].name))
+    assert chosen.start_steps == 0
+    assert any("does not fit" in line for line in said)

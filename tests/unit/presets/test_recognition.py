@@ -33,6 +33,10 @@ NAMES = [
     ("model", "Wan2.2_Remix_I2V_high_lighting_v3.0.safetensors", "i2v", 8, 8),
     ("model", "TurboWan2.2-I2V-A14B-high-720P.safetensors", "i2v", 4, 5),
     ("model", "some_dmd2_wan.gguf", "t2v", 4, 5),
+    ("model", "wan_turbo_high.safetensors", "t2v", 4, 5),
+    ("model", "merge_6steps_high.safetensors", "t2v", 6, 5),
+    ("lora", "wan_high_6_steps.safetensors", "t2v", 6, 5),
+    ("lora", "my_distilled_high.safetensors", "t2v", 4, 5),
 ]
 
 OTHERS = [
@@ -43,6 +47,19 @@ OTHERS = [
     ("lora", "remix_culture_wan22.safetensors"),
     ("lora", "dance-e4_step2000_high.safetensors"),
     ("lora", "walk_high_2000steps.safetensors"),
+    ("lora", "wan22_cinematic_lighting_high_noise.safetensors"),
+    ("lora", "wan2.2_relighting_lora.safetensors"),
+    ("lora", "wan2.2_i2v_lighting_high.safetensors"),
+    ("lora", "turbo_car.safetensors"),
+    ("lora", "turbo-s_porsche_wan.safetensors"),
+    ("lora", "2step_dance.safetensors"),
+    ("lora", "style_e4_steps.safetensors"),
+    ("lora", "wan_style_e4_steps.safetensors"),
+    ("lora", "wan_dedistilled.safetensors"),
+    ("lora", "wan_de-distilled.safetensors"),
+    ("lora", "wan_undistilled.safetensors"),
+    ("model", "wan2.2_t2v_high_noise_non-turbo.safetensors"),
+    ("model", "wan2.2_t2v_non-distilled.safetensors"),
     ("lora", "SVI_v2_PRO_Wan2.2-I2V-A14B_HIGH_lora_rank_128_fp16.safetensors"),
 ]
 
