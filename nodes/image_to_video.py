@@ -121,12 +121,10 @@ class WanDuetImageToVideo(io.ComfyNode):
         official = OFFICIAL["ti2v" if channels == 48 else "i2v"]
         length = chosen_length(seconds, length, official.fps)
         _check_vae(channels, images)
-        if before is not None and anchor_image is None:
-            _check_previous_frames(previous_frames, length)
         if before is not None:
             check_previous(vae, before, images.start)
         if before is not None and anchor_image is None:
-            images = replace(images, start=last_frames(vae, before, previous_frames))
+            images = _going_on(images, vae, before, previous_frames, length)
         _check_inputs(images, length, channels)
         _check_amplitude(motion_amplitude, images, channels)
         width, height, keep_aspect = _video_size(
@@ -144,9 +142,7 @@ class WanDuetImageToVideo(io.ComfyNode):
             "samples": torch.zeros(shape, device=runtime.intermediate_device())
         }
         if before is not None:
-            # A clip before that is shorter than previous_frames gives fewer.
-            count = 1 if images.start is None else len(images.start)
-            seen = (0, count) if anchor_image is None else AFTER_ANCHOR
+            seen = AFTER_ANCHOR if images.start is None else (0, len(images.start))
             latent = continued(latent, *seen)
         if images.one() is None:
             return io.NodeOutput(positive, negative, latent)
@@ -328,12 +324,14 @@ def _check_inputs(images: Images, length: int, channels: int) -> None:
         )
 
 
-def _check_previous_frames(count: int, length: int) -> None:
+def _going_on(images: Images, vae: Any, before: Tensor, count: int, length: int) -> Images:
+    """Returns images that start with the last frames of the clip before, or all if it has fewer."""
     if count >= length:
         raise ShapeError(
             f"Nothing would follow the frames of the clip before. Got previous_frames {count} for "
             f"a length of {length}, need fewer. Lower previous_frames, or use a greater length."
         )
+    return replace(images, start=last_frames(vae, before, count))
 
 
 def _check_amplitude(amplitude: float, images: Images, channels: int) -> None:
