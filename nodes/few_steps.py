@@ -87,7 +87,8 @@ def _of_file(name: str, _stamp: str) -> Distilled | None:
     try:
         return open_lora(runtime.model_path(FOLDER, name)).distilled
     except (WanError, OSError, ValueError):
-        return recognise(name, "lora")  # its loader will say what is wrong with it
+        file = name.replace("\\", "/").rpartition("/")[2]
+        return recognise(file, "lora")  # its loader will say what is wrong with it
 
 
 def _loras(graph: Graph, output: Output) -> Iterator[NamedLora]:
@@ -150,7 +151,7 @@ def without_loras(patcher: Any, prompt: Any, node_id: str | None, name: str) -> 
         what = "its own file is made for few steps"
     else:
         found = distilled_loras.without_distilled(
-            patcher, bool(named.loras_of_others), named.has_other_loras
+            patcher, len(named.loras_of_others), named.has_other_loras
         )
     if found is None:
         raise SettingsError(

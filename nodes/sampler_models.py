@@ -8,7 +8,7 @@ from typing import Any
 from ..wan_model.presets import Distilled, Models, Settings
 from . import few_steps
 from ._comfy.model import facts
-from ._comfy.sampling.guider import Expert, MoEGuider, Start
+from ._comfy.sampling.guider import Expert, MoEGuider, Start, check_windows
 from ._comfy.sampling.run_shift import at_shift
 from .checked_inputs import Model
 
@@ -42,7 +42,7 @@ class SamplerModels:
     def of_start(self, steps: int) -> list[str]:
         """Returns what is to be said of a number of first steps."""
         if steps <= 0:
-            return []
+            return [] if self.start is None else ["model_start has no step in this run."]
         return [few_steps.of_start(self.start is not None, self._of_high)]
 
     def guider(self, chosen: Settings, start_steps: int, heading: str = "") -> MoEGuider:
@@ -59,6 +59,7 @@ class SamplerModels:
             model = self.start
             if model is None:
                 model = few_steps.without_loras(self.high, self.prompt, self.node_id, "model_high")
+            check_windows(self.high, model)
             first = Expert(at_shift(model, chosen.shift), chosen.cfg_start, "start")
             start = Start(first, start_steps)
         return MoEGuider(high, low, chosen.boundary, heading, start)

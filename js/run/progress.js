@@ -8,7 +8,7 @@ import { say } from "../ui/words.js";
  * @property {number} total
  * @property {number} elapsed seconds
  * @property {number} left seconds
- * @property {Record<string, number>} pace seconds per step by expert: "high", "low" or "only"
+ * @property {Record<string, number>} pace seconds per step by expert: "start", "high", "low" or "only"
  */
 
 /**
@@ -24,7 +24,9 @@ export function clock(seconds) {
 }
 
 /** What the pace of an expert is called. */
-const PACES = /** @type {Record<string, string>} */ ({ only: "pace", high: "paceHigh", low: "paceLow" });
+const PACES = /** @type {Record<string, string>} */ ({
+  only: "pace", start: "paceStart", high: "paceHigh", low: "paceLow",
+});
 
 /** @param {number} seconds */
 const short = (seconds) => seconds.toFixed(seconds < 10 ? 2 : 1);

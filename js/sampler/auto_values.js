@@ -23,7 +23,7 @@ const ALL = 10000;
 /** @param {number | string} value */
 const short = (value) => {
   if (typeof value === "string") return value;
-  return value >= ALL ? "all" : String(Number(value.toFixed(4)));
+  return value >= ALL ? say("allSteps") : String(Number(value.toFixed(4)));
 };
 
 /** @param {any} value */

@@ -116,10 +116,10 @@ export class SchedulePanel {
       ];
     if (plan.start) parts.unshift(span("wanduet-start", say("first", { steps: plan.start })), " | ");
     this.split.replaceChildren(...parts);
-    const spacing = settings.levels ? "own noise levels" : `shift ${short(shift)}`;
+    const spacing = settings.levels ? say("ownLevels") : `shift ${short(shift)}`;
     this.values.textContent = boundary === null
-      ? say("oneExpert", { shift: short(shift) })
-      : say("twoExperts", { shift: short(shift), boundary: short(boundary) });
+      ? say("oneExpert", { spacing })
+      : say("twoExperts", { spacing, boundary: short(boundary) });
   }
 
   /**

@@ -206,6 +206,11 @@ CASES = {
         {},
         "Got one and start_image",
     ),
+    "as many frames before as the video has": (
+        {"previous_latent": ("before", 0), "previous_frames": 9},
+        {},
+        "Nothing would follow",
+    ),
     "clips of two sizes": ({}, {"clip_2": ("small", 0)}, "The clips differ in size"),
     "too much overlap": ({}, {"clip_2": ("before", 0), "overlap": 9}, "need at most 8"),
     "a loop of two clips": ({}, {"clip_2": ("before", 0), "loop": True}, "Only one clip"),

@@ -23,6 +23,7 @@ test("progress names the experts, or none where there is one", () => {
   const run = { step: 5, total: 20, elapsed: 12, left: 45 };
   assert.equal(describe({ ...run, pace: { high: 2.1, low: 12 } }),
     "step 5 of 20 · 12 s · 45 s left · high 2.10 s/step · low 12.0 s/step");
+  assert.match(describe({ ...run, pace: { start: 3 } }), /first 3.00 s.step$/);
   assert.equal(describe({ ...run, pace: { only: 2 } }), "step 5 of 20 · 12 s · 45 s left · 2.00 s/step");
 });
 

@@ -71,12 +71,12 @@ def is_distilled_itself(patcher: ModelPatcher) -> bool:
     return info is not None and info.distilled is not None
 
 
-def without_distilled(patcher: ModelPatcher, named: bool, others: bool) -> ModelPatcher | None:
+def without_distilled(patcher: ModelPatcher, named: int, others: bool) -> ModelPatcher | None:
     """Returns a MODEL of the same weights without the LoRAs that make it one for few steps.
 
     Args:
         patcher: the MODEL; it is left as it is.
-        named: whether other nodes of the workflow load such LoRAs.
+        named: how many such LoRAs other nodes of the workflow load.
         others: whether other nodes load further LoRAs, from which those cannot be told.
 
     Returns:
@@ -86,7 +86,9 @@ def without_distilled(patcher: ModelPatcher, named: bool, others: bool) -> Model
     gone = {id(patch) for file in files for patches in file.patches.values() for patch in patches}
     foreign = _foreign(patcher)
     if foreign and (named or _by_numbers(foreign) is not None):
-        if others or not all(_is_lora(entry) for entry in foreign):
+        if others or (named and _most_on_one(patcher, foreign) > named):
+            return None  # of a node that does not name its file
+        if not all(_is_lora(entry) for entry in foreign):
             return None
         gone |= {id(entry[1]) for entry in foreign}
     if not isinstance(patcher, SavingPatcher) and any(
@@ -94,6 +96,8 @@ def without_distilled(patcher: ModelPatcher, named: bool, others: bool) -> Model
     ):
         return None  # changed by object patches, of which nothing tells the parts
     clone = patcher.clone()
+    if not gone:
+        return clone
     dit = patcher.model.diffusion_model
     patches = {
         key: [_off(entry, key, dit) if id(entry[1]) in gone else entry for entry in entries]
@@ -126,6 +130,12 @@ def _foreign(patcher: ModelPatcher) -> list[Any]:
     }
     entries = (entry for entries in patcher.patches.values() for entry in entries)
     return [entry for entry in entries if id(entry[1]) not in ours]
+
+
+def _most_on_one(patcher: ModelPatcher, entries: Sequence[Any]) -> int:
+    """Returns the largest number of these patches on one weight: no fewer files they are of."""
+    wanted = {id(entry) for entry in entries}
+    return max(sum(id(one) in wanted for one in patches) for patches in patcher.patches.values())
 
 
 def _is_lora(entry: Any) -> bool:

@@ -15,7 +15,7 @@ import comfy.samplers
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
-from ....wan_model.errors import NotFiniteError
+from ....wan_model.errors import NotFiniteError, SettingsError
 from ....wan_model.sampling import is_high_noise
 from ..model.patcher import WanPatcher, shares_memory
 from .hook_keyframes import continue_keyframes
@@ -303,6 +303,24 @@ class MoEGuider(comfy.samplers.CFGGuider):
                 comfy.sampler_helpers.cleanup_models(other.conds, other.loaded_models)
             comfy.samplers.cast_to_load_options(other.model_options, device=patcher.offload_device)
             patcher.restore_hook_patches()
+
+
+def check_windows(
+    high: comfy.model_patcher.ModelPatcher, start: comfy.model_patcher.ModelPatcher
+) -> None:
+    """Refuses context windows on one of the two alone: a long video would be seen whole.
+
+    Raises:
+        SettingsError: names the model without them.
+    """
+    has = [bool(one.model_options.get("context_handler")) for one in (high, start)]
+    if has[0] != has[1]:
+        names = ("model_high", "model_start") if has[0] else ("model_start", "model_high")
+        raise SettingsError(
+            f"Context windows are on one model alone. Got them on {names[0]} and not on "
+            f"{names[1]}, need both or none. Connect 'Wan 2.2 Context Windows' before {names[1]}, "
+            "too, or take it out."
+        )
 
 
 def _bring(
