@@ -20,7 +20,10 @@ import { addStyleSheet, div } from "./ui/dom.js";
 import { PassingPanels } from "./ui/passing_panel.js";
 import { learn, say } from "./ui/words.js";
 
-learn(await translatedWords().catch(() => ({})));
+/** The editor waits for this file, so a server that does not answer must not hold it up. */
+const LONGEST_WAIT = 3000;
+const english = new Promise((resolve) => setTimeout(() => resolve({}), LONGEST_WAIT));
+learn(await Promise.race([translatedWords().catch(() => ({})), english]));
 
 /** @type {WeakMap<any, SchedulePanel>} */
 const panels = new WeakMap();
@@ -186,7 +189,7 @@ extendNode("WanDuet.ExtendPrompt", "WanDuetPromptExtend", (node) => {
 onMessage("executed", ({ node: id, display_node: shownAs, output }) => {
   const { prompt, text } = output?.wanduet_prompt?.[0] ?? {};
   const node = text && findNode(shownAs ?? id);
-  if (!node) return;
+  if (!isOurs(node ?? {})) return;
   written.set(node, prompt);
   const element = div("wanduet-plan wanduet-prompt");
   element.textContent = text;

@@ -11,6 +11,18 @@ UNLIMITED = 1 << 60
 ROOT = Path("/")
 
 
+def available_bytes(root: Path = ROOT) -> int:
+    """Returns the bytes that a program may still take, with what holds copies of files.
+
+    Raises:
+        OSError: if the system does not say: it is no Linux.
+    """
+    rows = (root / "proc/meminfo").read_text().splitlines()
+    free = next(int(row.split()[1]) << 10 for row in rows if row.startswith("MemAvailable:"))
+    room = container_room(root)
+    return free if room is None else min(free, room)
+
+
 def container_room(root: Path = ROOT) -> int | None:
     """Returns the bytes of memory that the program's container has left, None without a limit.
 

@@ -16,10 +16,14 @@ from dataclasses import dataclass
 from .errors import SettingsError
 
 RANGE = re.compile(
-    r"^\s*(\d+(?:\.\d+)?)\s*(s|f)?\s*[-\u2013]\s*(?:(\d+(?:\.\d+)?)\s*(s|f)?)?\s*[:\uff1a](.*)$",
+    r"^\s*(\d+(?:\.\d+)?)\s*(s|f|\u79d2|\u5e27)?\s*[-\u2013\u2014~\uff5e]"
+    r"\s*(?:(\d+(?:\.\d+)?)\s*(s|f|\u79d2|\u5e27)?)?\s*[:\uff1a](.*)$",
     re.IGNORECASE,
 )
-"""`0-40:`, `0-2.5s:`, `3s-:`; f or no letter: frames, s: seconds, no end: to the end."""
+"""`0-40:`, `0-2.5s:`, `3s-:`; f or no letter: frames, s: seconds, no end: to the end. With Chinese
+units as well."""
+LIKE_A_RANGE = re.compile(r"^\s*\d[\d.:]*\s*\S{0,2}\s*[-\u2013\u2014~\uff5e]\s*\d.*[:\uff1a]")
+SECONDS = ("s", "\u79d2")
 
 LATENT_FRAMES = 4
 """Frames of the video in one of the latent, but for the first, which has one."""
@@ -51,6 +55,8 @@ def parse_timed_text(text: str, fps: float) -> tuple[TimedText, ...]:
     for line in text.splitlines():
         match = RANGE.match(line)
         if match is None:
+            if LIKE_A_RANGE.match(line):
+                raise _unreadable(line)
             (found[-1][3] if found else common).append(line)
             continue
         start, end = _frames(match, fps)
@@ -64,10 +70,17 @@ def _frames(match: re.Match[str], fps: float) -> tuple[float, float]:
     """Returns where a range begins and ends, in frames."""
     first, first_unit, last, last_unit, _ = match.groups()
     units = [(unit or "").lower() for unit in (first_unit or last_unit, last_unit or first_unit)]
-    start = float(first) * (fps if units[0] == "s" else 1)
+    start = float(first) * (fps if units[0] in SECONDS else 1)
     if last is None:
         return start, math.inf
-    return start, float(last) * fps if units[1] == "s" else float(last) + 1
+    return start, float(last) * fps if units[1] in SECONDS else float(last) + 1
+
+
+def _unreadable(line: str) -> SettingsError:
+    return SettingsError(
+        f"A prompt's range cannot be read. Got '{line.strip()[:40]}', need frames or seconds. Write "
+        "frames as 0-40: and seconds as 0-2.5s:"
+    )
 
 
 def _timed(

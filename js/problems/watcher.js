@@ -52,6 +52,8 @@ export class ProblemWatcher {
       ? await this.editor.postJson("/wanduet/check", { prompt }).catch(() => null)
       : { problems: [] };
     if (asked !== this.asked) return;
+    // What was asked about may have changed meanwhile, and the pause before the next question runs.
+    if (JSON.stringify(this.editor.readPrompt().prompt) !== asked) return this.changed();
     if (answer === null) {
       this.unanswered = true;
       clearTimeout(this.timer);

@@ -39,6 +39,8 @@ export class SchedulePanel {
     /** The model file that it is for. */
     this.automaticFor = "";
     this.status = "";
+    /** What the note says of the step under the pointer. */
+    this.pointed = "";
     /** @type {import("../run/progress.js").Progress | null} of the run that goes on */
     this.progress = null;
     this.split = div("wanduet-split");
@@ -146,7 +148,7 @@ export class SchedulePanel {
       svg("line", { x1: x, x2: x, y1: scale.y(1), y2: scale.y(0) })));
   }
 
-  writeNote(text = this.progress ? describe(this.progress) : this.status) {
+  writeNote(text = this.pointed || (this.progress ? describe(this.progress) : this.status)) {
     this.note.textContent = text;
     this.note.title = text;
   }
@@ -180,11 +182,13 @@ export class SchedulePanel {
     const expert = say(index < start + high ? "byHigh" : "byLow");
     const alone = this.settings.boundary === null ? "" : expert;
     const sigma = sigmas[index].toFixed(4);
-    this.writeNote(say("stepAt", { step: step + 1, sigma, timestep: timesteps[index] }) +
-      (index < start ? say("byFirst") : alone));
+    this.pointed = say("stepAt", { step: step + 1, sigma, timestep: timesteps[index] }) +
+      (index < start ? say("byFirst") : alone);
+    this.writeNote();
   }
 
   unpoint() {
+    this.pointed = "";
     this.plot.querySelector(".wanduet-cursor")?.remove();
     this.writeNote();
   }

@@ -14,6 +14,8 @@ from .problem import Problem
 
 SHOWN_CHARACTERS = 60
 """Of a wrong value."""
+KNOWN_LATER = ["unknown", 0]
+"""What the editor sends in the place of a value that only the run will know: `js/read_graph.js`."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ def _choice_problem(name: str, value: object) -> str | None:
 
 
 def _link_problem(graph: Graph, kinds: Kinds, name: str, value: list[object]) -> str | None:
+    if value == KNOWN_LATER:
+        return None
     node_id, slot = value if len(value) == 2 else (None, None)
     if isinstance(node_id, str) and node_id in graph.nodes:
         kind = kinds(graph.kind(node_id))

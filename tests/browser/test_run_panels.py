@@ -61,7 +61,7 @@ def test_a_run_moves_counts_and_reports(editor: Editor, results: Path):
     assert "step " not in editor.panel(sampler).note
     # The newest editor itself keeps no text of a node beyond the run.
     texts = editor.page.locator(".wanduet-said").all_text_contents()
-    assert sorted(text.split()[0] for text in texts) == ["64", "T2V-A14B", "Wan", "text"], texts
+    assert sorted(text.split()[0] for text in texts) == ["64", "T2V", "Wan", "text"], texts
     for panel in ("schedule", "plan", "report"):
         assert editor.accessibility_faults(f".wanduet-{panel}") == []
 

@@ -261,7 +261,7 @@ def test_low_noise_file_that_is_not_there(comfy_server: ComfyServer):
         ("model", "precision", "['auto', 'bf16', 'fp16', 'fp32', 'fp8', 'int8', 'nvfp4']"),
         ("model", "attention", "['auto', 'sdpa', "),
         ("sampler", "sampler", "(list of length "),
-        ("sampler", "scheduler", "['wan', 'simple', "),
+        ("sampler", "scheduler", "['auto', 'wan', 'simple', "),
         ("sampler", "add_noise", "['enable', 'disable']"),
         ("sampler", "return_with_leftover_noise", "['disable', 'enable']"),
         ("size", "size_mode", "['crop to size', "),

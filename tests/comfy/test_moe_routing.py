@@ -208,8 +208,8 @@ def test_one_model_runs_all_steps(comfy_server: ComfyServer):
 def test_every_core_sampler_and_scheduler(comfy_server: ComfyServer):
     inputs = comfy_server.object_info("WanDuetMoESampler")["WanDuetMoESampler"]["input"]["required"]
     samplers, schedulers = (combo_options(inputs[name]) for name in ("sampler", "scheduler"))
-    assert samplers[:3] == ["unipc", "dpm++", "euler"]
-    assert schedulers[0] == "wan"
+    assert samplers[:4] == ["auto", "unipc", "dpm++", "euler"]
+    assert schedulers[:2] == ["auto", "wan"]
     assert len(samplers) > 30
     assert len(schedulers) > 8
     cases = {f"sampler_{name}": {"sampler": name, "cfg_high": 2.0} for name in samplers}

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.comfy
 LINKS = {"positive": ("positive", 0), "negative": ("negative", 0), "latent_image": ("latent", 0)}
 INPUTS: Prompt = {**random_text(64, 20), **empty_latent()}
 FP8 = "toy_t2v_high_noise_scaled_fp8.safetensors"
-HELPERS = ("helper_nodes.py", "emulated_card.py", "precision_nodes.py")
+HELPERS = ("helper_nodes.py", "emulated_card.py", "precision_nodes.py", "memory_nodes.py")
 
 
 @pytest.fixture(scope="module")

@@ -58,9 +58,12 @@ def every_node() -> Prompt:
         **image_to_video(),
         "lora": node("WanDuetLoraPair", **_pair("experts"), **_loras()),
         "nag": node("WanDuetNAG", **_pair("lora"), negative=("text", 1), **_nag()),
-        "sampler": moe_sampler(**_pair("nag"), steps=1)["sampler"],
+        "windows": node("WanDuetContextWindows", **_pair("nag"), **_windows()),
+        "sampler": moe_sampler(**_pair("windows"), steps=1)["sampler"],
+        "join": node("WanDuetJoinClips", vae=("vae", 0), clip_1=("sampler", 0), **_joined()),
+        "parts": node("GetVideoComponents", video=("join", 0)),
         "decode": node("WanDuetVAEDecode", vae=("vae", 0), samples=("sampler", 0), tiling="auto"),
-        "compare": node("WanDuetCompare", video_a=("decode", 0), video_b=("decode", 0), fps=16.0),
+        "compare": node("WanDuetCompare", video_a=("decode", 0), video_b=("parts", 0), fps=16.0),
         "cached": node("WanDuetStepCache", model=("model", 0), method="auto", **_window()),
         "compiled": node("WanDuetCompile", model=("cached", 0), mode="default"),
         "write": node(
@@ -117,6 +120,15 @@ def _written() -> Prompt:
 
 def _nag() -> dict[str, Any]:
     return {"nag_scale": 11.0, "nag_alpha": 0.25, "nag_tau": 2.5}
+
+
+def _windows() -> dict[str, Any]:
+    lengths = {"window_length": 81, "window_overlap": 30, "window_schedule": "uniform"}
+    return {**lengths, "free_noise": True, "loop": False, "keep_image": True}
+
+
+def _joined() -> dict[str, Any]:
+    return {"blend": "cut", "match_colours": False, "overlap": 1, "loop": False, "fps": 0.0}
 
 
 def _window() -> dict[str, Any]:

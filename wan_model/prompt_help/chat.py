@@ -30,7 +30,7 @@ CHUNK = 16 << 10
 GRACE = 5.0
 """Seconds after which a thread that nobody waits for any more ends by itself."""
 
-THOUGHTS = re.compile(r"<think>.*?(</think>|$)", re.DOTALL | re.IGNORECASE)
+THOUGHTS = re.compile(r"^.*</think>|<think>.*", re.DOTALL | re.IGNORECASE)
 LABEL = re.compile(r"^\s*(?:\*\*)?(?:rewritten |final |video )?prompt(?:\*\*)?\s*:\s*", re.I)
 
 
@@ -119,11 +119,16 @@ class _Request(threading.Thread):
         except EndpointError as error:
             self.failure = error
         except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = self._without_key(shown(str(error)))
             self.failure = EndpointError(
-                f"The language model cannot be reached. Got {shown(str(error)) or 'no answer'} "
-                f"from {self._endpoint.host}:{self._endpoint.port}, need an OpenAI-compatible "
+                f"The language model cannot be reached. Got {reason or 'no answer'} from "
+                f" {self._endpoint.host}:{self._endpoint.port}, need an OpenAI-compatible "
                 "service. Start it, or correct the address."
             )
+
+    def _without_key(self, text: str) -> str:
+        """Services and libraries quote the key that they refuse."""
+        return text.replace(self._endpoint.key, "***") if self._endpoint.key else text
 
     def _asked(self) -> bytes:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
@@ -131,6 +136,8 @@ class _Request(threading.Thread):
             headers["Authorization"] = f"Bearer {self._endpoint.key}"
         self._connection.connect()
         self._socket = self._connection.sock
+        if self._ended:  # while it connected, which nothing can end
+            raise OSError("ended")
         self._connection.request("POST", self._endpoint.path, self._body, headers)
         response = self._connection.getresponse()
         answer = b""
@@ -142,8 +149,9 @@ class _Request(threading.Thread):
                 "need a prompt. Try another model."
             )
         if response.status != http.HTTPStatus.OK:
+            reason = self._without_key(_reason(answer))
             raise EndpointError(
-                f"The language model refused. Got HTTP {response.status} {_reason(answer)}, need "
+                f"The language model refused. Got HTTP {response.status} {reason}, need "
                 "200. Check the model's name, its key, and whether it can see images."
             )
         return answer

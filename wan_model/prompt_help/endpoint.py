@@ -58,6 +58,12 @@ def checked_endpoint(address: str, allowed: str = "", key: str = "") -> Endpoint
             f"{host} and restart, if prompts and images may be sent there."
         )
     safe = parts.scheme == HTTPS or is_loopback(host)
+    key = (key or "").strip()
+    if any(ord(letter) <= 32 or ord(letter) > 126 for letter in key):
+        raise EndpointError(
+            "The key for the language model cannot be used. Got spaces, line breaks or letters "
+            "outside of ASCII in it, need the key alone. Set its environment variable again."
+        )
     path = parts.path.rstrip("/") + "/chat/completions"
     return Endpoint(parts.scheme, host, port, path, key if key and listed and safe else None)
 

@@ -1,6 +1,5 @@
 """Experts of a process that does nothing else: when a plan is made, and what it follows from."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -11,7 +10,7 @@ from ..dit import WanDiT
 from ..dit.pass_time import DeviceRates, block_seconds
 from ..dit.stage_choice import FastestStages
 from ..gpu_classes import gpu_class
-from ..host_memory import container_room
+from ..host_memory import available_bytes
 from ..offload import (
     AllocatorSlack,
     Extra,
@@ -156,7 +155,7 @@ class PlacedExperts:
             ),
             machine=Machine(
                 free_vram_bytes=self._free_bytes() + self.device_bytes,
-                free_ram_bytes=free_ram_bytes(),
+                free_ram_bytes=available_bytes(),
                 copy_rate=copy_rate,
                 read_rate=read_rate,
             ),
@@ -176,14 +175,7 @@ class PlacedExperts:
 
     def _free_bytes(self) -> int:
         if self._device.type != "cuda":
-            return free_ram_bytes()
+            return available_bytes()
         cached = torch.cuda.memory_reserved(self._device)
         cached -= torch.cuda.memory_allocated(self._device)
         return torch.cuda.mem_get_info(self._device)[0] + cached - RESERVED_BYTES
-
-
-def free_ram_bytes() -> int:
-    """Returns the memory that is free on the host: in a container, of its limit."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    room = container_room()
-    return free if room is None else min(free, room)

@@ -33,6 +33,9 @@ FREE_SECONDS = 30.0
 PROCESSES_WITHOUT_GPU = 2
 """On a computer that computes on its processor: more than one, to try things out."""
 
+NAMESPACE = "wanduet:"
+"""Before the address that we were connected to, which Ray writes in its own way."""
+
 ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
 """While Ray starts: it reports nothing to its makers."""
 
@@ -64,11 +67,14 @@ def connected(address: str) -> Any:
     """
     ray = import_ray()
     if ray.is_initialized():
-        known = ray.get_runtime_context().gcs_address
-        if address and address != known:
+        context = ray.get_runtime_context()
+        # Ours; another pack's is as good as one of this computer, and has a namespace of its own.
+        ours = context.namespace.startswith(NAMESPACE)
+        known = context.namespace.removeprefix(NAMESPACE) if ours else ""
+        if address not in (known, context.gcs_address):
             raise SettingsError(
-                f"Another Ray cluster is in use. Got {address}, need {known}, which this ComfyUI "
-                "is connected to. Use that one, or start ComfyUI again."
+                f"Another Ray cluster is in use. Got '{address}', need '{known}', which this "
+                "ComfyUI is connected to. Use that one, or start ComfyUI again."
             )
         return ray
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
@@ -84,7 +90,7 @@ def connected(address: str) -> Any:
         }
     try:
         with _environment(ENVIRONMENT):
-            ray.init(logging_level=logging.WARNING, **options)
+            ray.init(logging_level=logging.WARNING, namespace=NAMESPACE + address, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"at {address}" if address else "on this computer"
         raise BackendError(

@@ -5,17 +5,20 @@ as guidance, samplers, step caches, LoRAs and wrappers, is where it was. What re
 transformer cannot be sent to other processes, and is refused.
 """
 
+import sys
 import weakref
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from ....wan_model.attention import SparseSchedule, name_of, resolve
 from ....wan_model.errors import BackendError, PairingError
 from ....wan_model.offload import Limits
+from ..host import runtime
 from ..host.runtime import cache_folder
 from ..model.base_model import base_model
 from ..model.comfy_dit import ComfyWanDiT
@@ -50,6 +53,7 @@ def distributed(models: Sequence[Any], mode: str, gpus: int, address: str) -> li
         PairingError: if a MODEL cannot be distributed.
         SettingsError: if it cannot be split so.
     """
+    _check_system()
     facts = [model_facts(model) for model in models]
     if len(facts) == 2:
         check_experts(*facts)
@@ -58,6 +62,18 @@ def distributed(models: Sequence[Any], mode: str, gpus: int, address: str) -> li
     check_mode(mode, ranks, source.heads, len(models))
     pool = RemotePool(source, mode, ranks, address)
     return [_remote(model, pool, number) for number, model in enumerate(models)]
+
+
+def _check_system() -> None:
+    """Refuses systems whose PyTorch cannot connect processes with their devices."""
+    on_gpu = runtime.compute_device().type == "cuda"
+    if dist.is_available() and (dist.is_nccl_available() or not on_gpu) and sys.platform == "linux":
+        return
+    raise BackendError(
+        f"Several GPUs cannot compute one video here. Got {sys.platform}, need Linux and a PyTorch "
+        "with NCCL. Remove 'Wan 2.2 Distribute'; one expert on each GPU works everywhere, by the "
+        "loader's devices."
+    )
 
 
 def _source(models: Sequence[Any], labels: Sequence[str]) -> Source:

@@ -7,6 +7,7 @@ input that it reads.
 import asyncio
 import json
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -109,7 +110,10 @@ def inputs_and_outputs(kind: str) -> tuple[dict[str, Any], int] | None:
     node = _classes().get(kind)
     if node is None:
         return None
-    return {name: given[0] for name, given in _inputs(kind).items()}, len(node.RETURN_TYPES)
+    found = node.RETURN_TYPES
+    # Some packs' types of tuples answer for every number.
+    outputs = len(found) if type(found) in (tuple, list) else sys.maxsize
+    return {name: given[0] for name, given in _inputs(kind).items()}, outputs
 
 
 def _inputs(kind: str) -> dict[str, Any]:

@@ -54,7 +54,7 @@ ALIGNED = value(b"general.alignment", U32, struct.pack("<I", 64))
 
 BAD = {
     "nothing": ({"start": b""}, "an empty file"),
-    "magic": ({"start": b"GGML"}, r"no GGUF file. Got b'GGML', need b'GGUF'"),
+    "magic": ({"start": b"GGML"}, r"not a GGUF file. Got b'GGML', need b'GGUF'"),
     "version 1": ({"start": b"GGUF\x01\0\0\0"}, "Got version 1, need 2 or 3"),
     "big-endian": ({"start": b"GGUF\0\0\0\x03"}, "Got one of a big-endian machine"),
     "tensors": ({"start": b"GGUF" + struct.pack("<IQQ", 3, BIG, 0)}, "absurd number of entries"),

@@ -94,6 +94,7 @@ def test_rcm_levels_are_those_of_its_angles(kind, largest, form):
     assert chosen.sampler == {"SDE": "lcm", "ODE": "euler"}[form]
     assert count_high_noise_steps(torch.tensor(chosen.levels), chosen.boundary) == 2
 
+    assert chosen.levels is not None
     fewer, _ = choose(Models(kind=kind, high=LIGHT, low=LIGHT), Values(steps=2), preset)
     assert fewer.levels == (*chosen.levels[:2], 0)
     for typed in (Values(steps=6), Values(shift=8), Values(scheduler="simple")):
