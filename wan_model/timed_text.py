@@ -78,8 +78,8 @@ def _frames(match: re.Match[str], fps: float) -> tuple[float, float]:
 
 def _unreadable(line: str) -> SettingsError:
     return SettingsError(
-        f"A prompt's range cannot be read. Got '{line.strip()[:40]}', need frames or seconds. Write "
-        "frames as 0-40: and seconds as 0-2.5s:"
+        f"A prompt's range cannot be read. Got '{line.strip()[:40]}', need frames or seconds. "
+        "Write frames as 0-40: and seconds as 0-2.5s:"
     )
 
 

@@ -226,7 +226,8 @@ window.wanduetTest = {
 
   problems(id) {
     const box = this.node(id).widgets.find((widget) => widget.name === "wanduet_problems");
-    return box ? [...box.element.children].map((line) => line.textContent) : [];
+    const lines = box?.element.querySelectorAll(".wanduet-problems > *") ?? [];
+    return [...lines].map((line) => line.textContent);
   },
 
   // Sentences that are shown beside the graph: no part of a node or of a dialog.
