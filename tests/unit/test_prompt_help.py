@@ -75,6 +75,10 @@ def test_keys_go_to_allowed_hosts_and_never_unencrypted():
     assert checked_endpoint("http://localhost:1/v1", allowed, "secret").key == "secret"
     assert "secret" not in repr(checked_endpoint("https://a.example/v1", allowed, "secret"))
     assert checked_endpoint("https://a.example/v1", allowed).scheme == HTTPS
+    assert checked_endpoint("https://a.example/v1", allowed, "secret\r\n").key == "secret"
+    with pytest.raises(EndpointError) as refused:
+        checked_endpoint("https://a.example/v1", allowed, "sec\nret")
+    assert "sec" not in str(refused.value)
 
 
 @pytest.fixture(scope="module")
