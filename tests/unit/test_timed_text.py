@@ -29,7 +29,9 @@ def test_ranges(text: str, expected: list[tuple[str, float, float]]):
     assert parse_timed_text(text, 16.0) == tuple(TimedText(*one) for one in expected)
 
 
-@pytest.mark.parametrize("text", ["40-20: a cat", "2-2s: a cat", "0-8:\n9-16: a dog", "0-8: \n", "0:00-0:02: a"])
+@pytest.mark.parametrize(
+    "text", ["40-20: a cat", "2-2s: a cat", "0-8:\n9-16: a dog", "0-8: \n", "0:00-0:02: a"]
+)
 def test_empty_ranges_are_refused(text: str):
     with pytest.raises(SettingsError, match=r"Got '\d"):
         parse_timed_text(text, 16.0)
