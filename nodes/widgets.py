@@ -176,10 +176,8 @@ TABLE: dict[str, Row] = {
         options=preset_names,
         default=AUTO,
         optional=True,
-        tooltip="Fills in what is 0 or auto; typed numbers stay. auto: what the model is made for. "
-        "official, balanced, draft: for models without a LoRA for few steps. 4 steps: distilled "
-        "models and LoRAs. 8 steps, three phases, and hybrid: for more motion, the first steps, or "
-        "all of high noise, are guided and without that LoRA. The node shows what is set.",
+        tooltip="Fills in what is 0 or auto; numbers that you type stay. auto: what the model or "
+        "its LoRA is made for. The node shows what is set.",
     ),
     "start_steps": Row(
         io.Int,
@@ -188,9 +186,8 @@ TABLE: dict[str, Row] = {
         min=0,
         max=10000,
         optional=True,
-        tooltip="First steps that model_start samples instead of model_high, as far as they are "
-        "high noise. Without a model_start, model_high does it without its LoRA for few steps. 0: "
-        "the preset's, or 1 with a model_start.",
+        tooltip="First steps that model_start samples; without a model_start, model_high without "
+        "its LoRA for few steps. 0: the preset's, or 1 with a model_start.",
     ),
     "cfg_start": Row(
         io.Float,
