@@ -267,6 +267,7 @@ RIGHT: dict[str, Prompt] = {
     "no image by null": prompt(experts(), size={"start_image": None, "end_image": None}),
     "no low-noise expert by null": prompt(model(TI2V), wan_vae=VAE_22, **ONE),
     "a switch at the last step": prompt(experts(), steps=8, start_at_step=8),
+    "what only the run knows": prompt(experts(), steps=["unknown", 0], cfg_high=["unknown", 0]),
     "nothing before the switch": prompt(experts(), steps=8, start_at_step=0, end_at_step=0),
 }
 """What could be taken for a mistake."""

@@ -86,6 +86,7 @@ def service() -> Iterator[LanguageModel]:
     many = {"choices": [{"message": {"content": GOOD}}], "filler": "x" * MAX_BODY}
     with language_model(
         good=says(f"<think>What a\nboat</think>\n\n**Prompt:** \u201c{GOOD}\u201d\n"),
+        thoughts=says(f"I think of a boat.</think>{GOOD}"),
         chinese=says("\u4e00\u8258\u7ea2\u8272\u7684\u5c0f\u8239\u3002"),
         markup=says(f"<img src=x onerror=alert(1)>{GOOD}\x1b[2J\u202e"),
         empty=says("<think>nothing comes"),
@@ -97,6 +98,7 @@ def service() -> Iterator[LanguageModel]:
         bytes=sends(b"\xff\xfe\x00"),
         list=sends(b"[]"),
         missing=sends(b'{"error": {"message": "no such model <b>"}}', 404),
+        quotes=sends(b'{"error": {"message": "bad key secret"}}', 401),
         moved=sends(b"", 302, Location="http://127.0.0.1:1/"),
         drips=drips,
         floods=floods,
@@ -112,6 +114,7 @@ def answer(service: LanguageModel, model: str, seconds: float = 30, watch=lambda
 
 def test_good_answers(service: LanguageModel):
     assert answer(service, "good") == GOOD
+    assert answer(service, "thoughts") == GOOD
     assert answer(service, "chinese") == "\u4e00\u8258\u7ea2\u8272\u7684\u5c0f\u8239\u3002"
     assert answer(service, "markup") == f"img src=x onerror=alert(1) {GOOD} [2J"
     asked = service.requests[0]
@@ -120,6 +123,12 @@ def test_good_answers(service: LanguageModel):
     assert asked["messages"][1] == {"role": "user", "content": "a boat"}
     assert (asked["seed"], asked["stream"]) == (3, False)
     assert service.keys[0] is None
+
+
+def test_a_key_that_is_quoted_stays_secret(service: LanguageModel):
+    endpoint = checked_endpoint(service.address, "127.0.0.1", "secret")
+    with pytest.raises(EndpointError, match=r"bad key \*\*\*"):
+        ask(endpoint, Question("quotes", "Rewrite.", "a boat"), 30, lambda: None)
 
 
 @pytest.mark.parametrize(
