@@ -235,12 +235,31 @@ class ReplacePart(io.ComfyNode):
         return io.NodeOutput(changed)
 
 
+class SetComputeDtype(io.ComfyNode):
+    """A CLIP as ComfyUI 0.33 makes each: with an object patch of what it computes in."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestComputeDtype",
+            category="WanDuet tests",
+            inputs=[io.Clip.Input("clip")],
+            outputs=[io.Clip.Output()],
+        )
+
+    @classmethod
+    def execute(cls, clip: Any) -> io.NodeOutput:
+        changed = clip.clone()
+        changed.patcher.set_model_compute_dtype(torch.float32)
+        return io.NodeOutput(changed)
+
+
 class TestExtension(ComfyExtension):
     """The nodes of this file."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         nodes = [RandomConditioning, GiveChoice, SaveTensors, RandomImage, RecordModelInputs]
-        return [*nodes, ForeignObjects, ClipSize, Switch, ReplacePart]
+        return [*nodes, ForeignObjects, ClipSize, Switch, ReplacePart, SetComputeDtype]
 
 
 async def comfy_entrypoint() -> TestExtension:

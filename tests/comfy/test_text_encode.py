@@ -254,6 +254,15 @@ def test_a_changed_encoder_has_nothing_to_do_with_what_is_kept(
     assert cache_files(comfy_server) == files
 
 
+def test_an_encoder_of_newer_comfyui_is_kept_too(comfy_server: ComfyServer):
+    before = cache_files(comfy_server)
+    ours = encode("what a newer one encodes")
+    ours["text"]["inputs"]["clip"] = ["newer", 0]
+    newer = {"newer": node("WanDuetTestComputeDtype", clip=("clip", 0))}
+    run(comfy_server, loader(), newer, ours)
+    assert cache_files(comfy_server) > before
+
+
 def test_a_broken_encoder_is_named_and_nothing_of_it_is_kept(comfy_server: ComfyServer):
     state = make_text_encoder("toy_umt5")
     state["encoder.final_layer_norm.weight"][3] = torch.nan

@@ -27,6 +27,9 @@ CACHE_BYTES = 256 << 20
 OLD_SECONDS = 3600
 """Nobody is still writing a file that was begun so long ago."""
 
+COMPUTE_DTYPE = "manual_cast_dtype"
+"""A part that newer ComfyUI replaces in every text encoder: in what it computes."""
+
 CACHE_VERSION = 2
 """Another one whenever the same prompt may give another embedding than before."""
 
@@ -82,10 +85,13 @@ def _cache_file(clip: comfy.sd.CLIP, tokens: list[int]) -> Path | None:
     """
     patcher = clip.patcher
     identity = patcher.get_attachment(ENCODER)
-    changed = patcher.patches or patcher.object_patches or patcher.forced_hooks
+    replaced = patcher.object_patches.keys() - {COMPUTE_DTYPE}
+    changed = patcher.patches or replaced or patcher.forced_hooks
     if identity is None or changed or clip.layer_idx is not None:
         return None
-    precision = next(clip.cond_stage_model.parameters()).dtype
+    precision = f"{next(clip.cond_stage_model.parameters()).dtype}"
+    if COMPUTE_DTYPE in patcher.object_patches:
+        precision += f" {patcher.object_patches[COMPUTE_DTYPE]}"
     key = f"{CACHE_VERSION} {identity} {precision} {patcher.load_device.type} {tokens}"
     name = hashlib.sha256(key.encode()).hexdigest()
     return cache_folder() / "text_embeddings" / f"{name}.safetensors"
