@@ -250,6 +250,8 @@ class SetComputeDtype(io.ComfyNode):
     @classmethod
     def execute(cls, clip: Any) -> io.NodeOutput:
         changed = clip.clone()
+        if not hasattr(changed.patcher.model, "manual_cast_dtype"):  # before 0.33
+            changed.patcher.model.manual_cast_dtype = None
         changed.patcher.set_model_compute_dtype(torch.float32)
         return io.NodeOutput(changed)
 
