@@ -111,7 +111,7 @@ class Checkpoint:
     @property
     def files(self) -> tuple[Path, ...]:
         """Those that hold its weights."""
-        parts = (part for entry in self.entries.values() for part in entry.parts.values())
+        parts = (part.raw for entry in self.entries.values() for part in entry.parts.values())
         return tuple(sorted({part.file for part in parts}))
 
     def require(self, wanted: type[Wanted]) -> Wanted:

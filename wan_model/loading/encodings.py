@@ -6,6 +6,7 @@ musubi-tuner, LightX2V. What GGUF calls a type is its stored dtype.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +15,19 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..offload import FileRegion
 from ..quant import GGUF_FORMATS, PLAIN, SCALED, StoredWeight, WeightFormat
 from ..quant.formats import MXFP8, NVFP4
-from ..quant.rotated_formats import CONVROT_INT4, CONVROT_INT8, CONVROT_W4A8
+from ..quant.packing import swizzled_shape
+from ..quant.rotated_formats import (
+    CODEBOOK_SIZE,
+    CONVROT_INT4,
+    CONVROT_INT8,
+    CONVROT_W4A8,
+    INT4,
+    W4A8,
+)
 from ..quant.rotation import ROTATIONS
+from .entries import Part
 from .source import RawTensor, shown
 from .source_safetensors import DTYPES
 
@@ -92,17 +101,30 @@ class Encoding:
             and (not only_matrices or len(weight.shape) == 2)
         )
 
-    def region(self, leaf: str, raw: RawTensor) -> FileRegion:
-        """Returns where a part lies, and what it is in memory.
+    def part(self, leaf: str, raw: RawTensor, shape: tuple[int, ...]) -> Part:
+        """Returns what a tensor is in memory.
+
+        Args:
+            leaf: what it is of its weight.
+            raw: as it is stored.
+            shape: of the dequantized weight.
 
         Raises:
-            CheckpointError: for a scale of a dtype that cannot be read.
+            CheckpointError: for a scale of a dtype that cannot be read, or of a wrong shape.
         """
         dtypes = {**self.scales, **self.optional}.get(leaf)
-        if dtypes is not None and raw.stored_dtype not in dtypes:
+        if dtypes is None:
+            return Part(raw, self.format.dtype, raw.shape)
+        if raw.stored_dtype not in dtypes:
             raise unsupported(raw.file.name, f"{raw.stored_dtype} tensors", raw.name)
-        dtype = self.format.dtype if dtypes is None else dtypes[raw.stored_dtype]
-        return FileRegion(raw.file, raw.start, raw.nbytes, dtype)
+        found, need = _scale_shape(self.format, leaf, raw.shape, shape)
+        if found is None:
+            raise CheckpointError(
+                f"{raw.file.name} holds a scale of a wrong shape. Got {list(raw.shape)} in "
+                f"{shown(raw.name)}, need {need} for a weight of shape {list(shape)}. Choose "
+                "another version of the model."
+            )
+        return Part(raw, dtypes[raw.stored_dtype], found)
 
     def can_note(self, stored: StoredWeight) -> bool:
         """Whether ComfyUI reads a weight of this format with these scales."""
@@ -267,6 +289,55 @@ def _rotation_of(note: Mapping[str, Any]) -> int:
         return 0
     size = fields.get("convrot_groupsize", ROTATION)
     return size if type(size) is int and size > 0 else -1
+
+
+def _scale_shape(
+    weight_format: WeightFormat, leaf: str, stored: tuple[int, ...], shape: tuple[int, ...]
+) -> tuple[tuple[int, ...] | None, str]:
+    """Returns the shape in which `quant` takes a scale, None for a wrong one; and what files need.
+
+    Args:
+        weight_format: of the weight.
+        leaf: which of its scales.
+        stored: shape in the file.
+        shape: of the dequantized weight.
+    """
+    rows, columns = shape[0], math.prod(shape[1:])
+    of_rows, groups = leaf == "weight_scale", stored[-1] if stored else 0
+    fixed: tuple[int, ...] | None = None
+    if leaf == "weight_codebook":
+        fixed = (CODEBOOK_SIZE,)
+    elif leaf == "pre_quant_scale":
+        fixed = (columns,)
+    elif weight_format.base is W4A8:
+        if of_rows and not _divides(groups, columns):
+            return None, f"[{rows}, groups]"
+        fixed = (rows, groups) if of_rows else (rows,)
+    elif weight_format.block > 1 and of_rows:
+        fixed = swizzled_shape(rows, -(-columns // weight_format.block))
+    if fixed is not None:
+        return (fixed if stored == fixed and weight_format.fits(shape) else None), f"{list(fixed)}"
+    found = None
+    if math.prod(stored) == 1:
+        found = ()
+    elif of_rows and stored in ((rows,), (rows, 1)):
+        found = (rows, 1)
+    elif of_rows and weight_format.base is not INT4:
+        if len(stored) == 3 and stored[::2] == (rows, 1) and _divides(stored[1], columns):
+            found = stored
+        elif len(stored) == 2 and _square_tiles(rows, columns, *stored):
+            found = (*stored, 1)
+    return found, f"[1], [{rows}, 1] or [{rows}, blocks, 1]" if of_rows else "[1]"
+
+
+def _divides(count: int, whole: int) -> bool:
+    return count > 0 and whole % count == 0
+
+
+def _square_tiles(rows: int, columns: int, down: int, across: int) -> bool:
+    """Whether so many scales down and across are those of square tiles of a weight."""
+    divides = _divides(down, rows) and _divides(across, columns)
+    return divides and rows // down == columns // across
 
 
 def encoding_of(weight_format: WeightFormat) -> Encoding:

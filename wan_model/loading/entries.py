@@ -8,12 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
 from ..offload import FileRegion
 from ..quant import StoredWeight, WeightFormat
-from ..quant.packing import NOT_FINITE, swizzled_shape
-from ..quant.rotated_formats import CODEBOOK_SIZE, INT4, W4A8
-from .source import RawTensor, Reader, shown
+from ..quant.packing import NOT_FINITE
+from .source import RawTensor, Reader, check_finite
 
 
 def is_block_matrix(name: str) -> bool:
@@ -22,6 +20,22 @@ def is_block_matrix(name: str) -> bool:
     Everything else is small and sensitive: embeddings, time projection, modulation, norms, head.
     """
     return name.startswith("blocks.") and name.endswith(".weight") and ".norm" not in name
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the tensors that a weight consists of."""
+
+    raw: RawTensor
+    dtype: torch.dtype
+    """Of its bytes in memory."""
+    shape: tuple[int, ...]
+    """In memory: a scale's is that of `quant.Stored`."""
+
+    @property
+    def region(self) -> FileRegion:
+        """Where it lies."""
+        return FileRegion(self.raw.file, self.raw.start, self.raw.nbytes, self.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +47,8 @@ class WeightEntry:
     format: WeightFormat
     shape: tuple[int, ...]
     """Of the dequantized weight."""
-    parts: dict[str, RawTensor]
+    parts: dict[str, Part]
     """By leaf: the tensor itself, and "weight_scale" and "weight_scale_2" where it has them."""
-    regions: dict[str, FileRegion]
-    """By leaf: where the parts lie, and what they are in memory."""
     full_precision: bool = False
     """Whether the file asks for its codes to be dequantized before they are multiplied."""
 
@@ -58,7 +70,7 @@ class WeightEntry:
     @property
     def nbytes(self) -> int:
         """Bytes in the file."""
-        return sum(part.nbytes for part in self.parts.values())
+        return sum(part.raw.nbytes for part in self.parts.values())
 
     @property
     def is_block_matrix(self) -> bool:
@@ -69,12 +81,19 @@ class WeightEntry:
         """Reads the weight and its scales.
 
         Raises:
-            CheckpointError: for scales that are broken or of a wrong shape.
+            CheckpointError: for broken scales.
         """
-        leaf, *scales = self.parts
-        tensors = {leaf: read(part, self.regions[leaf].dtype) for leaf, part in self.parts.items()}
-        others = {name: self._checked(name, tensors[name]) for name in scales}
-        return StoredWeight(self.format, tensors[leaf], **others)
+        leaf, *_ = self.parts
+        tensors = {name: read(part.raw, part.dtype) for name, part in self.parts.items()}
+        weight = tensors.pop(leaf)
+        for name, scale in tensors.items():
+            values = scale.float()
+            if scale.dtype == torch.uint8:
+                values.masked_fill_(scale == NOT_FINITE, torch.nan)
+            check_finite(self.parts[name].raw, values)
+            of_blocks = scale.itemsize == 1
+            tensors[name] = (scale if of_blocks else values).view(self.parts[name].shape)
+        return StoredWeight(self.format, weight, **tensors)
 
     def read_dense(self, read: Reader) -> Tensor:
         """Reads the weight as numbers, for a layer that has no place for scales: a convolution."""
@@ -84,56 +103,6 @@ class WeightEntry:
         if stored.weight_scale is not None:
             stored = replace(stored, weight=stored.weight.flatten(1))
         return stored.dequantize(torch.float32).view(self.shape)
-
-    def _checked(self, leaf: str, scale: Tensor) -> Tensor:
-        """Returns a scale as `quant` takes it: see `Stored` and `scale_weight`."""
-        part, values = self.parts[leaf], scale.float()
-        fixed = self._fixed_shape(leaf)
-        if fixed is not None and (part.shape != fixed or not self.format.fits(self.shape)):
-            raise self._wrong_shape(part, f"{list(fixed)}")
-        if leaf == "weight_scale" and scale.dtype == torch.uint8:
-            values.masked_fill_(scale == NOT_FINITE, torch.nan)
-        _check_finite(part, values)
-        if fixed is not None:
-            return scale if leaf == "weight_scale" else values
-        if values.numel() == 1:
-            return values.reshape(())
-        rows, columns = self.shape[0], math.prod(self.shape[1:])
-        of_rows = leaf == "weight_scale"
-        if of_rows and values.shape in ((rows,), (rows, 1)):
-            return values.reshape(rows, 1)
-        if of_rows and self.format.base is not INT4:
-            blocks = values.shape[1] if values.ndim == 3 else 0
-            if bool(blocks) and columns % blocks == 0 and values.shape == (rows, blocks, 1):
-                return values
-            if values.ndim == 2 and _square_tiles(rows, columns, *values.shape):
-                return values.unsqueeze(2)
-        need = f"[1], [{rows}, 1] or [{rows}, blocks, 1]" if of_rows else "[1]"
-        raise self._wrong_shape(part, need)
-
-    def _fixed_shape(self, leaf: str) -> tuple[int, ...] | None:
-        """Returns the one shape that a scale has in every file, if there is one."""
-        rows, columns = self.shape[0], self.shape[-1]
-        if leaf == "weight_codebook":
-            return (CODEBOOK_SIZE,)
-        if leaf == "pre_quant_scale":
-            return (columns,)
-        if self.format.base is W4A8:
-            stored = self.parts[leaf].shape
-            groups = stored[-1] if stored else 0
-            if leaf == "weight_scale" and (groups == 0 or columns % groups):
-                raise self._wrong_shape(self.parts[leaf], f"[{rows}, groups]")
-            return (rows, groups) if leaf == "weight_scale" else (rows,)
-        if self.format.block > 1 and leaf == "weight_scale":
-            return swizzled_shape(rows, -(-columns // self.format.block))
-        return None
-
-    def _wrong_shape(self, part: RawTensor, need: str) -> CheckpointError:
-        return CheckpointError(
-            f"{part.file.name} holds a scale of a wrong shape. Got {list(part.shape)} in "
-            f"{shown(part.name)}, need {need} for a weight of shape {list(self.shape)}. Choose "
-            "another version of the model."
-        )
 
 
 def asks_for_full_precision(entries: Iterable[WeightEntry]) -> bool:
@@ -160,20 +129,3 @@ def formats_of(entries: Iterable[WeightEntry]) -> tuple[WeightFormat, ...]:
         by_name[entry.format.name] = entry.format
         sizes[entry.format.name] += math.prod(entry.shape)
     return tuple(by_name[name] for name, _ in sizes.most_common())
-
-
-def _square_tiles(rows: int, columns: int, down: int, across: int) -> bool:
-    """Whether so many scales down and across are those of square tiles of a weight."""
-    divides = bool(down and across) and rows % down == 0 and columns % across == 0
-    return divides and rows // down == columns // across
-
-
-def _check_finite(part: RawTensor, values: Tensor) -> None:
-    """Refuses infinity and NaN; tensors without data pass."""
-    if values.is_meta or bool(values.isfinite().all()):
-        return
-    broken = values[~values.isfinite()][0].item()
-    raise CheckpointError(
-        f"{part.file.name} holds broken scales. Got {broken} in {shown(part.name)}, need finite "
-        "values. Download the file again, or choose another version of the model."
-    )

@@ -13,8 +13,7 @@ from typing import Literal
 from ..errors import CheckpointError
 from .source import RawTensor, damaged, first_names, shown
 from .source_gguf import MAGIC, open_gguf
-from .source_safetensors import MAX_HEADER_BYTES, open_safetensors
-from .strict_json import parse_json
+from .source_safetensors import MAX_HEADER_BYTES, open_safetensors, parse_json
 
 Expert = Literal["high", "low"]
 

@@ -17,7 +17,7 @@ from .encodings import ALIEN_LEAVES, NOTE, NOTES_IN_METADATA, Note, find_encodin
 from .entries import WeightEntry
 from .keymap import Component
 from .source import RawTensor, Reader, first_names, shown
-from .strict_json import parse_json
+from .source_safetensors import parse_json
 
 MARK = "scaled_fp8"
 """Tensor of ComfyUI's older files that says that there are scales."""
@@ -139,16 +139,15 @@ def _entries(
             yield name, None
             continue
         beside = [part for part in (*encoding.scales, *encoding.optional) if part in leaves]
-        parts = {part: leaves[part] for part in (leaf, *beside)}
+        shape = encoding.format.shape(raw.shape)
         used.update(beside)
         yield (
             name,
             WeightEntry(
                 name=name,
                 format=encoding.format,
-                shape=encoding.format.shape(raw.shape),
-                parts=parts,
-                regions={part: encoding.region(part, raw) for part, raw in parts.items()},
+                shape=shape,
+                parts={part: encoding.part(part, leaves[part], shape) for part in (leaf, *beside)},
                 full_precision=note.full_precision if note else of_all,
             ),
         )

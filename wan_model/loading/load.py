@@ -157,10 +157,10 @@ def unchanged_regions(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Fil
             own = PLAIN[getattr(module, entry.leaf).dtype]
         if not holds(entry.format, own):
             continue
-        for part, region in entry.regions.items():
+        for leaf, part in entry.parts.items():
             # A scale may be fp32 in memory only, and codes that had none may have got one.
-            if part == entry.leaf or getattr(module, part).dtype == region.dtype:
-                regions[f"{entry.layer}.{part}" if entry.layer else part] = region
+            if leaf == entry.leaf or getattr(module, leaf).dtype == part.dtype:
+                regions[f"{entry.layer}.{leaf}" if entry.layer else leaf] = part.region
     return regions
 
 
@@ -200,7 +200,7 @@ def check_shapes(
     extra = [entry for name, entry in found.items() if name not in expected]
     differences = {
         "missing": [name for name in expected if name not in found],
-        "unexpected": [part.name for entry in extra for part in entry.parts.values()],
+        "unexpected": [part.raw.name for entry in extra for part in entry.parts.values()],
         "of another shape": [
             f"{name}: {list(found[name].shape)} instead of {list(shape)}"
             for name, shape in expected.items()

@@ -86,6 +86,17 @@ class ShapesOnly(Reader):
         return torch.empty(raw.shape, dtype=dtype, device="meta")
 
 
+def check_finite(raw: RawTensor, values: Tensor) -> None:
+    """Refuses scales that are infinity or NaN; tensors without data pass."""
+    if values.is_meta or bool(values.isfinite().all()):
+        return
+    broken = values[~values.isfinite()][0].item()
+    raise CheckpointError(
+        f"{raw.file.name} holds broken scales. Got {broken} in {shown(raw.name)}, need finite "
+        "values. Download the file again, or choose another version of the model."
+    )
+
+
 def _map(raw: RawTensor) -> torch.UntypedStorage:
     try:
         nbytes = raw.file.stat().st_size

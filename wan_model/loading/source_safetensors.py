@@ -5,14 +5,15 @@ without gaps (`FORMAT` section of the safetensors README). Files come from stran
 field is checked before it is used.
 """
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..errors import CheckpointError
 from .source import RawTensor, Source, damaged, shown
-from .strict_json import parse_json
 
 MAX_HEADER_BYTES = 100_000_000
 """Limit of the safetensors library itself."""
@@ -108,6 +109,27 @@ def _parse(file: Path, text: bytes) -> Source:
         )
     tensors.sort(key=lambda tensor: (tensor.start, tensor.nbytes))
     return Source(tensors=tuple(tensors), metadata=metadata)
+
+
+def parse_json(text: bytes | str) -> Any:
+    """Parses JSON that a stranger wrote.
+
+    Raises:
+        ValueError: for anything but JSON, for a key given twice, and for absurd nesting.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in result:
+            raise ValueError(f"the key {shown(name)} is there twice")
+        result[name] = value
+    return result
 
 
 def _wrong(file: Path, name: str, got: object, need: object) -> CheckpointError:

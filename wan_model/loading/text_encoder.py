@@ -7,10 +7,11 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .checkpoint import Checkpoint
+from .encodings import FLOATS
 from .entries import WeightEntry
 from .load import check_shapes
 from .sizes import TextEncoderConfig
-from .source import RawTensor, Reader, first_names, shown
+from .source import RawTensor, Reader, check_finite, first_names, shown
 
 TABLE, TABLE_AGAIN = "shared.weight", "encoder.embed_tokens.weight"
 """The embedding of tokens, and what some tools call it or save besides."""
@@ -104,12 +105,11 @@ def _check_extra(raw: RawTensor, read: Reader) -> None:
     """Refuses scales of activations that are no finite number; the host may use them."""
     if not raw.name.endswith(("input_scale", "scale_input")):
         return
-    dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    known = dtype.get(raw.stored_dtype)
-    value = None if known is None or raw.shape not in ((), (1,)) else float(read(raw, known))
-    if value is None or not torch.isfinite(torch.tensor(value)):
-        got = f"{raw.stored_dtype} of shape {shown(list(raw.shape))}" if value is None else value
+    dtype = FLOATS.get(raw.stored_dtype)
+    if dtype is None or raw.shape not in ((), (1,)):
         raise CheckpointError(
-            f"{raw.file.name} holds a broken scale. Got {got} in {shown(raw.name)}, need one "
-            "finite number. Download the file again, or choose another version of it."
+            f"{raw.file.name} holds a broken scale. Got {raw.stored_dtype} of shape "
+            f"{shown(list(raw.shape))} in {shown(raw.name)}, need one finite number. Download the "
+            "file again, or choose another version of it."
         )
+    check_finite(raw, read(raw, dtype))

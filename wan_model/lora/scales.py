@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..loading.source import damaged
-from ..loading.strict_json import parse_json
+from ..loading.source_safetensors import parse_json
 
 IN_HEADER = "lora_adapter_metadata"
 """PEFT's configuration in the header, as diffusers writes it since 0.34; then there is no alpha."""

@@ -16,7 +16,9 @@ from .tokenizer import TOKENIZER
 
 def core_reads(checkpoint: Checkpoint) -> bool:
     """Whether core's own loader reads a file as it is."""
-    names = {raw.name for entry in checkpoint.entries.values() for raw in entry.parts.values()}
+    names = {
+        part.raw.name for entry in checkpoint.entries.values() for part in entry.parts.values()
+    }
     own = all(name.startswith(("shared.", "encoder.")) for name in names)
     return own and TABLE in names and TOKENIZER in checkpoint.extras
 
@@ -48,8 +50,8 @@ def core_tensors(checkpoint: Checkpoint, tokenizer: Tensor) -> dict[str, Any]:
 def _raw_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, RawTensor]]:
     """Yields every tensor with the name of its layer."""
     for entry in checkpoint.entries.values():
-        for raw in entry.parts.values():
-            yield entry.layer, raw
+        for part in entry.parts.values():
+            yield entry.layer, part.raw
     for name, raw in checkpoint.extras.items():
         yield name.rpartition(".")[0], raw
 

@@ -157,7 +157,7 @@ BROKEN = {
     ),
     "too narrow": (
         NVFP4 | {f"{LAYER}.weight": NVFP4[f"{LAYER}.weight"][:, :64].contiguous()},
-        r"blocks.1.ffn.0.weight: \[512, 128\] instead of \[512, 256\]",
+        r"wrong shape. Got \[512, 16\] .*need \[512, 8\] for a weight of shape \[512, 128\]",
     ),
     "orphan": (
         dit_state() | {f"{LAYER}.weight_scale_2": torch.tensor(1.0)},

@@ -99,7 +99,7 @@ BAD: dict[str, tuple[Callable[[State], State], str]] = {
     ),
     "NaN scale of activations": (
         lambda s: s | scaled(torch.tensor(1.0)) | {f"{QUERY}.scale_input": torch.tensor(torch.inf)},
-        "a broken scale. Got inf",
+        "broken scales. Got inf",
     ),
     "dtype of a scale of activations": (
         lambda s: s | scaled(torch.tensor(1.0)) | {f"{QUERY}.input_scale": torch.ones(9)},
