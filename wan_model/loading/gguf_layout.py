@@ -1,42 +1,17 @@
 """Shapes that GGUF files cannot keep, given back: ggml knows four sides, and no leading ones of 1.
 
 city96's tools write the five sides of the patch embedding nevertheless, as their last step;
-stable-diffusion.cpp joins two of them, and drops the first side of modulations. Other tensors may
-have been given rows of whole blocks, with a note on what they were.
+stable-diffusion.cpp joins two of them, and drops the first side of modulations.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 from ..errors import CheckpointError
-from ..quant import GGUF_FORMATS
 from .keymap import Component
-from .source import RawTensor, damaged, shown
-from .source_safetensors import MAX_SIDES
+from .source import RawTensor
 
 PATCH = "patch_embedding"
-
-ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
-"""Key, before a tensor's name, of the shape that ComfyUI-GGUF's tools note where they change it."""
-
-
-def noted_shape(raw: RawTensor, shape: list[int]) -> RawTensor:
-    """Returns a tensor in the shape that its file notes.
-
-    Raises:
-        CheckpointError: if it has other numbers of items, or rows of no whole blocks.
-    """
-    block = next((one for one in GGUF_FORMATS if one.name == raw.stored_dtype), None)
-    whole = bool(shape) and all(side > 0 for side in shape)
-    stored = list(shape)
-    if whole and block is not None:
-        whole = shape[-1] % block.block == 0
-        stored[-1] = shape[-1] // block.block * block.block_bytes
-    if not whole or len(shape) > MAX_SIDES or math.prod(stored) != math.prod(raw.shape):
-        what = f"The shape that is noted for {shown(raw.name)} cannot be"
-        raise damaged(raw.file, what, shape, f"as many numbers as in {list(raw.shape)}")
-    return replace(raw, shape=tuple(stored))
 
 
 def whole_shapes(

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from ..quant import GGUF_FORMATS, StoredWeight
-from .gguf_layout import ORIGINAL_SHAPE
-from .source_gguf import ALIGNMENT, ARRAY, MAGIC, SCALARS, TEXT, TYPES, VERSIONS
+from .source_gguf import ALIGNMENT, ARRAY, MAGIC, ORIGINAL_SHAPE, SCALARS, TEXT, TYPES, VERSIONS
 
 ARCHITECTURE = "wan"
 QUANTIZATION_VERSION = 2

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import CheckpointError
-from .gguf_layout import ORIGINAL_SHAPE, noted_shape
 from .source import RawTensor, Source, damaged, shown
 from .source_safetensors import MAX_HEADER_BYTES, MAX_SIDES, SIDE_LIMIT
 
@@ -104,6 +103,9 @@ SCALARS = {
 
 TEXT, ARRAY = 8, 9
 
+ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
+"""Key, before a tensor's name, of the shape that ComfyUI-GGUF's tools note where they change it."""
+
 
 @dataclass(frozen=True)
 class GgufArray:
@@ -144,7 +146,9 @@ def open_gguf(file: Path) -> GgufSource:
         names = sorted(info.name for info in infos)
         twice = next(one for one, other in pairwise(names) if one == other)
         raise damaged(file, "A tensor is there twice", twice, "every name once")
-    tensors = [_tensor(file, info, data_start, alignment) for info in infos]
+    tensors = [
+        _tensor(file, info, _shape(file, info, arrays), data_start, alignment) for info in infos
+    ]
     tensors.sort(key=lambda tensor: (tensor.start, tensor.nbytes))
     end = data_start
     for tensor in tensors:
@@ -160,19 +164,7 @@ def open_gguf(file: Path) -> GgufSource:
             f"{file.name} is one part of a split file. Got one of {shown(parts)} parts, need all "
             "of them in one file. Join them with gguf-split of llama.cpp."
         )
-    whole = tuple(_in_noted_shape(raw, arrays) for raw in tensors)
-    return GgufSource(tensors=whole, metadata=values, arrays=arrays)
-
-
-def _in_noted_shape(raw: RawTensor, arrays: Mapping[str, GgufArray]) -> RawTensor:
-    noted = arrays.get(ORIGINAL_SHAPE + raw.name)
-    if noted is None:
-        return raw
-    integers = SCALARS.get(noted.item, "?") in "iIqQ"
-    if not integers or noted.count > MAX_SIDES:
-        what = f"The shape that is noted for {shown(raw.name)} cannot be"
-        raise damaged(raw.file, what, f"{noted.count} items", f"up to {MAX_SIDES} integers")
-    return noted_shape(raw, [int(side) for side in read_array(noted)])
+    return GgufSource(tensors=tuple(tensors), metadata=values, arrays=arrays)
 
 
 def read_array(array: GgufArray) -> list[str] | list[int] | list[float] | bytes:
@@ -343,15 +335,32 @@ def _info(fields: _Fields) -> _Info:
     return _Info(name, sides, kind, offset)
 
 
-def _tensor(file: Path, info: _Info, data_start: int, alignment: int) -> RawTensor:
+def _shape(file: Path, info: _Info, arrays: Mapping[str, GgufArray]) -> tuple[int, ...]:
+    """Returns the shape that is noted for a tensor, or else the one that its sides give."""
+    shape = info.sides[::-1]
+    if not all(side < SIDE_LIMIT for side in shape):
+        what = f"Tensor {shown(info.name)} has a wrong header entry"
+        raise damaged(file, what, list(shape), f"sides from 0 to {SIDE_LIMIT}")
+    noted = arrays.get(ORIGINAL_SHAPE + info.name)
+    if noted is None:
+        return shape
+    what = f"The shape that is noted for {shown(info.name)} cannot be"
+    if noted.count > MAX_SIDES or SCALARS.get(noted.item, "?") not in "iIqQ":
+        raise damaged(file, what, f"{noted.count} items", f"up to {MAX_SIDES} integers")
+    original = tuple(int(side) for side in read_array(noted))
+    if min(original, default=0) <= 0 or math.prod(original) != math.prod(shape):
+        raise damaged(file, what, list(original), f"as many numbers as in {list(shape)}")
+    return original
+
+
+def _tensor(
+    file: Path, info: _Info, shape: tuple[int, ...], data_start: int, alignment: int
+) -> RawTensor:
     """Returns a tensor of which each item is a number, or a byte of a block."""
     where = f"Tensor {shown(info.name)} has a wrong header entry"
     if info.kind not in TYPES:
         raise damaged(file, where, f"type {info.kind}", "a known one")
     name, numbers, nbytes = TYPES[info.kind]
-    shape = info.sides[::-1]
-    if not all(side < SIDE_LIMIT for side in shape):
-        raise damaged(file, where, list(shape), f"sides from 0 to {SIDE_LIMIT}")
     if info.offset % alignment:
         raise damaged(file, where, f"offset {info.offset}", f"a multiple of {alignment}")
     if numbers > 1:
