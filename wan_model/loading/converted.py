@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -34,33 +34,6 @@ PATH = "wanduet_path"
 
 VERSION = "1"
 """Of the conversion: files made by another one are made anew."""
-
-
-@dataclass(frozen=True)
-class _Conversion:
-    """One checkpoint, and what it is to become."""
-
-    checkpoint: Checkpoint
-    target: WeightFormat
-    device: torch.device
-
-    def tensors(self, read: Reader) -> Iterator[tuple[str, Tensor]]:
-        """Yields what goes into the file; one weight is in memory at a time."""
-        for entry in self.checkpoint.entries.values():
-            stored = entry.read(read)
-            if entry.is_block_matrix:
-                if not holds(stored.format, self.target) and not stored.weight.is_meta:
-                    stored = stored.to(self.device)
-                yield from weight_tensors(entry.layer, convert(stored, self.target))
-            elif entry.format.block > 1 or entry.format.dtype == torch.float64:
-                yield entry.name, stored.dequantize(torch.float32)
-            elif entry.format.is_bare:
-                # Beside scaled weights they would look like ones whose scale was lost.
-                yield entry.name, stored.weight.to(torch.bfloat16)
-            elif stored.weight_scale is not None:
-                yield from weight_tensors(entry.layer, stored)
-            else:
-                yield entry.name, stored.weight
 
 
 def converted_file(
@@ -106,7 +79,12 @@ def converted_file(
         return found
     try:
         _prune(Path(folder))
-        _write(_Conversion(checkpoint, target, torch.device(device)), file, metadata)
+        tensors = partial(_tensors, checkpoint, target, torch.device(device))
+        layout = FileLayout.of(tensors(ShapesOnly()))
+        size, started = layout.nbytes / 2**30, time.monotonic()
+        log.info("Converting to %s: %.1f GiB of disk, kept for later", file, size)
+        write_checkpoint(file, layout, tensors(Reader()), metadata)
+        log.info("Wrote %s in %.0f s", file.name, time.monotonic() - started)
     except OSError as error:
         log.warning(
             "Converted weights of %s cannot be kept in %s: %s. They will be converted at every "
@@ -178,10 +156,22 @@ def _prune(folder: Path) -> None:
         log.info("Removed %s: there is no %s any more", file.name, source.name)
 
 
-def _write(conversion: _Conversion, file: Path, metadata: dict[str, str]) -> None:
-    started = time.monotonic()
-    layout = FileLayout.of(conversion.tensors(ShapesOnly()))
-    size = layout.nbytes / 2**30
-    log.info("Converting to %s: %.1f GiB of disk, kept for later", file, size)
-    write_checkpoint(file, layout, conversion.tensors(Reader()), metadata)
-    log.info("Wrote %s in %.0f s", file.name, time.monotonic() - started)
+def _tensors(
+    checkpoint: Checkpoint, target: WeightFormat, device: torch.device, read: Reader
+) -> Iterator[tuple[str, Tensor]]:
+    """Yields what goes into the file; one weight is in memory at a time."""
+    for entry in checkpoint.entries.values():
+        stored = entry.read(read)
+        if entry.is_block_matrix:
+            if not holds(stored.format, target) and not stored.weight.is_meta:
+                stored = stored.to(device)
+            yield from weight_tensors(entry.layer, convert(stored, target))
+        elif entry.format.block > 1 or entry.format.dtype == torch.float64:
+            yield entry.name, stored.dequantize(torch.float32)
+        elif entry.format.is_bare:
+            # Beside scaled weights they would look like ones whose scale was lost.
+            yield entry.name, stored.weight.to(torch.bfloat16)
+        elif stored.weight_scale is not None:
+            yield from weight_tensors(entry.layer, stored)
+        else:
+            yield entry.name, stored.weight

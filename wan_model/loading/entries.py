@@ -96,7 +96,7 @@ class WeightEntry:
         return StoredWeight(self.format, weight, **tensors)
 
     def read_dense(self, read: Reader) -> Tensor:
-        """Reads the weight as numbers, for a layer that has no place for scales: a convolution."""
+        """Reads and dequantizes it, for a layer that has no place for scales: a convolution."""
         stored = self.read(read)
         if self.format.is_plain:
             return stored.weight

@@ -54,12 +54,9 @@ class ExportFormat:
     def stored(self, weight: StoredWeight) -> StoredWeight:
         """Returns a weight in this format; codes that have it already are kept."""
         scale = weight.weight_scale
-        if weight.format is self.format and scale is None:
+        of_rows = scale is not None and scale.ndim == 2 and self is not _FP8
+        if weight.format is self.format and (scale is None or scale.numel() == 1 or of_rows):
             return weight
-        if weight.format is self.format and scale is not None:
-            of_rows = scale.ndim == 2 and self is not _FP8
-            if scale.numel() == 1 or of_rows:
-                return weight
         if not self.format.is_quantized:
             return convert(weight, self.format)
         return self.quantize(weight.dequantize(torch.float32))

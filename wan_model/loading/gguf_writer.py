@@ -13,6 +13,7 @@ import torch
 
 from ..quant import GGUF_FORMATS, StoredWeight
 from .source_gguf import ALIGNMENT, ARRAY, MAGIC, ORIGINAL_SHAPE, SCALARS, TEXT, TYPES, VERSIONS
+from .writer import Layout, Place
 
 ARCHITECTURE = "wan"
 QUANTIZATION_VERSION = 2
@@ -30,29 +31,9 @@ _SCALAR_NUMBERS = {code: number for number, code in SCALARS.items()}
 
 
 @dataclass(frozen=True)
-class GgufPlace:
-    """A tensor of a file."""
+class GgufLayout(Layout):
+    """That of GGUF."""
 
-    kind: int
-    """ggml's number of its type."""
-    shape: tuple[int, ...]
-    """Of the model."""
-    start: int
-    """First byte in the data."""
-    nbytes: int
-
-    @property
-    def sides(self) -> tuple[int, ...]:
-        """As the file says them, the fastest first."""
-        extra = max(0, len(self.shape) - MOST_SIDES) + 1
-        return (math.prod(self.shape[:extra]), *self.shape[extra:])[::-1]
-
-
-@dataclass(frozen=True)
-class GgufLayout:
-    """The order of tensors in a file."""
-
-    places: dict[str, GgufPlace]
     file_type: int
 
     @classmethod
@@ -63,28 +44,18 @@ class GgufLayout:
             weights: plain ones and blocks of GGUF.
             most: type of most of them, a key of `FILE_TYPES`.
         """
-        places: dict[str, GgufPlace] = {}
+        places: dict[str, Place] = {}
         end = 0
         for name, weight in weights:
             packed = weight.format in GGUF_FORMATS
             kind = weight.format.name if packed else PLAIN_TYPES[weight.weight.dtype]
             shape = weight.format.shape(tuple(weight.weight.shape))
-            place = GgufPlace(_TYPE_NUMBERS[kind], shape, end, weight.weight.nbytes)
-            places[name] = place
-            end += place.nbytes + -place.nbytes % ALIGNMENT
+            places[name] = Place(kind, shape, end, weight.weight.nbytes)
+            end += weight.weight.nbytes + -weight.weight.nbytes % ALIGNMENT
         return cls(places, FILE_TYPES[most])
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return max(place.start + place.nbytes for place in self.places.values())
-
-    def start(self, name: str) -> int:
-        """Returns where a tensor begins in the data."""
-        return self.places[name].start
-
     def header(self, metadata: dict[str, str]) -> bytes:
-        """Returns the start of the file, with these texts among its values."""
+        """`source_gguf` describes it; the metadata are among its values."""
         values = [_value(key, TEXT, _text(text)) for key, text in metadata.items()]
         values += [
             _number("general.quantization_version", QUANTIZATION_VERSION),
@@ -101,10 +72,11 @@ class GgufLayout:
         return text + bytes(-len(text) % ALIGNMENT)
 
 
-def _info(name: str, place: GgufPlace) -> bytes:
-    sides = place.sides
+def _info(name: str, place: Place) -> bytes:
+    joined = max(0, len(place.shape) - MOST_SIDES) + 1
+    sides = (math.prod(place.shape[:joined]), *place.shape[joined:])[::-1]
     numbers = struct.pack(f"<I{len(sides)}Q", len(sides), *sides)
-    return _text(name) + numbers + struct.pack("<IQ", place.kind, place.start)
+    return _text(name) + numbers + struct.pack("<IQ", _TYPE_NUMBERS[place.dtype], place.start)
 
 
 def _text(text: str) -> bytes:

@@ -29,7 +29,7 @@ PART_PREFIXES: dict[Component, tuple[str, ...]] = {
 where one begins like another, the longer one comes first."""
 
 OTHER_PARTS = ("cond_stage_model.", *PART_PREFIXES["vae"], *PART_PREFIXES["text_encoder"])
-"""What stands beside the transformer in an all-in-one file."""
+"""What comes beside the transformer in an all-in-one file."""
 
 NO_WEIGHTS = ("logit_scale",)
 """What ComfyUI saves with a text encoder, and no text encoder uses."""

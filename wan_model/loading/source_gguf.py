@@ -39,10 +39,10 @@ LEAST_ALIGNMENT, MAX_ALIGNMENT = 8, 1 << 16
 
 
 class BlockType(NamedTuple):
-    """How ggml stores numbers: in blocks of a row."""
+    """How ggml stores tensors: in blocks of a row."""
 
     name: str
-    numbers: int
+    items: int
     """Of one block."""
     nbytes: int
     """Of one block."""
@@ -349,26 +349,26 @@ def _shape(file: Path, info: _Info, arrays: Mapping[str, GgufArray]) -> tuple[in
         raise damaged(file, what, f"{noted.count} items", f"up to {MAX_SIDES} integers")
     original = tuple(int(side) for side in read_array(noted))
     if min(original, default=0) <= 0 or math.prod(original) != math.prod(shape):
-        raise damaged(file, what, list(original), f"as many numbers as in {list(shape)}")
+        raise damaged(file, what, list(original), f"as many items as in {list(shape)}")
     return original
 
 
 def _tensor(
     file: Path, info: _Info, shape: tuple[int, ...], data_start: int, alignment: int
 ) -> RawTensor:
-    """Returns a tensor of which each item is a number, or a byte of a block."""
+    """Returns a tensor in items of its dtype, or in bytes of its blocks."""
     where = f"Tensor {shown(info.name)} has a wrong header entry"
     if info.kind not in TYPES:
         raise damaged(file, where, f"type {info.kind}", "a known one")
-    name, numbers, nbytes = TYPES[info.kind]
+    name, items, nbytes = TYPES[info.kind]
     if info.offset % alignment:
         raise damaged(file, where, f"offset {info.offset}", f"a multiple of {alignment}")
-    if numbers > 1:
-        if not shape or shape[-1] % numbers:
-            what = f"rows that are multiples of {numbers} in {name}"
+    if items > 1:
+        if not shape or shape[-1] % items:
+            what = f"rows that are multiples of {items} in {name}"
             raise damaged(file, where, list(shape), what)
-        shape = (*shape[:-1], shape[-1] // numbers * nbytes)
-    item = 1 if numbers > 1 else nbytes
+        shape = (*shape[:-1], shape[-1] // items * nbytes)
+    item = 1 if items > 1 else nbytes
     return RawTensor(
         name=info.name,
         file=file,

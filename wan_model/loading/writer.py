@@ -2,10 +2,10 @@
 
 import json
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -31,53 +31,55 @@ def weight_tensors(layer: str, stored: StoredWeight) -> Iterator[tuple[str, Tens
         yield f"{layer}.{NOTE}", write_note(encoding)
 
 
-class Layout(Protocol):
+@dataclass(frozen=True)
+class Place:
+    """One tensor of a file to be written."""
+
+    dtype: str
+    """As the file spells it."""
+    shape: tuple[int, ...]
+    start: int
+    """First byte in the data."""
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Layout(ABC):
     """The order of tensors in a file of some container."""
+
+    places: dict[str, Place]
+    """By name, in order."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        ...
+        return max(place.start + place.nbytes for place in self.places.values())
 
-    def start(self, name: str, /) -> int:
-        """Returns where a tensor begins in the data."""
-        ...
-
-    def header(self, metadata: dict[str, str], /) -> bytes:
+    @abstractmethod
+    def header(self, metadata: dict[str, str]) -> bytes:
         """Returns the start of the file; the data follows."""
-        ...
 
 
 @dataclass(frozen=True)
-class FileLayout:
-    """The order of tensors in a file: dtype, shape, first and last byte of each."""
-
-    places: dict[str, tuple[str, tuple[int, ...], int, int]]
+class FileLayout(Layout):
+    """That of safetensors."""
 
     @classmethod
     def of(cls, tensors: Iterable[tuple[str, Tensor]]) -> "FileLayout":
         """Lays tensors out, which need no data, those with wide items first: all are aligned."""
-        places: dict[str, tuple[str, tuple[int, ...], int, int]] = {}
+        places: dict[str, Place] = {}
         end = 0
         for name, tensor in sorted(tensors, key=lambda item: -item[1].itemsize):
-            start, end = end, end + tensor.nbytes
-            places[name] = (DTYPES[tensor.dtype], tuple(tensor.shape), start, end)
+            places[name] = Place(DTYPES[tensor.dtype], tuple(tensor.shape), end, tensor.nbytes)
+            end += tensor.nbytes
         return cls(places)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return max(end for *_, end in self.places.values())
-
-    def start(self, name: str) -> int:
-        """Returns where a tensor begins in the data."""
-        return self.places[name][2]
-
     def header(self, metadata: dict[str, str]) -> bytes:
-        """Returns the start of the file; `source_safetensors` describes it."""
+        """`source_safetensors` describes it."""
         fields: dict[str, object] = {"__metadata__": metadata}
-        for name, (dtype, shape, start, end) in self.places.items():
-            fields[name] = {"dtype": dtype, "shape": shape, "data_offsets": (start, end)}
+        for name, place in self.places.items():
+            offsets = (place.start, place.start + place.nbytes)
+            fields[name] = {"dtype": place.dtype, "shape": place.shape, "data_offsets": offsets}
         text = json.dumps(fields).encode()
         text += b" " * (-(8 + len(text)) % ALIGNMENT_BYTES)
         return len(text).to_bytes(8, "little") + text
@@ -110,5 +112,5 @@ def write_checkpoint(
         stream.write(layout.header(metadata))
         data_start = stream.tell()
         for name, tensor in tensors:
-            stream.seek(data_start + layout.start(name))
+            stream.seek(data_start + layout.places[name].start)
             stream.write(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

@@ -86,14 +86,14 @@ class Addition:
 
     def applied(self, weight: Tensor, strength: float) -> Tensor:
         """See `Change`."""
-        return weight + strength * widened(self.delta(weight), weight.shape)
+        return weight + strength * in_shape(self.delta(weight), weight.shape)
 
     def norm(self) -> float:
         """Returns the Frobenius norm of what strength 1 adds."""
         return float(self.delta(torch.empty(0)).norm())
 
 
-def widened(delta: Tensor, shape: torch.Size) -> Tensor:
+def in_shape(delta: Tensor, shape: torch.Size) -> Tensor:
     """Returns a difference in a weight's shape, see `Addition.fits`."""
     if delta.numel() == shape.numel():
         return delta.reshape(shape)

@@ -10,7 +10,7 @@ from math import isqrt, prod
 import torch
 from torch import Tensor
 
-from .changes import Addition, widened
+from .changes import Addition, in_shape
 
 MOST_STAGES = 32
 """Of BOFT: each doubles how far apart the outputs lie that it turns."""
@@ -49,7 +49,7 @@ class Decomposed(Transform):
 
     def full(self, weight: Tensor) -> Tensor:
         """See `Transform`. The norm is that of the changed weight, as in the DoRA paper."""
-        changed = weight + widened(self.addition.delta(weight), weight.shape)
+        changed = weight + in_shape(self.addition.delta(weight), weight.shape)
         others = [dim for dim in range(weight.ndim) if dim != self._axis(weight.shape)]
         norm = torch.linalg.vector_norm(changed, dim=others, keepdim=True)
         norm = norm + torch.finfo(weight.dtype).eps

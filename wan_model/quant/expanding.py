@@ -16,7 +16,7 @@ from .rotated_formats import as_int8, write_int8
 
 
 @dataclass(frozen=True)
-class WidenedMatmul:
+class Int8Expanded:
     """ComfyUI's rotated weights of 4 bits, as the int8 that they stand for. It is `Expanding`.
 
     comfy-kitchen, too, decodes `asym_w4a8_int8` for a matmul of int8, and `convrot_w4a4` on GPUs
@@ -25,7 +25,7 @@ class WidenedMatmul:
 
     kernels: tuple[MatmulKernel, ...]
     """Of int8, by rotation."""
-    name: str = "widened to int8"
+    name: str = "expanded to int8"
 
     def __call__(self, layer: LinearOperands, x: Tensor) -> Tensor:
         """See `Matmul`; outside of a visit."""
@@ -40,10 +40,10 @@ class WidenedMatmul:
         sides = layer.format.shape(tuple(layer.weight.shape))
         if any(side % kernel.requires.multiple for side in sides):
             return None
-        return Expansion(kernel.format, kernel.make(), partial(_widen, layer, base))
+        return Expansion(kernel.format, kernel.make(), partial(_write, layer, base))
 
 
-def _widen(layer: LinearOperands, base: WeightFormat, codes: Tensor, scale: Tensor | None) -> None:
+def _write(layer: LinearOperands, base: WeightFormat, codes: Tensor, scale: Tensor | None) -> None:
     assert scale is not None
     write_int8(layer, base, codes, scale)
 
@@ -63,4 +63,4 @@ def fastest_matmul(
     if any(isinstance(one, GgufFormat) for one in formats):
         eight_bit = next((one for one in kernels if not one.format.rotation), None)
         return gguf_matmul(device, formats, eight_bit)
-    return WidenedMatmul(tuple(kernels)) if kernels else DEQUANTIZED
+    return Int8Expanded(tuple(kernels)) if kernels else DEQUANTIZED

@@ -54,7 +54,7 @@ def test_sizes(kind: GgufFormat):
 
 
 def test_the_table_of_types_is_gguf_s():
-    ours = {number: (kind.name, kind.numbers, kind.nbytes) for number, kind in TYPES.items()}
+    ours = {number: (kind.name, kind.items, kind.nbytes) for number, kind in TYPES.items()}
     assert ours == {
         int(kind): (kind.name, *gguf.GGML_QUANT_SIZES[kind]) for kind in gguf.GGMLQuantizationType
     }
