@@ -1,6 +1,6 @@
 """Several prompts over the time of one video: which frames each is for, and how they meet.
 
-What a person writes is one text. A line that begins with a range begins a prompt; what stands
+What a person writes is one text. A line that begins with a range begins a prompt; what comes
 before the first range belongs to every prompt:
 
     A small harbour, soft side light.

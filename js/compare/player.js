@@ -1,6 +1,6 @@
 /**
  * Two videos in one frame: played in step, a slider between them, or their difference.
- * Keys on the picture: space plays and stops, left and right go one frame, home and end to the
+ * Keys on the video: space plays and stops, left and right go one frame, home and end to the
  * first and last, d shows the difference.
  */
 
@@ -10,7 +10,7 @@ import { say } from "../ui/words.js";
 /** How often the difference is added to itself: 2 ** this times as bright. */
 const DOUBLINGS = 2;
 
-/** Room for the controls below the picture, in units of the graph. */
+/** Room for the controls below the video, in units of the graph. */
 export const CONTROLS_HEIGHT = 64;
 
 /**

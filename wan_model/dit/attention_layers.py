@@ -91,7 +91,7 @@ The run is where they are among all tokens of the video."""
 
 
 class TextLayer(Protocol):
-    """What attention to text needs of a layer: a `CrossAttention`, or what stands for one."""
+    """What attention to text needs of a layer: a `CrossAttention`, or one in its place."""
 
     def keys_values(self, text: Tensor, /) -> tuple[Tensor, Tensor]:
         """Returns k, v (B, S, H, D) of embedded text (B, S, C)."""

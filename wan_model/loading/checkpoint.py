@@ -170,8 +170,8 @@ def open_checkpoint(path: CheckpointLike, part: Component = "dit") -> Checkpoint
             f"{' or '.join(PART_PREFIXES[part])}..., need those. Choose a separate file here."
         )
     kind, spelling, tensors = identify(path.name, named)
-    if files.is_gguf:
-        tensors = whole_shapes(path.name, kind.component, tensors)
+    if files.is_gguf and kind.component == "dit":
+        tensors = whole_shapes(path.name, tensors)
 
     def official(key: str) -> str | None:
         name = short(key)

@@ -8,27 +8,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ..errors import CheckpointError
-from .keymap import Component
 from .source import RawTensor
 
 PATCH = "patch_embedding"
 
 
-def whole_shapes(
-    file: str, component: Component, tensors: Mapping[str, RawTensor]
-) -> dict[str, RawTensor]:
-    """Returns tensors by official name in the shapes that the model has.
+def whole_shapes(file: str, tensors: Mapping[str, RawTensor]) -> dict[str, RawTensor]:
+    """Returns a transformer's tensors, by official name, in the shapes that it has.
 
     Args:
         file: of the checkpoint, for messages.
-        component: what it is.
         tensors: by official name.
 
     Raises:
-        CheckpointError: for a transformer without the tensor of five sides.
+        CheckpointError: if there is no tensor of five sides.
     """
-    if component != "dit":
-        return dict(tensors)
     if f"{PATCH}.weight" not in tensors:
         raise CheckpointError(
             f"{file} was converted only half. Got no {PATCH}.weight, which converters for GGUF "

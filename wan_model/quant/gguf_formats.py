@@ -16,10 +16,10 @@ from . import gguf_packing
 from .formats import Stored, StoredWeight, WeightFormat
 
 DEQUANTIZED_AT_ONCE = 1 << 22
-"""Numbers of a weight: what it takes in fp32 on the way is small then."""
+"""Values of a weight: what it takes in fp32 on the way is small then."""
 
 Decoder = Callable[[Tensor], Tensor]
-"""Bytes of blocks (N, B) -> their numbers, fp32 (N, numbers of a block); an encoder: back."""
+"""Bytes of blocks (N, B) -> their weights, fp32 (N, weights of a block); an encoder: back."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 PyTorch's code, `gguf_packing`, takes many passes, and says what the bits mean.
 
 Importing this needs Triton. A program works on a row, so that a row's scale is known before its
-codes are written. Numbers lie in it as groups, which share a scale: what a scale is made of is read
+codes are written. Weights lie in it as groups, which share a scale: what a scale is made of is read
 once for each.
 """
 
@@ -20,7 +20,7 @@ from .packing import LARGEST
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 
 WIDE = 8192
-"""Numbers of a row from which on a program gets more warps."""
+"""Weights of a row from which on a program gets more warps."""
 
 IQ4_LOW, IQ4_HIGH = (
     tl.constexpr(int.from_bytes(bytes(one & 255 for one in half), "little", signed=True))
@@ -36,10 +36,10 @@ class Kind:
     number: int
     """By which the kernel knows it."""
     block: int
-    """Numbers of one."""
+    """Weights of one."""
     block_bytes: int
     group: int
-    """Numbers that share a scale."""
+    """Weights that share a scale."""
 
 
 KINDS = {

@@ -1,6 +1,6 @@
 """How the block types of GGUF lie in memory: codes of a few bits, and what they are scaled with.
 
-A decoder takes blocks as bytes and returns their numbers in fp32, with the roundings of ggml's own
+A decoder takes blocks as bytes and returns their weights in fp32, with the roundings of ggml's own
 code in their order, so that the results are equal to the last bit; so are the bytes of an encoder.
 The words of ggml: d is a block's scale and dmin the scale of its offsets, both fp16; in types with
 K and XS in their name a block of 256 consists of groups, whose scales are integers of 4 to 8 bits.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-"""What the codes of IQ4_NL and IQ4_XS stand for: finer near zero, where most numbers are."""
+"""What the codes of IQ4_NL and IQ4_XS stand for: finer near zero, where most weights are."""
 
 
 def unpack(packed: Tensor, bits: int) -> Tensor:
@@ -53,21 +53,21 @@ def q8_0(blocks: Tensor) -> Tensor:
     return blocks[:, 2:].view(torch.int8).float().mul_(halves(blocks, 0))
 
 
-def encode_q8_0(numbers: Tensor) -> Tensor:
-    """Returns bytes (N, 34) of fp32 numbers (N, 32), rounded to nearest, halves away from zero."""
-    d = numbers.abs().amax(-1, keepdim=True) / 127
-    codes = numbers * _reciprocal(d)
+def encode_q8_0(weights: Tensor) -> Tensor:
+    """Returns bytes (N, 34) of fp32 weights (N, 32), rounded to nearest, halves away from zero."""
+    d = weights.abs().amax(-1, keepdim=True) / 127
+    codes = weights * _reciprocal(d)
     sizes = codes.abs()
     whole = sizes.floor()
     codes = codes.sign() * (whole + (2 * (sizes - whole)).floor())
     return torch.cat((d.half().view(torch.uint8), codes.to(torch.int8).view(torch.uint8)), -1)
 
 
-def encode_q4_0(numbers: Tensor) -> Tensor:
-    """Returns bytes (N, 18) of fp32 numbers (N, 32); the largest becomes code 0, -8 d."""
-    largest = numbers.gather(-1, numbers.abs().argmax(-1, keepdim=True))
+def encode_q4_0(weights: Tensor) -> Tensor:
+    """Returns bytes (N, 18) of fp32 weights (N, 32); the largest becomes code 0, -8 d."""
+    largest = weights.gather(-1, weights.abs().argmax(-1, keepdim=True))
     d = largest / -8
-    codes = (numbers * _reciprocal(d) + 8.5).trunc().clamp_(0, 15).to(torch.uint8)
+    codes = (weights * _reciprocal(d) + 8.5).trunc().clamp_(0, 15).to(torch.uint8)
     return torch.cat((d.half().view(torch.uint8), codes[:, :16] | codes[:, 16:] << 4), -1)
 
 

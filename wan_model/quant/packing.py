@@ -157,7 +157,7 @@ def roomier_nvfp4(weight: Tensor, scales: Tensor, tensor_scale: Tensor) -> tuple
 def swizzle(scales: Tensor) -> Tensor:
     """Returns scales (O, N) in tiles, shape (O, N) rounded up to whole tiles.
 
-    A tile is 512 consecutive numbers: row r and column c of it are number 16 (r % 32) + 4 (r // 32)
+    A tile is 512 consecutive scales: row r and column c of it are number 16 (r % 32) + 4 (r // 32)
     + c.
     """
     rows, blocks = scales.shape

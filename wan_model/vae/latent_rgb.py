@@ -19,7 +19,7 @@ class LatentRgb:
     """Per latent channel: red, green, blue."""
     bias: Sequence[float]
     first: "LatentRgb | None" = None
-    """For the first latent frame, which stands for one frame, where its colours are others."""
+    """For the first latent frame, which is one frame, where its colours are others."""
 
     def frames(self, latent: Tensor) -> Tensor:
         """Returns one small image per latent frame, on the latent's device.

@@ -1,4 +1,4 @@
-"""What stands for the weights engine where weights are in other processes: starts and asks them."""
+"""The weights engine of a MODEL whose weights are in other processes: starts and asks them."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack

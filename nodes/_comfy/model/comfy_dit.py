@@ -70,8 +70,6 @@ class ComfyWanDiT(CoreAttributes, WanDiT):
         transformer_options: dict[str, Any] | None = None,
         **_: Any,
     ) -> Tensor:
-        if "forward_orig" in vars(self):
-            CoreAttributes.forward_orig(self)
         frames, height, width = x.shape[2:]
         x = self._padded(x, time_dim_concat)
         channels = self.config.out_channels

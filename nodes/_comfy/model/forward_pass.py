@@ -16,6 +16,7 @@ from ....wan_model.dit.expanded_blocks import with_expanded
 from ....wan_model.dit.stage_choice import with_stages
 from ....wan_model.dit.timesteps import sinusoid
 from ..host import runtime
+from .core_attributes import CoreAttributes
 from .core_block import CoreBlock, core_way
 from .core_hooks import has_patched_parts, is_patched
 from .core_positions import OPTION as POSITIONS
@@ -103,7 +104,9 @@ class ForwardPass:
         return self._guarded(attend, partial(self._with_weights, velocity, runner))
 
     def _name_unknown_hooks(self) -> None:
-        """Says once in a run which hooks have no effect."""
+        """Says once in a run which hooks have no effect, and refuses one that would have all."""
+        if "forward_orig" in vars(self.dit):
+            CoreAttributes.forward_orig(self.dit)
         unknown = unknown_hooks(self.options, len(self.dit.blocks))
         if unknown and self.first_passes.include(self._run, ("unknown", *unknown)):
             _show(

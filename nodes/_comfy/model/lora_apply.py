@@ -36,7 +36,7 @@ class Applied:
     effect: float
     """Norm of the changes of some weights by the norm of those weights."""
     merged_anew: int
-    """Quantized weights whose changes are no small products: they are computed at each use."""
+    """Quantized weights whose changes are no two thin matrices: they are computed at each use."""
 
     @property
     def total(self) -> int:
