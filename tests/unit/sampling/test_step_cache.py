@@ -244,13 +244,17 @@ def test_nothing_is_kept_of_a_run() -> None:
         gc.collect()
         return sum(type(o) is Tensor and o.shape == SHAPE for o in gc.get_objects())
 
-    before = tensors()
-    cache = make_cache(SCALE)
-    with_cache(cache, SCALE)
-    assert tensors() > before
-    cache.reset()
-    assert tensors() == before
-    assert cache.report.steps == STEPS
+    gc.freeze()  # Other tests' objects are not looked at again.
+    try:
+        before = tensors()
+        cache = make_cache(SCALE)
+        with_cache(cache, SCALE)
+        assert tensors() > before
+        cache.reset()
+        assert tensors() == before
+        assert cache.report.steps == STEPS
+    finally:
+        gc.unfreeze()
 
 
 def test_samplers_that_work_in_place() -> None:

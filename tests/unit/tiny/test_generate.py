@@ -33,7 +33,7 @@ from wan_model import expert_split, load_vae, make_sigmas
 from wan_model.config import NEGATIVE_PROMPT, OFFICIAL
 
 PROMPTS = ("a red ball moves to the left", "a blue star spins on a grey background, slowly")
-SMALL = {"steps": 3, "frames": 5, "size_px": 32}
+SMALL = {"steps": 2, "frames": 5, "size_px": 32}
 TOY_NAMES = {
     "wan22-tiny-t2v-high-noise": "diffusion_models/toy_t2v_high_noise",
     "wan22-tiny-t2v-low-noise": "diffusion_models/toy_t2v_low_noise",
@@ -205,7 +205,7 @@ def test_reconstruction_is_measured_clip_by_clip(models):
     values = reconstruction_db(vae, "novel", 2)
     assert len(values) == 2
     assert all(0 < value < 20 for value in values)
-    assert values != reconstruction_db(vae, "val", 2)
+    assert values[:1] != reconstruction_db(vae, "val", 1)
 
 
 def test_true_clips_pass_through_a_vae_that_changes_nothing(models, monkeypatch):

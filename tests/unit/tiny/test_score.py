@@ -51,26 +51,26 @@ def prompt_clips() -> tuple[Tensor, ...]:
 
 def test_the_truth_is_read():
     """Of clips that are as bad as a small VAE might make them."""
-    scenes = [sample_scene(11, index, objects=1, camera=False) for index in range(60)]
+    scenes = [sample_scene(11, index, objects=1, camera=False) for index in range(24)]
     found = rates([truth_score(scene, WORST) for scene in scenes])
     assert min(found.colour, found.shape, found.motion, found.count) >= 0.98, found
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_every_damage_leaves_the_prompts_readable(damage: str):
-    for prompt, clip in list(zip(score_prompts(), prompt_clips(), strict=True))[::14]:
+    for prompt, clip in list(zip(score_prompts(), prompt_clips(), strict=True))[::28]:
         assert score(DAMAGE[damage](clip), prompt).ok, prompt
 
 
 def test_two_objects_and_a_moving_camera_are_read():
     scores = [
-        truth_score(sample_scene(12, index, objects=2), "clean", frames=21) for index in range(20)
+        truth_score(sample_scene(12, index, objects=2), "clean", frames=21) for index in range(10)
     ]
     assert rates(scores).all >= 0.9
 
 
 def test_wrong_prompts_are_rejected():
-    for prompt, clip in list(zip(score_prompts(), prompt_clips(), strict=True))[::10]:
+    for prompt, clip in list(zip(score_prompts(), prompt_clips(), strict=True))[::20]:
         found = detect(clip)
         colour, shape, motion = prompt.colour, prompt.shape, prompt.motion
         for other in set(OBJECT_COLOURS) - {colour}:

@@ -6,8 +6,16 @@ import pytest
 import torch
 
 from tests.unit.train_tiny.micro import CPU, micro_recipe
-from tools.train_tiny.clip_store import GROUP, training_clips
+from tools.train_tiny import clip_store
+from tools.train_tiny.clip_store import training_clips
 from tools.train_tiny.runs import open_dit_stage
+
+GROUP = 4
+
+
+@pytest.fixture(autouse=True)
+def few_clips(monkeypatch):
+    monkeypatch.setattr(clip_store, "GROUP", GROUP)
 
 
 @pytest.fixture
