@@ -49,7 +49,7 @@ def micro_recipe() -> Recipe:
     }
     return Recipe(
         seed=7,
-        clips=ClipRecipe(frames=9, size_px=32),
+        clips=ClipRecipe(frames=5, size_px=32),
         text=TextRecipe(
             vocabulary=420,
             corpus_captions=300,
