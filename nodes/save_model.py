@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..wan_model.loading.export import EXPORTS
+from ..wan_model.writing.export import EXPORTS
 from ._comfy.host import runtime
 from ._comfy.model.exporting import export_model
 from ._report import reports_errors

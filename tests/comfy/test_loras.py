@@ -15,8 +15,9 @@ from torch import Tensor
 
 from tests.toy.gguf_files import write_dit
 from tests.toy.make_checkpoints import DIM, FFN_DIM
-from wan_model.loading import converted_file, load_dit
+from wan_model.loading import load_dit
 from wan_model.quant import Linear
+from wan_model.writing import converted_file
 
 from .devices import cpu_only
 from .graphs import T2V, Prompt, memory, model, moe_sampler, node, random_text, save

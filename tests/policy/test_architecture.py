@@ -23,6 +23,7 @@ LAYERS = (
     {"attention", "quant", "offload"},
     {"dit", "vae"},
     {"loading", "sampling", "parallel"},
+    {"writing"},
     {"lora", "convert", "worker"},
 )
 """Parts of wan_model; a part may import from itself and from the rows above it."""

@@ -13,18 +13,18 @@ from torch import Tensor
 from ..config import DiTConfig
 from ..errors import CheckpointError, WanError
 from ..loading import Checkpoint, open_checkpoint
-from ..loading.export import (
+from ..loading.files import PICKLE_SUFFIXES, is_pickle
+from ..loading.keymap import Component
+from ..loading.source import Reader, ShapesOnly
+from ..quant.gguf_formats import GgufFormat
+from ..writing.export import (
     EXPORTS,
     METADATA,
     NamedWeight,
     export_checkpoint,
     find_export,
 )
-from ..loading.files import PICKLE_SUFFIXES, is_pickle
-from ..loading.keymap import Component
-from ..loading.source import Reader, ShapesOnly
-from ..loading.writer import FileLayout, weight_tensors, write_checkpoint
-from ..quant.gguf_formats import GgufFormat
+from ..writing.writer import FileLayout, weight_tensors, write_checkpoint
 from .pickled import rewrite
 
 GIB = 1 << 30

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import CheckpointError, WanError
 from ..loading.source_safetensors import DTYPES
-from ..loading.writer import FileLayout, write_checkpoint
+from ..writing.writer import FileLayout, write_checkpoint
 from .pickled_names import renamed, unwrapped
 
 

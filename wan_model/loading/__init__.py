@@ -1,7 +1,6 @@
 """Checkpoints: what a file is, and how its tensors become a model."""
 
 from .checkpoint import Checkpoint, CheckpointInfo, detect, open_checkpoint
-from .converted import converted_file
 from .files import Expert, guess_expert, guess_pair, says_noise
 from .load import load_dit, load_vae, unchanged_regions
 from .models import find_dit_kind
@@ -12,7 +11,6 @@ __all__ = [
     "CheckpointInfo",
     "Expert",
     "TextEncoderConfig",
-    "converted_file",
     "detect",
     "find_dit_kind",
     "guess_expert",

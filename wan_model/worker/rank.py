@@ -21,10 +21,11 @@ from ..dit.compiled_stages import CompiledStages
 from ..dit.expanded_blocks import with_expanded
 from ..dit.stage_choice import with_stages
 from ..dit.text_guidance import GuidanceSettings, NegativeText, fastest_guide
-from ..loading import converted_file, load_dit, open_checkpoint, unchanged_regions
+from ..loading import load_dit, open_checkpoint, unchanged_regions
 from ..offload import Extra, HostModel, Limits
 from ..parallel import Degrees, Mesh, samples_parallel, sequence_parallel
 from ..quant import Linear, LowRank, stacked
+from ..writing import converted_file
 from .placed_experts import PlacedExperts
 
 MEETING_TIMEOUT = timedelta(minutes=30)

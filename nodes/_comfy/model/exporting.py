@@ -14,8 +14,8 @@ from torch import nn
 
 from ....wan_model.errors import SettingsError
 from ....wan_model.loading.entries import is_block_matrix
-from ....wan_model.loading.export import ExportFormat, NamedWeight, export_checkpoint, find_export
 from ....wan_model.quant import PARTS, PLAIN, Linear, StoredWeight
+from ....wan_model.writing.export import ExportFormat, NamedWeight, export_checkpoint, find_export
 from ..host import runtime
 from .comfy_dit import ComfyWanDiT
 from .facts import CHECKPOINT

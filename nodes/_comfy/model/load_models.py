@@ -11,14 +11,9 @@ import comfy.model_patcher
 import torch
 
 from ....wan_model.attention import AttentionFn
-from ....wan_model.loading import (
-    Checkpoint,
-    converted_file,
-    load_dit,
-    open_checkpoint,
-    unchanged_regions,
-)
+from ....wan_model.loading import Checkpoint, load_dit, open_checkpoint, unchanged_regions
 from ....wan_model.offload import HostModel, Limits
+from ....wan_model.writing import converted_file
 from ..host.kernel_cache import kernels_kept
 from ..host.runtime import cache_folder, compute_dtype
 from .base_model import base_model

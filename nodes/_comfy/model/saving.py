@@ -14,8 +14,8 @@ from comfy import quant_ops
 from torch import Tensor, nn
 
 from ....wan_model.loading.encodings import encoding_of
-from ....wan_model.loading.writer import weight_tensors
 from ....wan_model.quant import SCALED, Linear, StoredWeight
+from ....wan_model.writing.writer import weight_tensors
 from .lora_report import report
 from .low_rank import PREFIX, Patches
 from .object_patches import PatchablePatcher

@@ -28,10 +28,11 @@ from tests.unit.loading.test_weights import SOURCES, velocity
 from tests.unit.offload.fakes import plan_for
 from wan_model import detect, load_dit, load_vae
 from wan_model.errors import CheckpointError
-from wan_model.loading import converted_file, open_checkpoint, unchanged_regions
+from wan_model.loading import open_checkpoint, unchanged_regions
 from wan_model.offload import HostModel, OffloadEngine, open_device
 from wan_model.quant import PLAIN, QuantPolicy, StoredWeight, policy_for
 from wan_model.quant.formats import MXFP8 as MXFP8_FORMAT
+from wan_model.writing import converted_file
 
 FORMATS = ["nvfp4", "mxfp8"]
 LIMITS = {"nvfp4": 0.11, "mxfp8": 0.032}

@@ -26,9 +26,9 @@ from tests.unit.loading.checkpoints import (
 from tests.unit.loading.test_weights import PAIRS, SOURCES, is_kept, velocity
 from wan_model import detect, load_dit
 from wan_model.errors import BackendError, CheckpointError
-from wan_model.loading import converted_file as converted_checkpoint
-from wan_model.loading.partial_file import new_file
 from wan_model.loading.source_safetensors import open_safetensors
+from wan_model.writing import converted_file as converted_checkpoint
+from wan_model.writing.partial_file import new_file
 
 E4M3 = torch.float8_e4m3fn
 MIXED = ("mixed", "nvfp4 and fp8")

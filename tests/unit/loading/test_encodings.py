@@ -11,9 +11,10 @@ from tests.unit.loading.checkpoints import LAYER, block_layers, dense, dit_state
 from tests.unit.loading.test_weights import velocity
 from wan_model import detect, load_dit
 from wan_model.errors import CheckpointError
-from wan_model.loading import converted_file, encodings, open_checkpoint, unchanged_regions
+from wan_model.loading import encodings, open_checkpoint, unchanged_regions
 from wan_model.loading.encodings import FLOATS, Encoding
 from wan_model.quant import Linear, StoredWeight, WeightFormat
+from wan_model.writing import converted_file
 
 
 def dequantize(stored: Linear | StoredWeight, dtype: torch.dtype) -> Tensor:

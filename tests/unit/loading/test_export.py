@@ -15,9 +15,9 @@ from tests.unit.loading.test_weights import SOURCES
 from wan_model import detect, load_dit
 from wan_model.errors import SettingsError
 from wan_model.loading import open_checkpoint
-from wan_model.loading.export import EXPORTS, NamedWeight, export_checkpoint, find_export
 from wan_model.loading.source import Reader, ShapesOnly
 from wan_model.quant.formats import PLAIN
+from wan_model.writing.export import EXPORTS, NamedWeight, export_checkpoint, find_export
 
 TRIED = [
     *(("fp32", one.name) for one in EXPORTS if not one.is_gguf),

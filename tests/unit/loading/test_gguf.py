@@ -11,9 +11,10 @@ from tests.unit.loading.checkpoints import LAYER, dense, dit_state, save
 from tests.unit.quant.gguf_blocks import random_blocks
 from wan_model import detect, load_dit
 from wan_model.errors import CheckpointError
-from wan_model.loading import converted_file, open_checkpoint, unchanged_regions
+from wan_model.loading import open_checkpoint, unchanged_regions
 from wan_model.offload import HostModel
 from wan_model.quant import GGUF_FORMATS
+from wan_model.writing import converted_file
 
 KINDS = {kind.name: kind for kind in GGUF_FORMATS}
 MIX = {"v.weight": "Q6_K", "ffn.2.weight": "Q6_K", "k.weight": "IQ4_XS", "o.weight": "Q8_0"}

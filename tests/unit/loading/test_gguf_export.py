@@ -15,8 +15,8 @@ from tests.unit.loading.checkpoints import LAYER, block_layers, dense, dit_state
 from tests.unit.loading.test_export import export
 from wan_model import detect, load_dit
 from wan_model.errors import CheckpointError, SettingsError
-from wan_model.loading.export import export_checkpoint, find_export
 from wan_model.quant import GGUF_FORMATS, PLAIN
+from wan_model.writing.export import export_checkpoint, find_export
 
 KINDS = {kind.name: kind for kind in GGUF_FORMATS}
 PATCH = "patch_embedding.weight"

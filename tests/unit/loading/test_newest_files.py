@@ -26,8 +26,9 @@ from tests.unit.loading.test_weights import velocity
 from tests.unit.offload.fakes import plan_for
 from wan_model import detect, load_dit
 from wan_model.errors import CheckpointError
-from wan_model.loading import converted_file, open_checkpoint, unchanged_regions
+from wan_model.loading import open_checkpoint, unchanged_regions
 from wan_model.offload import HostModel, OffloadEngine, open_device
+from wan_model.writing import converted_file
 
 Quantized = tuple[State, Tensor]
 """What a file holds of a layer, by leaf; the weight that this stands for."""

@@ -11,8 +11,17 @@ from dataclasses import dataclass
 
 import torch
 
+from ..loading.source_gguf import (
+    ALIGNMENT,
+    ARRAY,
+    MAGIC,
+    ORIGINAL_SHAPE,
+    SCALARS,
+    TEXT,
+    TYPES,
+    VERSIONS,
+)
 from ..quant import GGUF_FORMATS, StoredWeight
-from .source_gguf import ALIGNMENT, ARRAY, MAGIC, ORIGINAL_SHAPE, SCALARS, TEXT, TYPES, VERSIONS
 from .writer import Layout, Place
 
 ARCHITECTURE = "wan"

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingsError
+from ..loading.entries import is_block_matrix
 from ..quant import GGUF_FORMATS, PLAIN, SCALED, StoredWeight, WeightFormat, convert
 from ..quant.gguf_formats import GgufFormat
 from ..quant.packing import FP8, LARGEST
 from ..quant.rotated_formats import CONVROT_INT8
 from ..quant.rotation import ROTATIONS
-from .entries import is_block_matrix
 from .gguf_writer import ARCHITECTURE, FILE_TYPES, GgufLayout
 from .writer import FileLayout, weight_tensors, write_checkpoint
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..loading.encodings import NOTE, encoding_of, write_note
+from ..loading.source_safetensors import DTYPES
 from ..quant import StoredWeight
-from .encodings import NOTE, encoding_of, write_note
 from .partial_file import new_file
-from .source_safetensors import DTYPES
 
 ALIGNMENT_BYTES = 64
 """Where the data starts in the file, for processors' vector instructions."""

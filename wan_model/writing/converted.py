@@ -18,13 +18,13 @@ from torch import Tensor
 
 from ..config import DiTConfig
 from ..errors import CheckpointError
+from ..loading.checkpoint import Checkpoint, CheckpointLike, open_checkpoint
+from ..loading.entries import WeightEntry
+from ..loading.sizes import HEAD_DIM
+from ..loading.source import Reader, ShapesOnly
+from ..loading.source_safetensors import open_safetensors
 from ..quant import AS_STORED, WeightFormat, convert, find, holds
-from .checkpoint import Checkpoint, CheckpointLike, open_checkpoint
-from .entries import WeightEntry
 from .partial_file import remove_abandoned
-from .sizes import HEAD_DIM
-from .source import Reader, ShapesOnly
-from .source_safetensors import open_safetensors
 from .writer import FileLayout, weight_tensors, write_checkpoint
 
 log = logging.getLogger(__name__)
