@@ -175,15 +175,18 @@ def sizes_of(host: HostModel, experts: int = 1) -> ModelSizes:
     )
 
 
-def plan_for(host: HostModel, experts: int = 1, ring_bytes: int = 8192, **limits: Any) -> Plan:
-    """Returns a plan without any limit but the given ones, with a small ring."""
+def plan_for(
+    host: HostModel, experts: int = 1, ring_bytes: int | None = None, **limits: Any
+) -> Plan:
+    """Returns a plan without any limit but the given ones, with a ring of parts of a block."""
     request = PlanRequest(
         sizes=sizes_of(host, experts),
         machine=Machine(free_vram_bytes=GIB, free_ram_bytes=GIB),
         work=Work(activation_bytes=0, block_seconds=1),
         limits=Limits(**limits),
     )
-    return replace(make_plan(request), ring_bytes=ring_bytes)
+    parts = max(8192, host.slab_bytes // 4)
+    return replace(make_plan(request), ring_bytes=parts if ring_bytes is None else ring_bytes)
 
 
 @dataclass(frozen=True)
