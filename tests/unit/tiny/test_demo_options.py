@@ -46,6 +46,6 @@ def test_unknown_words(prompt: str, unknown: list[str]):
 
 
 def test_captions_of_the_training_have_no_unknown_words():
-    for number in range(300):
+    for number in range(150):
         text = caption(sample_scene(1, number), Stream(number, "caption"))
         assert unknown_words(text) == [], text
