@@ -1,7 +1,8 @@
 """Makes three short videos through a real ComfyUI server: `python dev.py demo`.
 
 Text to video, image to video, and TI2V, with wan22-tiny, the small Wan2.2 that comes with the pack,
-on the CPU, in well under a minute. Beside each mp4 lies a PNG with all its frames.
+on the CPU, in well under a minute. Beside each mp4 lies a PNG with all its frames; `all.mp4` and
+`all.webp` show the videos side by side.
 """
 
 import argparse
@@ -20,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 from tests.comfy.server import ComfyServer, install_pack  # noqa: E402
 from tools.contact_sheet import contact_sheet  # noqa: E402
 from tools.demo_options import add_demo_options  # noqa: E402
+from tools.montage import beside, save_mp4, save_webp  # noqa: E402
 from tools.tiny_score import read_video  # noqa: E402
 from tools.tiny_vocabulary import advice  # noqa: E402
 
@@ -62,6 +64,7 @@ def run(base: Path, arguments: argparse.Namespace) -> None:
     with ComfyServer(comfyui_folder(), base, environment=threads) as server:
         image = server.upload_image(arguments.image) if arguments.image else None
         arguments.output.mkdir(parents=True, exist_ok=True)
+        videos = []
         for name in WORKFLOWS:
             workflow = load(name)
             prompt = fill_in(workflow, arguments.prompt, image, arguments.seed)
@@ -71,8 +74,13 @@ def run(base: Path, arguments: argparse.Namespace) -> None:
             video = arguments.output / f"{name}.mp4"
             video.write_bytes(saved.read_bytes())
             sheet = video.with_suffix(".png")
-            contact_sheet(read_video(video), prompt).save(sheet)
+            videos.append(read_video(video))
+            contact_sheet(videos[-1], prompt).save(sheet)
             logger.info("%4.1f s  %s, %s  %s", seconds, video, sheet.name, prompt)
+    frames, together = beside(videos), arguments.output / "all.mp4"
+    save_mp4(frames, together)
+    save_webp(frames, together.with_suffix(".webp"))
+    logger.info("Side by side: %s, %s", together, together.with_suffix(".webp").name)
 
 
 def load(name: str) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+from torch import Tensor
 
-from .contact_sheet import frame_grid
+from .montage import beside, save_webp
 from .tiny_generate import decode, generate, load_tiny
 
 ROOT = Path(__file__).parents[1]
@@ -23,25 +23,16 @@ CLIPS = (
 )
 """Prompts and seeds whose shapes stay themselves."""
 
-SIDE_PX, GAP_PX, MILLISECONDS = 200, 8, 62
+SIDE_PX = 200
 
 
-def draw(clips: Sequence[tuple[str, int]], steps: int) -> list[Image.Image]:
-    """Returns the frames of all clips side by side."""
+def make(clips: Sequence[tuple[str, int]], steps: int) -> list[Tensor]:
+    """Returns the videos, [3, T, H, W] each."""
     wan = load_tiny(ROOT / "models", "t2v")
-    rows = []
-    for prompt, seed in clips:
-        video = decode(wan.vae, generate(wan, [prompt], steps=steps, seed=seed))[0]
-        frames = (frame_grid(video[:, [index]], columns=1) for index in range(video.shape[1]))
-        rows.append([f.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC) for f in frames])
-    return [_beside(frames) for frames in zip(*rows, strict=True)]
-
-
-def _beside(frames: Sequence[Image.Image]) -> Image.Image:
-    strip = Image.new("RGB", (len(frames) * (SIDE_PX + GAP_PX) - GAP_PX, SIDE_PX), "white")
-    for number, frame in enumerate(frames):
-        strip.paste(frame, (number * (SIDE_PX + GAP_PX), 0))
-    return strip
+    return [
+        decode(wan.vae, generate(wan, [prompt], steps=steps, seed=seed))[0]
+        for prompt, seed in clips
+    ]
 
 
 def main() -> None:
@@ -50,10 +41,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "wan22-tiny.webp")
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
-    frames = draw(CLIPS, arguments.steps)
-    looped = [*frames, *frames[-2:0:-1]]
-    more = {"append_images": looped[1:], "duration": MILLISECONDS, "loop": 0}
-    looped[0].save(arguments.output, save_all=True, quality=70, method=6, **more)
+    save_webp(beside(make(CLIPS, arguments.steps), SIDE_PX), arguments.output)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The whole recipe of the tiny Wan2.2 in one frozen dataclass, `Recipe`.
 
-Widths are chosen so that all files together stay below 40 MB (`python -m tools.train_tiny sizes`).
+Widths are chosen so that all files together stay below 60 MB (`python -m tools.train_tiny sizes`).
 `seconds` is what a stage is given when the command line says nothing else; its schedule is cut to
 what the machine does in that time, so the numbers of steps are upper limits.
 
@@ -95,6 +95,17 @@ class TextRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiTSize:
+    """How large a transformer is."""
+
+    dim: int = 256
+    """Hidden width, in heads of 128."""
+    ffn_dim: int = 512
+    layers: int = 5
+    head_dim: int = 128
+
+
+@dataclass(frozen=True, kw_only=True)
 class DiTRecipe:
     """One transformer. Which part of the noise levels it is trained on makes it an expert."""
 
@@ -102,6 +113,7 @@ class DiTRecipe:
     vae: str
     """Stage of the VAE whose latents it works on."""
     optimisation: Optimisation
+    size: DiTSize = DiTSize()
     size_px: int = 128
     """Of the clips."""
     sigma_range: tuple[float, float] = (0.0, 1.0)
@@ -254,11 +266,6 @@ class Recipe:
     text: TextRecipe = TextRecipe()
     guidance: GuidanceRecipe = GuidanceRecipe()
     pool: PoolRecipe = PoolRecipe()
-    dim: int = 256
-    """Hidden width of the transformers, in heads of 128."""
-    head_dim: int = 128
-    ffn_dim: int = 512
-    layers: int = 5
     vaes: Mapping[str, VaeRecipe] = field(default_factory=lambda: dict(VAES))
     dits: Mapping[str, DiTRecipe] = field(default_factory=lambda: dict(DITS))
 
@@ -267,14 +274,15 @@ class Recipe:
         """Everything to be trained, in an order that works."""
         return (TEXT_ENCODER, *self.vaes, *self.dits)
 
-    def dit_config(self, kind: Kind, text_len: int = TEXT_LEN) -> DiTConfig:
-        """Returns the sizes of a transformer."""
+    def dit_config(self, stage: str, text_len: int = TEXT_LEN) -> DiTConfig:
+        """Returns the sizes of the transformer of a stage."""
+        kind, size = self.dits[stage].kind, self.dits[stage].size
         in_channels, out_channels = {"t2v": (16, 16), "i2v": (36, 16), "ti2v": (48, 48)}[kind]
         return DiTConfig(
-            dim=self.dim,
-            ffn_dim=self.ffn_dim,
-            num_heads=self.dim // self.head_dim,
-            num_layers=self.layers,
+            dim=size.dim,
+            ffn_dim=size.ffn_dim,
+            num_heads=size.dim // size.head_dim,
+            num_layers=size.layers,
             in_channels=in_channels,
             out_channels=out_channels,
             text_dim=self.text.dim,

@@ -60,7 +60,7 @@ class DiTStage:
         self.name, self.recipe, self.device = name, recipe, device
         self.own: DiTRecipe = recipe.dits[name]
         self.optimisation = self.own.optimisation
-        config = training_config(recipe.dit_config(self.own.kind), tokenizer.max_tokens)
+        config = training_config(recipe.dit_config(name), tokenizer.max_tokens)
         torch.manual_seed(generator(torch.device("cpu"), recipe.seed, name).initial_seed())
         self.dit: TrainingDiT = build_dit(config, device, compute_dtype)
         self.text_encoder = text_encoder.requires_grad_(False)

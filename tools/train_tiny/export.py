@@ -15,7 +15,7 @@ from .fp8 import to_fp8
 TOKENIZER_KEY = "spiece_model"
 """Of the tokenizer in the text encoder's file."""
 
-LIMIT_BYTES = 40_000_000
+LIMIT_BYTES = 60_000_000
 """Of all files together."""
 
 NAMES = {

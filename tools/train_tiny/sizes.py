@@ -77,7 +77,7 @@ def forward_flops(recipe: Recipe, stage: str) -> dict[str, int]:
 
 def build_meta_dit(recipe: Recipe, stage: str) -> WanDiT:
     """Returns a transformer without memory."""
-    config = recipe.dit_config(recipe.dits[stage].kind)
+    config = recipe.dit_config(stage)
     with torch.device("meta"):
         return WanDiT(config, precision=Precision(), attention=resolve("auto"))
 

@@ -9,6 +9,7 @@ import torch
 from tools.train_tiny import dit_stage, text_stage, vae
 from tools.train_tiny.config import (
     ClipRecipe,
+    DiTSize,
     Optimisation,
     PoolRecipe,
     Recipe,
@@ -20,6 +21,7 @@ from tools.train_tiny.trainer import Progress
 
 CPU = torch.device("cpu")
 STEPS = 6
+MICRO_SIZE = DiTSize(dim=128, ffn_dim=64, layers=1)
 
 
 def micro_recipe() -> Recipe:
@@ -44,7 +46,7 @@ def micro_recipe() -> Recipe:
         for name, vae in real.vaes.items()
     }
     dits = {
-        name: replace(dit, optimisation=optimisation, size_px=dit.size_px // 4)
+        name: replace(dit, optimisation=optimisation, size_px=dit.size_px // 4, size=MICRO_SIZE)
         for name, dit in real.dits.items()
     }
     return Recipe(
@@ -63,9 +65,6 @@ def micro_recipe() -> Recipe:
             optimisation=optimisation,
         ),
         pool=PoolRecipe(clips=24, captions=2, group_size=2, vae_groups=2, vae_refresh_steps=2),
-        dim=128,
-        ffn_dim=64,
-        layers=1,
         vaes=vaes,
         dits=dits,
     )

@@ -24,10 +24,10 @@ from wan_model.sampling import is_high_noise
 from wan_model.vae import WanVae
 
 
-def make_dit(kind="t2v", text_len=40):
+def make_dit(stage="t2v", text_len=40):
     torch.manual_seed(3)
     recipe = micro_recipe()
-    dit = build_dit(training_config(recipe.dit_config(kind), text_len - 1), CPU, torch.float32)
+    dit = build_dit(training_config(recipe.dit_config(stage), text_len - 1), CPU, torch.float32)
     for parameter in (dit.head.head.weight, *(b.modulation for b in dit.blocks)):
         torch.nn.init.normal_(parameter, std=0.3)  # the output is 0 at first
     return dit

@@ -30,7 +30,7 @@ def test_steps_are_as_large_as_those_of_adamw():
 
 
 def test_data_tokens_and_vectors_are_left_to_adamw():
-    dit = build_dit(micro_recipe().dit_config("i2v"), CPU, torch.float32)
+    dit = build_dit(micro_recipe().dit_config("i2v_high"), CPU, torch.float32)
     inner = {name for name, p in dit.named_parameters() if is_inner_matrix(name, p)}
     assert {"blocks.0.self_attn.q.weight", "time_projection.1.weight"} <= inner
     assert all(name.endswith("weight") and "norm" not in name for name in inner)

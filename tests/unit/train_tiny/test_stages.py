@@ -158,6 +158,12 @@ def test_the_real_sizes_fit_the_limit():
     assert total + tokenizer_and_headers < LIMIT_BYTES
 
 
+def test_stages_begin_with_stages_of_their_own_size():
+    dits = Recipe().dits
+    begun = [(dit, dits[dit.init_from]) for dit in dits.values() if dit.init_from]
+    assert all(dit.size == source.size for dit, source in begun)
+
+
 def test_a_stage_begins_with_shipped_files(trained, tmp_path):
     recipe = micro_recipe()
     export_all(recipe, trained)
