@@ -35,7 +35,10 @@ SETTLED = 50
 """Prompts after which nothing may grow."""
 SLICE = 10
 """Prompts to one server before the other's turn."""
+ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
+"""glibc keeps up to 64 MiB for each thread that there was, which hides what grows by little."""
 QUANTITIES: dict[str, Callable[[Sample], float]] = {
+    "heap_kib": lambda sample: sample.heap_kib,
     "rss_kib": lambda sample: sample.rss_kib,
     "files": lambda sample: sample.files,
     "threads": lambda sample: sample.threads,
@@ -58,7 +61,7 @@ def slope(samples: Sequence[Sample], value: Callable[[Sample], float]) -> list[f
 def soak(prompts: int, seconds: float, seed: int) -> dict[str, LongRun]:
     """Runs both servers in turn, so that whatever the machine does happens to both."""
     until = time.monotonic() + seconds
-    with toy_server() as ours, toy_server() as core:
+    with toy_server(ONE_ARENA) as ours, toy_server(ONE_ARENA) as core:
         expected = known_results(ours, WORKFLOWS)
         runs = {
             name: LongRun(server, WORKFLOWS_OF[name], expected, seed)
@@ -87,7 +90,8 @@ def main() -> None:
     runs = soak(options.prompts, options.seconds, options.seed)
     for name, run in runs.items():
         slopes = {f"{key}_a_prompt": slope(run.samples, value) for key, value in QUANTITIES.items()}
-        last = {key: getattr(run.samples[-1], key) for key in QUANTITIES}
+        rests = [sample for sample in run.samples if sample.event == REST]
+        last = {key: getattr(rests[-1], key) for key in QUANTITIES} if rests else {}
         about = {"server": name, "prompts": run.sent, "events": run.counts, "seed": options.seed}
         emit("soak", {**about, **slopes, **last, "differences": run.differences})
     if options.samples:

@@ -8,6 +8,7 @@ from tests.comfy.long_run import Sample
 WIDTH, HEIGHT, LEFT, GAP = 760, 130, 90, 34
 COLOURS = ("#2a6fb0", "#8a8a8a")
 TITLES = {
+    "heap_kib": ("not freed, MiB", 1 / 1024),
     "rss_kib": ("private memory, MiB", 1 / 1024),
     "files": ("open files", 1.0),
     "threads": ("threads", 1.0),

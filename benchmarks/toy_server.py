@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,8 +23,8 @@ def toy_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def toy_server() -> Iterator[ComfyServer]:
-    """Runs a server."""
+def toy_server(environment: Mapping[str, str] | None = None) -> Iterator[ComfyServer]:
+    """Runs a server, with further environment variables."""
     comfyui = Path(os.environ["COMFYUI_PATH"]).resolve()
-    with toy_folder() as base, ComfyServer(comfyui, base) as server:
+    with toy_folder() as base, ComfyServer(comfyui, base, environment=environment) as server:
         yield server

@@ -203,6 +203,9 @@ class Sample:
     threads: int
     disk_bytes: int
     """Below user/."""
+    heap_kib: int = 0
+    """Taken from C's allocator and not freed; counted after /free only. The rest of `rss_kib` is
+    Python's objects, libraries' data, and what glibc keeps for later."""
 
 
 def known_results(server: ComfyServer, workflows: Mapping[str, Workflow]) -> dict[str, Tensor]:
@@ -335,15 +338,16 @@ class LongRun:
         """Has the server give back what it can, so that what stays is seen."""
         self.server.free()
         for name in ("going", "gone"):  # it may take the first one while it still tidies up
-            look = {"look": node("WanDuetTestWatched", name=name)}
-            _expect(self.server.run(look), "success")
-        self._look(REST)
+            _expect(self.server.run({"look": node("WanDuetTestWatched", name=name)}), "success")
+        _expect(self.server.run({"look": node("WanDuetTestHeap", name="heap")}), "success")
+        heap = (self.server.output / "heap.jsonl").read_text().splitlines()[-1]
+        self.samples.append(look(self.server, self.sent, REST, int(heap) >> 10))
 
     def _look(self, event: str) -> None:
         self.samples.append(look(self.server, self.sent, event))
 
 
-def look(server: ComfyServer, prompts: int, event: str) -> Sample:
+def look(server: ComfyServer, prompts: int, event: str, heap_kib: int = 0) -> Sample:
     """Returns what a server has now."""
     process = Path("/proc", str(server.pid))
     status = dict(
@@ -357,6 +361,7 @@ def look(server: ComfyServer, prompts: int, event: str) -> Sample:
         len(list((process / "fd").iterdir())),
         int(status["Threads"]),
         sum(file.stat().st_size for file in files),
+        heap_kib,
     )
 
 

@@ -1,5 +1,6 @@
 """Test-only ComfyUI nodes that look at the weights engine, and take memory away from it."""
 
+import ctypes
 import json
 import os
 import sys
@@ -198,6 +199,39 @@ class Watched(io.ComfyNode):
         return io.NodeOutput()
 
 
+class MallInfo(ctypes.Structure):
+    """What glibc's `mallinfo2` returns, in bytes; of all threads' arenas together."""
+
+    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks")
+    _fields_: ClassVar = [(name, ctypes.c_size_t) for name in (*_names, "fordblks", "keepcost")]
+
+
+class Heap(io.ComfyNode):
+    """Has glibc return what it can; writes how many bytes are taken from it, 0 elsewhere."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestHeap",
+            category="WanDuet tests",
+            inputs=[io.String.Input("name")],
+            outputs=[],
+            is_output_node=True,
+            not_idempotent=True,
+        )
+
+    @classmethod
+    def execute(cls, name: str) -> io.NodeOutput:
+        libc, used = ctypes.CDLL(None), 0
+        if hasattr(libc, "mallinfo2"):
+            libc.malloc_trim(0)
+            libc.mallinfo2.restype = MallInfo
+            info = libc.mallinfo2()
+            used = info.uordblks + info.hblkhd
+        write_line(name, used)
+        return io.NodeOutput()
+
+
 class CopyToDevice(io.ComfyNode):
     """A copy with weights of its own on "cpu:0", as core's Select Model Device makes it."""
 
@@ -308,7 +342,7 @@ class MemoryTestExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         nodes = [TakeMemory, OutOfMemory, CutFile, RecordHeld, Watch, Watched, CopyToDevice]
-        return [*nodes, LoadAnyway, OnTwoDevices]
+        return [*nodes, Heap, LoadAnyway, OnTwoDevices]
 
 
 async def comfy_entrypoint() -> MemoryTestExtension:
