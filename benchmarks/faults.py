@@ -30,15 +30,16 @@ from tests.comfy.faults import DAMAGES, Fault
 from tests.comfy.graphs import node
 from tests.comfy.server import ComfyServer
 
-PLACES = ("load", "text", "cache write", "image encode", "high expert", "switch", "low expert")
-PLACES += ("decode", "conversion", "conversion's end", "save", "save's end")
-OF_FILES = ("load", "cache write", "conversion", "conversion's end", "save", "save's end")
-OF_MODELS = ("load", "image encode", "high expert", "switch", "low expert")
-"""Where the model file is in use or about to be."""
+PLACES = ("load", "text load", "frames' load", "text", "cache write", "image encode")
+PLACES += ("high expert", "switch", "low expert", "decode")
+PLACES += ("conversion", "conversion's end", "save", "save's end")
+OF_FILES = ("load", "text load", "frames' load", "cache write")
+OF_FILES += ("conversion", "conversion's end", "save", "save's end")
 
 KILLS = ("SIGKILL", "SIGTERM")
-FAULTS = ("exception", "interrupt", "memory full", "card full", "disk full", *DAMAGES, *KILLS)
-WHERE = {"disk full": OF_FILES, **dict.fromkeys(DAMAGES, OF_MODELS)}
+FAULTS = ("exception", "interrupt", "memory full", "memory limit", "card full", "disk full")
+FAULTS += (*DAMAGES, *KILLS)
+WHERE = {"disk full": OF_FILES}
 FIRST, NEXT = 7, 8
 """Seeds."""
 LOST = (OSError, WebSocketException)
@@ -86,6 +87,7 @@ def judged(site: Site, fault: Fault, expected: Mapping[str, Tensor]) -> dict[str
     elif left := faults.leftovers(server):
         wrong.append(f"left: {', '.join(file.name for file in left)}")
     server = site.running()
+    faults.disarm(server)
     faults.put_back(server)
     again = server.run(faults.prompt_for(fault.place, NEXT))
     if again.status != "success":

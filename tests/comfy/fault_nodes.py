@@ -5,6 +5,7 @@ Places are calls of modules, by the name of their class, and files that are open
 
 import errno
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -32,6 +33,8 @@ each of which attends twice."""
 
 FILES = {
     "load": ("open", "diffusion_models/"),
+    "text load": ("open", "text_encoders/"),
+    "frames' load": ("open", "models/vae/"),
     "cache write": ("os.rename", "wanduet/text_embeddings/"),
     "conversion": ("open", "wanduet/weights/"),
     "conversion's end": ("os.rename", "wanduet/weights/"),
@@ -55,6 +58,15 @@ def _fill_memory() -> None:
     torch.empty(TOO_MUCH, dtype=torch.uint8)
 
 
+def _limit_memory() -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(), -1))
+
+
+def _lift_limit() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+
+
 def _fill_disk() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -76,6 +88,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "interrupt": comfy.model_management.interrupt_current_processing,
     "card full": _fill_card,
     "memory full": _fill_memory,
+    "memory limit": _limit_memory,
     "disk full": _fill_disk,
     "SIGKILL": _end(signal.SIGKILL),
     "SIGTERM": _end(signal.SIGTERM),
@@ -153,6 +166,7 @@ class ArmFault(io.ComfyNode):
     def execute(cls, place: str, fault: str, file: str) -> io.NodeOutput:
         if place == "none":
             ARMED.disarm()
+            _lift_limit()
         elif fault in DAMAGES:
             ARMED.arm(place, lambda: DAMAGES[fault](Path(file)))
         else:

@@ -13,6 +13,8 @@ from .client import RunResult
 from .graphs import (
     I2V,
     T2V,
+    TEXT_ENCODER,
+    VAE_21,
     Prompt,
     experts,
     image_to_video,
@@ -28,7 +30,27 @@ from .graphs import (
 from .server import ComfyServer
 from .stock import empty_latent, ksampler
 
-COPY = "toy_i2v_high_noise_that_changes.safetensors"
+SUFFIX = "_that_changes.safetensors"
+COPY = f"toy_i2v_high_noise{SUFFIX}"
+COPIES = {
+    "models": ("diffusion_models", I2V[0]),
+    "text": ("text_encoders", TEXT_ENCODER),
+    "frames": ("vae", VAE_21),
+    "converted": ("diffusion_models", T2V[0]),
+}
+"""Folder and file of which the prompts use a copy, which is what gets damaged."""
+FILE_OF = {
+    "text": "text",
+    "text load": "text",
+    "cache write": "text",
+    "decode": "frames",
+    "frames' load": "frames",
+    "conversion": "converted",
+    "conversion's end": "converted",
+    "save": "converted",
+    "save's end": "converted",
+}
+"""Which one is in use at a place; elsewhere the experts' model."""
 OUT = "fault"
 DAMAGES = ("cut off", "deleted", "replaced", "written to")
 """Faults of `fault_nodes` that happen to the file."""
@@ -51,13 +73,20 @@ class Fault:
         return f"{self.place}: {self.what}"
 
 
+def copy_of(name: str) -> str:
+    """Returns the name of the copy of a file."""
+    return name.replace(".safetensors", SUFFIX)
+
+
 def video(seed: int) -> Prompt:
     """Image to video in two steps, one of each expert, by the engine, from text to frames."""
+    texts = prompts("a red ball falls")
+    texts["clip"]["inputs"]["text_encoder_name"] = copy_of(TEXT_ENCODER)
     return {
         **memory(blocks_to_swap=1),
         **experts((COPY, I2V[1]), memory=("memory", 0)),
-        **prompts("a red ball falls"),
-        **vae(),
+        **texts,
+        **vae(copy_of(VAE_21)),
         "image": node("WanDuetTestImage", seed=1, width=32, height=32, count=1, channels=3),
         **image_to_video(start_image=("image", 0), width=32, height=32),
         **moe_sampler(steps=2, shift=5.0, seed=seed),
@@ -68,7 +97,7 @@ def video(seed: int) -> Prompt:
 
 def converted(seed: int) -> Prompt:
     """Text to video with weights that are converted into a file."""
-    options = {"model_name": T2V[0], "precision": "int8", "memory": ("memory", 0)}
+    options = {"model_name": copy_of(T2V[0]), "precision": "int8", "memory": ("memory", 0)}
     return {
         **random_text(64, 20),
         **empty_latent(32, 32),
@@ -82,7 +111,10 @@ def converted(seed: int) -> Prompt:
 def saved() -> Prompt:
     """A model as a file."""
     inputs = {"filename_prefix": "diffusion_models/fault", "format": "fp8"}
-    return {**model(T2V[0]), "write": node("WanDuetSaveModel", model=("model", 0), **inputs)}
+    return {
+        **model(copy_of(T2V[0])),
+        "write": node("WanDuetSaveModel", model=("model", 0), **inputs),
+    }
 
 
 def prompt_for(place: str, seed: int) -> Prompt:
@@ -96,8 +128,7 @@ def result(server: ComfyServer, place: str) -> Mapping[str, Tensor]:
     """Returns what the prompt of a place has written."""
     if not place.startswith("save"):
         return load_file(server.output / f"{OUT}.safetensors")
-    (file,) = (server.output / "diffusion_models").glob("fault*.safetensors")
-    return load_file(file)
+    return load_file(max((server.output / "diffusion_models").glob("fault*.safetensors")))
 
 
 def forget(server: ComfyServer) -> None:
@@ -112,19 +143,28 @@ def forget(server: ComfyServer) -> None:
 
 
 def put_back(server: ComfyServer) -> None:
-    """Has the model file be whole."""
-    folder = server.base / "models" / "diffusion_models"
-    shutil.copyfile(folder / I2V[0], folder / f"{COPY}.new")
-    (folder / f"{COPY}.new").replace(folder / COPY)
+    """Has the model files be whole."""
+    for folder, name in COPIES.values():
+        file = server.base / "models" / folder / copy_of(name)
+        shutil.copyfile(file.with_name(name), file.with_suffix(".new"))
+        file.with_suffix(".new").replace(file)
 
 
 def arm(server: ComfyServer, fault: Fault) -> None:
     """Has it happen in the next prompt."""
     (server.output / "fault.txt").unlink(missing_ok=True)
-    file = str(server.base / "models" / "diffusion_models" / COPY)
+    folder, name = COPIES[FILE_OF.get(fault.place, "models")]
+    file = str(server.base / "models" / folder / copy_of(name))
     inputs = {"place": fault.place, "fault": fault.what, "file": file}
     armed = server.run({"arm": node("WanDuetTestFault", **inputs)})
     assert armed.status == "success", armed.error
+
+
+def disarm(server: ComfyServer) -> None:
+    """Ends a fault that lasts: a limit of memory."""
+    inputs = {"place": "none", "fault": "", "file": ""}
+    ended = server.run({"arm": node("WanDuetTestFault", **inputs)})
+    assert ended.status == "success", ended.error
 
 
 def happened(server: ComfyServer) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .faults import (
     DAMAGES,
+    SUFFIX,
     Fault,
     arm,
     expect_equal,
@@ -42,6 +43,7 @@ FAULTS = [
     Fault("conversion", "disk full", "success"),
     Fault("conversion's end", "exception", "error"),
     Fault("save", "exception", "error"),
+    Fault("save", "cut off", "error"),
     Fault("save's end", "disk full", "error"),
 ]
 
@@ -81,6 +83,7 @@ def test_the_next_prompt_works(comfy_server: ComfyServer, expected: Expected, fa
         assert expect_equal(result(comfy_server, fault.place), expected[place, FIRST])
 
     if fault.what in DAMAGES:
+        assert ended.status == "success" or SUFFIX in said(ended)  # it names the file
         put_back(comfy_server)
     again = comfy_server.run(prompt_for(fault.place, NEXT))
     assert again.status == "success", again.error

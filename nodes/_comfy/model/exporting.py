@@ -10,7 +10,6 @@ import comfy.model_management
 import folder_paths
 import torch
 from comfy import quant_ops
-from torch import nn
 
 from ....wan_model.errors import SettingsError
 from ....wan_model.loading.entries import is_block_matrix
@@ -41,6 +40,7 @@ def export_model(model: Any, prefix: str, format_name: str) -> tuple[Path, str]:
     Raises:
         SettingsError: for a MODEL of other loaders, a format that does not suit it, or if the file
             cannot be written.
+        CheckpointError: if the file that the MODEL lies in was written to.
     """
     target = find_export(format_name)
     dit = getattr(model.model, "diffusion_model", None)
@@ -68,6 +68,8 @@ def export_model(model: Any, prefix: str, format_name: str) -> tuple[Path, str]:
     try:
         export_checkpoint(file, outline, weights, target, on_tensor)
     except OSError as error:
+        if dit.file_guard is not None:
+            dit.file_guard.check()  # what could not be read is no matter of the target's folder
         raise SettingsError(
             f"The model cannot be saved as {file.name}. Got: {error}; need a folder that can be "
             "written to, with room for the whole file. Free some disk space, or choose a smaller "
@@ -89,11 +91,13 @@ def _free_name(model: Any, prefix: str, target: ExportFormat) -> Path:
 
 
 def _weights(
-    dit: nn.Module, patches: Patches, device: torch.device | None
+    dit: ComfyWanDiT, patches: Patches, device: torch.device | None
 ) -> Iterator[NamedWeight]:
     """Yields every tensor by name with its patches, one at a time; None for shapes alone."""
     layers = {path: part for path, part in dit.named_modules() if isinstance(part, Linear)}
     for name, tensor in dit.state_dict().items():
+        if dit.file_guard is not None:
+            dit.file_guard.check()
         path, _, leaf = name.rpartition(".")
         layer = layers.get(path)
         if layer is not None and leaf in PARTS[1:]:
