@@ -43,6 +43,18 @@ class ComfyWanDiT(CoreAttributes, WanDiT):
         self.first_passes = FirstPasses()
         self.stages = FastestStages(self.precision)
 
+    def check_files(self) -> None:
+        """Refuses weights whose file was written to: reading them may end the process.
+
+        Raises:
+            CheckpointError: names the file.
+        """
+        pool = None if self.pool is None else self.pool()
+        if pool is not None:
+            pool.check_files(self.expert)
+        elif self.file_guard is not None:
+            self.file_guard.check()
+
     @kernels_kept()
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

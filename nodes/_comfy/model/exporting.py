@@ -68,8 +68,7 @@ def export_model(model: Any, prefix: str, format_name: str) -> tuple[Path, str]:
     try:
         export_checkpoint(file, outline, weights, target, on_tensor)
     except OSError as error:
-        if dit.file_guard is not None:
-            dit.file_guard.check()  # what could not be read is no matter of the target's folder
+        dit.check_files()  # what could not be read is no matter of the target's folder
         raise SettingsError(
             f"The model cannot be saved as {file.name}. Got: {error}; need a folder that can be "
             "written to, with room for the whole file. Free some disk space, or choose a smaller "
@@ -96,8 +95,7 @@ def _weights(
     """Yields every tensor by name with its patches, one at a time; None for shapes alone."""
     layers = {path: part for path, part in dit.named_modules() if isinstance(part, Linear)}
     for name, tensor in dit.state_dict().items():
-        if dit.file_guard is not None:
-            dit.file_guard.check()
+        dit.check_files()
         path, _, leaf = name.rpartition(".")
         layer = layers.get(path)
         if layer is not None and leaf in PARTS[1:]:

@@ -190,6 +190,14 @@ class ExpertPool:
         self._settled = True
         return out
 
+    def check_files(self, expert: int) -> None:
+        """Refuses files that were written to since they were opened.
+
+        Raises:
+            CheckpointError: names the file.
+        """
+        self._hosts[expert].check_files()
+
     def expect(self, expert: int, after: int) -> None:
         """Announces the expert that runs after so many more forward passes."""
         if self._engine is not None:

@@ -5,13 +5,13 @@ LoRAs, which would be rounded again, are written in 16 bit.
 """
 
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.lora
 import comfy.utils
 import torch
 from comfy import quant_ops
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....wan_model.loading.encodings import encoding_of
 from ....wan_model.quant import SCALED, Linear, StoredWeight
@@ -19,6 +19,9 @@ from ....wan_model.writing.writer import weight_tensors
 from .lora_report import report
 from .low_rank import PREFIX, Patches
 from .object_patches import PatchablePatcher
+
+if TYPE_CHECKING:
+    from .comfy_dit import ComfyWanDiT
 
 IN_FILES = "model.diffusion_model."
 """What ComfyUI puts before the names of a transformer's tensors."""
@@ -67,7 +70,7 @@ class SavingPatcher(PatchablePatcher):
 class SavingModel:
     """The same for a ComfyUI whose patcher merges everything, and whose model is asked."""
 
-    diffusion_model: nn.Module
+    diffusion_model: "ComfyWanDiT"
     unmerged: Patches = MappingProxyType({})
     """Patches of the patcher that was loaded last to be saved, if it merges none."""
 
@@ -81,14 +84,18 @@ class SavingModel:
         return others | {f"{IN_FILES}{name}": tensor for name, tensor in ours.items()}
 
 
-def saved_tensors(dit: nn.Module, patches: Patches, device: torch.device) -> dict[str, Tensor]:
+def saved_tensors(dit: "ComfyWanDiT", patches: Patches, device: torch.device) -> dict[str, Tensor]:
     """Returns a transformer as a file holds it.
 
     Args:
         dit: ours.
         patches: that are not merged, by ComfyUI's keys.
         device: where they are merged.
+
+    Raises:
+        CheckpointError: if the file that it lies in was written to.
     """
+    dit.check_files()
     patched = {key.removeprefix(PREFIX): patch for key, patch in patches.items()}
     layers = {path: part for path, part in dit.named_modules() if isinstance(part, Linear)}
     quantized = {
