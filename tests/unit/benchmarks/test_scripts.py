@@ -84,7 +84,7 @@ def test_forward_beside_comfyui(comfyui: Path):
 
 
 def test_step_cache(here: Callable[..., Lines]):
-    lines = here("step_cache", "--limit", "1", "--methods", "cfg", "--steps", "10")
+    lines = here("step_cache", "--limit", "1", "--methods", "cfg", "--steps", "14")
 
     assert [line["cache"] for line in lines] == ["none", "cfg"]
     assert lines[1]["passes"] < lines[0]["passes"] == 1
