@@ -2,6 +2,7 @@
 
     python benchmarks/quality.py                              # everything: 12 min, 2 cores
     python benchmarks/quality.py --kinds ti2v --limit 8 --save clips
+    python benchmarks/quality.py --kinds t2v i2v --loras models # 4 steps
     python benchmarks/quality.py --weights fp8 --precision bf16 --against models
 
 Prints JSON lines (`| python benchmarks/report.py --show -` makes tables of them): how many of the
@@ -36,7 +37,7 @@ from tools.tiny_score.quality import (
 )
 from tools.train_tiny.scenes import Prompt, score_prompts
 from tools.train_tiny.scenes.sheet import contact_sheet
-from wan_model.config import OFFICIAL, Kind
+from wan_model.config import Kind
 from wan_model.quant import AS_STORED
 from wan_model.quant import names as format_names
 
@@ -61,11 +62,10 @@ def main() -> None:
     about = {"models": options.models.resolve().name, "device": options.device}
     about |= {"precision": options.precision, "threads": torch.get_num_threads()}
     for task in options.kinds:
-        runs = _generate(task, options.models, dtype, options.weights, options)
+        runs, steps = _generate(task, options.models, dtype, options.weights, options)
         exact: list[Generated] = []
         if options.against:
-            exact = _generate(task, options.against, torch.float32, AS_STORED, options)
-        steps = options.steps or OFFICIAL[TASKS[task][0]].steps
+            exact, _ = _generate(task, options.against, torch.float32, AS_STORED, options)
         made = {"videos": task, "steps": steps, "weights": options.weights, **about}
         emit("quality", made | _clip_columns(runs, exact))
         if options.save:
@@ -93,11 +93,12 @@ def _parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kinds", nargs="*", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--steps", type=int, help="default: the official number of each kind")
+    parser.add_argument("--steps", type=int, help="default: as many as the models want")
     parser.add_argument("--seeds", type=int, default=1, help="clips of each prompt")
     parser.add_argument("--limit", type=int, default=56, help="prompts, taken evenly from all")
     parser.add_argument("--vae-clips", type=int, default=32, help="of each split; 0: no VAE")
     parser.add_argument("--models", type=Path, default=SHIPPED, metavar="FOLDER")
+    parser.add_argument("--loras", type=Path, metavar="FOLDER", help="with the 4-step LoRAs of it")
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="PSNR to these in fp32")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="write contact sheets")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
@@ -108,15 +109,18 @@ def _parse() -> argparse.Namespace:
 
 def _generate(
     task: str, models: Path, dtype: torch.dtype, weights: str, options: argparse.Namespace
-) -> list[Generated]:
-    """Returns the clips of a task, one set for each seed."""
+) -> tuple[list[Generated], int]:
+    """Returns the clips of a task, one set for each seed, and the steps they took."""
     kind, with_image = TASKS[task]
-    wan = load_tiny(models, kind, device=options.device, dtype=dtype, weights=weights)
+    wan = load_tiny(
+        models, kind, device=options.device, dtype=dtype, weights=weights, loras=options.loras
+    )
     prompts = _spread(score_prompts(), options.limit)
-    return [
+    runs = [
         make_and_score(wan, prompts, with_image=with_image, steps=options.steps, seed=seed)
         for seed in range(options.seeds)
     ]
+    return runs, wan.settings(options.steps).steps
 
 
 def _spread(prompts: Sequence[Prompt], limit: int) -> list[Prompt]:

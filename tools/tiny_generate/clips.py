@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from wan_model.conditioning import condition_video, known_frames_mask
-from wan_model.config import NEGATIVE_PROMPT, OFFICIAL
+from wan_model.config import NEGATIVE_PROMPT
+from wan_model.sampling import make_sigmas
 from wan_model.shapes import latent_frames
 from wan_model.vae import WanVae
 
 from .models import TinyWan
-from .sample import Guided, sample
+from .sample import Guided, sample_along
 
 FRAMES = 17
 """What the tiny models are trained on."""
@@ -40,7 +41,7 @@ def generate(
         wan: the models.
         prompts: B of them.
         images: first frames (B, 3, size_px, size_px) in [-1, 1]; I2V needs them, TI2V takes them.
-        steps: of the solver. None: the official number.
+        steps: of the solver. None: as many as the models want.
         seed: another one gives other clips.
         frames: of video, 4n+1.
         size_px: height and width. None: what the models are trained on.
@@ -48,7 +49,7 @@ def generate(
     Raises:
         ShapeError: for a size that the models cannot make, or I2V without images.
     """
-    settings, vae = OFFICIAL[wan.kind], wan.vae
+    settings, vae = wan.settings(steps), wan.vae
     cond = first = None
     if images is not None and wan.kind == "i2v":
         cond = image_condition(vae, images, frames)
@@ -60,7 +61,8 @@ def generate(
     side = (size_px or wan.size_px) // vae.config.spatial_stride
     shape = (vae.config.z_dim, latent_frames(frames), side, side)
     noise = torch.stack([clip_noise(prompt, seed, shape) for prompt in prompts]).to(vae.device)
-    return sample(wan.experts, guided, noise, settings, steps or settings.steps)
+    sigmas = make_sigmas(settings.sampler, settings.steps, settings.shift)
+    return sample_along(wan.experts, guided, noise, settings, sigmas, settings.sampler)
 
 
 def decode(vae: WanVae, latents: Tensor) -> Tensor:

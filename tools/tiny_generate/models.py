@@ -9,9 +9,11 @@ from safetensors import safe_open
 from wan_model import load_dit, load_vae
 from wan_model.config import Kind
 from wan_model.dit import WanDiT
+from wan_model.presets import Distilled, Models, Settings, Values, choose
 from wan_model.quant import AS_STORED
 from wan_model.vae import WanVae
 
+from .loras import give_lora
 from .text import PromptEncoder
 
 EXPERTS: dict[Kind, tuple[str, str]] = {
@@ -25,6 +27,8 @@ VAES: dict[Kind, str] = {
     "ti2v": "wan22-tiny-wan22-vae",
 }
 TEXT_ENCODER = "wan22-tiny-umt5"
+LORA = "wan22-tiny-{kind}-lightning-{expert}-noise"
+"""Of T2V and I2V."""
 
 SIZE_PX = 128
 """Of videos, if a file does not say for what size it is trained."""
@@ -41,6 +45,18 @@ class TinyWan:
     encode_prompts: PromptEncoder
     size_px: int
     """Height and width of the videos that it is trained on."""
+    distilled: tuple[Distilled | None, Distilled | None] = (None, None)
+    """What LoRAs make of the experts."""
+
+    def settings(self, steps: int | None = None) -> Settings:
+        """Returns what it is sampled with: what its LoRAs want, else the official settings.
+
+        Args:
+            steps: None: as many as they want.
+        """
+        high, low = ([found] if found else [] for found in self.distilled)
+        models = Models(kind=self.kind, high=high, low=None if self.kind == "ti2v" else low)
+        return choose(models, Values(steps=steps))[0]
 
 
 def load_tiny(
@@ -50,6 +66,7 @@ def load_tiny(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     weights: str = AS_STORED,
+    loras: Path | None = None,
 ) -> TinyWan:
     """Loads the models of one kind.
 
@@ -59,18 +76,24 @@ def load_tiny(
         device: of all of them.
         dtype: in which the transformers' blocks and the VAE compute; prompts always in fp32.
         weights: format of the blocks' weights and matmuls, as `load_dit` takes it.
+        loras: folder with the 4-step LoRAs, which each expert gets its own of. None: without.
 
     Raises:
         FileNotFoundError: if a file is missing.
     """
     files = [find_file(models, name) for name in dict.fromkeys(EXPERTS[kind])]
     dits = [load_dit(file, device=device, dtype=dtype, weights=weights) for file in files]
+    distilled = (None, None)
+    if loras is not None:
+        found = [find_file(loras, LORA.format(kind=kind, expert=name)) for name in ("high", "low")]
+        distilled = (give_lora(dits[0], found[0]), give_lora(dits[1], found[1]))
     return TinyWan(
         kind,
         (dits[0], dits[-1]),
         load_tiny_vae(models, kind, device=device, dtype=dtype),
         PromptEncoder(find_file(models, TEXT_ENCODER), device),
         trained_size_px(files[0]),
+        distilled,
     )
 
 

@@ -4,6 +4,7 @@ Shape legend: B clips, C latent channels, T latent frames, S text tokens.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,7 +28,25 @@ class Guided:
     """TI2V: the given first latent frame (B, C, 1, H, W)."""
 
 
-@torch.no_grad()
+class Sampling(Protocol):
+    """What of the settings decides the velocity."""
+
+    @property
+    def boundary(self) -> float | None:
+        """Noise level from which on the first expert runs; none: it always does."""
+        ...
+
+    @property
+    def cfg_high(self) -> float:
+        """Guidance of the first expert; at 1 the negative prompt is left out."""
+        ...
+
+    @property
+    def cfg_low(self) -> float:
+        """Guidance of the second expert."""
+        ...
+
+
 def sample(
     experts: tuple[WanDiT, WanDiT],
     guided: Guided,
@@ -35,7 +54,29 @@ def sample(
     settings: OfficialSettings,
     steps: int,
 ) -> Tensor:
-    """Returns normalised latents (B, C, T, H, W).
+    """Returns normalised latents (B, C, T, H, W), made as the official code does.
+
+    Args:
+        experts: for high and for low noise; the same one twice for a model that is not split.
+        guided: text and images, on the device of the experts.
+        noise: fp32 (B, C, T, H, W), on the same device.
+        settings: shift, boundary and guidance.
+        steps: of the solver.
+    """
+    sigmas = make_sigmas(SOLVER, steps, settings.shift)
+    return sample_along(experts, guided, noise, settings, sigmas, SOLVER)
+
+
+@torch.no_grad()
+def sample_along(
+    experts: tuple[WanDiT, WanDiT],
+    guided: Guided,
+    start: Tensor,
+    settings: Sampling,
+    sigmas: Tensor,
+    solver: str,
+) -> Tensor:
+    """Returns the samples (B, C, T, H, W) at the end of a schedule.
 
     A given first frame is what the model sees at every step, with timestep 0, as
     `wan/textimage2video.py` does it.
@@ -43,24 +84,28 @@ def sample(
     Args:
         experts: for high and for low noise; the same one twice for a model that is not split.
         guided: text and images, on the device of the experts.
-        noise: fp32 (B, C, T, H, W), on the same device.
-        settings: shift, boundary and guidance; without a boundary only the first expert runs.
-        steps: of the solver.
+        start: fp32 (B, C, T, H, W), at the first noise level, on the same device.
+        settings: boundary and guidance; without a boundary only the first expert runs.
+        sigmas: noise levels.
+        solver: as `solve` takes it.
     """
+    prompts = guided.text[: len(start)]
 
     def velocity(x: Tensor, sigma: float, timestep: float) -> Tensor:
-        high = settings.boundary is None or is_high_noise(sigma, settings.boundary)
+        high = not settings.boundary or is_high_noise(sigma, settings.boundary)
         times = torch.full((len(x),), timestep, device=x.device)
         if guided.first is not None:
             x = with_first_frame(x, guided.first)
             times = times.unsqueeze(1).repeat(1, x.shape[2])
             times[:, 0] = 0
-        dit = experts[0 if high else 1]
+        dit, cfg = experts[0 if high else 1], settings.cfg_high if high else settings.cfg_low
+        if cfg == 1:
+            return dit(x, times, prompts, guided.cond)
         cond = None if guided.cond is None else twice(guided.cond)
         positive, negative = dit(twice(x), twice(times), guided.text, cond).chunk(2)
-        return guide(positive, negative, settings.cfg_high if high else settings.cfg_low)
+        return guide(positive, negative, cfg)
 
-    latent = solve(SOLVER, velocity, noise, make_sigmas(SOLVER, steps, settings.shift))
+    latent = solve(solver, velocity, start, sigmas)
     return latent if guided.first is None else with_first_frame(latent, guided.first)
 
 

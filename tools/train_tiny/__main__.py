@@ -9,6 +9,8 @@ Stages, in this order; one that was stopped goes on where it was:
     t2v_high t2v_low t2v_single          from t2v: the two experts, and one model going on
     i2v_high i2v_low                     from the T2V experts
     ti2v                                 from t2v_small, on the Wan2.2 VAE
+    t2v_lightning_high t2v_lightning_low four-step LoRAs for the experts, taught by these
+    i2v_lightning_high i2v_lightning_low
 
 Several stages may be given at once; `--seconds` is for each of them (as a rule the recipe's own
 times), and the schedule is cut to what the machine does in that time. Other commands:
@@ -44,6 +46,8 @@ from pathlib import Path
 import torch
 
 from .config import Recipe
+from .distill import export_loras, run_distillation
+from .distill_config import Distillation
 from .experts import compare_experts
 from .experts_plot import plot_experts
 from .export import export_all
@@ -59,12 +63,13 @@ SHIPPED_MODELS = Path(__file__).parents[2] / "models"
 
 def main() -> None:
     """Command line."""
-    recipe = Recipe()
-    arguments = _parse(recipe)
+    recipe, distillation = Recipe(), Distillation()
+    arguments = _parse(recipe, distillation)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     torch._dynamo.config.recompile_limit = 64  # one version per width and size class of a norm
+    torch._dynamo.config.automatic_dynamic_shapes = False  # a teacher's batch is not a student's
     folder, device = TrainingFolder(arguments.out), torch.device(arguments.device)
     for command in arguments.commands:
         match command:
@@ -75,7 +80,7 @@ def main() -> None:
             case "import":
                 print("imported:", *import_shipped(arguments.models, folder))
             case "export":
-                for file in export_all(recipe, folder):
+                for file in (*export_all(recipe, folder), *export_loras(distillation, folder)):
                     print(f"{file.stat().st_size:>10} {file.name}")
             case "plot":
                 plot_curves(folder, folder.path / "curves.png")
@@ -91,6 +96,19 @@ def main() -> None:
                 name = "preview-" + "-".join(arguments.stages)
                 output = folder.path / f"{name}.png"
                 preview(tuple(arguments.stages), recipe, folder, output, device=device)
+            case _ if command in distillation.stages:
+                run_distillation(
+                    command,
+                    recipe,
+                    distillation,
+                    folder,
+                    device=device,
+                    seconds=arguments.seconds,
+                    steps=arguments.steps,
+                    stop_after=arguments.stop_after,
+                    init_from=arguments.init_from,
+                    compile_blocks=device.type == "cuda",
+                )
             case _:
                 run_stage(
                     command,
@@ -105,18 +123,28 @@ def main() -> None:
                 )
 
 
-def _parse(recipe: Recipe) -> argparse.Namespace:
-    others = ("tokenizer", "sizes", "import", "clips", "preview", "experts", "export", "plot")
+def _parse(recipe: Recipe, distillation: Distillation) -> argparse.Namespace:
+    others = (
+        "tokenizer",
+        "sizes",
+        "import",
+        "clips",
+        "preview",
+        "experts",
+        "export",
+        "export_loras",
+        "plot",
+    )
     parser = argparse.ArgumentParser(prog="python -m tools.train_tiny", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    choices = (*recipe.stages, *others)
+    choices = (*recipe.stages, *distillation.stages, *others)
     parser.add_argument("commands", nargs="+", choices=choices, metavar="COMMAND")
     parser.add_argument("--out", type=Path, default=Path("build/train_tiny"))
     parser.add_argument("--models", type=Path, default=SHIPPED_MODELS, help="shipped files")
     parser.add_argument("--seconds", type=float, help="wall-clock time of each stage")
     parser.add_argument("--steps", type=int, help="length of the schedule, whatever the time")
     parser.add_argument("--stop-after", type=int, help="stop after so many steps")
-    parser.add_argument("--init-from", choices=recipe.stages, help="stage to begin with")
+    parser.add_argument("--init-from", choices=choices, help="stage to begin with")
     parser.add_argument("--stages", nargs="+", default=["t2v"], choices=tuple(recipe.dits))
     cuda = torch.cuda.is_available()
     parser.add_argument("--device", default="cuda" if cuda else "cpu")

@@ -55,10 +55,14 @@ class LatentMaker:
         video = self.clips.render(scenes)
         batch = {"latent": encode(self.vae, video), "tokens": tokens.to(video.device)}
         if self.kind == "i2v":
-            rng = generator(torch.device("cpu"), self.clips.seed, self.clips.split, "last", number)
-            last_given = torch.rand(len(scenes), generator=rng) < self.last_frame_probability
-            batch["cond"] = self.condition(video, last_given.to(video.device))
+            batch["cond"] = self.condition(video, self.last_given(number, len(scenes)))
         return batch
+
+    def last_given(self, number: int, size: int) -> Tensor:
+        """Returns in which clips of a group the last frame is given as well, bool (N,)."""
+        rng = generator(torch.device("cpu"), self.clips.seed, self.clips.split, "last", number)
+        given = torch.rand(size, generator=rng) < self.last_frame_probability
+        return given.to(self.clips.device)
 
     def condition(self, video: Tensor, last_given: Tensor) -> Tensor:
         """Returns mask and image channels fp32 (N, 20, T', H, W), as the official code has them.

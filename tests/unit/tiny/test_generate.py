@@ -99,6 +99,13 @@ def test_each_expert_has_its_guidance(boundary, scale):
     torch.testing.assert_close(result, noise - scale * start, atol=1e-4, rtol=1e-4)
 
 
+def test_without_guidance_the_negative_prompt_is_left_out():
+    high, low, settings = Recorder(), Recorder(), replace(OFFICIAL["t2v"], cfg_high=1.0)
+    sample((high, low), Guided(text=one_and_zero()), random(1, 16, 2, 4, 4), settings, steps=4)
+    assert {len(x) for x, _ in high.calls} == {1}
+    assert {len(x) for x, _ in low.calls} == {2}
+
+
 def test_without_a_boundary_the_first_one_does_everything():
     only, other = Recorder(), Recorder()
     settings = OFFICIAL["ti2v"]
