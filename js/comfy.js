@@ -5,6 +5,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { after, hooked } from "./node_hooks.js";
 import { isOurs } from "./read_graph.js";
 
 /** @typedef {any} Node a LiteGraph node */
@@ -59,11 +60,8 @@ export const rootGraph = () => app.rootGraph ?? app.graph;
  */
 export function addPanel(node, name, element, { minWidth, height, around = 0 }) {
   element.style.setProperty("--comfy-widget-min-height", `${height}px`);
-  const widget = node.addDOMWidget(name, name, element, {
-    serialize: false,
-    getMinHeight: () => height + around,
-    margin: MARGIN,
-  });
+  const options = { serialize: false, getMinHeight: () => height + around, margin: MARGIN };
+  const widget = hooked(node, () => node.addDOMWidget(name, name, element, options));
   widget.serialize = false;
   const [width, minHeight] = node.computeSize();
   node.setSize([Math.max(node.size[0], width, minWidth), Math.max(node.size[1], minHeight)]);
@@ -72,6 +70,9 @@ export function addPanel(node, name, element, { minWidth, height, around = 0 }) 
 
 /** Draws the canvas anew. */
 export const redraw = () => app.canvas.setDirty(true, true);
+
+/** @returns {string | undefined} id of the workflow that is open, as it is saved */
+export const openWorkflowId = () => rootGraph()?.id;
 
 /** @returns {any} the workflow that is open, the same object as long as its tab is */
 export const openWorkflow = () => app.extensionManager?.workflow?.activeWorkflow;
@@ -192,10 +193,12 @@ export function onMessage(type, action) {
 /**
  * Tells the server, now and whenever it may have forgotten, that this page shows its messages.
  * @param {string} path
+ * @param {(answer: any) => void} onAnswer
  */
-export function sayHello(path) {
-  const say = () => {
-    if (api.clientId) getJson(`${path}?client_id=${encodeURIComponent(api.clientId)}`);
+export function sayHello(path, onAnswer) {
+  const say = async () => {
+    if (!api.clientId) return;
+    onAnswer(await getJson(`${path}?client_id=${encodeURIComponent(api.clientId)}`));
   };
   for (const type of ["status", "reconnected", "execution_start"]) {
     api.addEventListener(type, say, { once: type === "status" });
@@ -296,22 +299,6 @@ function same(a, b) {
   const names = Object.keys(a);
   return names.length === Object.keys(b).length &&
     names.every((name) => name in b && same(a[name], b[name]));
-}
-
-/**
- * Runs `action` after a hook of one node, whatever else is hooked there.
- * @param {Node} node
- * @param {string} hook
- * @param {() => void} action
- */
-export function after(node, hook, action) {
-  const earlier = node[hook];
-  /** @param {...any} args */
-  node[hook] = function (...args) {
-    const result = earlier?.apply(this, args);
-    action();
-    return result;
-  };
 }
 
 /**

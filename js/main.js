@@ -1,10 +1,11 @@
 /** Entry point: says which node gets what. Help pages of the nodes lie in docs/. */
 
 import {
-  addButton, addPanel, after, copyText, extendNode, extendOurNodes, getFile, getJson, moveInput,
-  onMessage, openWorkflow, passToCanvas, postJson, sayHello, setPlaceholder, showError, showInstead,
-  translatedWords, watch, whenEdited, writeWidget,
+  addButton, addPanel, copyText, extendNode, extendOurNodes, getFile, getJson, moveInput,
+  onMessage, openWorkflow, openWorkflowId, passToCanvas, postJson, sayHello, setPlaceholder,
+  showError, showInstead, translatedWords, watch, whenEdited, writeWidget,
 } from "./comfy.js";
+import { after } from "./node_hooks.js";
 import {
   findModelFile, findNode, isConnected, isOurs, readPrompt, readWidgets,
 } from "./read_graph.js";
@@ -15,6 +16,7 @@ import { heightOf, makeBox } from "./problems/box.js";
 import { ProblemWatcher } from "./problems/watcher.js";
 import { automaticTexts } from "./sampler/auto_values.js";
 import { PANEL_HEIGHT, SchedulePanel } from "./schedule/widget.js";
+import { Origins } from "./run/origin.js";
 import { KeptReports, heightOfReport, heightOfText, makeReport } from "./run/report.js";
 import { addStyleSheet, div } from "./ui/dom.js";
 import { PassingPanels } from "./ui/passing_panel.js";
@@ -66,6 +68,7 @@ function showPlan(node, lines) {
   if (text) plans.show(node, element, heightOfText(text, node.size[0]));
   else plans.hide(node);
   // Undo and a change of tabs make the nodes anew.
+  keptReports.fetch(openWorkflowId(), ofSampler);
   const report = keptReports.of(node);
   if (report && !reports.isShown(node)) showReport(node, report);
 }
@@ -111,8 +114,14 @@ onMessage("execution_error", (error) => {
   watcher.failed([{ node_id: `${error.node_id}`, input: "", message }]);
 });
 
+/** Which workflow runs are of. Messages of others find nodes by accident only. */
+const origins = new Origins(openWorkflowId);
+
+/** The prompt that runs. @type {string | undefined} */
+let current;
+onMessage("execution_start", ({ prompt_id: prompt }) => (current = prompt));
+
 /**
- * A run may be of another workflow than the one that is open, where its ids are those of others.
  * @param {string} kind
  * @param {string} id
  */
@@ -121,23 +130,25 @@ const ofClass = (kind, id) => {
   return node?.comfyClass === kind ? node : undefined;
 };
 
-const previews = new Previews({
-  findNode: (id) => ofClass("WanDuetMoESampler", id),
-  panels: new PassingPanels("wanduet_preview"),
+/** @param {string} id */
+const ofSampler = (id) => ofClass("WanDuetMoESampler", id);
+
+const previews = new Previews({ findNode: ofSampler, panels: new PassingPanels("wanduet_preview") });
+onMessage("wanduet.preview", (message) => {
+  if (origins.isHere(message)) previews.receive(message);
 });
-onMessage("wanduet.preview", (message) => previews.receive(message));
 
 /** What nodes said while they ran, until they run again. */
 const said = new PassingPanels("wanduet_said");
-onMessage("wanduet.said", ({ node: id, text }) => {
-  const node = findNode(id);
+onMessage("wanduet.said", (message) => {
+  const node = origins.isHere(message) && findNode(message.node);
   if (!node || !isOurs(node)) return;
   const element = div("wanduet-said");
-  element.textContent = text;
-  said.show(node, element, heightOfText(text, node.size[0]));
+  element.textContent = message.text;
+  said.show(node, element, heightOfText(message.text, node.size[0]));
 });
 onMessage("executing", (id) => {
-  const node = id && findNode(id);
+  const node = id && origins.isHere({ prompt_id: current }) && findNode(id);
   if (node) said.hide(node);
 });
 
@@ -145,7 +156,8 @@ onMessage("executing", (id) => {
 const running = new Set();
 
 onMessage("wanduet.step", (progress) => {
-  const node = findNode(progress.node);
+  const node = origins.isHere(progress) && ofSampler(progress.node);
+  if (!node) return;
   panels.get(node)?.advance(progress);
   running.add(node);
 });
@@ -154,9 +166,10 @@ const comparisons = new PassingPanels("wanduet_compare");
 /** @type {WeakMap<any, ComparePlayer>} */
 const players = new WeakMap();
 
-onMessage("executed", async ({ node: id, display_node: shownAs, output }) => {
+onMessage("executed", async (message) => {
+  const { node: id, display_node: shownAs, output } = message;
   const compared = output?.wanduet_compare?.[0];
-  const node = compared && ofClass("WanDuetCompare", shownAs ?? id);
+  const node = compared && origins.isHere(message) && ofClass("WanDuetCompare", shownAs ?? id);
   if (!node) return;
   const { fps, videos } = compared;
   const files = await Promise.all(videos.map((/** @type {any} */ video) => getFile(video)));
@@ -186,9 +199,10 @@ extendNode("WanDuet.ExtendPrompt", "WanDuetPromptExtend", (node) => {
   });
 });
 
-onMessage("executed", ({ node: id, display_node: shownAs, output }) => {
+onMessage("executed", (message) => {
+  const { node: id, display_node: shownAs, output } = message;
   const { prompt, text } = output?.wanduet_prompt?.[0] ?? {};
-  const node = text && findNode(shownAs ?? id);
+  const node = text && origins.isHere(message) && findNode(shownAs ?? id);
   if (!isOurs(node ?? {})) return;
   written.set(node, prompt);
   const element = div("wanduet-plan wanduet-prompt");
@@ -203,9 +217,16 @@ extendNode("WanDuet.Prompt", "WanDuetTextEncode", (node) => {
   watch(node, read, (on) => setPlaceholder(node, "negative", on ? official : say("noNegative")));
 });
 
-onMessage("executed", ({ node: id, display_node: shownAs, output }) => {
+onMessage("executed", (message) => {
+  const { node: id, display_node: shownAs, output } = message;
   const report = output?.wanduet_report?.[0]?.report;
-  const node = report && ofClass("WanDuetMoESampler", shownAs ?? id);
+  if (!report) return;
+  if (!origins.isHere(message)) {
+    const workflow = origins.byPrompt.get(message.prompt_id);
+    if (workflow) keptReports.keepElsewhere(workflow, shownAs ?? id, report);
+    return;
+  }
+  const node = ofSampler(shownAs ?? id);
   if (!node) return;
   keptReports.keep(node, report);
   said.hide(node);  // the report begins with it
@@ -221,4 +242,4 @@ for (const type of [
 ]) {
   onMessage(type, over);
 }
-sayHello("/wanduet/hello");
+sayHello("/wanduet/hello", (run) => origins.learn(run));

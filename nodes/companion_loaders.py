@@ -16,7 +16,7 @@ from .search_words import search_words
 
 
 class WanDuetVAELoader(io.ComfyNode):
-    """Loads a Wan2.1 or Wan2.2 VAE, full or for previews."""
+    """Loads a Wan 2.1 or Wan 2.2 VAE, full or for previews."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

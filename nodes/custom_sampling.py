@@ -190,6 +190,11 @@ class WanDuetSigmas(io.ComfyNode):
         own_spacing = AUTO if scheduler == "wan" else scheduler
         typed = settings.typed(steps=steps, shift=shift, boundary=boundary, scheduler=own_spacing)
         chosen, why = settings.resolve(models, typed, denoise=denoise)
+        if scheduler == "wan" and chosen.levels:
+            said.append(
+                "Scheduler wan leaves the noise levels to the model, which has its own. Choose "
+                "another scheduler for others."
+            )
         sigmas = samplers.make_schedule(
             sampler, scheduler, chosen.steps, chosen.shift, denoise, chosen.levels
         )

@@ -19,6 +19,8 @@ from .prompt_check.graph import LOW, LOW_OUTPUT, Graph, Output
 from .prompt_check.known_files import Describe, describe_file, find_model
 
 PAIR = "WanDuetLoraPair"
+UNKNOWN = 1_000_000
+"""Patches of a file that cannot be read: more than any makes."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,15 @@ class Named:
         return [found for lora in self.loras if not lora.ours and (found := of_lora(lora))]
 
     @property
+    def patches_of_others(self) -> list[int]:
+        """Of each of these, the most patches that its file makes."""
+        return [
+            _most_patches(lora.name, runtime.file_stamp(FOLDER, lora.name))
+            for lora in self.loras
+            if not lora.ours and of_lora(lora)
+        ]
+
+    @property
     def has_other_loras(self) -> bool:
         """Whether nodes of others load LoRAs that are not for few steps."""
         return any(
@@ -89,6 +100,14 @@ def _of_file(name: str, _stamp: str) -> Distilled | None:
     except (WanError, OSError, ValueError):
         file = name.replace("\\", "/").rpartition("/")[2]
         return recognise(file, "lora")  # its loader will say what is wrong with it
+
+
+@lru_cache(maxsize=64)
+def _most_patches(name: str, _stamp: str) -> int:
+    try:
+        return open_lora(runtime.model_path(FOLDER, name)).most_patches
+    except (WanError, OSError, ValueError):
+        return UNKNOWN
 
 
 def _loras(graph: Graph, output: Output) -> Iterator[NamedLora]:
@@ -151,7 +170,7 @@ def without_loras(patcher: Any, prompt: Any, node_id: str | None, name: str) -> 
         what = "its own file is made for few steps"
     else:
         found = distilled_loras.without_distilled(
-            patcher, len(named.loras_of_others), named.has_other_loras
+            patcher, named.patches_of_others, named.has_other_loras
         )
     if found is None:
         raise SettingsError(

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ._comfy.host import runtime
+from ._comfy.host.listener import showing_client
 
 
 def shown_prompt(node_id: str | None, prompt: str, text: str) -> dict[str, Any]:
@@ -15,6 +16,6 @@ def shown_prompt(node_id: str | None, prompt: str, text: str) -> dict[str, Any]:
         prompt: what the node returns.
         text: what is shown: the prompt, and what there is to say of it.
     """
-    if runtime.showing_client() is None:
+    if showing_client() is None:
         runtime.show(node_id, text)
     return {"wanduet_prompt": [{"prompt": prompt, "text": text}]}

@@ -19,6 +19,7 @@ from ..wan_model.errors import WanError
 from ..wan_model.loading import detect
 from ..wan_model.sampling import check_sigmas, count_high_noise_steps, official_timestep, trim_steps
 from ._comfy.host import runtime
+from ._comfy.host.listener import remember_client, running_prompt
 from ._comfy.sampling import samplers
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def describe(query: Query) -> dict[str, Any]:
 
     Raises:
         LookupError: if the loaders do not list the file, or it is not a diffusion model.
-        WanError: if it is not of Wan2.2.
+        WanError: if it is not of Wan 2.2.
     """
     folder, name = query.get("folder", ""), query.get("name", "")
     path = runtime.listed_file(folder, name) if folder == MODEL_FOLDER else None
@@ -74,9 +75,13 @@ def describe(query: Query) -> dict[str, Any]:
 
 
 def hello(query: Query) -> dict[str, Any]:
-    """Notes that a client shows what we send while sampling; "client_id" as for the queue."""
-    runtime.remember_client(query.get("client_id", ""))
-    return {}
+    """Notes that a client shows what we send while sampling; "client_id" as for the queue.
+
+    Returns:
+        "prompt_id" of the run that is on, and the id of the "workflow" that it is of.
+    """
+    remember_client(query.get("client_id", ""))
+    return running_prompt()
 
 
 def schedule(query: Query) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ..wan_model.sampling import ExpertPlan
 from ..wan_model.shapes import LatentSize, latent_size
 from . import few_steps, run_pace, settings
 from ._comfy.host import runtime
+from ._comfy.model.attention_choice import planned as planned_attention
 from ._comfy.model.placement import has_engine_by_default
 from ._comfy.model.precision_choice import explain as explain_precision
 from ._comfy.sampling import samplers
@@ -21,6 +22,7 @@ from .prompt_check.graph import Graph
 from .prompt_check.known_files import Describe, Model, describe_file, find_model
 from .video_size import FREE, SIZES, chosen_length, chosen_size
 
+OURS = "WanDuet"
 SIZE = "WanDuetImageToVideo"
 NUMBERS = ("steps", "shift", "boundary", "cfg_high", "cfg_low", "start_steps", "cfg_start")
 """Widgets of which 0 is automatic."""
@@ -44,15 +46,9 @@ def plan_lines(prompt: dict[str, Any], node_id: str) -> list[str]:
     chosen, why = settings_of(graph, node_id, models[0])
     if why:
         lines += [_described(chosen, alone=len(models) < 2), *why]
-    loader = models[0].output.node_id
-    precision = str(graph.value(loader, "precision", "auto"))
-    attention = str(graph.value(loader, "attention", "auto"))
     device = runtime.compute_device()
-    try:
-        matmuls = explain_precision(precision, models[0].info, device)
-    except WanError as error:
-        matmuls = str(error)
-    lines.append(f"{matmuls}; attention: {attention}")
+    precision = str(graph.value(models[0].output.node_id, "precision", "auto"))
+    lines.append(_kernels(graph, models[0], precision, device))
     size = _size(graph, node_id, models[0])
     if size is None:
         return lines
@@ -99,6 +95,19 @@ def automatic(prompt: dict[str, Any], node_id: str) -> dict[str, Any] | None:
         return None
     chosen, why = settings_of(graph, node_id, model)
     return {**asdict(chosen), "why": why}
+
+
+def _kernels(graph: Graph, model: Model, precision: str, device: torch.device) -> str:
+    loader = model.output.node_id
+    if not graph.kind(loader).startswith(OURS):
+        return "Precision and attention: as ComfyUI chooses for its own loader"
+    try:
+        matmuls = explain_precision(precision, model.info, device)
+    except WanError as error:
+        matmuls = str(error)
+    attention = str(graph.value(loader, "attention", "auto"))
+    kernel = planned_attention(attention, device, runtime.compute_dtype(precision))
+    return f"{matmuls}; {kernel}"
 
 
 def _described(chosen: Settings, *, alone: bool) -> str:

@@ -33,7 +33,10 @@ export class Previews {
   /** @param {{ node: string, image?: string, width?: number, height?: number, done?: boolean }} message */
   receive({ node: id, image, width, height, done }) {
     if (done || !image || !width || !height) return this.remove(id);
-    const shown = this.shown.get(id) ?? this.add(id, width, height);
+    // Another tab and back, or undo: the node was made anew.
+    const known = this.shown.get(id);
+    const there = known && known.node === this.places.findNode(id);
+    const shown = there ? known : this.add(id, width, height);
     if (shown) shown.image.src = image;
   }
 

@@ -54,6 +54,32 @@ export class KeptReports {
     this.openWorkflow = openWorkflow;
     /** @type {WeakMap<any, Map<string, string>>} */
     this.byWorkflow = new WeakMap();
+    /** Of workflows that were not open when their run was over. @type {Map<string, string>} */
+    this.elsewhere = new Map();
+  }
+
+  /**
+   * @param {string} workflow id
+   * @param {string} id of the node in the run
+   * @param {string} report
+   */
+  keepElsewhere(workflow, id, report) {
+    this.elsewhere.set(`${workflow} ${id}`, report);
+  }
+
+  /**
+   * Gives nodes of the open workflow the reports that came while another one was open.
+   * @param {string | undefined} workflow id of the open one
+   * @param {(id: string) => any} findNode
+   */
+  fetch(workflow, findNode) {
+    for (const [place, report] of this.elsewhere) {
+      const [of, id] = place.split(" ");
+      const node = of === workflow && findNode(id);
+      if (!node) continue;
+      this.elsewhere.delete(place);
+      this.keep(node, report);
+    }
   }
 
   /**

@@ -1,6 +1,7 @@
 /** Panels below a node's widgets that come and go, and leave nothing of themselves in a workflow. */
 
 import { addPanel, passToCanvas, redraw } from "../comfy.js";
+import { removePanel } from "../node_hooks.js";
 import { div } from "./dom.js";
 
 /** Room above and below the element. */
@@ -75,10 +76,7 @@ export class PassingPanels {
    * @param {Place} place
    */
   take(node, place) {
-    const index = node.widgets?.indexOf(place.widget) ?? -1;
-    if (index >= 0) {
-      place.widget.onRemove?.();
-      node.widgets.splice(index, 1);
+    if (place.widget && removePanel(node, place.widget)) {
       const lowest = node.computeSize()[1];
       node.setSize([node.size[0], Math.max(lowest, node.size[1] - place.brought)]);
     }

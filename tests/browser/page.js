@@ -287,12 +287,31 @@ window.wanduetTest = {
     return [pixel(2), pixel(canvas.width - 3)];
   },
 
+  hooks(id) {
+    return ["onAdded", "onRemoved", "onResize"].map((name) => this.node(id)[name]);
+  },
+
   height(id) {
     return this.node(id).size[1];
   },
 
   view() {
     return { scale: app.canvas.ds.scale, offset: [...app.canvas.ds.offset] };
+  },
+
+  // Queues the graph and opens another workflow while it runs.
+  async runAndOpen(workflow) {
+    const api = app.api ?? window.comfyAPI.api.api;
+    const begun = new Promise((resolve) => {
+      api.addEventListener("wanduet.step", resolve, { once: true });
+    });
+    const end = new Promise((resolve) => {
+      api.addEventListener("execution_success", resolve, { once: true });
+    });
+    await app.queuePrompt(0, 1);
+    await begun;
+    await this.load(workflow);
+    await end;
   },
 
   async run(timeout) {

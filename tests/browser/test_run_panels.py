@@ -1,6 +1,7 @@
 """What nodes show of a run: its video and progress meanwhile, a report afterwards, a comparison."""
 
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -70,12 +71,29 @@ def test_a_run_moves_counts_and_reports(editor: Editor, results: Path):
     assert idea in editor.page.inner_text(".wanduet-prompt")
 
 
+def test_a_run_shows_nothing_in_another_workflow(editor: Editor):
+    """Ids of nodes are those of other nodes there. Its report waits until it is opened again."""
+    if editor.mode.nodes2:
+        pytest.skip("the renderer plays no part")
+    sampler = add_run(editor, 30)
+    mine = saved(editor.serialize())
+    editor.call("runAndOpen", {**mine, "id": str(uuid4())})
+    editor.settle()
+    assert editor.call("report", sampler) == ""
+    assert "step " not in editor.panel(sampler).note
+    assert editor.page.locator(".wanduet-said").count() == 0
+    editor.load(mine)
+    editor.page.wait_for_function("(id) => wanduetTest.report(id)", arg=sampler)
+    assert "30 of 30 steps" in editor.call("report", sampler)
+
+
 def test_panels_follow_the_graph_and_leave_no_trace_in_it(editor: Editor, results: Path):
     """In Nodes 2.0 a widget made anew under its name keeps the element of the one before."""
     sampler = add_run(editor, 20)
     plan = editor.page.locator(".wanduet-plan")
     plan.filter(has_text="36 tokens").wait_for()
     untouched = editor.serialize()
+    editor.page.evaluate("(id) => window.hooks = wanduetTest.hooks(id)", sampler)
     [size] = [n["id"] for n in untouched["nodes"] if n["type"] == "WanDuetImageToVideo"]
     editor.set_widgets(size, {"length": 13})
     plan.filter(has_text="48 tokens").wait_for()
@@ -93,6 +111,8 @@ def test_panels_follow_the_graph_and_leave_no_trace_in_it(editor: Editor, result
         for workflow in (shown, editor.serialize())
     ]
     assert heights[0] == heights[1]
+    same = "(id) => wanduetTest.hooks(id).every((hook, i) => hook === window.hooks[i])"
+    assert editor.page.evaluate(same, sampler), "panels that went left their hooks at the node"
 
     editor.clear()
     plan.wait_for(state="detached")

@@ -7,6 +7,7 @@ from typing import Any
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.weight_adapter import LoRAAdapter
 from comfy_api.latest import ComfyExtension, io
 from safetensors.torch import save_file
 
@@ -256,12 +257,34 @@ class SetComputeDtype(io.ComfyNode):
         return io.NodeOutput(changed)
 
 
+class UnnamedLora(io.ComfyNode):
+    """A LoRA of a file that no input names, on a weight that the toy LoRA leaves alone."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestUnnamedLora",
+            category="WanDuet tests",
+            inputs=[io.Model.Input("model")],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher) -> io.NodeOutput:
+        key = "diffusion_model.blocks.0.self_attn.v.weight"
+        rows, columns = model.model.state_dict()[key].shape
+        pair = (torch.ones(rows, 1), torch.ones(1, columns), 1.0, None, None, None)
+        patched = model.clone()
+        patched.add_patches({key: LoRAAdapter({key}, pair)}, 0.1)
+        return io.NodeOutput(patched)
+
+
 class TestExtension(ComfyExtension):
     """The nodes of this file."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         nodes = [RandomConditioning, GiveChoice, SaveTensors, RandomImage, RecordModelInputs]
-        return [*nodes, ForeignObjects, ClipSize, Switch, ReplacePart, SetComputeDtype]
+        return [*nodes, ForeignObjects, ClipSize, Switch, ReplacePart, SetComputeDtype, UnnamedLora]
 
 
 async def comfy_entrypoint() -> TestExtension:

@@ -37,3 +37,14 @@ def test_it_is_said_once_a_machine_and_never_on_a_cpu(choice: Any, monkeypatch: 
     assert line.startswith("SageAttention 2, int8 and fp8 (RTX 40 and 50) is not there, which ")
     assert line.endswith("Then choose attention 'auto_fast'.")
     assert choice.what_to_install(torch.device("cuda")) == []
+
+
+def test_a_plan_names_the_kernel_that_is_remembered(choice: Any, monkeypatch: pytest.MonkeyPatch):
+    gpu = choice.Platform("cuda", "NVIDIA Test GPU", (9, 0), lambda _: object(), lambda _: None)
+    monkeypatch.setattr(choice.Platform, "current", lambda: gpu)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert choice.planned("auto", cpu, torch.bfloat16) == "attention: sdpa"
+    assert choice.planned("sage", cuda, torch.bfloat16) == "attention: sage"
+    waiting = choice.planned("auto", cuda, torch.bfloat16)
+    assert waiting.startswith("attention: auto chooses sdpa: until the backends are compared")
+    assert "auto_fast chooses " in choice.planned("auto_fast", cuda, torch.bfloat16)

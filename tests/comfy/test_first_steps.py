@@ -145,9 +145,13 @@ def test_what_is_said_while_and_after_it_runs(comfy_server: ComfyServer):
         assert any(line.startswith(name) for line in lines), (name, steps)
 
 
-def test_a_start_that_cannot_be_had_is_refused(comfy_server: ComfyServer):
+@pytest.mark.parametrize("named", [True, False])
+def test_a_start_that_cannot_be_had_is_refused(comfy_server: ComfyServer, named: bool):
+    """Beside another LoRA, whether its node names its file or not; it is on other weights then."""
     prompt: Prompt = {**random_text(64, 8), **empty_latent(), **experts()}
-    prompt |= {"style": lora(("experts", 0), LORA), "merged": lora(("style", 0))}
+    unnamed = node("WanDuetTestUnnamedLora", model=("experts", 0))
+    prompt |= {"style": lora(("experts", 0), LORA) if named else unnamed}
+    prompt |= {"merged": lora(("style", 0))}
     options = {**LINKS, **FIRST, "model_low": ("experts", 1), "model_high": ("merged", 0)}
     prompt |= moe_sampler(**options) | {"end": node("PreviewAny", source=("sampler", 0))}
     result = comfy_server.run(prompt)

@@ -43,6 +43,10 @@ def test_plan_before_and_after_the_first_run(comfy_server: ComfyServer):
     assert after[:5] == before[:5]
     assert " s to " in after[5]
 
+    stock = node("UNETLoader", unet_name=T2V[0], weight_dtype="default")
+    of_stock = plan(comfy_server, {**prompt(201), "experts": stock})
+    assert "Precision and attention: as ComfyUI chooses for its own loader" in of_stock
+
     nothing = {**prompt(201), "experts": node("LoadImage", image="a.png")}
     assert plan(comfy_server, nothing) == []
 

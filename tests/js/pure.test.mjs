@@ -6,13 +6,14 @@ import { test } from "node:test";
 
 import { ranges } from "../../js/compare/frames.js";
 import { wrapped } from "../../js/compare/player.js";
-import { heightFor } from "../../js/preview/moving.js";
+import { Previews, heightFor } from "../../js/preview/moving.js";
 import { byNode, joined, timeToRead } from "../../js/problems/problems.js";
 import { heightOf } from "../../js/problems/box.js";
+import { Origins } from "../../js/run/origin.js";
 import { clock, describe } from "../../js/run/progress.js";
 import { automaticTexts } from "../../js/sampler/auto_values.js";
 import { FALLBACK, planQuery, resolveSettings } from "../../js/schedule/plan_query.js";
-import { heightOfReport } from "../../js/run/report.js";
+import { KeptReports, heightOfReport } from "../../js/run/report.js";
 import { ENGLISH, learn, say } from "../../js/ui/words.js";
 
 test("durations read as people write them", () => {
@@ -50,6 +51,45 @@ test("long sentences stay longer and take more room", () => {
 test("previews keep their shape up to a limit", () => {
   assert.equal(heightFor(104, 60, 332), 173);
   assert.equal(heightFor(60, 104, 332), 320);
+});
+
+test("a run's messages are of the workflow that it was queued from", () => {
+  let open = "first";
+  const origins = new Origins(() => open);
+  assert.ok(origins.isHere({ prompt_id: "1", workflow: "first" }));
+  assert.ok(origins.isHere({ prompt_id: "2", workflow: null }));
+  open = "second";
+  assert.ok(!origins.isHere({ prompt_id: "1" }));
+  assert.ok(origins.isHere({ prompt_id: "2" }));
+  for (let i = 10; i < 70; i += 1) origins.learn({ prompt_id: `${i}`, workflow: "third" });
+  assert.ok(!origins.isHere({ prompt_id: "69" }));
+  assert.equal(origins.byPrompt.size, 50);
+});
+
+test("a report waits for its workflow to be opened again", () => {
+  const node = { id: 4, graph: { id: "first" } };
+  const reports = new KeptReports(() => node);
+  reports.keepElsewhere("first", "4", "8 steps");
+  reports.fetch("second", () => node);
+  assert.equal(reports.of(node), undefined);
+  reports.fetch("first", (id) => (id === "4" ? node : undefined));
+  assert.equal(reports.of(node), "8 steps");
+});
+
+test("a preview goes on at a node that was made anew", () => {
+  globalThis.document = { createElement: () => ({ append() {} }) };
+  let node = { size: [300, 300] };
+  const shownAt = [];
+  const panels = { show: (at) => shownAt.push(at), hide() {} };
+  const previews = new Previews({ findNode: () => node, panels });
+  const message = { node: "4", image: "data:", width: 8, height: 8 };
+  const first = node;
+  previews.receive(message);
+  previews.receive(message);
+  node = { size: [300, 300] };
+  previews.receive(message);
+  assert.deepEqual(shownAt, [first, node]);
+  delete globalThis.document;
 });
 
 test("0 and below show the model's own value, links and own values show themselves", () => {

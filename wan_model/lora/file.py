@@ -100,6 +100,11 @@ class LoraFile:
         found = {expert_of(module.name)[0] for module in self.modules}
         return "low" in found and len(found) > 1
 
+    @property
+    def most_patches(self) -> int:
+        """How many tensors of a model the file changes at most."""
+        return sum(1 + ("diff_b" in module) for module in self.modules)
+
     @cached_property
     def distilled(self) -> Distilled | None:
         """What it makes a model that it is put on, if that is one for few steps.

@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ class ReadAhead:
     """Has files read into the system's file cache by a thread of its own, in the given order.
 
     Nothing is copied, and what is in the cache already costs next to nothing. Where the system
-    takes no such advice (Windows, macOS) nothing happens.
+    takes no such advice (Windows, macOS) nothing happens. It ends when nobody holds it any more.
     """
 
     def __init__(
@@ -32,13 +33,14 @@ class ReadAhead:
                 out what was read before.
             interrupted: asked before each chunk; ends it.
         """
-        self._stopped = threading.Event()
-        self._interrupted = interrupted
+        self._stopped = stopped = threading.Event()
+        weakref.finalize(self, stopped.set)
         self._thread: threading.Thread | None = None
         if hasattr(os, "posix_fadvise") and room_bytes > 0:
-            arguments = tuple(files), room_bytes
+            # The thread does not hold this object, or nobody could let go of it.
+            arguments = tuple(files), room_bytes, lambda: stopped.is_set() or interrupted()
             self._thread = threading.Thread(
-                target=self._run, args=arguments, name="wan-read-ahead", daemon=True
+                target=_read, args=arguments, name="wan-read-ahead", daemon=True
             )
             self._thread.start()
 
@@ -53,21 +55,23 @@ class ReadAhead:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    def _run(self, files: tuple[Path, ...], room_bytes: int) -> None:
-        for file in files:
-            try:
-                with file.open("rb") as opened:
-                    room_bytes -= self._advise(opened.fileno(), room_bytes)
-            except OSError as error:
-                # Whoever needs the file says what is wrong with it.
-                log.debug("%s is not read ahead: %s", file, error)
 
-    def _advise(self, descriptor: int, room_bytes: int) -> int:
-        """Has a file read as far as there is room; returns the bytes asked for."""
-        end = min(os.fstat(descriptor).st_size, room_bytes)
-        for start in range(0, end, CHUNK_BYTES):
-            if self._stopped.is_set() or self._interrupted():
-                return end
-            size = min(CHUNK_BYTES, end - start)
-            os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_WILLNEED)
-        return max(0, end)
+def _read(files: tuple[Path, ...], room_bytes: int, ended: Callable[[], bool]) -> None:
+    for file in files:
+        try:
+            with file.open("rb") as opened:
+                room_bytes -= _advise(opened.fileno(), room_bytes, ended)
+        except OSError as error:
+            # Whoever needs the file says what is wrong with it.
+            log.debug("%s is not read ahead: %s", file, error)
+
+
+def _advise(descriptor: int, room_bytes: int, ended: Callable[[], bool]) -> int:
+    """Has a file read as far as there is room; returns the bytes asked for."""
+    end = min(os.fstat(descriptor).st_size, room_bytes)
+    for start in range(0, end, CHUNK_BYTES):
+        if ended():
+            return end
+        size = min(CHUNK_BYTES, end - start)
+        os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_WILLNEED)
+    return max(0, end)

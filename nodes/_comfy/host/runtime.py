@@ -19,6 +19,7 @@ from server import PromptServer
 from ....wan_model.errors import CheckpointError, SettingsError
 from ....wan_model.host_memory import container_room, give_back
 from . import all_in_one
+from .listener import listener
 
 logger = logging.getLogger(__name__)
 
@@ -250,38 +251,12 @@ def show(node_id: str | None, text: str, *, heading: str = "", level: int = logg
     text = f"{heading}\n{text}" if heading else text
     if node_id is None:
         return
-    client = showing_client()
-    if client is None:
+    page = listener()
+    if page is None:
         PromptServer.instance.send_progress_text(text, node_id)
     else:
         # The newest editor takes the server's own texts away when a run is over.
-        send("wanduet.said", {"node": node_id, "text": text}, client)
-
-
-SHOWS = "wanduet"
-"""Our key in what the server knows of a client, as long as it is connected."""
-
-
-def remember_client(client_id: str) -> None:
-    """Notes that a connected client has the graph editor's extension."""
-    known = PromptServer.instance.sockets_metadata.get(client_id)
-    if known is not None:
-        known[SHOWS] = True
-
-
-def showing_client() -> str | None:
-    """Returns the client of the running prompt, if it has the graph editor's extension."""
-    server = getattr(PromptServer, "instance", None)
-    client = getattr(server, "client_id", None)
-    if server is None or client is None:
-        return None
-    known = getattr(server, "sockets_metadata", {}).get(client, {})
-    return client if known.get(SHOWS) else None
-
-
-def send(event: str, data: dict[str, Any], client: str) -> None:
-    """Sends a message to a client's extension."""
-    PromptServer.instance.send_sync(event, data, client)
+        page.send("wanduet.said", {"node": node_id, "text": text})
 
 
 def write_temporary(prefix: str, ending: str, data: bytes) -> dict[str, str]:

@@ -66,6 +66,20 @@ def choose(
     return function, f"attention: auto {explain(dtype=dtype, memory=memory)[0].status}"
 
 
+def planned(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Returns which attention `choose` would take, as far as that is known without measuring."""
+    if name not in ("auto", FAST):
+        return f"attention: {name}"
+    if device.type != "cuda":
+        return "attention: sdpa"
+    memory = runtime.cache_folder() / MEASUREMENTS
+    exact = f"auto {explain(dtype=dtype, memory=memory)[0].status}"
+    if name == "auto":
+        return f"attention: {exact}"
+    fast = explain(dtype=dtype, memory=memory, max_error=FAST_MAX_ERROR)[0].status
+    return f"attention: {FAST} {fast}. In the first steps {exact}"
+
+
 def _choose_trained(name: str, device: torch.device, dtype: torch.dtype) -> tuple[AttentionFn, str]:
     """As the file was trained; "auto" is dense where that cannot run."""
     try:

@@ -71,12 +71,14 @@ def is_distilled_itself(patcher: ModelPatcher) -> bool:
     return info is not None and info.distilled is not None
 
 
-def without_distilled(patcher: ModelPatcher, named: int, others: bool) -> ModelPatcher | None:
+def without_distilled(
+    patcher: ModelPatcher, named: Sequence[int], others: bool
+) -> ModelPatcher | None:
     """Returns a MODEL of the same weights without the LoRAs that make it one for few steps.
 
     Args:
         patcher: the MODEL; it is left as it is.
-        named: how many such LoRAs other nodes of the workflow load.
+        named: of each such LoRA that other nodes of the workflow load, the most patches it makes.
         others: whether other nodes load further LoRAs, from which those cannot be told.
 
     Returns:
@@ -86,7 +88,8 @@ def without_distilled(patcher: ModelPatcher, named: int, others: bool) -> ModelP
     gone = {id(patch) for file in files for patches in file.patches.values() for patch in patches}
     foreign = _foreign(patcher)
     if foreign and (named or _by_numbers(foreign) is not None):
-        if others or (named and _most_on_one(patcher, foreign) > named):
+        too_many = _most_on_one(patcher, foreign) > len(named) or len(foreign) > sum(named)
+        if others or (named and too_many):
             return None  # of a node that does not name its file
         if not all(_is_lora(entry) for entry in foreign):
             return None

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ....wan_model.vae.latent_rgb import ColourMap, LatentRgb
 from ....wan_model.vae.tiny_latent_rgb import tiny_latent_rgb
-from ..host import runtime
+from ..host.listener import Listener, listener
 from ..model.load_models import CHECKPOINT
 from .preview_decoder import PreviewDecoder, find_decoder
 
@@ -52,11 +52,9 @@ class Snapshot:
 class LatentVideo:
     """Makes previews of one run and sends them to the client that queued it."""
 
-    def __init__(
-        self, colours: LatentRgb, decoder: PreviewDecoder | None, node_id: str, client: str
-    ) -> None:
+    def __init__(self, colours: LatentRgb, decoder: PreviewDecoder | None, page: Listener) -> None:
         self.colours, self.decoder = colours, decoder
-        self.node_id, self.client = node_id, client
+        self.page = page
         self.rate = FRAMES_PER_SECOND.get(len(colours.factors), 4)
         self.busy = threading.Lock()
         self.sending = threading.Lock()
@@ -130,18 +128,18 @@ class LatentVideo:
             self.busy.release()
 
     def _send(self, data: dict[str, Any]) -> None:
-        runtime.send(EVENT, {"node": self.node_id, **data}, self.client)
+        self.page.send(EVENT, data)
 
 
 def latent_video(patcher: ModelPatcher) -> LatentVideo | None:
     """Returns the preview of the node that is running; None if its client does not show any."""
-    node_id, client = runtime.running_node(), runtime.showing_client()
+    page = listener()
     colours = _colours(patcher)
-    if node_id is None or client is None or colours is None:
+    if page is None or colours is None:
         return None
     tiny = tiny_latent_rgb(_file_name(patcher), len(colours.factors)) is not None
     decoder = None if tiny else find_decoder(len(colours.factors), patcher.load_device)
-    return LatentVideo(colours, decoder, node_id, client)
+    return LatentVideo(colours, decoder, page)
 
 
 def _file_name(patcher: ModelPatcher) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import torch
 
-from ..host import runtime
+from ..host.listener import Listener, listener
 
 EVENT = "wanduet.step"
 GIB = 2**30
@@ -27,8 +27,7 @@ class RunWatch:
     experts: list[str]
     """Of each step: a key of `NAMES`."""
     device: torch.device
-    client: str | None = field(default_factory=runtime.showing_client)
-    node_id: str | None = field(default_factory=runtime.running_node)
+    page: Listener | None = field(default_factory=listener)
     began: float = field(default_factory=time.monotonic)
     loaded: float | None = None
     ends: list[float] = field(default_factory=list)
@@ -50,8 +49,8 @@ class RunWatch:
         self.ram = max(self.ram, psutil.Process().memory_info().rss)
         if self.device.type == "cuda":
             self.vram = max(self.vram, torch.cuda.memory_reserved(self.device))
-        if self.client is not None and self.node_id is not None:
-            runtime.send(EVENT, {"node": self.node_id, **self.progress()}, self.client)
+        if self.page is not None:
+            self.page.send(EVENT, self.progress())
 
     def progress(self) -> dict[str, Any]:
         """Returns {"step", "total", "elapsed", "left", "pace": {expert: seconds per step}}."""

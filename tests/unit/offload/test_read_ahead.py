@@ -65,6 +65,22 @@ def test_an_interrupt_or_a_stop_ends_it(files, asked):
     assert len(asked) == 1
 
 
+def test_it_ends_when_nobody_holds_it_any_more(files, asked):
+    reached, go = threading.Event(), threading.Event()
+
+    def wait() -> bool:
+        reached.set()
+        return not go.wait(5)
+
+    ahead = ReadAhead(files, 1 << 40, interrupted=wait)
+    (thread,) = (one for one in threading.enumerate() if one.name == "wan-read-ahead")
+    assert reached.wait(5)
+    del ahead
+    go.set()
+    thread.join(5)
+    assert len(asked) == 1
+
+
 def test_a_file_that_is_gone_is_somebody_elses_matter(files, asked):
     files[0].unlink()
     assert ReadAhead(files, 1 << 40).wait(5)
