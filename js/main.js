@@ -111,7 +111,8 @@ onMessage("execution_start", () => watcher.started());
 onMessage("execution_error", (error) => {
   if (error?.exception_type !== "wanduet.WanDuetError") return;
   const message = `${error.exception_message}`.trim();
-  watcher.failed([{ node_id: `${error.node_id}`, input: "", message }]);
+  const problem = { node_id: `${error.node_id}`, input: "", message };
+  watcher.failed([problem], origins.isHere(error));
 });
 
 /** Which workflow runs are of. Messages of others find nodes by accident only. */

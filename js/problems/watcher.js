@@ -79,12 +79,14 @@ export class ProblemWatcher {
   /**
    * A prompt was refused, or a node failed.
    * @param {{ node_id: string, input: string, message: string }[]} problems
+   * @param {boolean} isHere whether it is of the workflow that is open; only the toast tells others
    */
-  failed(problems) {
-    this.running = byNode(problems, (id) => this.editor.findNode(id));
+  failed(problems, isHere = true) {
+    const find = (/** @type {string} */ id) => (isHere ? this.editor.findNode(id) : undefined);
+    this.running = byNode(problems, find);
     for (const text of new Set(problems.map((problem) => problem.message))) {
       const { node_id: id, input } = problems.find((one) => one.message === text) ?? problems[0];
-      const title = this.editor.findNode(id)?.title ?? "Wan 2.2";
+      const title = find(id)?.title ?? "Wan 2.2";
       this.editor.toast(input ? `${title}: ${input}` : title, text, timeToRead(text));
     }
     this.render();

@@ -8,7 +8,7 @@ import torch
 
 from wan_model.vae import wan21
 
-from .graphs import Prompt, experts, moe_sampler, node, random_text
+from .graphs import T2V, Prompt, experts, model, moe_sampler, node, random_text
 from .server import ComfyServer, on_gpu
 from .stock import LORA, difference, empty_latent, run_to_tensors
 
@@ -16,6 +16,12 @@ pytestmark = pytest.mark.comfy
 
 DISTILLED = "toy_lightx2v_4steps.safetensors"
 EIGHT = "toy_lightx2v_8steps.safetensors"
+FAST: dict[str, Any] = {
+    "model": ("model", 0),
+    "lora_name": "toy_fastwan.safetensors",
+    "strength_model": 1.0,
+}
+"""A LoRA for three steps with noise levels of its own."""
 OPEN: dict[str, Any] = {
     "positive": ("positive", 0),
     "negative": ("negative", 0),
@@ -34,7 +40,7 @@ BASE: Prompt = {**random_text(64, 8), **empty_latent(), **experts()}
 def distilled(comfy_server: ComfyServer) -> None:
     """LoRAs whose names say that they are for few steps."""
     folder = comfy_server.base / "models" / "loras"
-    for name in (DISTILLED, EIGHT):
+    for name in (DISTILLED, EIGHT, FAST["lora_name"]):
         shutil.copy2(folder / LORA, folder / name)
 
 
@@ -93,6 +99,24 @@ def test_settings_follow_loras(comfy_server: ComfyServer, kind: str):
         (record,) = comfy_server.history(result.prompt_id)["outputs"]["sampler"]["wanduet_report"]
         assert tuple(record[key] for key in keys) == wanted, name
         assert all(line in record["report"] for line in plan["why"])
+
+
+def test_scheduler_wan_of_the_sigmas_leaves_levels_to_the_model(comfy_server: ComfyServer):
+    """There is no "auto" in its list, which is older; it says so. Any other one decides."""
+    prompt: Prompt = {**model(T2V[0]), "lora": node("LoraLoaderModelOnly", **FAST)}
+    values = {"steps": 0, "shift": 0.0, "boundary": 0.0, "denoise": 1.0, "model": ("lora", 0)}
+    said = {}
+    for scheduler in ("wan", "simple"):
+        prompt[scheduler] = node("WanDuetSigmas", scheduler=scheduler, sampler="euler", **values)
+        prompt[f"{scheduler}_end"] = node("PreviewAny", source=(scheduler, 0))
+    result = comfy_server.run(prompt)
+    assert result.status == "success", result.error
+    for scheduler in ("wan", "simple"):
+        (said[scheduler],) = result.texts(scheduler)
+    assert "Scheduler wan leaves the noise levels to the model" in said["wan"]
+    assert "leaves the noise levels" not in said["simple"]
+    assert "0.5220" in str(result.outputs["wan_end"]["text"])
+    assert "0.5220" not in str(result.outputs["simple_end"]["text"])
 
 
 def test_rcm_runs_its_own_levels_in_both_forms(comfy_server: ComfyServer):

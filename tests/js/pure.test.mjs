@@ -8,6 +8,7 @@ import { ranges } from "../../js/compare/frames.js";
 import { wrapped } from "../../js/compare/player.js";
 import { Previews, heightFor } from "../../js/preview/moving.js";
 import { byNode, joined, timeToRead } from "../../js/problems/problems.js";
+import { ProblemWatcher } from "../../js/problems/watcher.js";
 import { heightOf } from "../../js/problems/box.js";
 import { Origins } from "../../js/run/origin.js";
 import { clock, describe } from "../../js/run/progress.js";
@@ -64,6 +65,17 @@ test("a run's messages are of the workflow that it was queued from", () => {
   for (let i = 10; i < 70; i += 1) origins.learn({ prompt_id: `${i}`, workflow: "third" });
   assert.ok(!origins.isHere({ prompt_id: "69" }));
   assert.equal(origins.byPrompt.size, 50);
+});
+
+test("a failure of another workflow is told in a toast alone", () => {
+  const told = [], shown = [];
+  const node = { title: "Sampler" };
+  const toast = (title) => told.push(title);
+  const watcher = new ProblemWatcher({ findNode: () => node, toast, show: (at) => shown.push(at) });
+  const problem = { node_id: "4", input: "", message: "Wrong." };
+  watcher.failed([problem], false);
+  watcher.failed([problem]);
+  assert.deepEqual([told, shown], [["Wan 2.2", "Sampler"], [node]]);
 });
 
 test("a report waits for its workflow to be opened again", () => {
