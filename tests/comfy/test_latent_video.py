@@ -28,12 +28,16 @@ def videos(result: RunResult) -> list[dict[str, Any]]:
     return [message.data for message in result.messages if message.type == "wanduet.preview"]
 
 
+def of_run(result: RunResult) -> dict[str, Any]:
+    return {"prompt_id": result.prompt_id, "workflow": None}
+
+
 def test_all_latent_frames_move_and_go(comfy_server: ComfyServer):
     result = comfy_server.run(t2v(100), as_editor=True)
 
     assert result.status == "success", result.error
     *shown, last = videos(result)
-    assert last == {"node": "sampler", "done": True}
+    assert last == {"node": "sampler", "done": True, **of_run(result)}
     assert 1 <= len(shown) <= 4
     kind, data = shown[0]["image"].split(",")
     assert kind == "data:image/webp;base64"
@@ -70,7 +74,7 @@ def test_a_run_that_fails_leaves_none(comfy_server: ComfyServer):
     result = comfy_server.run(prompt, as_editor=True)
 
     assert result.status == "interrupted"
-    assert videos(result)[-1] == {"node": "sampler", "done": True}
+    assert videos(result)[-1] == {"node": "sampler", "done": True, **of_run(result)}
 
 
 def test_other_clients_get_what_comfyui_sends(comfy_server: ComfyServer):
