@@ -58,8 +58,9 @@ nor a date. 1.32 takes similar words for a match as well, so nearly every phrase
 """
 
 
-SHOWN = """([names, first]) => [...document.querySelectorAll("[data-testid^='template-workflow-']")]
-  .slice(0, first).some((card) => names.includes(card.dataset.testid.slice(18)))"""
+CARDS = """(first) => [...document.querySelectorAll("[data-testid^='template-workflow-']")]
+  .slice(0, first).map((card) => card.dataset.testid.slice(18))"""
+SHOWN = f"([names, first]) => ({CARDS})(first).some((name) => names.includes(name))"
 
 
 def ours(name: str) -> bool:
@@ -105,13 +106,13 @@ def test_templates_are_found(editor: Editor):
     page.evaluate("() => void app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     page.wait_for_selector("[data-testid^='template-workflow-']", timeout=30_000)
     box = page.get_by_role("dialog").locator("input").first
-    missed = []
+    missed: dict[str, list[str]] = {}
     for phrase in TEMPLATES[editor.mode.frontend]:
         box.fill(phrase)
         try:  # the dialog waits for the end of the word
-            page.wait_for_function(SHOWN, arg=[names, FIRST], timeout=5000)
+            page.wait_for_function(SHOWN, arg=[names, FIRST], timeout=30_000, polling=200)
         except TimeoutError:
-            missed.append(phrase)
+            missed[phrase] = page.evaluate(CARDS, FIRST)
     page.keyboard.press("Escape")
     page.unroute("**/templates/index.json*", counted)
     assert not missed
