@@ -14,6 +14,15 @@ def few_threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def few_clips(monkeypatch: pytest.MonkeyPatch):
+    """As many at once as `trained` was trained on, which are kept beside it."""
+    from tests.unit.train_tiny.micro import CLIPS_AT_ONCE
+    from tools.train_tiny import clip_store
+
+    monkeypatch.setattr(clip_store, "GROUP", CLIPS_AT_ONCE)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest):
     """A training folder in which every stage has run for a few steps. Read only.

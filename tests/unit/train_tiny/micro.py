@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tools.train_tiny import dit_stage, text_stage, vae
+from tools.train_tiny import clip_store, dit_stage, text_stage, vae
 from tools.train_tiny.config import (
     ClipRecipe,
     DiTSize,
@@ -22,6 +22,7 @@ from tools.train_tiny.trainer import Progress
 CPU = torch.device("cpu")
 STEPS = 6
 MICRO_SIZE = DiTSize(dim=128, ffn_dim=64, layers=1)
+CLIPS_AT_ONCE = 8
 
 
 def micro_recipe() -> Recipe:
@@ -74,6 +75,7 @@ def run(stage: str, folder: TrainingFolder, recipe: Recipe, **options: Any) -> P
     """Runs a stage on the CPU with the recipe's own schedule, validated on a few clips."""
     options = {"steps": STEPS} | options
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clip_store, "GROUP", CLIPS_AT_ONCE)
         patch.setattr(dit_stage, "VAL_GROUPS", 1)
         patch.setattr(dit_stage, "VAL_LEVELS", 3)
         patch.setattr(vae, "VAL_CLIPS", 2)
