@@ -1,14 +1,20 @@
 """One forward pass on several GPUs of a machine, with random weights at full size, against one.
 
     python benchmarks/parallel.py a14b 832x480x81 1280x720x81 --ranks 2 --formats bf16 fp8
+    python benchmarks/parallel.py a14b 832x480x81 --splits experts --layers 10
     python benchmarks/parallel.py wan2.1 832x480x81 --ranks 2
 
 Starts a process per GPU. The first one measures alone while the others wait, then all together:
-`ulysses` shares the tokens of one sample, `cfg` the two samples of a guided step. Each line has the
-seconds of both, what the other is faster by, the rms of the difference between their results, and
-the floor: the time alone over the ranks, and the bytes that attention exchanges over the measured
-bandwidth of that exchange. Of a VAE, whose name is given in the place of a model's, the decode
-shares the rows of frames. `toy 128x128x5 --device cpu` shows in seconds whether all is set up.
+`ulysses` shares the tokens of one sample, which travel while others are computed; `at-once` lets
+them travel in between; `cfg` shares the two samples of a guided step. Each line has the seconds of
+both, what the other is faster by, the rms of the difference between their results, and the floor:
+the time alone over the ranks, and the bytes that attention exchanges over the measured bandwidth of
+that exchange. `experts` puts each of two experts on a GPU of its own: prompts of four steps go
+through both, one behind the other, and the seconds are those between two that are done.
+
+Of a VAE, whose name is given in the place of a model's, the decode shares the rows of frames.
+`--layers N` measures N of the blocks. `toy 128x128x5 --device cpu` shows in seconds whether all is
+set up.
 
 Prints JSON lines; `>> benchmarks/results/parallel.jsonl` keeps them.
 """
@@ -16,8 +22,12 @@ Prints JSON lines; `>> benchmarks/results/parallel.jsonl` keeps them.
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import astuple
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import astuple, replace
+from datetime import timedelta
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +45,24 @@ from benchmarks.vae import CONFIGS as VAE_CONFIGS
 from benchmarks.vae import random_vae
 from wan_model.attention import resolve
 from wan_model.config import DiTConfig, Precision
-from wan_model.dit import WanDiT, run_in_order
+from wan_model.dit import BlockFn, BlockInputs, BlockRunner, WanDiT, run_in_order
+from wan_model.dit.attention_layers import AllTokens
 from wan_model.dit.stage_choice import FastestStages, with_stages
 from wan_model.parallel import Degrees, Mesh, Team, decode_rows, samples_parallel, sequence_parallel
+from wan_model.quant import AS_STORED
 from wan_model.shapes import latent_size
 from wan_model.vae.full import FullVae
 
 VAES = {name: config for name, config in VAE_CONFIGS.items() if name != "toy"}
 VAES["toy-vae"] = VAE_CONFIGS["toy"]
-SPLITS = ("ulysses", "cfg")
+SPLITS = ("ulysses", "at-once", "cfg", "experts")
+Alone = dict[tuple[str, int], tuple[float, Tensor | None]]
+"""By size and samples, the seconds of the first rank alone, and its result."""
+
+STEPS = 2
+"""Of each expert in a prompt."""
+WAIT = timedelta(seconds=90)
+"""For another rank. A rank that has failed ends the others so."""
 EXCHANGES = 4
 """Of a block: q, k, v and what they attend to."""
 
@@ -80,31 +99,48 @@ def inputs_of(config: DiTConfig, stride: int, size: str, batch: int, device: tor
     return x, torch.full((batch,), 900.0, device=device), text
 
 
+def at_once(runner: BlockRunner) -> BlockRunner:
+    """Returns a runner whose blocks exchange all tokens before and after attention."""
+
+    def call(block: BlockFn, x: Tensor, inputs: BlockInputs) -> Tensor:
+        return block(x, replace(inputs, video_attention=AllTokens))
+
+    def run(blocks: Iterable[BlockFn], x: Tensor, inputs: BlockInputs, /) -> Tensor:
+        return runner((partial(call, block) for block in blocks), x, inputs)
+
+    return run
+
+
 def measure(
-    options: argparse.Namespace, dit: WanDiT, size: str, split: str, device: torch.device
+    options: argparse.Namespace, dit: WanDiT, size: str, split: str, mesh: Mesh, before: Alone
 ) -> dict[str, Any]:
-    """Returns the numbers of one split at one size."""
-    config, stride = CONFIGS[options.model]
+    """Returns the numbers of one split at one size; `before` remembers what one rank did alone."""
+    config, stride, device = dit.config, CONFIGS[options.model][1], dit.head.modulation.device
     ranks = dist.get_world_size()
-    mesh = Mesh.of(Degrees(**{split: ranks}))
     batch = ranks if split == "cfg" else 1
     latent, timestep, text = inputs_of(config, stride, size, batch, device)
     stages = FastestStages(dit.precision)
     plain = with_stages(run_in_order, stages)
-    shared = with_stages(sequence_parallel(run_in_order, mesh.tokens), stages)
+    shared = sequence_parallel(run_in_order, mesh.tokens)
+    shared = with_stages(at_once(shared) if split == "at-once" else shared, stages)
 
     def predict(latent: Tensor, timestep: Tensor, text: Tensor, cond: Tensor | None) -> Tensor:
         return dit.velocity(latent, timestep, text, cond, shared)
 
     together = samples_parallel(predict, mesh.samples)
-    line, alone = compare(
-        lambda: dit.velocity(latent, timestep, text, None, plain),
+    if (size, batch) not in before:
+        before[size, batch] = by_first_rank(
+            lambda: dit.velocity(latent, timestep, text, None, plain), options.repeats, device
+        )
+    alone, _ = before[size, batch]
+    line = compare(
+        before[size, batch],
         lambda: together(latent, timestep, text, None),
         options.repeats,
         device,
     )
     floor = alone / ranks
-    if split == "ulysses":
+    if split != "cfg":
         tokens = latent[0, 0].numel() // 4
         rate = bandwidth(config, tokens, mesh.tokens, device)
         sent = exchanged_bytes(config, tokens, ranks)
@@ -113,22 +149,71 @@ def measure(
     return {**line, "floor_seconds": round(floor, 4)}
 
 
-def compare(
-    one: Callable[[], Tensor], all_: Callable[[], Tensor], repeats: int, device: torch.device
-) -> tuple[dict[str, Any], float]:
-    """Returns the numbers of what the first rank does alone, and then all do; and seconds alone."""
-    alone, single = 0.0, None
+def measure_experts(options: argparse.Namespace, dit: WanDiT, size: str) -> dict[str, Any]:
+    """Returns the numbers of prompts whose experts are on GPUs of their own; both are `dit`."""
+    device = dit.head.modulation.device
+    latent, timestep, text = inputs_of(dit.config, CONFIGS[options.model][1], size, 1, device)
+    runner = with_stages(run_in_order, FastestStages(dit.precision))
+
+    def steps(x: Tensor) -> Tensor:
+        for _ in range(STEPS):
+            x = x - dit.velocity(x, timestep, text, None, runner) / (2 * STEPS)
+        return x
+
+    rank, host = dist.get_rank(), dist.new_group(backend="gloo")
+    alone, expected = by_first_rank(lambda: steps(steps(latent)), options.repeats, device)
+    done: list[float] = []
+    sent: list[Any] = []
+    last = latent.cpu()
+    for _ in range(options.repeats + 3):  # the first ones fill the line
+        if rank == 0:
+            x = steps(latent).cpu()
+            sent.append((dist.isend(x, 1, host), x))
+        elif rank == 1:
+            dist.recv(last, 0, host)
+            last = steps(last.to(device)).cpu()
+            done.append(time.perf_counter())
+    for work, _ in sent:
+        work.wait()
+    seconds = torch.tensor([(done[-1] - done[1]) / (len(done) - 2) if done else 0.0])
+    dist.broadcast(last, 1, host)
+    dist.broadcast(seconds, 1, host)
+    line = line_of(alone, float(seconds), last.to(device), expected)
+    return {**line, "floor_seconds": round(alone / 2, 4)}
+
+
+def by_first_rank(
+    call: Callable[[], Tensor], repeats: int, device: torch.device
+) -> tuple[float, Tensor | None]:
+    """Returns the seconds of what the first rank does alone, and its result."""
+    alone, result = 0.0, None
     if dist.get_rank() == 0:
-        single = one()
-        alone = median(one, repeats, device)
+        result = call()
+        alone = median(call, repeats, device)
     dist.barrier()
+    return alone, result
+
+
+def compare(
+    before: tuple[float, Tensor | None],
+    all_: Callable[[], Tensor],
+    repeats: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Returns the numbers of what all ranks do, beside those of the first one alone."""
+    alone, single = before
     result = all_()
     seconds = median(all_, repeats, device)
+    return line_of(alone, seconds, result, single)
+
+
+def line_of(alone: float, seconds: float, result: Tensor, single: Tensor | None) -> dict[str, Any]:
+    """Returns what is printed of both ways; on other ranks than the first it means nothing."""
     line: dict[str, Any] = {"alone_seconds": round(alone, 4), "seconds": round(seconds, 4)}
     if single is not None:
         error = float((result.float() - single.float()).norm() / single.float().norm())
         line |= {"speedup": round(alone / seconds, 3), "rms_error": float(f"{error:.3g}")}
-    return line, alone
+    return line
 
 
 def measure_vae(options: argparse.Namespace, name: str, size: str, device: torch.device) -> Any:
@@ -141,13 +226,9 @@ def measure_vae(options: argparse.Namespace, name: str, size: str, device: torch
     latent = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device)
     out = torch.empty(1, 3, frames, height, width, dtype=torch.bfloat16, device=device)
     team = Mesh.of(Degrees(ulysses=dist.get_world_size())).tokens
-    line, alone = compare(
-        lambda: vae.decode(latent, out=out),
-        lambda: decode_rows(vae, latent, team),
-        options.repeats,
-        device,
-    )
-    return {**line, "floor_seconds": round(alone / options.ranks, 4)}
+    before = by_first_rank(lambda: vae.decode(latent, out=out), options.repeats, device)
+    line = compare(before, lambda: decode_rows(vae, latent, team), options.repeats, device)
+    return {**line, "floor_seconds": round(before[0] / options.ranks, 4)}
 
 
 def rank_main(rank: int, options: argparse.Namespace, folder: str) -> None:
@@ -161,30 +242,46 @@ def rank_main(rank: int, options: argparse.Namespace, folder: str) -> None:
         init_method=f"file://{folder}/meet",
         rank=rank,
         world_size=options.ranks,
+        timeout=WAIT,
     )
-    if options.model in VAES:
-        for size in options.sizes:
-            line = measure_vae(options, options.model, size, device)
-            if rank == 0:
-                emit("parallel_vae", {"vae": options.model, "size": size, **line})
-        dist.destroy_process_group()
-        return
-    config, _ = CONFIGS[options.model]
-    attention = attention_of(options.attention) if on_gpu else resolve("sdpa")
-    precision = Precision(compute_dtype=torch.bfloat16)
     with torch.inference_mode():
-        for weight_format in options.formats:
-            dit = random_dit(config, precision, weight_format, attention, device)
+        if options.model in VAES:
             for size in options.sizes:
-                for split in options.splits:
-                    line = measure(options, dit, size, split, device)
-                    about = {"model": options.model, "format": weight_format, "size": size}
-                    about |= {"split": split, "ranks": options.ranks}
-                    if rank == 0:
-                        emit("parallel", {**about, "attention": label_of(attention), **line})
-            del dit
-            release(device)
+                line = measure_vae(options, options.model, size, device)
+                if rank == 0:
+                    emit("parallel_vae", {"vae": options.model, "size": size, **line})
+        else:
+            measure_all(options, device)
     dist.destroy_process_group()
+
+
+def measure_all(options: argparse.Namespace, device: torch.device) -> None:
+    """Measures all formats, sizes and splits of a model."""
+    full, _ = CONFIGS[options.model]
+    config = replace(full, num_layers=min(options.layers or full.num_layers, full.num_layers))
+    attention = attention_of(options.attention) if device.type == "cuda" else resolve("sdpa")
+    ranks = options.ranks
+    meshes = {
+        split: Mesh.of(Degrees(cfg=ranks) if split == "cfg" else Degrees(ulysses=ranks))
+        for split in options.splits
+    }
+    for weights in options.formats:
+        exact = weights == "fp32"
+        precision = Precision() if exact else Precision(compute_dtype=torch.bfloat16)
+        stored = AS_STORED if exact else weights
+        dit, before = random_dit(config, precision, stored, attention, device), {}
+        for size, split in product(options.sizes, options.splits):
+            if split == "experts":
+                line = measure_experts(options, dit, size)
+            else:
+                line = measure(options, dit, size, split, meshes[split], before)
+            about = {"model": options.model, "format": weights, "size": size}
+            about |= {"layers": config.num_layers, "of_layers": full.num_layers}
+            about |= {"split": split, "ranks": ranks, "attention": label_of(attention)}
+            if dist.get_rank() == 0:
+                emit("parallel", {**about, **line})
+        del dit
+        release(device)
 
 
 def main() -> None:
@@ -194,8 +291,11 @@ def main() -> None:
     parser.add_argument("model", choices=[*CONFIGS, *VAES])
     parser.add_argument("sizes", nargs="+", help="WIDTHxHEIGHTxFRAMES")
     parser.add_argument("--ranks", type=int, default=2, help="GPUs; they divide the heads")
-    parser.add_argument("--formats", nargs="+", default=["bf16"], help="of the blocks' weights")
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
+    parser.add_argument(
+        "--formats", nargs="+", default=["bf16"], help="of the blocks' weights; fp32 too"
+    )
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=["ulysses", "cfg"])
+    parser.add_argument("--layers", type=int, default=0, help="blocks to keep; 0: all")
     parser.add_argument("--attention", default="auto")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")

@@ -72,6 +72,51 @@ class SelfAttention(_Projections):
             target.copy_(part)
 
 
+class VideoTokens(Protocol):
+    """Self-attention of one block in one pass: it is given q, k and v run by run."""
+
+    def places(self, run: slice) -> Sequence[Tensor]:
+        """Returns where q, k and v (B, L, H, D) of a run of tokens are to be written."""
+        ...
+
+    def written(self) -> None:
+        """Says that they are, of the run that was asked for last."""
+        ...
+
+    def attended(self) -> Callable[[slice], Tensor]:
+        """Attends, and returns what tells what a run attended to (B, L, H, D).
+
+        All runs have been written, in their order, and are asked for in their order once.
+        """
+        ...
+
+
+VideoAttention = Callable[[SelfAttention, AttentionFn, Tensor], VideoTokens]
+"""How a layer's tokens x (B, L, C) attend to one another."""
+
+
+class AllTokens:
+    """Tokens of a video that is here as a whole: `VideoTokens`."""
+
+    def __init__(self, layer: SelfAttention, attend: AttentionFn, x: Tensor) -> None:
+        """Takes memory for q, k and v of all tokens x (B, L, C)."""
+        self._layer, self._attend = layer, attend
+        self._qkv = layer.empty_qkv(x.shape[0], x.shape[1], x.device)
+
+    def places(self, run: slice) -> Sequence[Tensor]:
+        """See `VideoTokens`."""
+        return [whole[:, run] for whole in self._qkv]
+
+    def written(self) -> None:
+        """See `VideoTokens`."""
+
+    def attended(self) -> Callable[[slice], Tensor]:
+        """See `VideoTokens`. q, k and v are let go."""
+        attended = self._layer.attention(self._attend, *self._qkv)
+        self._qkv = ()
+        return lambda run: attended[:, run]
+
+
 class CrossAttention(_Projections):
     """Every token attends to all text tokens. The padding takes part: the models are trained so."""
 

@@ -94,18 +94,16 @@ class Block(nn.Module):
         stages = stages or self
         attention, feed_forward = inputs.time.modulations(self.modulation)
 
-        qkv = self.self_attn.empty_qkv(x.shape[0], x.shape[1], x.device)
+        tokens = inputs.video_attention(self.self_attn, inputs.attend, x)
         for run in runs(x.shape[1]):
-            parts = [whole[:, run] for whole in qkv]
-            stages.project(x[:, run], attention.at(run), inputs.rotation.at(run), parts)
-        attended = self.self_attn.attention(inputs.attend, *qkv)
-        del qkv, parts
+            rotation = inputs.rotation.at(run)
+            stages.project(x[:, run], attention.at(run), rotation, tokens.places(run))
+            tokens.written()
+        attended = tokens.attended()
         attend_to_text = inputs.text_attention(self.cross_attn, inputs.text, inputs.attend)
 
         def add_branches(x: Tensor, run: slice) -> Tensor:
-            x, q = stages.add_self_attention(
-                x, attention.at(run), attended[:, run], inputs.residual
-            )
+            x, q = stages.add_self_attention(x, attention.at(run), attended(run), inputs.residual)
             return stages.add_text_and_feed_forward(
                 x, feed_forward.at(run), attend_to_text(q, run), inputs.residual
             )

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..attention import AttentionFn
 from ..config import DiTConfig
 from ..errors import ShapeError
-from .attention_layers import TextAttention, attend_to_text
+from .attention_layers import AllTokens, TextAttention, VideoAttention, attend_to_text
 from .rope import Rotation
 from .timesteps import TimestepRows
 from .tokens import Residual
@@ -25,6 +25,7 @@ class BlockInputs:
     attend: AttentionFn
     residual: Residual
     text_attention: TextAttention = attend_to_text
+    video_attention: VideoAttention = AllTokens
 
 
 def check_inputs(

@@ -2,7 +2,8 @@
 
 All but self-attention is local to a token. Before it, ranks exchange tokens for heads: each then
 has all tokens of some heads, which any attention kernel takes as it is; afterwards they exchange
-back. Numbers of tokens need not be equal, so nothing is padded and no kernel needs a mask.
+back. Numbers of tokens need not be equal, so nothing is padded and no kernel needs a mask. Blocks
+of our own exchange run by run (`shared_tokens`), what replaces one all at once.
 
 Shape legend: B batch, L tokens of this rank, A tokens of all ranks, H heads, D head width, R ranks,
 G = H / R heads of this rank during attention.
@@ -17,9 +18,18 @@ from torch import Tensor
 
 from ..attention import AttentionFn
 from ..dit import BlockFn, BlockInputs, BlockRunner
-from ..dit.attention_layers import Attended, TextAttention, TextLayer
+from ..dit.attention_layers import (
+    AllTokens,
+    Attended,
+    DotProductAttention,
+    SelfAttention,
+    TextAttention,
+    TextLayer,
+    VideoTokens,
+)
 from ..errors import SettingsError
 from .degrees import check_ulysses
+from .shared_tokens import SharedTokens
 from .team import Team, shares
 
 
@@ -100,7 +110,22 @@ def _call(
     """Runs a block with self-attention over all ranks, and attention to text over none."""
     everywhere = HeadExchange(inputs.attend, team, tokens)
     here = _AttendHere(inputs.text_attention, inputs.attend)
-    return block(x, replace(inputs, attend=everywhere, text_attention=here))
+    shared = _AttendEverywhere(inputs.attend, team, tokens)
+    return block(x, replace(inputs, attend=everywhere, text_attention=here, video_attention=shared))
+
+
+@dataclass(frozen=True)
+class _AttendEverywhere:
+    """A `VideoAttention` over the tokens of all ranks."""
+
+    attend: AttentionFn
+    team: Team
+    tokens: tuple[int, ...]
+
+    def __call__(self, layer: SelfAttention, everywhere: AttentionFn, x: Tensor) -> VideoTokens:
+        if type(layer.attention) is not DotProductAttention:
+            return AllTokens(layer, everywhere, x)  # its weights are for all heads
+        return SharedTokens(self.team, self.tokens, layer, self.attend, x)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The ranks that share a piece of work, and how rows of tensors travel between them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,8 +39,28 @@ class Team:
             received: how many rows come from each.
         """
         out = x.new_empty((sum(received), *x.shape[1:]))
-        dist.all_to_all_single(out, x, list(received), list(sent), group=self.group)
+        self.start_exchange(x, sent, out, received)()
         return out
+
+    def start_exchange(
+        self, x: Tensor, sent: Sequence[int], out: Tensor, received: Sequence[int]
+    ) -> Callable[[], object]:
+        """Has rows travel as in `exchange`, while this rank computes.
+
+        Args:
+            x: rows as of `exchange`.
+            sent: how many rows go to each rank.
+            out: contiguous; gets the rows of all ranks, in their order.
+            received: how many rows come from each.
+
+        Returns:
+            what waits until they are there. Both tensors are to be kept until then.
+        """
+        work = dist.all_to_all_single(
+            out, x, list(received), list(sent), group=self.group, async_op=True
+        )
+        assert work is not None, "this process is in the group"
+        return work.wait
 
     def gather(self, x: Tensor, counts: Sequence[int]) -> Tensor:
         """Returns the rows of all ranks, in their order.

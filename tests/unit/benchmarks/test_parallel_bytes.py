@@ -17,10 +17,12 @@ class Alone:
     def __init__(self) -> None:
         self.sent_bytes = 0
 
-    def exchange(self, x, sent, received):
+    def start_exchange(self, x, sent, out, received):
         rows = sum(sent) - sent[self.rank]
         self.sent_bytes += rows * x[0].nbytes
-        return x.new_zeros((sum(received), *x.shape[1:]))
+        assert len(out) == sum(received)
+        out.zero_()
+        return lambda: None
 
     def gather(self, x, counts):
         return x.new_zeros((sum(counts), *x.shape[1:]))
