@@ -1,7 +1,8 @@
 """Each rank decodes or encodes some rows of a video, and looks at those beyond.
 
-Convolutions need one row of either neighbour, which travels before each of them; the one attention
-of a VAE needs keys and values of all pixels, at the lowest resolution.
+A 3 x 3 convolution needs a row of either neighbour. Some rows travel at once, for as many
+convolutions, which compute them again on both sides: a message takes longer than a row. The one
+attention of a VAE needs keys and values of all pixels, at the lowest resolution.
 
 Shape legend: B batch, H height of this rank's rows, W width, C channels, P pixels.
 """
@@ -9,13 +10,16 @@ Shape legend: B batch, H height of this rank's rows, W width, C channels, P pixe
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SettingsError
-from ..vae.borders import convolve
+from ..vae.borders import convolve_halved
 from ..vae.full import FullVae
 from .team import Team, shares
+
+REACH = 8
+"""Rows that travel at once: for most of a stage's seven convolutions, and a thirtieth of a
+resolution at which a rank has 240."""
 
 
 @dataclass(frozen=True)
@@ -25,43 +29,76 @@ class SharedRows:
     team: Team
     latent_rows: tuple[int, ...]
     """Of each rank."""
+    latent_width: int
+    """Tells the resolution of a frame, as its width is whole."""
 
-    def around(self, x: Tensor, weight: Tensor) -> Tensor:
+    def reach(self, x: Tensor, rows: int) -> Tensor:
         """See `Borders`."""
-        return convolve(self._with_neighbours(x, above=True), weight, padding=(0, 1))
+        return x if self._beyond(x) >= rows else self._with_neighbours(x, self._most(x))
+
+    def right(self, x: Tensor) -> Tensor:
+        """See `Borders`."""
+        return self._inner(x, 1)
+
+    def like(self, x: Tensor, y: Tensor, scale: int = 1) -> Tensor:
+        """See `Borders`."""
+        has, wanted = self._beyond(x), self._beyond(y) * scale
+        return self._with_neighbours(x, wanted) if has < wanted else self._inner(x, has - wanted)
 
     def halved(self, x: Tensor, weight: Tensor) -> Tensor:
         """See `Borders`."""
-        below = self._with_neighbours(x, above=False)
-        return convolve(F.pad(below, (0, 0, 0, 1)), weight, stride=2)
+        beyond = self._beyond(x)
+        # Steps begin at even rows of the whole frame.
+        odd = beyond % 2 if self.team.rank else 0
+        y = convolve_halved(x[:, odd:], weight)
+        return y if beyond % 2 else self._inner(y, 1)
 
     def everywhere(self, pixels: Tensor) -> Tensor:
         """See `Borders`."""
-        width = pixels.shape[2] // self.latent_rows[self.team.rank]
+        width = self.latent_width
+        mine = self.own(pixels.unflatten(2, (-1, width)).squeeze(1)).flatten(1, 2)
         counts = [rows * width for rows in self.latent_rows]
-        return self.team.gather(pixels.movedim(2, 0), counts).movedim(0, 2)
+        return self.team.gather(mine.transpose(0, 1), counts).transpose(0, 1).unsqueeze(1)
 
-    def _with_neighbours(self, x: Tensor, *, above: bool) -> Tensor:
-        """Returns x with a row below, and above if it is wanted: of neighbours, or zeros."""
-        rank, last = self.team.rank, self.team.ranks - 1
-        sent, received = [0] * self.team.ranks, [0] * self.team.ranks
-        rows: list[Tensor] = []
-        if rank > 0:
-            sent[rank - 1] = 1
-            rows.append(x[:, 0])
-            received[rank - 1] = int(above)
-        if rank < last:
-            received[rank + 1] = 1
-            if above:
-                sent[rank + 1] = 1
-                rows.append(x[:, -1])
-        mine = torch.stack(rows) if rows else x.new_empty((0, *x[:, 0].shape))
-        found = list(self.team.exchange(mine, sent, received))
-        zeros = torch.zeros_like(x[:, 0])
-        top = found.pop(0) if rank > 0 and above else zeros
-        bottom = found.pop(0) if rank < last else zeros
-        parts = [top.unsqueeze(1)] if above else []
-        return torch.cat([*parts, x, bottom.unsqueeze(1)], dim=1)
+    def own(self, x: Tensor) -> Tensor:
+        """Returns the rows (B, H, W, C) of this rank alone."""
+        return self._inner(x, self._beyond(x))
+
+    @property
+    def _sides(self) -> tuple[bool, bool]:
+        """Whether there are neighbours above and below."""
+        return self.team.rank > 0, self.team.rank < self.team.ranks - 1
+
+    def _beyond(self, x: Tensor) -> int:
+        """Returns the rows of each neighbour that a frame has."""
+        scale = x.shape[2] // self.latent_width
+        rows = x.shape[1] - self.latent_rows[self.team.rank] * scale
+        return rows // max(1, sum(self._sides))
+
+    def _most(self, x: Tensor) -> int:
+        """Returns how many rows all ranks can give at the resolution of a frame."""
+        return min(REACH, min(self.latent_rows) * (x.shape[2] // self.latent_width))
+
+    def _inner(self, x: Tensor, rows: int) -> Tensor:
+        """Returns a frame without so many rows at the sides where neighbours are."""
+        above, below = (rows * side for side in self._sides)
+        return x[:, above : x.shape[1] - below].contiguous()
+
+    def _with_neighbours(self, x: Tensor, rows: int) -> Tensor:
+        """Returns the rows of this rank, and so many of each neighbour."""
+        x, rank = self.own(x), self.team.rank
+        above, below = self._sides
+        counts = [0] * self.team.ranks
+        parts: list[Tensor] = []
+        if above:
+            counts[rank - 1] = rows
+            parts.append(x[:, :rows])
+        if below:
+            counts[rank + 1] = rows
+            parts.append(x[:, -rows:])
+        mine = torch.cat(parts, dim=1).transpose(0, 1).contiguous()
+        found = self.team.exchange(mine, counts, counts).transpose(0, 1)
+        return torch.cat([found[:, : rows * above], x, found[:, rows * above :]], dim=1)
 
 
 @torch.no_grad()
@@ -78,8 +115,9 @@ def decode_rows(vae: FullVae, latent: Tensor, team: Team) -> Tensor:
     """
     rows = _rows(latent.shape[3], team)
     mine = latent[:, :, :, _place(rows, team)]
-    chunks = vae.decode_part(mine, SharedRows(team, rows))
-    return _gathered(torch.cat(list(chunks), dim=2), rows, vae.config.spatial_stride, team)
+    shared = SharedRows(team, rows, latent.shape[4])
+    chunks = [_own(shared, chunk) for chunk in vae.decode_part(mine, shared)]
+    return _gathered(torch.cat(chunks, dim=2), rows, vae.config.spatial_stride, team)
 
 
 @torch.no_grad()
@@ -98,8 +136,9 @@ def encode_rows(vae: FullVae, video: Tensor, team: Team) -> Tensor:
     rows = _rows(video.shape[3] // stride, team)
     place = _place(rows, team)
     mine = video[:, :, :, place.start * stride : place.stop * stride]
-    chunks = vae.encode_part(mine, SharedRows(team, rows))
-    return _gathered(torch.cat(list(chunks), dim=2), rows, 1, team)
+    shared = SharedRows(team, rows, video.shape[4] // stride)
+    chunks = [_own(shared, chunk) for chunk in vae.encode_part(mine, shared)]
+    return _gathered(torch.cat(chunks, dim=2), rows, 1, team)
 
 
 def _rows(height: int, team: Team) -> tuple[int, ...]:
@@ -114,6 +153,12 @@ def _rows(height: int, team: Team) -> tuple[int, ...]:
 def _place(rows: tuple[int, ...], team: Team) -> slice:
     start = sum(rows[: team.rank])
     return slice(start, start + rows[team.rank])
+
+
+def _own(shared: SharedRows, video: Tensor) -> Tensor:
+    """Returns the rows (dimension 3) of this rank of a part (B, C, T, H, W) of a video."""
+    frames = video.permute(0, 2, 3, 4, 1).flatten(0, 1)
+    return shared.own(frames).unflatten(0, (len(video), -1)).permute(0, 4, 1, 2, 3)
 
 
 def _gathered(part: Tensor, rows: tuple[int, ...], scale: int, team: Team) -> Tensor:

@@ -43,9 +43,12 @@ class CausalConv3d(nn.Conv3d):
         """Returns the frame (B, H, W, out_channels) of a window (B, H, W, 3C), without the bias."""
         # Channels lie as in a window; a view, where weights are arranged for it.
         weight = self.weight.permute(0, 3, 4, 2, 1).flatten(3).permute(0, 3, 1, 2)
-        return convolve(window, weight) if weight.shape[-1] == 1 else borders.around(window, weight)
+        if weight.shape[-1] == 1:
+            return convolve(window, weight)
+        return borders.right(convolve(window, weight, padding=1))
 
     def _frame(self, x: Tensor, cache: FeatureCache) -> Tensor:
+        x = cache.borders.reach(x, self.kernel_size[1] // 2)
         return cache.pointwise.add(self.over(cache.append(self, x), cache.borders), self.bias, None)
 
 
@@ -103,11 +106,14 @@ class ResidualBlock(nn.Module):
         norm_1, conv_1, norm_2, conv_2 = cast(
             tuple[RMSNorm, CausalConv3d, RMSNorm, CausalConv3d], self.residual.values()
         )
-        y = conv_1.over(cache.append_normed(conv_1, norm_1, x), cache.borders)
+        borders = cache.borders
+        x = borders.reach(x, 2)
+        y = borders.reach(conv_1.over(cache.append_normed(conv_1, norm_1, x), borders), 1)
         window = cache.append_normed(conv_2, norm_2, y, conv_1.bias)
         del y  # makes room for the next
-        shortcut = self.shortcut(x.movedim(-1, 1)).movedim(1, -1)
-        return cache.pointwise.add(conv_2.over(window, cache.borders), conv_2.bias, shortcut)
+        y = conv_2.over(window, borders)
+        shortcut = self.shortcut(borders.like(x, y).movedim(-1, 1)).movedim(1, -1)
+        return cache.pointwise.add(y, conv_2.bias, shortcut)
 
 
 class Head(nn.ModuleDict):
@@ -122,6 +128,7 @@ class Head(nn.ModuleDict):
 
     def _frame(self, x: Tensor, cache: FeatureCache) -> Tensor:
         norm, conv = cast(tuple[RMSNorm, CausalConv3d], self.values())
+        x = cache.borders.reach(x, 1)
         y = conv.over(cache.append_normed(conv, norm, x), cache.borders)
         return cache.pointwise.add(y, conv.bias, None)
 
@@ -174,7 +181,7 @@ class Downsample(nn.Module):
 
     def _in_space(self, x: Tensor, cache: FeatureCache) -> Tensor:
         conv = cast(nn.Conv2d, self.resample["1"])
-        y = cache.borders.halved(x, conv.weight)
+        y = cache.borders.halved(cache.borders.reach(x, 1), conv.weight)
         return cache.pointwise.add(y, cast(Tensor, conv.bias), None)
 
     def _in_time(self, conv: CausalConv3d, frames: Frames, cache: FeatureCache) -> Frames:
@@ -220,8 +227,10 @@ class Upsample(nn.Module):
     def _in_space(self, x: Tensor, cache: FeatureCache, shortcut: Tensor | None) -> Tensor:
         conv = cast(nn.Conv2d, self.resample["1"])
         phases = cache.once(conv, lambda: upsampling_phases(conv.weight))
-        y = cache.borders.around(x, phases)
-        return cache.pointwise.interleave(y, cast(Tensor, conv.bias), shortcut)
+        x = cache.borders.reach(x, 1)
+        shortcut = None if shortcut is None else cache.borders.like(shortcut, x)
+        y = convolve(x, phases, padding=1)
+        return cache.borders.right(cache.pointwise.interleave(y, cast(Tensor, conv.bias), shortcut))
 
 
 def through(stages: Iterable[nn.Module], frames: Frames, cache: FeatureCache) -> Frames:

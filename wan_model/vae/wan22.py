@@ -59,8 +59,9 @@ class DownStage(nn.Module):
     def _group(self, group: tuple[Tensor, ...], cache: FeatureCache) -> Tensor:
         """Returns the frame that comes of one or two."""
         [y] = through(self.downsamples, iter(group), cache)
+        x = [cache.borders.like(frame, y, scale=1 + self.shrinks) for frame in group]
         # Not in place: a convolution over time may remember `y`.
-        return y + (average_down(group, to_channels=y.shape[-1]) if self.shrinks else group[0])
+        return y + (average_down(x, to_channels=y.shape[-1]) if self.shrinks else x[0])
 
 
 class UpStage(nn.Module):
