@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ._comfy.cluster.remote_model import distributed
 from ._comfy.cluster.remote_pool import MODES
 from ._report import reports_errors
-from .checked_inputs import Choice, Model
+from .checked_inputs import Choice, Model, Vae
 from .search_words import search_words
 
 
@@ -56,22 +56,35 @@ class WanDuetDistribute(io.ComfyNode):
                     tooltip="Empty: the GPUs of this computer. Otherwise a Ray cluster's address, "
                     "such as 10.0.0.1:6379, with the model files at the same place everywhere.",
                 ),
+                Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="VAE from 'Wan 2.2 Load VAE'. The GPUs then share each frame's rows to "
+                    "encode and decode, with the same result. The input is not changed.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model_high"),
                 io.Model.Output(display_name="model_low"),
+                io.Vae.Output(display_name="vae"),
             ],
         )
 
     @classmethod
     @reports_errors
     def execute(
-        cls, model_high: Any, mode: str, gpus: int, address: str, model_low: Any = None
+        cls,
+        model_high: Any,
+        mode: str,
+        gpus: int,
+        address: str,
+        model_low: Any = None,
+        vae: Any = None,
     ) -> io.NodeOutput:
-        """Returns MODELs that are computed elsewhere."""
+        """Returns MODELs that are computed elsewhere, and a VAE that is."""
         models = [model_high] if model_low is None else [model_high, model_low]
-        remote = distributed(models, mode, gpus, address.strip())
-        return io.NodeOutput(*remote, *[None] * (2 - len(remote)))
+        remote, shared = distributed(models, mode, gpus, address.strip(), vae)
+        return io.NodeOutput(*remote, *[None] * (2 - len(remote)), shared)
 
 
 NODES: list[type[io.ComfyNode]] = [WanDuetDistribute]

@@ -7,7 +7,7 @@ its part of the `rows`.
 
 from .degrees import Degrees, check_ulysses, fitting_ranks
 from .mesh import Mesh
-from .rows import decode_rows, encode_rows
+from .rows import decode_own_rows, decode_rows, encode_rows
 from .samples import samples_parallel
 from .sequence import sequence_parallel
 from .team import Team
@@ -17,6 +17,7 @@ __all__ = [
     "Mesh",
     "Team",
     "check_ulysses",
+    "decode_own_rows",
     "decode_rows",
     "encode_rows",
     "fitting_ranks",

@@ -102,32 +102,41 @@ class SharedRows:
 
 
 @torch.no_grad()
-def decode_rows(vae: FullVae, latent: Tensor, team: Team) -> Tensor:
+def decode_rows(vae: FullVae, latent: Tensor, team: Team, *, normalized: bool = True) -> Tensor:
     """Returns the video (B, 3, T, H, W) as `vae.decode` does; each rank decodes some rows.
 
     Args:
         vae: the same on every rank.
-        latent: (B, z, T', H', W'), the same on every rank, normalised.
+        latent: (B, z, T', H', W'), the same on every rank.
         team: shares the rows.
+        normalized: as of `vae.decode`.
 
     Raises:
         SettingsError: if there are fewer rows than ranks.
     """
     rows = _rows(latent.shape[3], team)
-    mine = latent[:, :, :, _place(rows, team)]
-    shared = SharedRows(team, rows, latent.shape[4])
-    chunks = [_own(shared, chunk) for chunk in vae.decode_part(mine, shared)]
-    return _gathered(torch.cat(chunks, dim=2), rows, vae.config.spatial_stride, team)
+    part = decode_own_rows(vae, latent, team, normalized=normalized)
+    return _gathered(part, rows, vae.config.spatial_stride, team)
 
 
 @torch.no_grad()
-def encode_rows(vae: FullVae, video: Tensor, team: Team) -> Tensor:
+def decode_own_rows(vae: FullVae, latent: Tensor, team: Team, *, normalized: bool = True) -> Tensor:
+    """Returns what of the video this rank decodes, top to bottom by rank; see `decode_rows`."""
+    rows = _rows(latent.shape[3], team)
+    shared = SharedRows(team, rows, latent.shape[4])
+    parts = vae.decode_part(latent[:, :, :, _place(rows, team)], shared, normalized=normalized)
+    return torch.cat([_own(shared, part) for part in parts], dim=2)
+
+
+@torch.no_grad()
+def encode_rows(vae: FullVae, video: Tensor, team: Team, *, normalized: bool = True) -> Tensor:
     """Returns the latent (B, z, T', H', W') as `vae.encode` does; each rank encodes some rows.
 
     Args:
         vae: the same on every rank.
         video: (B, 3, T, H, W), the same on every rank.
         team: shares the rows.
+        normalized: as of `vae.encode`.
 
     Raises:
         SettingsError: if there are fewer rows of the latent than ranks.
@@ -137,8 +146,8 @@ def encode_rows(vae: FullVae, video: Tensor, team: Team) -> Tensor:
     place = _place(rows, team)
     mine = video[:, :, :, place.start * stride : place.stop * stride]
     shared = SharedRows(team, rows, video.shape[4] // stride)
-    chunks = [_own(shared, chunk) for chunk in vae.encode_part(mine, shared)]
-    return _gathered(torch.cat(chunks, dim=2), rows, 1, team)
+    parts = vae.encode_part(mine, shared, normalized=normalized)
+    return _gathered(torch.cat([_own(shared, part) for part in parts], dim=2), rows, 1, team)
 
 
 def _rows(height: int, team: Team) -> tuple[int, ...]:

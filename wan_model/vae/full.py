@@ -47,23 +47,29 @@ class FullVae(WanVae):
                 taps = parameter.data.permute(0, 3, 4, 2, 1).contiguous()
                 parameter.data = taps.permute(0, 4, 3, 1, 2)
 
-    def encode_part(self, video: Tensor, borders: Borders) -> Iterator[Tensor]:
-        """Yields the normalised latent of each chunk for some rows of a video.
+    def encode_part(
+        self, video: Tensor, borders: Borders, *, normalized: bool = True
+    ) -> Iterator[Tensor]:
+        """Yields the latent of each chunk for some rows of a video.
 
         Args:
             video: (B, 3, 4n+1, H, W), H a multiple of the stride.
             borders: knows the rows beyond.
+            normalized: as of `encode`.
         """
-        return self._encode_chunks(video, True, _nothing, borders)
+        return self._encode_chunks(video, normalized, _nothing, borders)
 
-    def decode_part(self, latent: Tensor, borders: Borders) -> Iterator[Tensor]:
-        """Yields the frames of each latent frame for some rows of a normalised latent.
+    def decode_part(
+        self, latent: Tensor, borders: Borders, *, normalized: bool = True
+    ) -> Iterator[Tensor]:
+        """Yields the frames of each latent frame for some rows of a latent.
 
         Args:
             latent: (B, z, T', H', W').
             borders: knows the rows beyond.
+            normalized: as of `decode`.
         """
-        return self._decode_chunks(latent, True, _nothing, borders)
+        return self._decode_chunks(latent, normalized, _nothing, borders)
 
     @torch.no_grad()
     def _encode_chunks(

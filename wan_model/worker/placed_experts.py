@@ -154,7 +154,7 @@ class PlacedExperts:
                 experts=len(self._hosts),
             ),
             machine=Machine(
-                free_vram_bytes=self._free_bytes() + self.device_bytes,
+                free_vram_bytes=self.free_bytes() + self.device_bytes,
                 free_ram_bytes=available_bytes(),
                 copy_rate=copy_rate,
                 read_rate=read_rate,
@@ -173,7 +173,8 @@ class PlacedExperts:
         )
         return measure_copy(self._queues), measure_read(self._hosts[0].slabs[0]), compute
 
-    def _free_bytes(self) -> int:
+    def free_bytes(self) -> int:
+        """Returns what can be taken on the device."""
         if self._device.type != "cuda":
             return available_bytes()
         cached = torch.cuda.memory_reserved(self._device)

@@ -27,6 +27,7 @@ from ..parallel import Degrees, Mesh, samples_parallel, sequence_parallel
 from ..quant import Linear, LowRank, stacked
 from ..writing import converted_file
 from .placed_experts import PlacedExperts
+from .shared_vae import SharedVae
 
 MEETING_TIMEOUT = timedelta(minutes=30)
 """For the slowest step of a rank, such as reading a model from a disk."""
@@ -52,6 +53,7 @@ class Worker:
         self._meshes: dict[Degrees, Mesh] = {}
         self._compiled: dict[str, CompiledStages] = {}
         self._experts: PlacedExperts | None = None
+        self._vae: SharedVae | None = None
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
 
@@ -108,6 +110,27 @@ class Worker:
             hosts.append(HostModel(dit, dit.blocks, unchanged_regions(dit, checkpoint)))
         self._experts = PlacedExperts(hosts, self._device, Limits(**limits))
         return self._experts.nbytes
+
+    def load_vae(self, file: str, dtype: str) -> None:
+        """Loads a VAE in place of the one before; see `SharedVae.of_file`."""
+        team = self._mesh(Degrees(ulysses=self._ranks)).tokens
+        self._vae = SharedVae.of_file(file, dtype, self._device, team)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Returns this rank's rows of a video; see `SharedVae.decode`."""
+        vae = self._loaded_vae()
+        stride = vae.vae.config.spatial_stride
+        height, width = (size * stride for size in latent.shape[-2:])
+        self._make_room(vae.peak_bytes("decode", height, width))
+        return vae.decode(latent)
+
+    def encode(self, video: Tensor) -> Tensor | None:
+        """Returns the latent (the first rank's); see `SharedVae.encode`."""
+        vae = self._loaded_vae()
+        height, width = video.shape[-2:]
+        self._make_room(vae.peak_bytes("encode", height, width))
+        latent = vae.encode(video)
+        return latent if self._rank == 0 else None
 
     def set_loras(self, expert: int, loras: Mapping[str, Sequence[Lora]]) -> None:
         """Takes LoRAs by the paths of their layers, in place of those before."""
@@ -205,6 +228,16 @@ class Worker:
         if degrees not in self._meshes:
             self._meshes[degrees] = Mesh.of(degrees)
         return self._meshes[degrees]
+
+    def _make_room(self, nbytes: int) -> None:
+        """Lets experts' weights go if so much does not fit beside them."""
+        if self._experts is not None and self._experts.free_bytes() < nbytes:
+            self._experts.release()
+
+    def _loaded_vae(self) -> SharedVae:
+        if self._vae is None:
+            raise RuntimeError("no VAE has been loaded")
+        return self._vae
 
     def _loaded(self) -> PlacedExperts:
         if self._experts is None:

@@ -33,24 +33,28 @@ from ..model.patcher import WanPatcher
 from ..model.precision_choice import QUANTIZED, weights_of
 from ..model.timed_prompts import SCHEDULE
 from ..model.unknown_hooks import ROOT
+from .distributed_vae import distributed_vae
 from .ray_session import connected, workers_of
 from .remote_pool import RemotePool, Source, check_mode
 
 ADVICE = "Remove the node that adds them, or 'Wan 2.2 Distribute'."
 
 
-def distributed(models: Sequence[Any], mode: str, gpus: int, address: str) -> list[Any]:
-    """Returns MODELs of the same files whose forward passes run on several GPUs.
+def distributed(
+    models: Sequence[Any], mode: str, gpus: int, address: str, vae: Any = None
+) -> tuple[list[Any], Any]:
+    """Returns MODELs of the same files whose forward passes run on several GPUs, and a VAE's.
 
     Args:
         models: one of our loaders, or both experts; they are left as they are.
         mode: one of `remote_pool.MODES`.
         gpus: how many; 0 for all.
         address: of a Ray cluster; "" for this computer.
+        vae: of our loader, whose rows are to be shared; or None, which is returned then.
 
     Raises:
         BackendError: if Ray is missing or does not start.
-        PairingError: if a MODEL cannot be distributed.
+        PairingError: if a MODEL or the VAE cannot be distributed.
         SettingsError: if it cannot be split so.
     """
     _check_system()
@@ -61,7 +65,8 @@ def distributed(models: Sequence[Any], mode: str, gpus: int, address: str) -> li
     ranks = workers_of(connected(address), gpus)
     check_mode(mode, ranks, source.heads, len(models))
     pool = RemotePool(source, mode, ranks, address)
-    return [_remote(model, pool, number) for number, model in enumerate(models)]
+    shared = None if vae is None else distributed_vae(vae, pool)
+    return [_remote(model, pool, number) for number, model in enumerate(models)], shared
 
 
 def _check_system() -> None:

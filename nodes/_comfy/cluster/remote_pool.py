@@ -105,6 +105,7 @@ class RemotePool:
         self._wanted: list[Patches] = [{} for _ in source.files]
         self._sent: list[Patches] = [{} for _ in source.files]
         self._layers: list[Any] = [None] * len(source.files)
+        self._vae = ("", "")
 
     def prepare(self, expert: int, *_: Any, **__: Any) -> None:
         """Has the processes started, with an expert's LoRAs."""
@@ -132,6 +133,22 @@ class RemotePool:
         for line in said:
             self._show(line)
         return result.to(latent)
+
+    def decode(self, file: str, dtype: str, latent: Tensor) -> Sequence[Tensor]:
+        """See `RowPool`. Of experts on GPUs of their own, those of the first share the rows."""
+        return self._with_vae(file, dtype).all("decode", latent)
+
+    def encode(self, file: str, dtype: str, video: Tensor) -> Tensor:
+        """See `RowPool`."""
+        return self._with_vae(file, dtype).all("encode", video.cpu())[0]
+
+    def _with_vae(self, file: str, dtype: str) -> ActorTeam:
+        """Returns the processes that share a VAE's rows, with the VAE in them."""
+        team = self._team(0)
+        if self._vae != (file, dtype):
+            team.all("load_vae", file, dtype)
+            self._vae = (file, dtype)
+        return team
 
     def expect(self, expert: int, after: int) -> None:
         """Announces the expert that runs after so many more forward passes."""
@@ -185,7 +202,7 @@ class RemotePool:
     def _start(self) -> None:
         for team in self._teams:
             team.close()
-        source, self._teams = self._source, []
+        source, self._teams, self._vae = self._source, [], ("", "")
         self._sent = [{} for _ in source.files]
         ray = connected(self._address)
         on_gpu = runtime.compute_device().type == "cuda"

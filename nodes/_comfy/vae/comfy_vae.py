@@ -16,6 +16,7 @@ from ....wan_model.vae import Tiling, WanVae, choose_tiling, estimate_peak_bytes
 from ....wan_model.vae.preview import PreviewVaeConfig, estimate_preview_bytes
 from ..host.kernel_cache import kernels_kept
 from ..host.runtime import progress_bar, raise_if_interrupted, running_node, show, spare_bytes
+from .remote_vae import RemoteWanVae
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +98,10 @@ def fitting_tiling(
 ) -> Tiling | None:
     """Returns the tiles that fit into `free` bytes, or None for whole frames.
 
-    A preview VAE takes whole frames always: a tenth of a full VAE's memory.
+    A preview VAE takes whole frames always: a tenth of a full VAE's memory. So does one whose rows
+    are shared.
     """
-    if isinstance(vae.config, PreviewVaeConfig):
+    if isinstance(vae.config, PreviewVaeConfig) or isinstance(vae, RemoteWanVae):
         return None
     return choose_tiling(vae.config, operation, width, height, vae.dtype, free)
 
@@ -123,6 +125,9 @@ class WanDuetVAE(comfy.sd.VAE):
     Core builds its own model from a state dict. It is given the smallest one it knows, so that
     all attributes of its version exist; those that describe the model are then ours.
     """
+
+    file = ""
+    """That it was loaded from."""
 
     def __init__(self, vae: WanVae) -> None:
         super().__init__(sd={"pixel_space_vae": torch.tensor(1.0)})
@@ -195,7 +200,9 @@ def load_comfy_vae(checkpoint: Checkpoint, precision: str) -> WanDuetVAE:
     explicit = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     device = comfy.model_management.vae_device()
     dtype = explicit.get(precision) or comfy.model_management.vae_dtype(device, WORKING_DTYPES)
-    return WanDuetVAE(load_vae(checkpoint, device="cpu", dtype=dtype).requires_grad_(False))
+    vae = WanDuetVAE(load_vae(checkpoint, device="cpu", dtype=dtype).requires_grad_(False))
+    vae.file = str(checkpoint.path)
+    return vae
 
 
 def decode(vae: comfy.sd.VAE, latent: Tensor, tiling: str) -> Tensor:
@@ -215,9 +222,9 @@ def decode(vae: comfy.sd.VAE, latent: Tensor, tiling: str) -> Tensor:
 
 def _decode_ours(vae: WanDuetVAE, latent: Tensor, tiling: str) -> Tensor:
     model, dtype = vae.first_stage_model, vae.vae_dtype
-    config = model.vae.config
-    height, width = (size * config.spatial_stride for size in latent.shape[-2:])
-    needed_bytes = peak_bytes(config, "decode", height, width, dtype)
+    stride = model.vae.config.spatial_stride
+    height, width = (size * stride for size in latent.shape[-2:])
+    needed_bytes = vae.memory_used_decode(latent.shape, dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed_bytes)
     automatic = fitting_tiling(model.vae, "decode", width, height, spare_bytes(vae.device))
     choice = {"off": None, "on": SMALL_TILES, "auto": automatic}[tiling]

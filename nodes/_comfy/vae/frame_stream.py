@@ -9,7 +9,7 @@ from torch import Tensor
 from ....wan_model.clips import WARM_UP, drop_first
 from ..host.kernel_cache import kernels_kept
 from ..host.runtime import spare_bytes
-from .comfy_vae import WanDuetVAE, decode, fitting_tiling, peak_bytes, progress
+from .comfy_vae import WanDuetVAE, decode, fitting_tiling, progress
 
 RUN = 16
 """Latent frames that a VAE which cannot stream decodes at once, beside those it starts from."""
@@ -35,7 +35,7 @@ def _fits(vae: WanDuetVAE, latent: Tensor) -> bool:
     """Brings the VAE to its device, and tells whether it can decode whole frames there."""
     model = vae.first_stage_model.vae
     height, width = (size * model.config.spatial_stride for size in latent.shape[-2:])
-    needed = peak_bytes(model.config, "decode", height, width, vae.vae_dtype)
+    needed = vae.memory_used_decode(latent.shape, vae.vae_dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)
     return fitting_tiling(model, "decode", width, height, spare_bytes(vae.device)) is None
 

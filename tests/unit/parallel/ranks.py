@@ -25,6 +25,7 @@ from wan_model.config import VaeConfig
 from wan_model.dit import BlockRunner, WanDiT, run_in_order
 from wan_model.dit.stage_choice import with_stages
 from wan_model.dit.text_guidance import GuidanceSettings, NegativeText
+from wan_model.dit.tokens import RUN_TOKENS, runs
 from wan_model.errors import SettingsError
 from wan_model.loading import load_dit
 from wan_model.offload import HostModel, OffloadEngine, PlainDevice
@@ -37,6 +38,7 @@ from wan_model.parallel import (
     samples_parallel,
     sequence_parallel,
 )
+from wan_model.parallel.shared_tokens import SharedTokens
 from wan_model.quant import AS_STORED
 from wan_model.vae import build_vae
 from wan_model.worker import Worker
@@ -82,6 +84,7 @@ def sequence_cases(team: Team) -> Iterator[tuple[str, float | str]]:
     if team.ranks == 2:
         yield "bf16", error(dit("t2v", BF16), uneven(dit("t2v", BF16), batch=2), team)
         yield from feature_cases(team)
+        yield "runs", error_of_runs(team)
     if team.ranks == 3:
         yield "heads", refusal(make_dit(num_heads=4, dim=96), team)
     if team.ranks == 4:
@@ -116,6 +119,30 @@ def feature_cases(team: Team) -> Iterator[tuple[str, float]]:
     # As many text tokens as a rank has of the video, which tells the attentions apart by no shape.
     same = dit("t2v", text_len=23)
     yield "as many words", error(same, uneven(same), team)
+
+
+def error_of_runs(team: Team) -> float:
+    """Returns the error of attention where the first rank has a run more than the second."""
+    counts = (RUN_TOKENS + 1, RUN_TOKENS)
+    layer = dit().blocks[0].self_attn
+    generator = torch.Generator().manual_seed(3)
+    shape = (1, sum(counts), layer.num_heads, layer.head_dim)
+    qkv = [torch.randn(shape, generator=generator) for _ in range(3)]
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """As attention, takes keys in any order, and answers queries in theirs."""
+        return q * (k * v).mean(1, keepdim=True)
+
+    mine = slice(0, counts[0]) if team.rank == 0 else slice(counts[0], None)
+    here = [part[:, mine] for part in qkv]
+    shared = SharedTokens(team, counts, layer, attend, torch.empty(1, counts[team.rank], 1))
+    for run in runs(counts[team.rank]):
+        for place, part in zip(shared.places(run), here, strict=True):
+            place.copy_(part[:, run])
+        shared.written()
+    attended = shared.attended()
+    found = torch.cat([attended(run) for run in runs(counts[team.rank])], dim=1)
+    return rms(found, attend(*qkv)[:, mine])
 
 
 def vae_cases(team: Team) -> Iterator[tuple[str, float | str]]:
