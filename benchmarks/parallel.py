@@ -48,7 +48,15 @@ from wan_model.config import DiTConfig, Precision
 from wan_model.dit import BlockFn, BlockInputs, BlockRunner, WanDiT, run_in_order
 from wan_model.dit.attention_layers import AllTokens
 from wan_model.dit.stage_choice import FastestStages, with_stages
-from wan_model.parallel import Degrees, Mesh, Team, decode_rows, samples_parallel, sequence_parallel
+from wan_model.parallel import (
+    Degrees,
+    Mesh,
+    Team,
+    decode_rows,
+    exchanged_bytes,
+    samples_parallel,
+    sequence_parallel,
+)
 from wan_model.quant import AS_STORED
 from wan_model.shapes import latent_size
 from wan_model.vae.full import FullVae
@@ -63,14 +71,6 @@ STEPS = 2
 """Of each expert in a prompt."""
 WAIT = timedelta(seconds=90)
 """For another rank. A rank that has failed ends the others so."""
-EXCHANGES = 4
-"""Of a block: q, k, v and what they attend to."""
-
-
-def exchanged_bytes(config: DiTConfig, tokens: int, ranks: int) -> int:
-    """Returns what a rank sends in a forward pass of one sample, in 16 bit; it gets as much."""
-    mine = -(-tokens // ranks) * config.dim * 2
-    return EXCHANGES * config.num_layers * mine * (ranks - 1) // ranks
 
 
 def bandwidth(config: DiTConfig, tokens: int, team: Team, device: torch.device) -> float:

@@ -117,9 +117,12 @@ def test_ray_is_missing(comfy_server: ComfyServer):
     assert "'pip install ray'" in error["exception_message"]
 
 
-@pytest.mark.parametrize("mode", ["auto", "experts"])
+@pytest.mark.parametrize("mode", ["auto", "experts", "layers"])
 def test_the_video_is_the_same(ray_server: ComfyServer, mode: str):
-    """With a LoRA and a negative prompt inside of attention; tokens are uneven for two."""
+    """With a LoRA and a negative prompt inside of attention; tokens are uneven for two.
+
+    So is what a VAE decodes and encodes whose rows are shared.
+    """
     lora = {"lora_name": LORA, "strength_model": 1.0}
     nag = {"negative": ("negative", 0), "nag_scale": 4.0, "nag_alpha": 0.5, "nag_tau": 2.5}
     prompt = inputs()
@@ -131,8 +134,15 @@ def test_the_video_is_the_same(ray_server: ComfyServer, mode: str):
         prompt[f"{name}_nag"] = node("WanDuetNAG", **changed, **nag)
         ends = {"model_high": (f"{name}_nag", 0), "model_low": (f"{name}_nag", 1)}
         prompt |= guided(name, ends)
-    prompt |= {**distribute(mode=mode), **guided("plain", PAIR)}
-    saved = run_to_tensors(ray_server, prompt, {n: (n, 0) for n in ("here", "there", "plain")})
+    prompt |= {**distribute(mode=mode, vae=("vae", 0)), **guided("plain", PAIR)}
+    for name, link in (("whole", ("vae", 0)), ("rows", ("shared", 2))):
+        prompt[f"{name}_frames"] = node(
+            "WanDuetVAEDecode", vae=link, samples=("here", 0), tiling="auto"
+        )
+        prompt[name] = node("VAEEncode", vae=link, pixels=(f"{name}_frames", 0))
+    names = ("here", "there", "plain", "whole", "rows")
+    saved = run_to_tensors(ray_server, prompt, {n: (n, 0) for n in names})
+    assert difference(saved["rows"], saved["whole"]) < 1e-5
     assert difference(saved["there"], saved["here"]) < 1e-5
     assert difference(saved["plain"], saved["here"]) > 1e-3
 
@@ -193,6 +203,15 @@ def test_what_cannot_be_split(ray_server: ComfyServer, options: Any, message: st
     assert error is not None
     assert error["node_id"] == "shared"
     assert message in error["exception_message"]
+
+
+def test_a_vae_of_another_loader_is_refused(ray_server: ComfyServer):
+    prompt = {**inputs(), **distribute(vae=("stock", 0)), **guided("sampler", SHARED)}
+    prompt["stock"] = node("VAELoader", vae_name=prompt["vae"]["inputs"]["vae_name"])
+    error = ray_server.run({**prompt, **save("no", latent=("sampler", 0))}).error
+    assert error is not None
+    assert error["node_id"] == "shared"
+    assert "This VAE cannot be distributed. Got one of another node" in error["exception_message"]
 
 
 def test_patches_inside_are_refused(ray_server: ComfyServer):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from ..attention import name_of
 from ..gpu_classes import TYPICAL, GpuClass
 from ..quant import DEQUANTIZED, Linear
@@ -30,6 +32,11 @@ class DeviceRates:
     """For what is not measured."""
 
 
+def _has_weights(block: nn.Module) -> bool:
+    """Tells whether a block is here: some of them may be on other devices."""
+    return any(True for _ in block.parameters())
+
+
 def block_seconds(
     dit: WanDiT,
     batch: int,
@@ -49,7 +56,7 @@ def block_seconds(
     config = dit.config
     linears = sum(
         _linear_seconds(layer, config.text_len if name in TEXT_LAYERS else tokens, batch, rates)
-        for name, layer in dit.blocks[0].named_modules()
+        for name, layer in next(filter(_has_weights, dit.blocks)).named_modules()
         if isinstance(layer, Linear)
     )
     attention = 4 * tokens * (tokens + config.text_len) * config.dim

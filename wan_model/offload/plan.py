@@ -74,6 +74,20 @@ class Limits:
     prefetch_blocks: int | None = None
     """How many blocks ahead of the running one are fetched."""
 
+    def shared(self, processes: int, free_ram_bytes: int) -> "Limits":
+        """Returns the limits of each of some processes that read the same files on one computer.
+
+        What is pinned is a process' own, all else of the files is in memory once for all.
+
+        Args:
+            processes: how many there are.
+            free_ram_bytes: before they begin.
+        """
+        pinned = self.pinned_ram_bytes
+        if pinned is None:
+            pinned = min(DEFAULT_PINNED_BYTES, free_ram_bytes // 4)
+        return replace(self, pinned_ram_bytes=pinned // processes)
+
     def check(self, blocks: int) -> None:
         """Refuses what no model of so many blocks can be given.
 

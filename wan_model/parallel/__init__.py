@@ -6,6 +6,8 @@ its part of the `rows`.
 """
 
 from .degrees import Degrees, check_ulysses, fitting_ranks
+from .layers import LayerLine
+from .link import Sharing, exchanged_bytes, measure_link
 from .mesh import Mesh
 from .rows import decode_own_rows, decode_rows, encode_rows
 from .samples import samples_parallel
@@ -14,13 +16,17 @@ from .team import Team
 
 __all__ = [
     "Degrees",
+    "LayerLine",
     "Mesh",
+    "Sharing",
     "Team",
     "check_ulysses",
     "decode_own_rows",
     "decode_rows",
     "encode_rows",
+    "exchanged_bytes",
     "fitting_ranks",
+    "measure_link",
     "samples_parallel",
     "sequence_parallel",
 ]

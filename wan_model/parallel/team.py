@@ -62,6 +62,18 @@ class Team:
         assert work is not None, "this process is in the group"
         return work.wait
 
+    def start_send(self, x: Tensor, to: int) -> object:
+        """Sends a tensor, which is to be kept until it has arrived, while this rank computes."""
+        return dist.isend(x, dist.get_global_rank(self.group, to), group=self.group)
+
+    def receive(self, x: Tensor, of: int) -> None:
+        """Takes the place of x with what a rank sends."""
+        dist.recv(x, dist.get_global_rank(self.group, of), group=self.group)
+
+    def broadcast(self, x: Tensor, of: int) -> None:
+        """Takes the place of x, on all ranks, with that of one."""
+        dist.broadcast(x, dist.get_global_rank(self.group, of), group=self.group)
+
     def gather(self, x: Tensor, counts: Sequence[int]) -> Tensor:
         """Returns the rows of all ranks, in their order.
 

@@ -112,6 +112,15 @@ class PlacedExperts:
         assert self._engine is not None
         return self._engine.run(expert, forward, runner, repeats=False)
 
+    def pass_seconds(self, size: Size) -> float:
+        """Returns the estimated computation of a pass of one sample, alone."""
+        frames, height, width = size
+        dit, tokens = self.dit(0), frames * (height // 2) * (width // 2)
+        if self._rates is None:
+            self._rates = self._measured()
+        stages = self.stages.kind(self._device)
+        return len(dit.blocks) * block_seconds(dit, 1, tokens, self._rates[2], stages)
+
     def expect(self, expert: int, after: int) -> None:
         """Announces the expert that runs after so many more forward passes."""
         if self._engine is not None and after > 0:

@@ -16,14 +16,22 @@ from torch import Tensor
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from ..attention import Guarded, guarded, resolve, try_again
-from ..dit import BlockFn, BlockInputs, BlockRunner, run_in_order
+from ..dit import BlockFn, BlockInputs, BlockRunner, WanDiT, run_in_order
 from ..dit.compiled_stages import CompiledStages
 from ..dit.expanded_blocks import with_expanded
 from ..dit.stage_choice import with_stages
 from ..dit.text_guidance import GuidanceSettings, NegativeText, fastest_guide
 from ..loading import load_dit, open_checkpoint, unchanged_regions
 from ..offload import Extra, HostModel, Limits
-from ..parallel import Degrees, Mesh, samples_parallel, sequence_parallel
+from ..parallel import (
+    Degrees,
+    LayerLine,
+    Mesh,
+    exchanged_bytes,
+    measure_link,
+    samples_parallel,
+    sequence_parallel,
+)
 from ..quant import Linear, LowRank, stacked
 from ..writing import converted_file
 from .placed_experts import PlacedExperts
@@ -53,6 +61,8 @@ class Worker:
         self._meshes: dict[Degrees, Mesh] = {}
         self._compiled: dict[str, CompiledStages] = {}
         self._experts: PlacedExperts | None = None
+        self._line: LayerLine | None = None
+        self._link: float | None = None
         self._vae: SharedVae | None = None
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
@@ -80,6 +90,7 @@ class Worker:
         attention: str,
         limits: Mapping[str, int | None],
         folder: str,
+        by_layers: bool = False,
     ) -> int:
         """Loads one expert or two; their weights stay in their files until they run.
 
@@ -90,12 +101,14 @@ class Worker:
             attention: name of a backend.
             limits: fields of `Limits`.
             folder: where converted weights are kept; "" if there is nothing to convert.
+            by_layers: whether each rank is to hold some of the blocks only.
 
         Returns:
             bytes of all weights.
         """
         compute_dtype = getattr(torch, dtype)
         hosts = []
+        self._line = None
         for file in files:
             checkpoint = open_checkpoint(file)
             if folder:
@@ -107,8 +120,16 @@ class Worker:
                 compute_device=self._device,
                 attention=guarded(resolve(attention, dtype=compute_dtype)),
             )
-            hosts.append(HostModel(dit, dit.blocks, unchanged_regions(dit, checkpoint)))
-        self._experts = PlacedExperts(hosts, self._device, Limits(**limits))
+            if by_layers:
+                everywhere = self._mesh(Degrees(ulysses=self._ranks)).tokens
+                self._line = self._line or LayerLine(everywhere, len(dit.blocks))
+                self._line.drop_others(dit.blocks)
+            own = self._own_blocks(dit)
+            hosts.append(HostModel(dit, dit.blocks[own], unchanged_regions(dit, checkpoint)))
+        allowed = Limits(**limits)
+        if self._line is not None:
+            allowed = self._line.part_of(allowed)
+        self._experts = PlacedExperts(hosts, self._device, allowed)
         return self._experts.nbytes
 
     def load_vae(self, file: str, dtype: str) -> None:
@@ -139,6 +160,11 @@ class Worker:
         for path, of_layer in loras.items():
             parts = path.split(".")
             block = int(parts[1]) if parts[0] == "blocks" else None
+            if block is not None:
+                own = self._own_blocks(dit)
+                if not own.start <= block < own.stop:
+                    continue
+                block -= own.start
             layer = dit.get_submodule(path)
             assert isinstance(layer, Linear)
             extras.setdefault(block, []).append(_carried(layer, of_layer))
@@ -186,7 +212,8 @@ class Worker:
         alpha = None if negative is None else negative["alpha"].to(self._device)
         said: list[str] = []
         one = partial(self._one_sample, expert, mesh, options, said)
-        together = samples_parallel(_one_by_one(one), mesh.samples)
+        join = torch.cat if self._line is None else self._line.result
+        together = samples_parallel(_one_by_one(one, join), mesh.samples)
         predict = partial(together, latent, timestep, text, cond, alpha)
         attend = dit.attend
         result = attend.check(predict, said.append) if isinstance(attend, Guarded) else predict()
@@ -206,13 +233,22 @@ class Worker:
     ) -> Tensor:
         experts = self._loaded()
         dit = experts.dit(expert)
-        runner = self._staged(sequence_parallel(run_in_order, mesh.tokens), options, said)
+        shared = run_in_order
+        if self._line is None:
+            shared = sequence_parallel(run_in_order, mesh.tokens)
+        runner = self._staged(shared, options, said)
         if alpha is not None:
             runner = _kept_from(options["negative"], dit.embed_text, alpha, runner)
-        velocity = partial(dit.velocity, latent, timestep, text, cond)
+        line = self._line
+
+        def velocity(run_blocks: BlockRunner) -> Tensor:
+            around = run_blocks if line is None else line.around(run_blocks)
+            return dit.velocity(latent, timestep, text, cond, around)
+
         frames, height, width = latent.shape[2:]
         size = (frames, height, width)
-        return experts.run(expert, size, mesh.tokens.ranks, velocity, with_expanded(runner))
+        ranks = mesh.tokens.ranks if line is None else 1
+        return experts.run(expert, size, ranks, velocity, with_expanded(runner))
 
     def _staged(
         self, runner: BlockRunner, options: Mapping[str, Any], said: list[str]
@@ -228,6 +264,25 @@ class Worker:
         if degrees not in self._meshes:
             self._meshes[degrees] = Mesh.of(degrees)
         return self._meshes[degrees]
+
+    def survey(self, size: tuple[int, int, int]) -> tuple[float, int, float]:
+        """Returns what is known of sharing a video's tokens: the fields of `Sharing`.
+
+        Args:
+            size: latent frames, height and width.
+        """
+        experts = self._loaded()
+        dit, tokens = experts.dit(0), size[0] * (size[1] // 2) * (size[2] // 2)
+        if self._link is None:
+            team = self._mesh(Degrees(ulysses=self._ranks)).tokens
+            self._link = measure_link(team, self._device)
+        itemsize = dit.precision.compute_dtype.itemsize
+        sent = exchanged_bytes(dit.config, tokens, self._ranks, itemsize)
+        return experts.pass_seconds(size), sent, self._link
+
+    def _own_blocks(self, dit: WanDiT) -> slice:
+        """Returns the blocks of this rank: all, unless each has some."""
+        return slice(0, len(dit.blocks)) if self._line is None else self._line.own
 
     def _make_room(self, nbytes: int) -> None:
         """Lets experts' weights go if so much does not fit beside them."""
@@ -245,14 +300,16 @@ class Worker:
         return self._experts
 
 
-def _one_by_one(predict: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _one_by_one(
+    predict: Callable[..., Tensor], join: Callable[[list[Tensor]], Tensor]
+) -> Callable[..., Tensor]:
     """Returns what predicts samples one after the other, which takes the memory of one."""
 
     def predict_all(*tensors: Tensor | None) -> Tensor:
         assert tensors[0] is not None
         samples = range(len(tensors[0]))
         cut = [[None if t is None else t[i : i + 1] for t in tensors] for i in samples]
-        return torch.cat([predict(*of_sample) for of_sample in cut])
+        return join([predict(*of_sample) for of_sample in cut])
 
     return predict_all
 

@@ -9,15 +9,19 @@ import torch
 from torch import Tensor
 
 from ....wan_model.errors import PairingError, SettingsError
+from ....wan_model.host_memory import available_bytes
 from ....wan_model.offload import Limits
-from ....wan_model.parallel import Degrees, fitting_ranks
+from ....wan_model.parallel import Degrees, Sharing, fitting_ranks
 from ....wan_model.quant import Linear
 from ..host import runtime
 from ..model.low_rank import PREFIX, Lora, Patches, joined, path_of, same_patches, split
 from .actor_team import ActorTeam
 from .ray_session import connected, wait_for_gpus
 
-MODES = ("auto", "ulysses", "cfg", "cfg+ulysses", "experts")
+MODES = ("auto", "ulysses", "cfg", "cfg+ulysses", "experts", "layers")
+
+WORTHWHILE = 1.1
+"""Gain from which on *auto* shares a video's tokens."""
 
 SENT = "LoRAs of linear layers"
 
@@ -60,6 +64,8 @@ def check_mode(mode: str, ranks: int, heads: int, experts: int) -> None:
             f"Experts need halves of the GPUs. Got {ranks} GPUs for {experts} of 2 experts, need "
             "an even number and both. Connect model_low, or choose another mode or number."
         )
+    if mode == "layers":
+        return
     if mode == "cfg" and ranks > 2:
         raise SettingsError(
             f"There are two passes to share, with and without the prompt. Got {ranks} GPUs, need 2 "
@@ -106,6 +112,7 @@ class RemotePool:
         self._sent: list[Patches] = [{} for _ in source.files]
         self._layers: list[Any] = [None] * len(source.files)
         self._vae = ("", "")
+        self._chosen: dict[tuple[int, ...], Degrees] = {}
 
     def prepare(self, expert: int, *_: Any, **__: Any) -> None:
         """Has the processes started, with an expert's LoRAs."""
@@ -124,8 +131,7 @@ class RemotePool:
         latent = inputs["latent"]
         assert latent is not None
         team, number = self._team(expert), self._number(expert)
-        mode = "ulysses" if self._mode == "experts" else self._mode
-        degrees = degrees_for(mode, team.ranks, len(latent))
+        degrees = self._degrees(team, latent)
         on_host = {n: None if t is None else t.detach().cpu() for n, t in inputs.items()}
         answers = team.all("predict", number, on_host, degrees.cfg, degrees.ulysses, options)
         result, self.device_bytes, said = answers[0]
@@ -133,6 +139,22 @@ class RemotePool:
         for line in said:
             self._show(line)
         return result.to(latent)
+
+    def _degrees(self, team: ActorTeam, latent: Tensor) -> Degrees:
+        """Returns how a pass is shared; of *auto*, after one look at the links."""
+        frames, height, width = latent.shape[2:]
+        mode = "ulysses" if self._mode == "experts" else self._mode
+        degrees = degrees_for(mode, team.ranks, len(latent))
+        if mode != "auto" or team.ranks == 1 or degrees.cfg > 1:
+            return degrees
+        key = (frames, height, width)
+        if key not in self._chosen:
+            alone, sent, rate = team.all("survey", key)[0]
+            sharing = Sharing(alone, sent, rate, team.ranks)
+            worthwhile = sharing.gain >= WORTHWHILE
+            self._chosen[key] = degrees if worthwhile else Degrees(cfg=team.ranks)
+            self._show(said_of(sharing, worthwhile=worthwhile))
+        return self._chosen[key]
 
     def decode(self, file: str, dtype: str, latent: Tensor) -> Sequence[Tensor]:
         """See `RowPool`. Of experts on GPUs of their own, those of the first share the rows."""
@@ -203,6 +225,7 @@ class RemotePool:
         for team in self._teams:
             team.close()
         source, self._teams, self._vae = self._source, [], ("", "")
+        self._chosen.clear()
         self._sent = [{} for _ in source.files]
         ray = connected(self._address)
         on_gpu = runtime.compute_device().type == "cuda"
@@ -211,8 +234,9 @@ class RemotePool:
         groups = [source.files]
         if self._mode == "experts":
             groups = [(file,) for file in source.files]
-        limits = asdict(source.limits)
+        limits = asdict(source.limits.shared(self._ranks, available_bytes()))
         kinds = (source.dtype, source.weights, source.attention, limits, source.folder)
+        kinds += (self._mode == "layers",)
         teams: list[ActorTeam] = []
         with ExitStack() as started:  # ends all of them if one fails, or on cancel
             for files in groups:
@@ -230,16 +254,32 @@ class RemotePool:
         """Returns what the running node says of the split."""
         each = "GPUs" if on_gpu else "processes without a GPU"
         how = {
-            "auto": "the two passes of a guided step on halves of them, else the video's tokens",
+            "auto": "the two passes of a guided step on halves of them, else the video's tokens if "
+            "the links are fast enough",
             "ulysses": "the video's tokens shared",
             "cfg": "the two passes of a guided step shared",
             "cfg+ulysses": "the two passes of a guided step on halves, which share the tokens",
             "experts": "each expert on half of them",
+            "layers": "each holds some of the blocks",
         }[self._mode]
         return f"{', '.join(self._source.labels)}: on {self._ranks} {each}: {how}"
 
     def _show(self, text: str) -> None:
         runtime.show(runtime.running_node(), text, heading=self.heading)
+
+
+def said_of(sharing: Sharing, *, worthwhile: bool) -> str:
+    """Returns what *auto* chose for a pass without a second one, and why."""
+    numbers = (
+        f"{sharing.sent_bytes / 1e9:.2g} GB at {sharing.rate / 1e9:.2g} GB/s between GPUs, a pass "
+        f"on one of {sharing.alone_seconds:.2g} s"
+    )
+    if worthwhile:
+        return f"auto: the GPUs share the video, about {sharing.gain:.2g} x as fast ({numbers})."
+    return (
+        f"auto: one GPU computes the whole video, as sharing it would gain too little ({numbers}). "
+        "With guidance (cfg above 1), or mode 'experts' or 'layers', the others help."
+    )
 
 
 def sent_loras(dit: torch.nn.Module, patches: Patches) -> dict[str, list[tuple[Any, ...]]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.parity.recipe import fill
@@ -35,6 +36,7 @@ from wan_model.parallel import (
     Team,
     decode_rows,
     encode_rows,
+    exchanged_bytes,
     samples_parallel,
     sequence_parallel,
 )
@@ -316,14 +318,13 @@ def worker_cases(rank: int, folder: str) -> Iterator[tuple[str, float]]:
     text, alpha = inputs.text[:1] * 2, torch.tensor([0.25, 0.0])
     negative = {"text": text, "alpha": alpha, "settings": {"scale": 4.0}}
 
-    def predicted(options: Any) -> float:
+    def predicted(options: Any, splits: Any = ((2, 1), (1, 2))) -> float:
         away = NegativeText(model.embed_text(text), alpha, GuidanceSettings(scale=4.0))
         runner = with_text(away, run_in_order) if options else run_in_order
         alone = model.velocity(*inputs, runner)
-        splits = {(2, 1), (1, 2)}
         given = dict(zip(inputs._fields, inputs, strict=True))
         results = [worker.predict(0, given, *split, options)[0] for split in splits]
-        assert [result is None for result in results] == 2 * [rank > 0]
+        assert [result is None for result in results] == len(splits) * [rank > 0]
         return max((rms(result, alone) for result in results if result is not None), default=0.0)
 
     yield "worker", predicted({})
@@ -333,4 +334,28 @@ def worker_cases(rank: int, folder: str) -> Iterator[tuple[str, float]]:
     yield "worker, lora", predicted({})
     worker.release()
     yield "worker, released", predicted({})
+    seconds, sent, rate = worker.survey((3, 6, 10))
+    assert seconds > 0
+    assert rate > 0
+    assert sent == exchanged_bytes(model.config, 45, 2, itemsize=4)
+
+    limits = {"blocks_to_swap": 2}
+    worker.load([str(file)], "float32", AS_STORED, "sdpa", limits, "", by_layers=True)
+    worker.set_loras(0, {"blocks.1.ffn.0": [(found.down, found.up, found.scale)]})
+    yield "worker, layers", predicted({}, splits=((1, 2),))
+    yield "worker, layers and text", predicted({"negative": negative}, splits=((1, 2),))
+
+    vae = build_vae(VaeConfig(variant="wan2.1", encoder_dim=8, decoder_dim=8, z_dim=16))
+    fill(vae)
+    weights = Path(folder, f"vae{rank}.safetensors")
+    save_file({name: w.contiguous() for name, w in vae.state_dict().items()}, weights)
+    worker.load_vae(str(weights), "float32")
+    latent = torch.randn(1, 16, 2, 5, 3, generator=torch.Generator().manual_seed(5))
+    video = vae.decode(latent, normalized=False)
+    part = slice(0, 24) if rank == 0 else slice(24, None)
+    yield "worker, decode", rms(worker.decode(latent), video[:, :, :, part])
+    encoded = worker.encode(video)
+    assert (encoded is None) == (rank > 0)
+    expected = vae.encode(video, normalized=False)
+    yield "worker, encode", 0.0 if encoded is None else rms(encoded, expected)
     dist.destroy_process_group()

@@ -12,7 +12,7 @@ from torch.multiprocessing import start_processes
 from tests.unit.dit.toy import make_dit
 from tests.unit.parallel.ranks import RANKS, Report, start
 from wan_model.errors import SettingsError
-from wan_model.parallel import check_ulysses, fitting_ranks
+from wan_model.parallel import Sharing, check_ulysses, fitting_ranks
 from wan_model.parallel.team import shares
 
 
@@ -35,7 +35,7 @@ def test_every_split_is_exact(reports):
         for name, value in report.items()
         if isinstance(value, float)
     }
-    assert len(errors) == 2 * 11 + 3 * 3 + 4 * 3 + 4 * 8 + 2 * 4 + (2 + 3) * 4
+    assert len(errors) == 2 * 11 + 3 * 3 + 4 * 3 + 4 * 8 + 2 * 8 + (2 + 3) * 4
     wrong = {case: e for case, e in errors.items() if not e < (1e-3 if case[0] == "bf16" else 1e-5)}
     assert not wrong
 
@@ -53,6 +53,12 @@ def test_what_cannot_be_split_is_refused(reports, case, message):
     said = [report[case] for report in reports if case in report]
     assert said
     assert all(re.search(message, str(line)) for line in said)
+
+
+def test_what_sharing_gains():
+    """Sending takes as long as computing a half, then ten times as long."""
+    assert Sharing(2.0, 100, 100.0, 2).gain == 1
+    assert Sharing(2.0, 100, 1000.0, 2).gain == pytest.approx(2 / 1.1)
 
 
 def test_degrees():
