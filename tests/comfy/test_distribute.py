@@ -169,6 +169,43 @@ def test_an_ended_process(ray_server: ComfyServer):
     assert killed[0] not in workers()
 
 
+@pytest.mark.usefixtures("ray_server")
+def test_comfyui_is_killed(comfyui: Path, toy_models: Path, tmp_path: Path):
+    """Nothing outlives it, and nothing of another ComfyUI's ends with it."""
+    prepare(tmp_path, toy_models, ["helper_nodes.py"])
+    before = ray_processes()
+    prompt = {**inputs(), **distribute(mode="ulysses"), **guided("sampler", SHARED)}
+    prompt |= save("no", latent=("sampler", 0))
+    with pytest.MonkeyPatch.context() as patch:
+        paths = [path for path in (os.environ.get("PYTHONPATH", ""), PACKAGES) if path]
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        with ComfyServer(comfyui, tmp_path) as server:
+            assert server.run(prompt).status == "success"
+            assert ray_processes() > before
+            os.kill(server.pid, signal.SIGKILL)
+            deadline = time.monotonic() + 30
+            while (left := ray_processes() - before) and time.monotonic() < deadline:
+                time.sleep(0.2)
+    assert not left
+    assert ray_processes() == before
+
+
+@pytest.mark.usefixtures("ray_server")
+def test_another_ray(comfyui: Path, toy_models: Path, tmp_path: Path):
+    """A package of that name that lacks what is needed is named with its version."""
+    prepare(tmp_path, toy_models, ["helper_nodes.py"])
+    package = tmp_path / "packages" / "ray"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("__version__ = '0.8.7'\n", encoding="utf-8")
+    prompt = {**inputs(), **distribute(), **guided("sampler", SHARED)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(package.parent))
+        with ComfyServer(comfyui, tmp_path) as server:
+            error = server.run({**prompt, **save("no", latent=("sampler", 0))}).error
+    assert error is not None
+    assert error["exception_message"].startswith("This Ray is another one. Got version 0.8.7")
+
+
 def test_cancel(ray_server: ComfyServer):
     """The prompt ends at once, and the processes are ready for the next."""
     prompt = {**inputs(), **distribute(mode="ulysses")}

@@ -18,6 +18,20 @@ from ....wan_model.errors import BackendError, SettingsError
 from ..host import runtime
 
 INSTALL = "pip install ray"
+USED = (
+    "available_resources",
+    "cluster_resources",
+    "exceptions",
+    "get",
+    "get_runtime_context",
+    "init",
+    "is_initialized",
+    "kill",
+    "remote",
+    "wait",
+)
+"""Names of it that are used here."""
+
 LIBRARY = Path(__file__).parents[3] / "wan_model"
 """What processes need of this pack."""
 
@@ -44,15 +58,22 @@ def import_ray() -> Any:
     """Returns the package.
 
     Raises:
-        BackendError: if it is not installed.
+        BackendError: if it is not installed, or of a version that lacks what is used here.
     """
     try:
-        return import_module("ray")
+        ray = import_module("ray")
     except ImportError as error:
         raise BackendError(
             f"Ray is missing. Got no usable package 'ray' ({error}), need it for several GPUs. "
             f"Install it into ComfyUI's Python with '{INSTALL}', then start ComfyUI again."
         ) from error
+    if missing := [name for name in USED if not hasattr(ray, name)]:
+        raise BackendError(
+            f"This Ray is another one. Got version {getattr(ray, '__version__', 'unknown')} "
+            f"without {', '.join(missing)}, need Ray 2. Install it with '{INSTALL} --upgrade', "
+            "then start ComfyUI again."
+        )
+    return ray
 
 
 def connected(address: str) -> Any:
@@ -91,7 +112,7 @@ def connected(address: str) -> Any:
     try:
         with _environment(ENVIRONMENT):
             ray.init(logging_level=logging.WARNING, namespace=NAMESPACE + address, **options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (ConnectionError, RuntimeError, TypeError, ValueError, OSError) as error:
         where = f"at {address}" if address else "on this computer"
         raise BackendError(
             f"Ray does not start {where}. Got '{error}', need a running cluster or enough memory "

@@ -211,3 +211,13 @@ def test_too_many_fetched_blocks_are_the_first_thing_to_change():
 def test_limits_out_of_range_are_refused(limit):
     with pytest.raises(SettingsError, match="cannot be used"):
         make_plan(a14b(20, **limit))
+
+
+@pytest.mark.parametrize(
+    ("pinned", "free", "expected"), [(None, 64, 2.0), (None, 8, 1.0), (6, 64, 3.0)]
+)
+def test_processes_of_one_computer_pin_no_more_than_one(pinned, free, expected):
+    limits = Limits(pinned_ram_bytes=None if pinned is None else pinned * GIB, blocks_to_swap=3)
+    assert limits.shared(2, free * GIB) == Limits(
+        pinned_ram_bytes=int(expected * GIB), blocks_to_swap=3
+    )
