@@ -120,12 +120,13 @@ class Worker:
                 compute_device=self._device,
                 attention=guarded(resolve(attention, dtype=compute_dtype)),
             )
+            regions = unchanged_regions(dit, checkpoint)
             if by_layers:
                 everywhere = self._mesh(Degrees(ulysses=self._ranks)).tokens
                 self._line = self._line or LayerLine(everywhere, len(dit.blocks))
                 self._line.drop_others(dit.blocks)
             own = self._own_blocks(dit)
-            hosts.append(HostModel(dit, dit.blocks[own], unchanged_regions(dit, checkpoint)))
+            hosts.append(HostModel(dit, dit.blocks[own], regions))
         allowed = Limits(**limits)
         if self._line is not None:
             allowed = self._line.part_of(allowed)
