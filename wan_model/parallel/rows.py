@@ -34,7 +34,9 @@ class SharedRows:
 
     def reach(self, x: Tensor, rows: int) -> Tensor:
         """See `Borders`."""
-        return x if self._beyond(x) >= rows else self._with_neighbours(x, self._most(x))
+        if self.team.ranks == 1 or self._beyond(x) >= rows:
+            return x
+        return self._with_neighbours(x, self._most(x))
 
     def right(self, x: Tensor) -> Tensor:
         """See `Borders`."""

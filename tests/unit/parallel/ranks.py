@@ -77,6 +77,8 @@ def results() -> Iterator[tuple[str, float | str]]:
             yield from sequence_cases(Team(group))
             yield from vae_cases(Team(group))
     yield from mesh_cases()
+    single, _ = dist.new_subgroups_by_enumeration([[rank] for rank in range(RANKS)])
+    yield from vae_cases(Team(single), ("wan2.1",))
 
 
 def sequence_cases(team: Team) -> Iterator[tuple[str, float | str]]:
@@ -147,11 +149,14 @@ def error_of_runs(team: Team) -> float:
     return rms(found, attend(*qkv)[:, mine])
 
 
-def vae_cases(team: Team) -> Iterator[tuple[str, float | str]]:
+def vae_cases(
+    team: Team, variants: Any = ("wan2.1", "wan2.2")
+) -> Iterator[tuple[str, float | str]]:
     """Yields both directions of both VAEs, of 5 rows."""
     if team.ranks > 3:
         return
-    for variant, z_dim in (("wan2.1", 16), ("wan2.2", 48)):
+    for variant in variants:
+        z_dim = 16 if variant == "wan2.1" else 48
         config = VaeConfig(variant=variant, encoder_dim=8, decoder_dim=8, z_dim=z_dim)
         vae = build_vae(config)
         fill(vae)
