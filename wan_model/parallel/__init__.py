@@ -6,7 +6,7 @@ its part of the `rows`.
 """
 
 from .degrees import Degrees, check_ulysses, fitting_ranks
-from .layers import LayerLine
+from .layer_line import LayerLine
 from .link import Sharing, exchanged_bytes, measure_link
 from .mesh import Mesh
 from .rows import decode_own_rows, decode_rows, encode_rows
