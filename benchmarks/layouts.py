@@ -301,6 +301,21 @@ SEAMS = Layout(
     told=("step_px", "{:.2f} px"),
 )
 
+SPEED_TIERS = Layout(
+    subject=("tier", "steps", "prompts"),
+    columns=(
+        _word("speed", "tier"),
+        _word("matmuls", "weights"),
+        _word("step cache", "cache"),
+        _percent("passes", "passes", ".0f"),
+        _number("video, dB to fp32: mean", "to_fp32_db", ".1f"),
+        _number("min", "to_fp32_db_min", ".1f"),
+        _percent("all right", "all_right", ".0f"),
+    ),
+    title=lambda row: f"speed {row.name('tier')}",
+    told=("to_fp32_db", "{:.1f} dB"),
+)
+
 LAYOUTS: Mapping[str, Layout] = {
     "forward": FORWARD,
     "ceilings": CEILINGS,
@@ -311,6 +326,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "server": SERVER,
     "server_beyond": SERVER_BEYOND,
     "step_cache": STEP_CACHE,
+    "speed_tiers": SPEED_TIERS,
     "quality": QUALITY,
     "quality_vae": QUALITY_VAE,
     "motion": MOTION,

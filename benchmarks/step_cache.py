@@ -96,7 +96,7 @@ def compare(
     plain = [generate(wan, prompt, None, steps) for prompt in prompts]
     videos = decode(wan.vae, torch.cat([run.latent for run in plain]))
     about = {"prompts": len(prompts), "cache": "none", "passes": 1.0}
-    emit("step_cache", {**about, "all_right": _right(videos, prompts)})
+    emit("step_cache", {**about, "all_right": share_right(videos, prompts)})
     for cache in caches:
         runs = [generate(wan, prompt, cache, steps) for prompt in prompts]
         found = decode(wan.vae, torch.cat([run.latent for run in runs]))
@@ -111,12 +111,12 @@ def compare(
             "latent_db": round(sum(decibels) / len(decibels), 2),
             "latent_db_min": round(min(decibels), 2),
             "video_db": round(sum(video) / len(video), 2),
-            "all_right": _right(found, prompts),
+            "all_right": share_right(found, prompts),
         }
         emit("step_cache", line)
 
 
-def _right(videos: Tensor, prompts: Sequence[Prompt]) -> float:
+def share_right(videos: Tensor, prompts: Sequence[Prompt]) -> float:
     """Returns the share of clips in which everything is right."""
     scores: list[Score] = [score(v, p) for v, p in zip(videos, prompts, strict=True)]
     return round(rates(scores).all, 4)

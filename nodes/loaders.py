@@ -11,16 +11,17 @@ from ..wan_model.config import DiTConfig
 from ..wan_model.errors import PairingError
 from ..wan_model.loading import Checkpoint, guess_pair, open_checkpoint, says_noise
 from ..wan_model.offload import Limits
+from ..wan_model.presets import AUTO, find_tier, tier_names
 from ._comfy.host import runtime
-from ._comfy.model.attention_choice import choose as choose_attention
 from ._comfy.model.attention_choice import what_to_install
 from ._comfy.model.load_models import load_models
-from ._comfy.model.precision_choice import QUANTIZED
+from ._comfy.model.precision_choice import QUANTIZED, precision_at
 from ._comfy.model.precision_choice import explain as explain_precision
 from ._report import reports_errors
 from .checked_inputs import Choice, linked
 from .model_files import missing_file
 from .search_words import search_words
+from .speed_tiers import at_tier, attention_at, said_of
 
 CATEGORY = "Wan 2.2/load"
 PRECISIONS = ["auto", "bf16", "fp16", "fp32"]
@@ -83,6 +84,17 @@ def _device_input(expert: str) -> Choice.Input:
     )
 
 
+def _speed_input() -> Choice.Input:
+    return Choice.Input(
+        "speed",
+        options=tier_names(),
+        default=AUTO,
+        optional=True,
+        tooltip="How exact the video has to be: what precision and attention mean on auto, and how "
+        "many steps are skipped. auto: what the file asks for, and every step.",
+    )
+
+
 def _model_input(name: str, tooltip: str) -> Choice.Input:
     return Choice.Input(name, options=runtime.model_names("diffusion_models"), tooltip=tooltip)
 
@@ -110,6 +122,7 @@ class WanDuetModelLoader(io.ComfyNode):
                 _precision_input(),
                 _attention_input(),
                 _memory_input(),
+                _speed_input(),
             ],
             outputs=[io.Model.Output(display_name="model")],
             hidden=[io.Hidden.unique_id],
@@ -133,10 +146,11 @@ class WanDuetModelLoader(io.ComfyNode):
         precision: str,
         attention: str,
         memory: Limits | None = None,
+        speed: str = AUTO,
     ) -> io.NodeOutput:
         """Loads the file."""
         checkpoint = open_checkpoint(runtime.model_path("diffusion_models", model_name))
-        options = (precision, attention, memory, [runtime.compute_device()])
+        options = (precision, attention, memory, [runtime.compute_device()], speed)
         (patcher,) = _load([checkpoint], *options, cls.hidden.unique_id)
         return io.NodeOutput(patcher)
 
@@ -176,6 +190,7 @@ class WanDuetExpertLoader(io.ComfyNode):
                 _memory_input(),
                 _device_input("high"),
                 _device_input("low"),
+                _speed_input(),
             ],
             outputs=[
                 io.Model.Output(display_name="model_high"),
@@ -211,6 +226,7 @@ class WanDuetExpertLoader(io.ComfyNode):
         memory: Limits | None = None,
         device_high: str = "auto",
         device_low: str = "auto",
+        speed: str = AUTO,
     ) -> io.NodeOutput:
         """Checks that the files are a pair, then loads them."""
         names = (high_noise_model, low_noise_model)
@@ -219,7 +235,7 @@ class WanDuetExpertLoader(io.ComfyNode):
         files = [runtime.model_path("diffusion_models", name) for name in names]
         checkpoints = [open_checkpoint(file) for file in files]
         _check_pair(*checkpoints)
-        options = (precision, attention, memory, devices)
+        options = (precision, attention, memory, devices, speed)
         high, low = _load(checkpoints, *options, cls.hidden.unique_id)
         return io.NodeOutput(high, low)
 
@@ -230,13 +246,17 @@ def _load(
     attention: str,
     memory: Limits | None,
     devices: Sequence[torch.device],
+    speed: str,
     node_id: str | None,
 ) -> list[Any]:
     """Loads the files of one model as MODELs, and shows what they are and how they compute."""
     device = devices[0]
     infos = [checkpoint.info for checkpoint in checkpoints]
+    tier = find_tier(speed)
+    precision = precision_at(tier, precision, infos, device)
     matmuls = dict.fromkeys(explain_precision(precision, info, device) for info in infos)
-    attend, chosen = choose_attention(
+    attend, chosen = attention_at(
+        tier,
         attention,
         device,
         runtime.compute_dtype(precision),
@@ -244,9 +264,13 @@ def _load(
     )
     patchers = load_models(checkpoints, precision, attend, memory, devices)
     advice = what_to_install(device)
-    lines = [*(info.label for info in infos), *matmuls, chosen, *advice, *infos[0].remarks]
+    tiered = said_of(tier)
+    lines = [
+        *(*(info.label for info in infos), *matmuls, chosen, *tiered, *advice),
+        *infos[0].remarks,
+    ]
     runtime.show(node_id, "\n".join(lines))
-    return patchers
+    return [at_tier(tier, patcher, node_id) for patcher in patchers]
 
 
 def _low_noise_problem(name: str | None) -> str | None:

@@ -207,13 +207,14 @@ def _plan_text(
 ) -> str:
     """Says what will run, with the values chosen automatically."""
     count = max(0, len(sigmas) - 1)
+    labels = [model.label, *([f"speed: {model.speed}"] if model.speed else [])]
     spacing = "noise levels of its own" if chosen.levels else f"shift {chosen.shift:g}"
     how = f"{chosen.sampler}/{chosen.scheduler}, {spacing}"
     plan = ExpertPlan.of(sigmas, chosen.boundary if two_experts else 0.0, start)
     first = f"{chosen.cfg_start:g} | " if plan.steps_start else ""
     if not two_experts:
         steps = f"{count} steps" + (f", {plan.steps_start} of them first steps" if first else "")
-        lines = [model.label, f"{steps}, {how}, cfg {first}{chosen.cfg_high:g}"]
+        lines = [*labels, f"{steps}, {how}, cfg {first}{chosen.cfg_high:g}"]
         experts = ExpertPlan.of(sigmas, chosen.boundary)
         foreign = {"high": experts.steps_low, "low": experts.steps_high}.get(model.expert or "", 0)
         other = "low" if model.expert == "high" else "high"
@@ -221,7 +222,7 @@ def _plan_text(
             lines.append(f"{foreign} of {count} steps are those of a {other}-noise expert.")
         return "\n".join(lines)
     lines = [
-        model.label,
+        *labels,
         f"{plan.describe()} (boundary {chosen.boundary:g})",
         f"{count} steps, {how}, cfg {first}{chosen.cfg_high:g} | {chosen.cfg_low:g}",
     ]

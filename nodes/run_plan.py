@@ -8,7 +8,7 @@ import torch
 from ..wan_model.config import DiTConfig, Precision
 from ..wan_model.dit.activation_memory import activation_bytes
 from ..wan_model.errors import WanError
-from ..wan_model.presets import AUTO, Models, Settings
+from ..wan_model.presets import AUTO, Models, Settings, Tier, tiers
 from ..wan_model.sampling import ExpertPlan
 from ..wan_model.shapes import LatentSize, latent_size
 from . import few_steps, run_pace, settings
@@ -16,6 +16,7 @@ from ._comfy.host import runtime
 from ._comfy.model.attention_choice import planned as planned_attention
 from ._comfy.model.placement import has_engine_by_default
 from ._comfy.model.precision_choice import explain as explain_precision
+from ._comfy.model.precision_choice import precision_at
 from ._comfy.sampling import samplers
 from ._comfy.sampling.run_watch import GIB, clock
 from .prompt_check.graph import Graph
@@ -47,8 +48,10 @@ def plan_lines(prompt: dict[str, Any], node_id: str) -> list[str]:
     if why:
         lines += [_described(chosen, alone=len(models) < 2), *why]
     device = runtime.compute_device()
-    precision = str(graph.value(models[0].output.node_id, "precision", "auto"))
-    lines.append(_kernels(graph, models[0], precision, device))
+    tier = _tier(graph, models[0])
+    precision = str(graph.value(models[0].output.node_id, "precision", AUTO))
+    precision = precision_at(tier, precision, [model.info for model in models], device)
+    lines.append(_kernels(graph, models[0], precision, tier, device))
     size = _size(graph, node_id, models[0])
     if size is None:
         return lines
@@ -97,7 +100,13 @@ def automatic(prompt: dict[str, Any], node_id: str) -> dict[str, Any] | None:
     return {**asdict(chosen), "why": why}
 
 
-def _kernels(graph: Graph, model: Model, precision: str, device: torch.device) -> str:
+def _tier(graph: Graph, model: Model) -> Tier | None:
+    return tiers().get(str(graph.value(model.output.node_id, "speed", AUTO)))
+
+
+def _kernels(
+    graph: Graph, model: Model, precision: str, tier: Tier | None, device: torch.device
+) -> str:
     loader = model.output.node_id
     if not graph.kind(loader).startswith(OURS):
         return "Precision and attention: as ComfyUI chooses for its own loader"
@@ -105,9 +114,12 @@ def _kernels(graph: Graph, model: Model, precision: str, device: torch.device) -
         matmuls = explain_precision(precision, model.info, device)
     except WanError as error:
         matmuls = str(error)
-    attention = str(graph.value(loader, "attention", "auto"))
+    attention = str(graph.value(loader, "attention", AUTO))
+    if tier is not None and attention == AUTO:
+        attention = tier.attention[-1]
     kernel = planned_attention(attention, device, runtime.compute_dtype(precision))
-    return f"{matmuls}; {kernel}"
+    speed = "" if tier is None else f"; speed: {tier.name}"
+    return f"{matmuls}; {kernel}{speed}"
 
 
 def _described(chosen: Settings, *, alone: bool) -> str:

@@ -176,6 +176,41 @@ def test_a_file_that_asks_for_full_precision_is_honoured_and_what_is_faster_name
     assert precision.explain("fp8", info, torch.device("cuda")).startswith("fp8 matmuls: torch.")
 
 
+@pytest.mark.parametrize(
+    ("tier", "stored", "asked", "capability", "precision_used"),
+    [
+        ("exact", ["fp8 scaled"], "auto", (9, 0), "bf16"),
+        ("fast", ["fp8 scaled", "fp8 scaled"], "auto", (9, 0), "fp8"),
+        ("fastest", ["fp8 scaled"], "auto", (9, 0), "fp8"),
+        ("fast", ["fp8 scaled"], "auto", (8, 6), "auto"),
+        ("fast", ["fp8 scaled", "fp16"], "auto", (9, 0), "auto"),
+        ("fast", ["fp16"], "auto", (9, 0), "auto"),
+        ("fast", ["fp8 scaled"], "bf16", (9, 0), "bf16"),
+        ("exact", ["fp8 scaled"], "fp8", (9, 0), "fp8"),
+        ("auto", ["fp8 scaled"], "auto", (9, 0), "auto"),
+    ],
+)
+def test_what_auto_is_at_a_tier_of_speed(
+    precision: Any,
+    tier: str,
+    stored: list[str],
+    asked: str,
+    capability: tuple[int, int],
+    precision_used: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Files that ask for full precision are multiplied in 8 bit; nothing is converted."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    formats = {f.name: f for f in importlib.import_module("pack.wan_model.quant").FORMATS}
+    found = importlib.import_module("pack.wan_model.presets").find_tier(tier)
+    infos = [
+        SimpleNamespace(format=name, formats=[formats[name]], full_precision="fp8" in name)
+        for name in stored
+    ]
+    got = precision.precision_at(found, asked, infos, torch.device("cuda"))
+    assert got == precision_used
+
+
 def test_a_gpu_without_fp8_refuses_it_with_every_reason(
     precision: Any, monkeypatch: pytest.MonkeyPatch
 ):

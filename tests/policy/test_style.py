@@ -197,6 +197,17 @@ def test_patching_is_recognized(code: str, tmp_path):
     assert foreign_assignments(Source(path))
 
 
+def test_torch_chooses_attention_kernels_for_others_as_before():
+    """`sdpa_kernel(set_priority=True)` leaves torch's order changed for the whole process."""
+    calls = [
+        at(source, node)
+        for source in pack_sources()
+        for node in source.walk()
+        if isinstance(node, ast.Call) and "set_priority" in {key.arg for key in node.keywords}
+    ]
+    assert not calls, "\n".join(calls)
+
+
 def undocumented(source: Source, node: ast.AST, *, methods: bool) -> list[str]:
     """Returns the public classes and functions (and methods) below a node without a docstring."""
     missing = []

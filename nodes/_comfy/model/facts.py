@@ -9,7 +9,7 @@ from ....wan_model.config import OFFICIAL, Kind, OfficialSettings
 from ....wan_model.errors import PairingError
 from ....wan_model.loading import Expert, find_dit_kind
 from ....wan_model.shapes import video_frames
-from .load_models import CHECKPOINT
+from .load_models import CHECKPOINT, SPEED
 from .relatives import conditions_read, family_of, relative_kind, unread_conditions
 
 VAE_FILES = {16: "wan_2.1_vae.safetensors (14B models)", 48: "wan2.2_vae.safetensors (TI2V-5B)"}
@@ -33,6 +33,8 @@ class ModelFacts:
     """Conditions beside text, images and Phantom's videos that have an effect."""
     expert: Expert | None = None
     """To judge by the name of the file, if our loader loaded it."""
+    speed: str = ""
+    """Name of the tier that our loader was set to."""
 
     @property
     def official(self) -> OfficialSettings:
@@ -70,6 +72,7 @@ def model_facts(patcher: ModelPatcher) -> ModelFacts:
         family=family,
         reads=conditions_read(patcher.model),
         expert=None if info is None else info.expert,
+        speed=patcher.get_attachment(SPEED) or "",
     )
 
 

@@ -33,6 +33,9 @@ CHECKPOINT = "wanduet_checkpoint"
 LOADED_WITH = "wanduet_loaded_with"
 """Attachment of a patcher: precision and limits of its loader."""
 
+SPEED = "wanduet_speed"
+"""Attachment of a patcher: the name of its loader's tier of speed, if one was chosen."""
+
 CONVERTED = "weights"
 """Folder in this pack's own for files of converted weights, which the engine streams from."""
 

@@ -29,6 +29,13 @@ def attention(name: str):
 
 
 @pytest.mark.parametrize("name", names()[1:])
+def test_others_get_the_kernel_that_torch_gave_them_before(name: str):
+    order = torch._C._get_sdp_priority_order()
+    attention(name)(*sample(1024, 2, "cuda"))
+    assert torch._C._get_sdp_priority_order() == order
+
+
+@pytest.mark.parametrize("name", names()[1:])
 @pytest.mark.parametrize("length", LENGTHS)
 def test_self_attention(name: str, length: int):
     q, k, v = sample(length, 6, "cuda")
