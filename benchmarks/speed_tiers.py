@@ -31,8 +31,16 @@ from wan_model.sampling import StepCacheSettings
 WEIGHTS = {True: "fp8", False: AS_STORED}
 """By whether a tier multiplies 8-bit weights as they are."""
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-def measure(tier: Tier, prompts: Sequence[Prompt], exact: Tensor, passes: int, steps: int) -> None:
+
+def measure(
+    tier: Tier,
+    prompts: Sequence[Prompt],
+    exact: Tensor,
+    passes: int,
+    options: argparse.Namespace,
+) -> None:
     """Prints the line of a tier.
 
     Args:
@@ -40,19 +48,20 @@ def measure(tier: Tier, prompts: Sequence[Prompt], exact: Tensor, passes: int, s
         prompts: one for each video.
         exact: the videos in fp32 without a cache.
         passes: that those took.
-        steps: of a run.
+        options: precision and steps.
     """
     weights = WEIGHTS[tier.eight_bit]
-    wan = load_tiny(SHIPPED, "t2v", dtype=torch.bfloat16, weights=weights)
+    wan = load_tiny(SHIPPED, "t2v", dtype=PRECISIONS[options.precision], weights=weights)
     threshold = tier.cache_threshold
     cache = None if threshold is None else StepCacheSettings(threshold=threshold)
-    runs = [generate(wan, prompt, cache, steps) for prompt in prompts]
+    runs = [generate(wan, prompt, cache, options.steps) for prompt in prompts]
     videos = _videos(runs)
     decibels = [psnr(a, b) for a, b in zip(videos, exact, strict=True)]
     line = {
         "tier": tier.name,
         "prompts": len(prompts),
-        "steps": steps,
+        "steps": options.steps,
+        "precision": options.precision,
         "weights": weights,
         "cache": "none" if threshold is None else threshold or "own",
         "passes": round(sum(run.passes for run in runs) / passes, 4),
@@ -77,6 +86,7 @@ def main() -> None:
     parser.add_argument("--tiers", nargs="+", choices=list(tiers()), default=list(tiers()))
     parser.add_argument("--limit", type=int, default=14, help="prompts, evenly from all 56")
     parser.add_argument("--steps", type=int, default=SETTINGS.steps, help="the official number")
+    parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="beside 8 bit")
     options = parser.parse_args()
     every = score_prompts()
     prompts = [every[n * len(every) // options.limit] for n in range(options.limit)]
@@ -84,7 +94,7 @@ def main() -> None:
     plain = [generate(wan, prompt, None, options.steps) for prompt in prompts]
     exact, passes = _videos(plain), sum(run.passes for run in plain)
     for name in options.tiers:
-        measure(tiers()[name], prompts, exact, passes, options.steps)
+        measure(tiers()[name], prompts, exact, passes, options)
 
 
 if __name__ == "__main__":
