@@ -12,6 +12,11 @@ OUR_COLOUR = "#2a6fb0"
 PEER_COLOURS = ("#b8b8b8", "#8a8a8a", "#646464")
 BAR_INCHES = 0.28
 QUANTITIES = (("seconds", "seconds"), ("peak_gib", "peak GiB"))
+TIERS = "speed_tiers"
+TIER_QUANTITIES = (
+    ("passes", "forward passes that are left, %", "%.0f", 100),
+    ("to_fp32_db", "videos, PSNR to fp32, dB", "%.1f", 1),
+)
 
 
 def plot(lines: Sequence[Line], folder: Path) -> list[Path]:
@@ -41,7 +46,30 @@ def plot(lines: Sequence[Line], folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         written.append(folder / f"{name}.png")
         figure.savefig(written[-1], dpi=120)
+    if any(line["table"] == TIERS for line in lines):
+        written.append(folder / f"{TIERS}.png")
+        _plot_tiers(lines, written[-1])
     return written
+
+
+def _plot_tiers(lines: Sequence[Line], file: Path) -> None:
+    """Draws what the tiers of speed leave of the work, and of the videos."""
+    from matplotlib.figure import Figure
+
+    rows = [group.rows[0].line for group in groups(lines, TIERS, LAYOUTS[TIERS])]
+    figure = Figure(figsize=(8, 1.0 + 2 * BAR_INCHES * len(rows)), layout="constrained")
+    names = [row["tier"] for row in rows]
+    for axes, (key, title, form, scale) in zip(
+        figure.subplots(1, 2, sharey=True), TIER_QUANTITIES, strict=True
+    ):
+        bars = axes.barh(names, [scale * row[key] for row in rows], height=0.7, color=OUR_COLOUR)
+        axes.bar_label(bars, fmt=form, padding=3, fontsize=9)
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.margins(x=0.15)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].invert_yaxis()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=120)
 
 
 def _draw(axes: Any, compared: Sequence[Group], key: str, title: Callable[[Row], str]) -> None:
