@@ -16,6 +16,9 @@ STAGE_BYTES: dict[StageKind, float] = {"own": 560, "fused": 100, "compiled": 130
 
 Of an H200 (benchmarks/RESULTS.md): what is left of passes without their matmuls and attention."""
 
+SCALING_BYTES: dict[StageKind, float] = {"own": 22, "fused": 5, "compiled": 5}
+"""Per value of a result that gets its weight's scales after a matmul in 16 bit, in the same way."""
+
 TEXT_LAYERS = ("cross_attn.k", "cross_attn.v")
 """Linears of the text's tokens, not of the video's."""
 
@@ -55,7 +58,9 @@ def block_seconds(
     """
     config = dit.config
     linears = sum(
-        _linear_seconds(layer, config.text_len if name in TEXT_LAYERS else tokens, batch, rates)
+        _linear_seconds(
+            layer, config.text_len if name in TEXT_LAYERS else tokens, batch, rates, stages
+        )
         for name, layer in next(filter(_has_weights, dit.blocks)).named_modules()
         if isinstance(layer, Linear)
     )
@@ -66,7 +71,9 @@ def block_seconds(
     return linears + batch * per_sample
 
 
-def _linear_seconds(layer: Linear, tokens: int, batch: int, rates: DeviceRates) -> float:
+def _linear_seconds(
+    layer: Linear, tokens: int, batch: int, rates: DeviceRates, stages: StageKind
+) -> float:
     values = layer.in_features * layer.out_features
     flops = 2 * batch * tokens * values
     expansion = layer.expansion()
@@ -85,4 +92,7 @@ def _linear_seconds(layer: Linear, tokens: int, batch: int, rates: DeviceRates) 
         visits = -(-tokens // RUN_TOKENS)
         moved = values * (layer.format.bits / 8 + 2 * layer.compute_dtype.itemsize)
         seconds += visits * moved / rates.copied_bytes
+        if (weight_format.base or weight_format).row_scales:
+            scaled = batch * tokens * layer.out_features * SCALING_BYTES[stages]
+            seconds += scaled / rates.copied_bytes
     return seconds

@@ -29,8 +29,20 @@ class AllocatorSlack:
         return max(LEAST_BYTES, activation_bytes // ACTIVATION_PART)
 
     def of(self, activation_bytes: int) -> int:
-        """Returns what is left free beside so many bytes of activations."""
-        return self.expected(activation_bytes) + self._learned.get(activation_bytes, 0)
+        """Returns what is left free beside so many bytes of activations.
+
+        Free parts of segments that are in use elsewhere come on top: large tensors find no room
+        there, and the allocator cannot give them back.
+        """
+        usual = self.expected(activation_bytes) + self._learned.get(activation_bytes, 0)
+        return usual + min(self._scattered, activation_bytes)
+
+    @property
+    def _scattered(self) -> int:
+        if self._device.type != "cuda":
+            return 0
+        stats = torch.cuda.memory_stats(self._device)
+        return int(stats.get("inactive_split_bytes.large_pool.current", 0))
 
     def add(self, activation_bytes: int, nbytes: int) -> None:
         """Learns that so much more would have been needed."""

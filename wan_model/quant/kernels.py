@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .column_scales import scale_columns
 from .formats import (
     FP8_SCALED,
     INT8_SCALED,
@@ -34,7 +35,6 @@ from .linear import (
     Matmul,
     QuantizedRows,
     rotated_input,
-    scale_columns,
 )
 from .packing import FP8, LARGEST, LARGEST_E2M1, quantize_rows
 from .rotated_formats import CONVROT_INT8

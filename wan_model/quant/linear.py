@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .adapters import Adapter, add_low_rank
+from .column_scales import scale_columns
 from .formats import PARTS, PLAIN, Stored, StoredWeight, WeightFormat, scale_of
 from .rotation import rotate
 
@@ -140,19 +141,6 @@ DEQUANTIZED = DequantizedMatmul()
 def rotated_input(layer: LinearOperands, x: Tensor) -> Tensor:
     """Returns an input (..., I) as the weight's codes expect it."""
     return rotate(x, layer.format.rotation)
-
-
-def scale_columns(out: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """Returns out * scale + bias in the place of `out`.
-
-    Args:
-        out: (..., O), any float dtype.
-        scale: fp32, one number or (O, 1). Multiplied in fp32, which needs an axis: a number without
-            one would be rounded to the dtype of `out` first.
-        bias: (O,) or None.
-    """
-    out.mul_(scale.reshape(-1))
-    return out if bias is None else out.add_(bias.to(out.dtype))
 
 
 class Linear(nn.Module):

@@ -1,0 +1,49 @@
+"""The Triton kernel that multiplies columns by their scales and adds a bias: one pass, in place.
+
+Importing this needs Triton.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+ROWS, COLUMNS = 4, 1024
+"""Of a program: scales and biases are read once for its rows."""
+
+
+@triton.jit
+def _scale(
+    out, scale, bias, rows, width,
+    one: tl.constexpr, biased: tl.constexpr, some: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    first = tl.program_id(0).to(tl.int64) * some
+    column = tl.program_id(1) * block + tl.arange(0, block)
+    within = column < width
+    factor = tl.load(scale) if one else tl.load(scale + column, within, 0.0)
+    if biased:
+        shift = tl.load(bias + column, within, 0.0).to(tl.float32)
+    for i in tl.static_range(some):
+        inside = within & (first + i < rows)
+        at = out + (first + i) * width + column
+        v = tl.load(at, inside, 0.0).to(tl.float32) * factor
+        if biased:
+            v += shift
+        tl.store(at, v.to(out.dtype.element_ty), inside)
+
+
+def scale_in_place(out: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """Returns out * scale + bias in the place of `out`, rounded once; on the current device.
+
+    Args:
+        out: (..., O), contiguous, any float dtype.
+        scale: fp32, one number or O of them, contiguous.
+        bias: (O,), contiguous, or None.
+    """
+    width = out.shape[-1]
+    rows = out.numel() // width
+    grid = (triton.cdiv(rows, ROWS), triton.cdiv(width, COLUMNS))
+    _scale[grid](
+        out, scale, scale if bias is None else bias, rows, width,
+        one=scale.numel() == 1, biased=bias is not None, some=ROWS, block=COLUMNS,
+    )  # fmt: skip
+    return out
