@@ -16,19 +16,19 @@ def _scale(
     out, scale, bias, rows, width,
     one: tl.constexpr, biased: tl.constexpr, some: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    first = tl.program_id(0).to(tl.int64) * some
-    column = tl.program_id(1) * block + tl.arange(0, block)
+    row = tl.program_id(0).to(tl.int64) * some + tl.arange(0, some)[:, None]
+    column = tl.program_id(1) * block + tl.arange(0, block)[None, :]
     within = column < width
-    factor = tl.load(scale) if one else tl.load(scale + column, within, 0.0)
+    inside = within & (row < rows)
+    at = out + row * width + column
+    v = tl.load(at, inside, 0.0).to(tl.float32)
+    if one:
+        v *= tl.load(scale)
+    else:
+        v *= tl.load(scale + column, within, 0.0)
     if biased:
-        shift = tl.load(bias + column, within, 0.0).to(tl.float32)
-    for i in tl.static_range(some):
-        inside = within & (first + i < rows)
-        at = out + (first + i) * width + column
-        v = tl.load(at, inside, 0.0).to(tl.float32) * factor
-        if biased:
-            v += shift
-        tl.store(at, v.to(out.dtype.element_ty), inside)
+        v += tl.load(bias + column, within, 0.0).to(tl.float32)
+    tl.store(at, v.to(out.dtype.element_ty), inside)
 
 
 def scale_in_place(out: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
