@@ -116,6 +116,14 @@ def test_what_ran_short_once_is_left_free_at_that_size():
     assert slack.expected(size) == before
 
 
+def test_what_large_tensors_find_no_room_in_is_left_free(monkeypatch: pytest.MonkeyPatch):
+    scattered = {"inactive_split_bytes.large_pool.current": 700 * MIB}
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda _: scattered)
+    slack = AllocatorSlack(CUDA)
+    assert slack.of(2 * GIB) == slack.expected(2 * GIB) + 700 * MIB
+    assert slack.of(300 * MIB) == slack.expected(300 * MIB) + 300 * MIB, "all that a video needs"
+
+
 def test_other_devices_take_memory_from_the_system():
     slack = AllocatorSlack(torch.device("cpu"))
     assert slack.of(GIB) == slack.shortages == 0
