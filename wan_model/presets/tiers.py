@@ -16,7 +16,11 @@ FILE = Path(__file__).with_name("tiers.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a tier does to the clips of wan22-tiny, beside fp32 without a cache."""
+    """What a tier does to the clips of wan22-tiny, beside fp32 without a cache.
+
+    Of matmuls and step cache, each measured alone (benchmarks/RESULTS.md); their errors are added
+    as independent ones are.
+    """
 
     psnr_db: float
     """Mean over clips."""
