@@ -51,15 +51,16 @@ def import_library() -> None:
     spec.loader.exec_module(module)
 
 
-def import_tools() -> None:
+def import_folder(name: str) -> None:
     """Makes `import tools.tiny_score` work, as it does for `python -m` in the repository."""
-    spec = ModuleSpec("tools", None, is_package=True)
-    spec.submodule_search_locations = [str(REPOSITORY / "tools")]
-    sys.modules["tools"] = importlib.util.module_from_spec(spec)
+    spec = ModuleSpec(name, None, is_package=True)
+    spec.submodule_search_locations = [str(REPOSITORY / name)]
+    sys.modules[name] = importlib.util.module_from_spec(spec)
 
 
 import_library()
-import_tools()
+import_folder("tools")
+import_folder("render_farm")
 
 
 class PackRoot:

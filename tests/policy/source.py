@@ -9,7 +9,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 
 PACK_FOLDERS = ("wan_model", "nodes")
-ALL_FOLDERS = (*PACK_FOLDERS, "tests", "tools", "benchmarks")
+ALL_FOLDERS = (*PACK_FOLDERS, "render_farm", "tests", "tools", "benchmarks")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -1,0 +1,176 @@
+"""Keeps a ComfyUI running in every slot, and tells the farm of those that come and go."""
+
+import asyncio
+import json
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from .engine import Engine, FarmError, Process
+from .farm import Farm
+from .worker import Worker, WorkerGoneError
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.3
+
+SURVEY_SECONDS = 5.0
+"""How often a worker is asked for what its messages did not tell."""
+
+SILENT_SECONDS = 60.0
+"""A worker without a connection for so long is ended, and with it the doubt whether it runs."""
+
+HEARTBEAT_SECONDS = 30.0
+"""How often a quiet connection is tried."""
+
+STEADY_SECONDS = 60.0
+"""Who has lived for so long is started again at once."""
+
+LONGEST_PAUSE = 60.0
+
+
+@dataclass
+class Slot:
+    """One place for a ComfyUI."""
+
+    number: int
+    state: str = "starting"
+    lives: int = 0
+
+
+class Crew:
+    """The workers of one engine."""
+
+    def __init__(self, engine: Engine, farm: Farm, session: aiohttp.ClientSession) -> None:
+        """Starts nothing yet."""
+        self._engine = engine
+        self._farm = farm
+        self._session = session
+        self._processes: dict[int, Process] = {}
+        self.slots = [Slot(number) for number in range(1, engine.slots + 1)]
+
+    def start(self) -> None:
+        """Begins to fill all slots."""
+        for slot in self.slots:
+            self._farm.spawn(self._keep(slot))
+
+    def describe(self, slot: Slot) -> dict[str, Any]:
+        """Says what a slot's worker does."""
+        process, worker = self._processes.get(slot.number), self._farm.workers.get(slot.number)
+        busy = self._farm.journal.sent(worker.key) if worker is not None else []
+        return {
+            "worker": slot.number,
+            "state": slot.state,
+            "started": slot.lives,
+            "host": process.host if process else "",
+            "port": process.port if process else 0,
+            "pid": process.pid if process else 0,
+            "prompt_id": busy[0].prompt_id if busy else None,
+            "models": sorted(worker.holds) if worker else [],
+            "served": worker.served if worker else 0,
+        }
+
+    async def close(self) -> None:
+        """Ends all workers; the farm has to be closed before."""
+        processes = list(self._processes.values())
+        await asyncio.gather(*(each.end() for each in processes), return_exceptions=True)
+        await self._engine.close()
+
+    async def _keep(self, slot: Slot) -> None:
+        """Has a ComfyUI in a slot, for ever."""
+        failures = 0
+        while True:
+            began = time.monotonic()
+            slot.lives += 1
+            try:
+                how = await self._live(slot)
+            except FarmError as error:
+                how = str(error)
+            slot.state = f"ended: {how}"
+            failures = 0 if time.monotonic() - began > STEADY_SECONDS else failures + 1
+            pause = min(LONGEST_PAUSE, 2.0**failures) if failures else 0.0
+            logger.warning("Worker %d: %s. It is started again.", slot.number, how)
+            await asyncio.sleep(pause)
+
+    async def _live(self, slot: Slot) -> str:
+        """Starts a ComfyUI, has it work until it ends, and returns how it ended.
+
+        Raises:
+            FarmError: if it cannot be started.
+        """
+        slot.state = "starting"
+        process = await self._engine.start(slot.number)
+        self._processes[slot.number] = process
+        worker = Worker(slot.number, f"{slot.number}.{slot.lives}", process, self._session)
+        work = asyncio.ensure_future(self._work(slot, worker))
+        end = asyncio.ensure_future(process.wait())
+        how = "stopped"
+        try:
+            await asyncio.wait({work, end}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                logger.error("Worker %d is ended.", slot.number, exc_info=work.exception())
+                await process.end()
+            how = await end
+            return how
+        finally:
+            work.cancel()
+            end.cancel()
+            await self._farm.lost(worker, how)
+            await process.end()
+            self._processes.pop(slot.number, None)
+
+    async def _work(self, slot: Slot, worker: Worker) -> None:
+        """Adds a worker to the farm once it answers, and watches it."""
+        await self._answers(worker)
+        status, _ = await worker.ask("GET", "/api/jobs?limit=1")
+        worker.has_jobs = status == 200
+        await self._farm.clients.add_worker(worker)
+        self._farm.workers[slot.number] = worker
+        self._farm.changed()
+        slot.state = "ready"
+        logger.info("Worker %d is ready: %s", slot.number, worker.url)
+        await asyncio.gather(self._watch(worker), self._survey(worker))
+
+    async def _answers(self, worker: Worker) -> None:
+        while True:
+            try:
+                status, _ = await worker.ask("GET", "/system_stats")
+            except WorkerGoneError:
+                status = 0
+            if status == 200:
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _watch(self, worker: Worker) -> None:
+        """Looks for ended prompts whenever a worker's queue has changed."""
+        heard = time.monotonic()
+        options = {"max_msg_size": 0, "heartbeat": HEARTBEAT_SECONDS}
+        while time.monotonic() - heard < SILENT_SECONDS:
+            try:
+                async with self._session.ws_connect(f"{worker.url}/ws", **options) as socket:
+                    async for message in socket:
+                        heard = time.monotonic()
+                        if message.type is aiohttp.WSMsgType.TEXT and _is_status(message.data):
+                            await self._farm.survey(worker)
+                    heard = time.monotonic()
+            except (aiohttp.ClientError, OSError, WorkerGoneError) as error:
+                logger.debug("No connection with worker %d: %s", worker.slot, error)
+                if not worker.alive:
+                    return
+            await asyncio.sleep(POLL_SECONDS)
+        raise WorkerGoneError("It cannot be reached.")
+
+    async def _survey(self, worker: Worker) -> None:
+        while True:
+            await asyncio.sleep(SURVEY_SECONDS)
+            try:
+                await self._farm.survey(worker)
+            except WorkerGoneError as error:
+                logger.debug("Worker %d does not answer: %s", worker.slot, error)
+
+
+def _is_status(text: str) -> bool:
+    return json.loads(text).get("type") == "status"

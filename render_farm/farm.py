@@ -1,0 +1,373 @@
+"""Takes prompts, gives them to workers, and has their records: what lies behind the address."""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Coroutine, Iterable
+from typing import Any
+
+from .clients import Clients
+from .journal import Entry, Journal, State
+from .output_names import mark_names
+from .routing import Free, Waiting, next_run
+from .worker import Worker, WorkerGoneError
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.02
+"""Between looks for a record that is being written."""
+
+RETRY_SECONDS = 0.5
+
+Answer = tuple[int, Any]
+"""HTTP status and JSON."""
+
+NO_WORKER = {
+    "error": {
+        "type": "no_worker",
+        "message": "No ComfyUI is ready. Got none that answers, need one. Try again in a minute; "
+        "/wanduet/farm says what they do.",
+        "details": "",
+        "extra_info": {},
+    },
+    "node_errors": {},
+}
+
+
+class Farm:
+    """All prompts and all workers that live."""
+
+    def __init__(self, *, mark_files: bool = True) -> None:
+        """Has no worker yet; `crew.Crew` brings them.
+
+        Args:
+            mark_files: whether names of files get the worker's number.
+        """
+        self.journal = Journal()
+        self.workers: dict[int, Worker] = {}
+        """Those that take prompts, by slot."""
+        self.clients = Clients(self.finished)
+        self._mark_files = mark_files
+        self._changed = asyncio.Event()
+        self._announced = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begins to give out prompts."""
+        self.spawn(self._dispatch())
+        self.spawn(self._announce())
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs something beside, until the farm is closed."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def close(self) -> None:
+        """Ends what runs beside."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.clients.close()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("A part of the farm failed.", exc_info=task.exception())
+
+    # What clients ask for
+
+    def status(self) -> dict[str, Any]:
+        """Returns what ComfyUI calls the status of its queue."""
+        return {"exec_info": {"queue_remaining": self.journal.remaining}}
+
+    async def queue(self, body: dict[str, Any]) -> Answer:
+        """Has a worker check a prompt, and puts it into line or leaves it there.
+
+        A prompt whose id is known is not queued again: a client that got no answer may ask twice.
+        """
+        prompt_id = str(body.get("prompt_id") or uuid.uuid4())
+        known = self.journal.get(prompt_id)
+        if known is not None:
+            return 200, _queued(known, {})
+        entry = Entry(prompt_id, self.journal.place(body), body)
+        self.journal.add(entry)
+        gone: set[str] = set()
+        try:
+            while (worker := self._least_busy(entry, gone)) is not None:
+                try:
+                    return await self._admit(worker, entry)
+                except WorkerGoneError:
+                    gone.add(worker.key)
+            return 503, NO_WORKER
+        finally:
+            if entry.state is State.CHECKED:
+                self.journal.drop(prompt_id)
+            self._changed.set()
+
+    async def cancel(self, prompt_ids: Iterable[str]) -> bool:
+        """Stops prompts that run. Returns whether there was one."""
+        running = [self.journal.get(each) for each in prompt_ids]
+        found = [e for e in running if e is not None and e.state is State.SENT]
+        for entry in found:
+            worker = self.worker_of(entry)
+            entry.cancelled = True
+            if worker is None:
+                continue
+            try:
+                async with worker.lock:
+                    if await worker.take_back(entry.prompt_id):
+                        self.journal.hold(entry)
+                        self.journal.cancel([entry.prompt_id])
+                    else:
+                        await worker.interrupt(entry.prompt_id)
+            except WorkerGoneError as error:
+                logger.warning("A prompt could not be stopped: %s", error)
+        self.changed()
+        return bool(found)
+
+    def changed(self) -> None:
+        """To be called after a change of the journal or of the workers."""
+        self._changed.set()
+
+    # Checking
+
+    def _least_busy(self, entry: Entry, gone: set[str]) -> Worker | None:
+        workers = [each for each in self.workers.values() if each.key not in gone]
+        free = [_as_free(each) for each in workers if self.is_free(each)]
+        choice = next_run([Waiting(entry.prompt_id, entry.models)], free)
+        if choice is not None:
+            return self.workers[choice.slot]
+        return min(workers, key=lambda each: each.asked, default=None)
+
+    async def _admit(self, worker: Worker, entry: Entry) -> Answer:
+        """Has a worker check a prompt, which it runs if it has nothing else to do.
+
+        ComfyUI checks what it queues, so it is taken out again where it would wait: there it would
+        be lost with the worker, and could not go to another.
+        """
+        worker.asked += 1
+        async with worker.lock:
+            free = self.is_free(worker)
+            worker.reserved = worker.reserved or free
+            try:
+                status, answer = await worker.post_prompt(self._body(entry, worker))
+            finally:
+                worker.reserved = worker.reserved and not free
+            if status != 200:
+                return status, answer
+            if free or not await _taken_back(worker, entry):
+                self._sent(worker, entry)
+            else:
+                self.journal.hold(entry)
+        if not worker.alive:
+            self.journal.hold(entry)  # it ended at this moment, and nobody has seen this prompt run
+        self.spawn(self._look(worker))
+        return 200, _queued(entry, answer)
+
+    def is_free(self, worker: Worker) -> bool:
+        """Whether a worker has nothing to do."""
+        return not worker.reserved and not self.journal.sent(worker.key)
+
+    # Giving out
+
+    async def _dispatch(self) -> None:
+        """Gives prompts to free workers whenever something has changed."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            while self._give_out():
+                pass
+            await self._fail_refused()
+            self._announced.set()
+
+    def _give_out(self) -> bool:
+        """Gives one prompt to one worker, if both are there."""
+        free = [_as_free(each) for each in self.workers.values() if self.is_free(each)]
+        choice = next_run(self.journal.line(self.workers), free)
+        if choice is None:
+            return False
+        passed = self.journal.get(choice.passed or "")
+        if passed is not None:
+            passed.overtaken += 1
+        entry, worker = self.journal.get(choice.prompt_id), self.workers[choice.slot]
+        assert entry is not None
+        worker.reserved = True
+        self._sent(worker, entry)
+        self.spawn(self._send(worker, entry))
+        return True
+
+    def _sent(self, worker: Worker, entry: Entry) -> None:
+        self.journal.send(entry, worker.key)
+        worker.holds = entry.models
+        worker.served += 1
+
+    async def _send(self, worker: Worker, entry: Entry) -> None:
+        """Queues a prompt at the worker that it is noted for."""
+        status, answer = 200, None
+        try:
+            async with worker.lock:
+                status, answer = await self._post_once(worker, entry)
+        except WorkerGoneError:
+            return  # `lost` puts it back into line
+        finally:
+            worker.reserved = False
+            self.changed()
+        if status != 200 and entry.worker == worker.key:
+            self.journal.refuse(entry, worker.slot, _refusal(answer))
+            self.changed()
+        self.spawn(self._look(worker))
+
+    async def _fail_refused(self) -> None:
+        """Ends prompts that every worker finds invalid."""
+        for entry in self.journal.waiting():
+            if entry.refused and self.workers and set(self.workers) <= set(entry.refused):
+                await self.fail(entry, next(iter(entry.refused.values())))
+
+    async def _look(self, worker: Worker) -> None:
+        """Surveys a worker that may have ended a prompt before it was noted here."""
+        try:
+            await self.survey(worker)
+        except WorkerGoneError as error:
+            logger.debug("Worker %d does not answer: %s", worker.slot, error)
+
+    async def _post_once(self, worker: Worker, entry: Entry) -> Answer:
+        """Posts a prompt, again if nobody knows whether it has arrived and it has not.
+
+        Raises:
+            WorkerGoneError: if the worker has ended.
+        """
+        while True:
+            try:
+                return await worker.post_prompt(self._body(entry, worker))
+            except WorkerGoneError:
+                await asyncio.sleep(RETRY_SECONDS)
+                if await self._knows(worker, entry.prompt_id):
+                    return 200, None
+
+    async def _knows(self, worker: Worker, prompt_id: str) -> bool:
+        while True:
+            try:
+                queued = await worker.queued()
+                return prompt_id in queued or await worker.record(prompt_id) is not None
+            except WorkerGoneError:
+                if not worker.alive:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def _body(self, entry: Entry, worker: Worker) -> dict[str, Any]:
+        prompt = entry.body["prompt"]
+        if self._mark_files:
+            prompt = mark_names(prompt, worker.slot)
+        name = {"prompt_id": entry.prompt_id, "number": entry.number}
+        return {**entry.body, **name, "prompt": prompt}
+
+    # Ends
+
+    async def survey(self, worker: Worker) -> None:
+        """Looks what became of the prompts that a worker has.
+
+        Raises:
+            WorkerGoneError: if it does not answer.
+        """
+        async with worker.lock:
+            for entry in self.journal.sent(worker.key):
+                queued = await worker.queued()
+                record = await worker.record(entry.prompt_id)
+                if record is not None:
+                    job = await worker.job(entry.prompt_id)
+                    if self.journal.finish(entry, worker.key, record):
+                        entry.job = job
+                        self.changed()
+                elif entry.prompt_id not in queued and entry.worker == worker.key:
+                    # Somebody has emptied its queue behind our back.
+                    await self._again(worker, entry, "Its worker has forgotten it.")
+
+    async def finished(self, worker: Worker, prompt_id: str) -> bool:
+        """Waits for the record of a prompt that a worker has called ended.
+
+        Returns False if the worker ended before its record could be had. What clients are told to
+        be done is never run again.
+        """
+        entry = self.journal.get(prompt_id)
+        while entry is not None and entry.state is not State.DONE:
+            if not worker.alive or entry.worker not in ("", worker.key):
+                return False
+            try:
+                await self.survey(worker)
+            except WorkerGoneError as error:
+                logger.debug("Worker %d does not answer: %s", worker.slot, error)
+            if entry.state is not State.DONE:
+                await asyncio.sleep(POLL_SECONDS)
+        return entry is None or entry.worker == worker.key
+
+    async def lost(self, worker: Worker, how: str) -> None:
+        """Puts what a worker had back into line, after it has ended."""
+        worker.ended.set()
+        if self.workers.get(worker.slot) is worker:
+            del self.workers[worker.slot]
+        self.clients.remove_worker(worker)
+        for entry in self.journal.sent(worker.key):
+            await self._again(worker, entry, f"Its worker ended ({how}).")
+        self.changed()
+
+    async def _again(self, worker: Worker, entry: Entry, why: str) -> None:
+        if entry.cancelled:
+            await self.fail(entry, f"The prompt was cancelled. {why}")
+        elif self.journal.lose(entry, worker.slot):
+            logger.warning("Prompt %s runs again. %s", entry.prompt_id, why)
+        else:
+            await self.fail(
+                entry,
+                f"The prompt ended two workers. Got '{why}' twice, need one that survives it. Look "
+                "into their logs: they may be out of memory. Then queue it again.",
+            )
+        self.changed()
+
+    async def fail(self, entry: Entry, message: str) -> None:
+        """Ends a prompt with an error that its client sees."""
+        logger.error("Prompt %s failed. %s", entry.prompt_id, message)
+        error = self.journal.fail(entry, message)
+        await self.clients.send(entry.client, "execution_error", error)
+        ended = {"node": None, "prompt_id": entry.prompt_id}
+        await self.clients.send(entry.client, "executing", ended)
+        self.changed()
+
+    # Telling
+
+    async def _announce(self) -> None:
+        """Tells clients of changes: a slow one keeps nobody from working."""
+        while True:
+            await self._announced.wait()
+            self._announced.clear()
+            await self.clients.broadcast("status", {"status": self.status()})
+
+    def worker_of(self, entry: Entry) -> Worker | None:
+        """Returns the worker that has a prompt, None if it waits or its worker has ended."""
+        return next((w for w in self.workers.values() if w.key == entry.worker), None)
+
+
+def _as_free(worker: Worker) -> Free:
+    return Free(worker.slot, worker.holds, worker.served)
+
+
+async def _taken_back(worker: Worker, entry: Entry) -> bool:
+    try:
+        return await worker.take_back(entry.prompt_id)
+    except WorkerGoneError:
+        return True  # it has died with it
+
+
+def _queued(entry: Entry, answer: Any) -> dict[str, Any]:
+    errors = answer.get("node_errors", {}) if isinstance(answer, dict) else {}
+    return {"prompt_id": entry.prompt_id, "number": entry.number, "node_errors": errors}
+
+
+def _refusal(answer: Any) -> str:
+    error = answer.get("error") if isinstance(answer, dict) else None
+    said = error.get("message") if isinstance(error, dict) else error
+    return (
+        f"Every worker that could run the prompt finds it invalid. Got '{said or 'no reason'}', "
+        "need the same model and input files for all workers. Put them there, then queue it again."
+    )

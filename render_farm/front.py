@@ -1,0 +1,248 @@
+"""ComfyUI's own interface at one address, for clients that need not know of the workers.
+
+What concerns prompts is answered here, from the journal. Everything else, such as the editor's
+files, descriptions of nodes and other packs' routes, any worker answers.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from . import jobs
+from .crew import Crew
+from .farm import Farm
+from .journal import State
+from .proxy import TEMPORARY, Proxy
+from .worker import Worker, WorkerGoneError
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+LARGEST_BODY = 1 << 30
+"""Bytes; workers have limits of their own."""
+
+
+def make_app(farm: Farm, crew: Crew, proxy: Proxy) -> web.Application:
+    """Returns the application that answers at the farm's address."""
+    app = web.Application(client_max_size=LARGEST_BODY, middlewares=[same_origin])
+    front = Front(farm, crew, proxy)
+    for method, path, handler in front.routes():
+        app.router.add_route(method, path, handler)
+        if not path.startswith("/api/"):
+            app.router.add_route(method, "/api" + path, handler)
+    app.router.add_route("*", "/{path:.*}", front.anything)
+    return app
+
+
+@web.middleware
+async def same_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuses requests that another site's page makes in somebody's browser."""
+    origin = request.headers.get("Origin")
+    foreign = origin is not None and urlsplit(origin).netloc.lower() != request.host.lower()
+    if foreign or request.headers.get("Sec-Fetch-Site") == "cross-site":
+        logger.warning("Refused: a page of %s asked %s.", origin, request.host)
+        return web.Response(status=403)
+    return await handler(request)
+
+
+class Front:
+    """The handlers."""
+
+    def __init__(self, farm: Farm, crew: Crew, proxy: Proxy) -> None:
+        self._farm = farm
+        self._crew = crew
+        self._proxy = proxy
+        self._journal = farm.journal
+
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        """Returns method, path and handler of all that is not passed on as it is."""
+        return [
+            ("GET", "/ws", self.listen),
+            ("GET", "/prompt", self.get_prompt),
+            ("POST", "/prompt", self.post_prompt),
+            ("GET", "/queue", self.get_queue),
+            ("POST", "/queue", self.post_queue),
+            ("POST", "/interrupt", self.interrupt),
+            ("GET", "/history", self.get_history),
+            ("GET", "/history/{prompt_id}", self.get_record),
+            ("POST", "/history", self.post_history),
+            ("GET", "/api/jobs", self.get_jobs),
+            ("GET", "/api/jobs/{job_id}", self.get_job),
+            ("POST", "/api/jobs/cancel", self.cancel_jobs),
+            ("POST", "/api/jobs/{job_id}/cancel", self.cancel_jobs),
+            ("POST", "/free", self.everybody),
+            ("GET", "/view", self.view),
+            ("POST", "/upload/image", self.upload),
+            ("POST", "/upload/mask", self.upload),
+            ("GET", "/system_stats", self.system_stats),
+            ("GET", "/wanduet/hello", self.hello),
+            ("GET", "/wanduet/farm", self.describe),
+        ]
+
+    # Prompts
+
+    async def listen(self, request: web.Request) -> web.StreamResponse:
+        """Passes on what workers send to one client."""
+        return await self._farm.clients.serve(request, self._farm.status)
+
+    async def get_prompt(self, request: web.Request) -> web.StreamResponse:
+        """Says how many prompts there are."""
+        del request
+        return web.json_response(self._farm.status())
+
+    async def post_prompt(self, request: web.Request) -> web.StreamResponse:
+        """Queues a prompt."""
+        body = await _json(request)
+        if not isinstance(body.get("prompt"), dict):
+            return await self.anything(request)  # a worker says what is wrong
+        status, answer = await self._farm.queue(body)
+        return web.json_response(answer, status=status)
+
+    async def get_queue(self, request: web.Request) -> web.StreamResponse:
+        """Lists what runs and what waits."""
+        del request
+        running = [entry.item() for entry in self._journal.sent()]
+        pending = [entry.item() for entry in self._journal.waiting()]
+        return web.json_response({"queue_running": running, "queue_pending": pending})
+
+    async def post_queue(self, request: web.Request) -> web.StreamResponse:
+        """Takes prompts out of line."""
+        body = await _json(request)
+        if body.get("clear"):
+            self._journal.cancel([entry.prompt_id for entry in self._journal.waiting()])
+        self._journal.cancel(body.get("delete") or [])
+        self._farm.changed()
+        return web.Response()
+
+    async def interrupt(self, request: web.Request) -> web.StreamResponse:
+        """Stops one prompt, those of one client, or all that run."""
+        body = await _json(request)
+        prompt_id, client = body.get("prompt_id"), body.get("client_id")
+        await self._farm.cancel(
+            entry.prompt_id
+            for entry in self._journal.sent()
+            if (not prompt_id or entry.prompt_id == prompt_id)
+            and (not client or entry.client == client)
+        )
+        return web.Response()
+
+    async def get_history(self, request: web.Request) -> web.StreamResponse:
+        """Returns the records of finished prompts."""
+        most = request.query.get("max_items")
+        offset = int(request.query.get("offset", -1))
+        return web.json_response(self._journal.history(None if most is None else int(most), offset))
+
+    async def get_record(self, request: web.Request) -> web.StreamResponse:
+        """Returns a finished prompt's record by its id, {} for any other."""
+        entry = self._journal.get(request.match_info["prompt_id"])
+        worker = None if entry is None else self._farm.worker_of(entry)
+        if entry is not None and entry.state is State.SENT and worker is not None:
+            await _ignoring(self._farm.survey(worker))
+        if entry is None or entry.state is not State.DONE:
+            return web.json_response({})
+        return web.json_response({entry.prompt_id: entry.record})
+
+    async def post_history(self, request: web.Request) -> web.StreamResponse:
+        """Forgets finished prompts."""
+        body = await _json(request)
+        if body.get("clear"):
+            self._journal.forget([entry.prompt_id for entry in self._journal.done()])
+        self._journal.forget(body.get("delete") or [])
+        return await self.everybody(request)
+
+    async def get_jobs(self, request: web.Request) -> web.StreamResponse:
+        """Lists prompts in the newer form."""
+        if not any(worker.has_jobs for worker in self._workers()):
+            return web.Response(status=404)
+        try:
+            return web.json_response(jobs.page(self._journal, request.query))
+        except ValueError as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+    async def get_job(self, request: web.Request) -> web.StreamResponse:
+        """Describes one prompt in the newer form."""
+        entry = self._journal.get(request.match_info["job_id"])
+        if entry is None or entry.state is State.CHECKED:
+            return web.json_response({"error": "Job not found"}, status=404)
+        return web.json_response(jobs.describe(entry))
+
+    async def cancel_jobs(self, request: web.Request) -> web.StreamResponse:
+        """Stops prompts, or takes them out of line."""
+        body = await _json(request)
+        one = request.match_info.get("job_id")
+        found = [one] if one else [str(each) for each in body.get("job_ids") or []]
+        waiting = self._journal.cancel(found)
+        running = await self._farm.cancel(found)
+        return web.json_response({"cancelled": waiting or running})
+
+    # Everything else
+
+    async def everybody(self, request: web.Request) -> web.StreamResponse:
+        """Tells all workers the same."""
+        body = await _json(request)
+        path = request.path
+        await asyncio.gather(*(_ignoring(w.ask("POST", path, body)) for w in self._workers()))
+        return web.Response()
+
+    async def view(self, request: web.Request) -> web.StreamResponse:
+        """Returns a file, of whichever worker has it: temporary ones only their maker has."""
+        return await self._proxy.forward(request, self._workers(), until_found=True)
+
+    async def upload(self, request: web.Request) -> web.StreamResponse:
+        """Takes a file into the shared folder, or into all workers' temporary ones."""
+        if TEMPORARY.search(await request.read()):
+            return await self._proxy.to_all(request, self._workers())
+        return await self.anything(request)
+
+    async def system_stats(self, request: web.Request) -> web.StreamResponse:
+        """Describes the first worker's computer, and all workers' GPUs."""
+        asked = [_ignoring(w.ask("GET", "/system_stats")) for w in self._workers()]
+        found = [answer[1] for answer in await asyncio.gather(*asked) if answer]
+        if not found:
+            return await self.anything(request)
+        devices = [device for each in found for device in each["devices"]]
+        return web.json_response({**found[0], "devices": devices})
+
+    async def hello(self, request: web.Request) -> web.StreamResponse:
+        """Notes for all workers, also those to come, what a client shows."""
+        self._farm.clients.greeted(request.query.get("client_id", ""), request.path_qs)
+        path = request.path_qs
+        await asyncio.gather(*(_ignoring(w.ask("GET", path)) for w in self._workers()))
+        return web.json_response({})
+
+    async def describe(self, request: web.Request) -> web.StreamResponse:
+        """Says what the workers do."""
+        del request
+        return web.json_response({"workers": [self._crew.describe(s) for s in self._crew.slots]})
+
+    async def anything(self, request: web.Request) -> web.StreamResponse:
+        """Has a worker answer."""
+        return await self._proxy.forward(request, self._workers())
+
+    def _workers(self) -> list[Worker]:
+        """Returns all that live, those first that have nothing else to do."""
+        workers = sorted(self._farm.workers.values(), key=lambda worker: worker.slot)
+        return sorted(workers, key=lambda worker: not self._farm.is_free(worker))
+
+
+async def _json(request: web.Request) -> dict[str, Any]:
+    """Returns a request's JSON object, {} if it has another body or none."""
+    try:
+        body = await request.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+async def _ignoring(work: Awaitable[Any]) -> Any:
+    """Waits for something that a worker need not survive."""
+    try:
+        return await work
+    except WorkerGoneError as error:
+        logger.debug("A worker did not answer: %s", error)
+        return None

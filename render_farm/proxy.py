@@ -1,0 +1,106 @@
+"""Passes a request on to a worker, and its answer back, piece by piece."""
+
+import asyncio
+import re
+from collections.abc import Iterable, Mapping
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from .worker import Worker
+
+NOT_PASSED_ON = {
+    *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer"),
+    *("transfer-encoding", "upgrade", "host", "content-length"),
+    # The farm has compared it with its own address; a worker has another one.
+    *("origin", "referer", "sec-fetch-site"),
+}
+
+PIECE = 1 << 18
+"""Bytes."""
+
+MISSING = 404
+
+TEMPORARY = re.compile(rb'name="type"\r\n(?:[^\r\n]+\r\n)*\r\ntemp\r\n')
+"""In an upload: a file for the folder that each worker has of its own."""
+
+
+class Proxy:
+    """Asks workers on behalf of clients."""
+
+    def __init__(self) -> None:
+        """To be made inside of an event loop."""
+        # Bodies stay as they are, compressed or not; cookies are the client's.
+        self._session = aiohttp.ClientSession(
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+        )
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        await self._session.close()
+
+    async def forward(
+        self, request: web.Request, workers: Iterable[Worker], *, until_found: bool = False
+    ) -> web.StreamResponse:
+        """Answers with what the first worker says that answers at all.
+
+        Args:
+            request: of a client.
+            workers: in the order in which they are asked.
+            until_found: whether to ask the next one for what a worker does not have.
+        """
+        body = await request.read() if request.can_read_body else None
+        left = list(workers)
+        while left:
+            worker = left.pop(0)
+            try:
+                async with self._session.request(
+                    request.method,
+                    URL(worker.url + request.raw_path, encoded=True),
+                    headers=_passed_on(request.headers),
+                    data=body,
+                    allow_redirects=False,
+                    skip_auto_headers=("User-Agent", "Accept-Encoding", "Content-Type"),
+                ) as answer:
+                    if until_found and answer.status == MISSING and left:
+                        continue
+                    return await _stream(request, answer)
+            except aiohttp.ClientConnectorError:
+                continue  # it has got nothing
+            except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+                text = f"A worker ended while it answered. Got '{error}'. Ask again."
+                return web.Response(status=502, text=text)
+        return web.Response(status=503, text="No ComfyUI is ready. Try again in a minute.")
+
+    async def to_all(self, request: web.Request, workers: Iterable[Worker]) -> web.StreamResponse:
+        """Tells all workers, and answers with what the last one says."""
+        answer: web.StreamResponse = web.Response(status=503, text="No ComfyUI is ready.")
+        everyone = list(workers)
+        for worker in everyone[:-1]:
+            async with self._session.request(
+                request.method,
+                URL(worker.url + request.raw_path, encoded=True),
+                headers=_passed_on(request.headers),
+                data=await request.read(),
+            ) as each:
+                await each.read()
+        return await self.forward(request, everyone[-1:]) if everyone else answer
+
+
+def _passed_on(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in headers.items() if name.lower() not in NOT_PASSED_ON}
+
+
+async def _stream(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    response = web.StreamResponse(status=answer.status, headers=_passed_on(answer.headers))
+    length = answer.headers.get("Content-Length")
+    if length is not None:
+        response.content_length = int(length)
+    await response.prepare(request)
+    async for piece in answer.content.iter_chunked(PIECE):
+        await response.write(piece)
+    await response.write_eof()
+    return response
