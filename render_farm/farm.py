@@ -272,7 +272,8 @@ class Farm:
             WorkerGoneError: if it does not answer.
         """
         async with worker.lock:
-            for entry in self.journal.sent(worker.key):
+            # One that is reserved has a prompt coming that it does not know yet.
+            for entry in [] if worker.reserved else self.journal.sent(worker.key):
                 queued = await worker.queued()
                 record = await worker.record(entry.prompt_id)
                 if record is not None:

@@ -52,7 +52,7 @@ class Proxy:
             workers: in the order in which they are asked.
             until_found: whether to ask the next one for what a worker does not have.
         """
-        body = await request.read() if request.can_read_body else None
+        body = await request.read() or None
         left = list(workers)
         while left:
             worker = left.pop(0)

@@ -19,7 +19,7 @@ import pytest
 import websocket
 
 from .client import ComfyClient, PromptRejected
-from .graphs import Prompt, experts, image_to_video, moe_sampler, node, random_text, vae
+from .graphs import Prompt, experts, image_to_video, moe_sampler, node, prompts, vae
 from .server import LAUNCHER, REPOSITORY, free_port, prepare, server_environment
 
 pytestmark = pytest.mark.comfy
@@ -126,9 +126,8 @@ def _all_ready(farm: Farm) -> bool:
 
 def video(seed: int, steps: int = 4) -> Prompt:
     """A video whose frames are saved under a name that all prompts share."""
-    prompt = {**random_text(), **vae(), **experts()}
-    links = {"positive": ("positive", 0), "negative": ("negative", 0)}
-    prompt |= {**image_to_video(**links), **moe_sampler(seed=seed, steps=steps)}
+    prompt = {**prompts(), **vae(), **experts()}
+    prompt |= {**image_to_video(), **moe_sampler(seed=seed, steps=steps)}
     prompt["image"] = node("WanDuetVAEDecode", vae=("vae", 0), samples=("sampler", 0), tiling="off")
     prompt["save"] = node("SaveImage", images=("image", 0), filename_prefix="frame")
     return prompt
@@ -241,4 +240,3 @@ def test_waiting_cancelling_and_a_death(farm: Farm):
     again = {"prompt": video(16), "prompt_id": waiting[0], "client_id": ""}
     assert farm.post("/prompt", again)["prompt_id"] == waiting[0], "known, so not run again"
     assert farm.get("/prompt") == {"exec_info": {"queue_remaining": 0}}
-    farm.wait_for(lambda: all(w["state"] == "ready" for w in farm.workers()))

@@ -1,0 +1,178 @@
+"""A ComfyUI that computes nothing, in this process, and an engine that starts and kills such.
+
+It answers as far as the farm asks: prompts take as many seconds as they say.
+"""
+
+import asyncio
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from render_farm.engine import FarmError
+
+
+class FakeComfyUI:
+    """One server with a queue of its own."""
+
+    def __init__(self, slot: int, files: set[str]) -> None:
+        self.slot = slot
+        self.host, self.port, self.pid = "127.0.0.1", 0, slot
+        self.files = files
+        """What its prompts may name."""
+        self.queue: list[list[Any]] = []
+        self.running: dict[str, asyncio.Task[None]] = {}
+        self.items: dict[str, list[Any]] = {}
+        self.history: dict[str, Any] = {}
+        self.sockets: dict[str, web.WebSocketResponse] = {}
+        self.transports: list[Any] = []
+        self.started: list[str] = []
+        self.asked: list[str] = []
+        """All paths that are not of prompts."""
+        self._ended = asyncio.Event()
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_get("/ws", self.listen)
+        app.router.add_post("/prompt", self.prompt)
+        app.router.add_get("/queue", self.get_queue)
+        app.router.add_post("/queue", self.delete)
+        app.router.add_get("/history/{prompt_id}", self.get_history)
+        app.router.add_post("/interrupt", self.interrupt)
+        app.router.add_get("/api/jobs", self.none)
+        app.router.add_get("/view", self.view)
+        app.router.add_route("*", "/{path:.*}", self.other)
+        self._runner = web.AppRunner(app, shutdown_timeout=0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self.host, 0)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def wait(self) -> str:
+        await self._ended.wait()
+        return "killed"
+
+    async def end(self) -> None:
+        """Ends in the middle of whatever it does."""
+        if self._ended.is_set():
+            return
+        self._ended.set()
+        for task in self.running.values():
+            task.cancel()
+        for transport in self.transports:
+            transport.abort()
+        await self._runner.cleanup()
+
+    async def listen(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        name = request.query.get("clientId", str(id(socket)))
+        self.sockets[name] = socket
+        self.transports.append(request.transport)
+        async for message in socket:
+            if message.type is WSMsgType.TEXT:
+                await socket.send_json({"type": "feature_flags", "data": {"of": self.slot}})
+        return socket
+
+    async def prompt(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        wanted = {v for node in body["prompt"].values() for v in node["inputs"].values()}
+        missing = {each for each in wanted if isinstance(each, str)} - self.files
+        if missing:
+            error = {"message": f"no {missing.pop()}", "type": "x"}
+            return web.json_response({"error": error, "node_errors": {}}, status=400)
+        item = [body["number"], body["prompt_id"], body["prompt"], {"client_id": ""}, []]
+        item[3]["client_id"] = body.get("client_id", "")
+        self.queue.append(item)
+        self._next()
+        await self.tell("status", {})
+        return web.json_response({"prompt_id": body["prompt_id"], "node_errors": {}})
+
+    def _next(self) -> None:
+        if self.queue and not self.running and not self._ended.is_set():
+            item = self.queue.pop(0)
+            self.items[item[1]] = item
+            self.running[item[1]] = asyncio.create_task(self.run(item))
+
+    async def run(self, item: list[Any]) -> None:
+        _, prompt_id, prompt, extra, _ = item
+        about, client = {"prompt_id": prompt_id}, extra["client_id"]
+        self.started.append(prompt_id)
+        await self.tell("execution_start", about, client)
+        ending = "execution_success"
+        try:
+            await asyncio.sleep(sum(node["inputs"]["seconds"] for node in prompt.values()))
+            await self.tell("progress", about, client)
+        except asyncio.CancelledError:
+            if self._ended.is_set():
+                raise
+            ending = "execution_interrupted"
+        await self.tell(ending, about, client)
+        status = {"status_str": "success", "messages": [[ending, about]]}
+        outputs = {"by": self.slot}
+        self.history[prompt_id] = {"prompt": item, "outputs": outputs, "status": status}
+        del self.running[prompt_id]
+        self._next()
+        await self.tell("executing", {"node": None, **about}, client)
+        await self.tell("status", {})
+
+    async def tell(self, kind: str, data: dict[str, Any], client: str = "") -> None:
+        for name, socket in list(self.sockets.items()):
+            if client in ("", name) and not socket.closed and not self._ended.is_set():
+                try:
+                    await socket.send_json({"type": kind, "data": data})
+                except ConnectionError:
+                    self.sockets.pop(name, None)
+
+    async def get_queue(self, _: web.Request) -> web.Response:
+        running = [self.items[each] for each in self.running]
+        return web.json_response({"queue_running": running, "queue_pending": self.queue})
+
+    async def delete(self, request: web.Request) -> web.Response:
+        ids = (await request.json())["delete"]
+        self.queue = [item for item in self.queue if item[1] not in ids]
+        return web.Response()
+
+    async def get_history(self, request: web.Request) -> web.Response:
+        prompt_id = request.match_info["prompt_id"]
+        found = self.history.get(prompt_id)
+        return web.json_response({prompt_id: found} if found else {})
+
+    async def interrupt(self, request: web.Request) -> web.Response:
+        task = self.running.get((await request.json())["prompt_id"])
+        if task is not None:
+            task.cancel()
+        return web.Response()
+
+    async def none(self, _: web.Request) -> web.Response:
+        return web.Response(status=404)
+
+    async def view(self, request: web.Request) -> web.Response:
+        found = request.query["filename"] == f"{self.slot}.png"
+        return web.Response(body=b"x" * 100_000 if found else b"", status=200 if found else 404)
+
+    async def other(self, request: web.Request) -> web.Response:
+        self.asked.append(request.path_qs)
+        body = {"devices": [{"name": self.slot}], "origin": request.headers.get("Origin")}
+        return web.json_response(body)
+
+
+class FakeEngine:
+    """Starts fakes, and remembers all of them."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.files = {slot: {"shared.safetensors"} for slot in range(1, slots + 1)}
+        self.alive: dict[int, FakeComfyUI] = {}
+        self.all: list[FakeComfyUI] = []
+        self.broken = False
+
+    async def start(self, slot: int) -> FakeComfyUI:
+        if self.broken:
+            raise FarmError("No GPU.")
+        self.alive[slot] = FakeComfyUI(slot, self.files[slot])
+        self.all.append(self.alive[slot])
+        await self.alive[slot].start()
+        return self.alive[slot]
+
+    async def close(self) -> None:
+        pass
