@@ -53,7 +53,11 @@ def page(journal: Journal, question: Mapping[str, str]) -> dict[str, Any]:
     limit = int(question["limit"]) if "limit" in question else None
     offset = max(0, int(question.get("offset", 0)))
     order, by = question.get("sort_order", "desc").lower(), question.get("sort_by", "created_at")
-    if order not in ("asc", "desc") or by.lower() not in SORTED_BY or (limit or 1) < 1:
+    if (
+        order not in ("asc", "desc")
+        or by.lower() not in SORTED_BY
+        or (limit is not None and limit < 1)
+    ):
         raise ValueError("sort_by, sort_order or limit cannot be used")
     entries = [*journal.sent(), *journal.waiting(), *journal.done()]
     found = list(_chosen((describe(entry) for entry in entries), question))

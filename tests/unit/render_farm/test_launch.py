@@ -1,0 +1,97 @@
+"""The command line, and processes that end with their starter."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from render_farm.engine import GUARD, ComfySpec, FarmError, check_port
+from render_farm.launch import main, parse, spec_of
+from render_farm.local_engine import visible_gpus
+
+from .fake_comfyui import FakeComfyUI
+
+
+def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "main.py").touch()
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    given = ["--comfyui", str(tmp_path), "--folder", str(tmp_path / "f"), "--", "--cpu", "--fast"]
+    options = parse(given)
+    assert (options.listen, options.port) == ("127.0.0.1", 8188)
+    spec = spec_of(options)
+    assert not spec.on_gpu
+    assert ("OMP_NUM_THREADS", "3") in spec.environment
+    command = spec.command(2, "127.0.0.1")
+    assert command[:3] == [sys.executable, str(GUARD), str(tmp_path / "main.py")]
+    assert command[-2:] == ["--cpu", "--fast"]
+    assert command[command.index("--port") + 1] == "8202"
+    assert Path(command[command.index("--temp-directory") + 1]).is_dir()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--address", "a:1", "--without-ray"], ["--workers", "-1"], []],
+)
+def test_options_that_do_not_fit(options: list[str], tmp_path: Path):
+    with pytest.raises(SystemExit):
+        parse(["--comfyui", str(tmp_path), *options] if options else [])
+
+
+def test_no_comfyui(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    assert main(["--comfyui", str(tmp_path)]) == 2
+    assert "There is no ComfyUI. Got" in caplog.text
+
+
+def test_no_ray(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    if importlib.util.find_spec("ray") is not None:
+        pytest.skip("Ray is there.")
+    (tmp_path / "main.py").touch()
+    assert main(["--comfyui", str(tmp_path)]) == 2
+    assert "Ray is missing. Got no usable package 'ray'" in caplog.text
+    assert "--without-ray" in caplog.text
+
+
+def test_gpus_that_were_chosen(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-a")
+    assert visible_gpus() == ["3", "GPU-a"]
+
+
+def test_a_port_that_is_taken():
+    import asyncio
+
+    async def take() -> None:
+        fake = FakeComfyUI(1, set())
+        await fake.start()
+        with pytest.raises(FarmError, match=f"Got {fake.port}"):
+            check_port(fake.host, fake.port)
+        await fake.end()
+        check_port(fake.host, fake.port)
+
+    asyncio.run(take())
+
+
+def test_a_guarded_program_ends_with_its_starter(tmp_path: Path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys, time; print(__name__, sys.argv[1:], flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(GUARD), str(program), "--a"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "__main__ ['--a']\n"
+    process.stdin.close()
+    assert process.wait(10) == 1
+    process.stdout.close()
+
+
+def test_ports_are_one_after_another():
+    spec = ComfySpec("main.py", (), "/f", 9000)
+    assert [spec.port(slot) for slot in (1, 2, 3)] == [9000, 9001, 9002]
+    assert spec.on_gpu
