@@ -1,5 +1,6 @@
 """The command line, and processes that end with their starter."""
 
+import asyncio
 import importlib.util
 import subprocess
 import sys
@@ -59,8 +60,6 @@ def test_gpus_that_were_chosen(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_port_that_is_taken():
-    import asyncio
-
     async def take() -> None:
         fake = FakeComfyUI(1, set())
         await fake.start()
