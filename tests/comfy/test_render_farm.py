@@ -200,7 +200,7 @@ def test_files_and_what_all_workers_say(farm: Farm, tmp_path: Path):
     assert "WanDuetMoESampler" in farm.object_info()
     assert b"<html" in farm.request("/")
     with pytest.raises(PromptRejected) as refusal:
-        farm.queue({"a": node("LoadImage", image="missing.png")})
+        farm.queue({**preview, "a": node("LoadImage", image="missing.png")})
     assert refusal.value.node_errors["a"]["errors"]
     assert farm.get("/queue") == {"queue_running": [], "queue_pending": []}
 
