@@ -58,6 +58,7 @@ class FakeComfyUI:
         self._ended.set()
         for task in self.running.values():
             task.cancel()
+        self.running.clear()
         for transport in self.transports:
             transport.abort()
         await self._runner.cleanup()
