@@ -25,8 +25,9 @@ RETRY_SECONDS = 1.0
 
 ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
 
-Finished = Callable[[Worker, str], Awaitable[bool]]
-"""Waits until a prompt that a worker calls ended has its record. False: the worker died before."""
+Finished = Callable[[Worker, str, str], Awaitable[bool]]
+"""Waits until a prompt that a worker calls ended, in a message of a kind, has its record. False:
+the worker died before."""
 
 
 class Client:
@@ -184,7 +185,7 @@ class Clients:
             client.answered = True
         prompt_id = data.get("prompt_id") if isinstance(data, dict) else None
         ended = kind in ENDINGS or (kind == "executing" and data.get("node") is None)
-        if ended and prompt_id and not await self._finished(worker, prompt_id):
+        if ended and prompt_id and not await self._finished(worker, prompt_id, str(kind)):
             return  # the worker died before anybody could have the result: it is made again
         await client.forward(message.data)
 

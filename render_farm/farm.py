@@ -285,7 +285,7 @@ class Farm:
                     # Somebody has emptied its queue behind our back.
                     await self._again(worker, entry, "Its worker has forgotten it.")
 
-    async def finished(self, worker: Worker, prompt_id: str) -> bool:
+    async def finished(self, worker: Worker, prompt_id: str, kind: str) -> bool:
         """Waits for the record of a prompt that a worker has called ended.
 
         Returns False if the worker ended before its record could be had. What clients are told to
@@ -301,7 +301,11 @@ class Farm:
                 logger.debug("Worker %d does not answer: %s", worker.slot, error)
             if entry.state is not State.DONE:
                 await asyncio.sleep(POLL_SECONDS)
-        return entry is None or entry.worker == worker.key
+        if entry is None:
+            return True
+        if entry.worker == worker.key:
+            entry.told = kind
+        return entry.worker == worker.key
 
     async def lost(self, worker: Worker, how: str) -> None:
         """Puts what a worker had back into line, after it has ended."""
@@ -311,7 +315,19 @@ class Farm:
         self.clients.remove_worker(worker)
         for entry in self.journal.sent(worker.key):
             await self._again(worker, entry, f"Its worker ended ({how}).")
+        for entry in self.journal.done():
+            if entry.worker == worker.key and entry.told != "executing":
+                await self._tell_end(entry)
         self.changed()
+
+    async def _tell_end(self, entry: Entry) -> None:
+        """Tells a client of an end that its worker no longer can."""
+        messages = (entry.record.get("status") or {}).get("messages")
+        if messages and not entry.told:
+            await self.clients.send(entry.client, *messages[-1])
+        entry.told = "executing"
+        ended = {"node": None, "prompt_id": entry.prompt_id}
+        await self.clients.send(entry.client, "executing", ended)
 
     async def _again(self, worker: Worker, entry: Entry, why: str) -> None:
         if entry.cancelled:
@@ -329,10 +345,8 @@ class Farm:
     async def fail(self, entry: Entry, message: str) -> None:
         """Ends a prompt with an error that its client sees."""
         logger.error("Prompt %s failed. %s", entry.prompt_id, message)
-        error = self.journal.fail(entry, message)
-        await self.clients.send(entry.client, "execution_error", error)
-        ended = {"node": None, "prompt_id": entry.prompt_id}
-        await self.clients.send(entry.client, "executing", ended)
+        self.journal.fail(entry, message)
+        await self._tell_end(entry)
         self.changed()
 
     # Telling

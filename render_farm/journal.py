@@ -55,6 +55,8 @@ class Entry:
     overtaken: int = 0
     cancelled: bool = False
     """Whether somebody has stopped it while a worker had it."""
+    told: str = ""
+    """The last kind of message about its end that its client was sent."""
     record: Record = field(default_factory=dict)
     job: dict[str, Any] | None = None
     """ComfyUI's other description of a finished prompt, where it has one."""
