@@ -152,7 +152,8 @@ TINY_NOTE = (
     "The models come with WanDuet: nothing to download, and a run takes seconds, on a CPU too. "
     "They are Wan 2.2 in every part, but tiny, and they have seen **coloured shapes only**: "
     "circles, squares, triangles, stars and rings that move, rotate, grow, shrink, bounce or "
-    "orbit, in 17 frames of 128 x 128. Try *a cyan square shrinks on a navy background*. They "
+    "orbit, in 17 frames of 128 x 128, or 192 x 192 for text or image to video. Try *a cyan "
+    "square shrinks on a navy background*. They "
     "can't draw a cat."
 )
 
@@ -290,12 +291,12 @@ def tiny(
 ) -> Workflow:
     """A workflow with the models that come with the pack."""
     images = {"start_image": image("Start image", CIRCLE)} if has_image else {}
-    fps = 24.0 if vae == TINY_VAE_22 else 16.0
+    fps, side = (24.0, 192) if vae == TINY_VAE_22 else (16.0, 128)
     nodes = {
         **loaders,
         **common_nodes(vae, prompt, fps, images, TINY_UMT5),
         **images,
-        "size": size_node(128, 128, 17, **{key: (key, 0) for key in images}),
+        "size": size_node(side, side, 17, **{key: (key, 0) for key in images}),
         "sampler": sampler_node(loaders, steps=20),
     }
     return Workflow(name, name, text, nodes, f"{text}\n\n{TINY_NOTE}", ports(*images, choices=()))

@@ -8,7 +8,7 @@ Stages, in this order; one that was stopped goes on where it was:
     t2v                                  all noise levels
     t2v_high t2v_low t2v_single          from t2v: the two experts, and one model going on
     i2v_high i2v_low                     from the T2V experts
-    ti2v                                 from t2v_small, on the Wan2.2 VAE
+    ti2v                                 wider, on the Wan2.2 VAE
     t2v_lightning_high t2v_lightning_low four-step LoRAs for the experts, taught by these
     i2v_lightning_high i2v_lightning_low
 
@@ -19,14 +19,15 @@ times), and the schedule is cut to what the machine does in that time. Other com
 `preview` (generated clips of `--stages` as a PNG), `experts` (the table of docs/two-experts.md),
 `export` and `plot`; these but `clips` need no GPU.
 
-Each stage takes one GPU. On one H100 the recipe is six calls of less than ten minutes:
+Each stage takes one GPU. On one H100 the recipe is seven calls of less than ten minutes:
 
     1. text_encoder vae21 t2v_small
     2. clips --stages t2v i2v_high
     3. t2v t2v_high
     4. t2v_low i2v_high t2v_single
     5. i2v_low vae22
-    6. ti2v
+    6. clips --stages ti2v
+    7. ti2v
     then, anywhere: experts export plot
 
 DIR/weights is all that later stages and `export` need (5 to 10 MB a file); DIR/state, about 100 MB

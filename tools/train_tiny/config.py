@@ -5,10 +5,11 @@ Widths are chosen so that all files together stay below 60 MB (`python -m tools.
 what the machine does in that time, so the numbers of steps are upper limits.
 
 Measured on one H200: 18 steps a second of `vae21`, 35 of `vae22`, 50 of
-`t2v_small`, 70 of `t2v` and the experts, 84 of `ti2v`. The first 50 steps of a stage take up
+`t2v_small`, 70 of `t2v` and the experts, 59 of `ti2v`. The first 50 steps of a stage take up
 to 45 s: cuDNN tries its kernels, and blocks and norms are compiled. Clips are made in 47 s for
-`t2v_small`, 87 s for T2V, 150 s for I2V and 36 s for TI2V: part of the time of the first stage that
-needs them, unless they were made beforehand, as those of the shipped weights but the first.
+`t2v_small`, 87 s for T2V, 150 s for I2V and about 230 s for TI2V (28,672 clips took 101 s, beside
+other work): part of the time of the first stage that needs them, unless they were made beforehand,
+as those of the shipped weights but the first.
 """
 
 import hashlib
@@ -245,14 +246,16 @@ DITS = {
     "ti2v": DiTRecipe(
         kind="ti2v",
         vae="vae22",
-        optimisation=dit_optimisation(60000, 440, 4e-3, batch_size=256),
-        init_from="t2v_small",
+        size=DiTSize(dim=512),
+        optimisation=dit_optimisation(60000, 540, 3e-3),
+        size_px=192,
     ),
 }
 """Words are learned from small clips, of which a step sees four times as many. `t2v` covers all
 noise levels, and every other T2V and I2V transformer begins with it. `t2v_single` goes on with it
 for as long as each expert does: the one model that the two experts are compared with. These three
-are not shipped."""
+are not shipped. TI2V is wider, for its tokens have three times the numbers of the others
+(models/README.md), so it begins with random weights."""
 
 SHIPPED = ("t2v_high", "t2v_low", "i2v_high", "i2v_low", "ti2v")
 
