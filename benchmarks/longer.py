@@ -1,6 +1,8 @@
 """Motion and long videos with the tiny Wan2.2, through a real ComfyUI: speed, colour, seams.
 
     COMFYUI_PATH=... python benchmarks/longer.py motion          # motion_amplitude
+    COMFYUI_PATH=... python benchmarks/longer.py motion --fast   # with the 4-step LoRAs
+    COMFYUI_PATH=... python benchmarks/longer.py negative        # at cfg 1, with and without NAG
     COMFYUI_PATH=... python benchmarks/longer.py clips           # continued, and naively joined
     COMFYUI_PATH=... python benchmarks/longer.py windows loops --save sheets
 
@@ -16,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import mean, median
 
@@ -31,11 +34,13 @@ from tools.contact_sheet import contact_sheet, frame_grid
 from tools.demo import comfyui_folder
 from tools.tiny_score import read_video
 from tools.tiny_score.blobs import find_blobs
+from tools.tiny_score.detect import detect
 from tools.tiny_score.quality import first_frames
 from tools.tiny_score.segment import contrast_to_background
 from tools.train_tiny import scenes
 
 FRAMES, WINDOW, LONG = 17, 17, 33
+FAST = "fast"
 AMPLITUDES = (1.0, 1.15, 1.3, 1.5)
 MOTIONS = ("right", "left", "up", "down", "orbit", "down-right")
 JOIN = {"blend": "cut", "match_colours": False, "overlap": 0, "loop": False, "fps": 16.0}
@@ -113,10 +118,10 @@ def chosen(count: int) -> list[scenes.Prompt]:
     return [by_motion[motion][0] for motion in MOTIONS[:count]]
 
 
-def base(kind: str, prompt: str) -> Prompt:
+def base(kind: str, prompt: str, negative: str = "") -> Prompt:
     """Loaders, and the prompt's embeddings: ("text", 0) and ("text", 1)."""
     high, low = (f"wan22-tiny-{kind}-{name}-noise.safetensors" for name in ("high", "low"))
-    text = {"clip": ("clip", 0), "positive": prompt, "negative": ""}
+    text = {"clip": ("clip", 0), "positive": prompt, "negative": negative}
     return {
         **experts((high, low)),
         "vae": node(
@@ -127,11 +132,22 @@ def base(kind: str, prompt: str) -> Prompt:
     }
 
 
+def fast(kind: str) -> Prompt:
+    """The experts with their 4-step LoRAs: (FAST, 0) and (FAST, 1)."""
+    high, low = (
+        f"wan22-tiny-{kind}-lightning-{name}-noise.safetensors" for name in ("high", "low")
+    )
+    links = {"model_high": ("experts", 0), "model_low": ("experts", 1)}
+    strengths = {"strength_high": 1.0, "strength_low": 1.0, "on": True}
+    return {FAST: node("WanDuetLoraPair", **links, lora_high=high, lora_low=low, **strengths)}
+
+
 def clip(name: str, steps: int, seed: int, models: str = "experts", **size: object) -> Prompt:
     """One clip: its latent is (name, 0)."""
     options = {"width": 128, "height": 128, "length": FRAMES, **size}
     links = {"positive": (f"{name}_size", 0), "negative": (f"{name}_size", 1)}
-    sampler = {"steps": steps, "seed": seed, "sampler": "unipc", "shift": 0.0, "cfg_high": 0.0}
+    solver = "unipc" if models in ("experts", "windows") else "auto"
+    sampler = {"steps": steps, "seed": seed, "sampler": solver, "shift": 0.0, "cfg_high": 0.0}
     return {
         f"{name}_size": image_to_video(**options)["size"],
         **moe_sampler(
@@ -224,14 +240,15 @@ class Bench:
 
 def motion(bench: Bench) -> None:
     """Speed and colour of image to video by motion_amplitude."""
+    steps, models = (0, FAST) if bench.options.fast else (bench.options.steps, "experts")
     found: dict[float, list[Track]] = {amplitude: [] for amplitude in AMPLITUDES}
     for prompt in chosen(bench.options.prompts):
         graph = base("i2v", prompt.text)
-        graph |= {"image": node("LoadImage", image=bench.image(prompt))}
+        graph |= {"image": node("LoadImage", image=bench.image(prompt)), **fast("i2v")}
         for amplitude in AMPLITUDES:
             name = f"motion_{round(100 * amplitude)}"
             more = {"start_image": ("image", 0), "motion_amplitude": amplitude}
-            graph |= clip(f"{name}_clip", bench.options.steps, 0, **more)
+            graph |= clip(f"{name}_clip", steps, 0, models, **more)
             graph |= video(name, f"{name}_clip")
         tracks = bench.run(graph, prompt.text)
         for amplitude in AMPLITUDES:
@@ -239,8 +256,35 @@ def motion(bench: Bench) -> None:
     for amplitude, tracks in found.items():
         drift = [float((t.level[-1] - t.level[0]).abs().mean()) for t in tracks]
         speed = mean(float(t.speeds.nanmean()) for t in tracks)
-        values = {"videos": len(tracks), "steps": bench.options.steps, "speed_px": speed}
+        values = {"videos": len(tracks), "steps": steps or 4, "speed_px": speed}
         emit("motion", {"amplitude": f"{amplitude:g}", **values, "drift_levels": mean(drift)})
+
+
+def negative(bench: Bench) -> None:
+    """Whether a negative prompt that names a clip's own colour changes it, in 4 steps at cfg 1."""
+    kept: dict[str, list[bool]] = {"without NAG": [], "with NAG": []}
+    pair = {"model_high": (FAST, 0), "model_low": (FAST, 1), "negative": ("text", 1)}
+    nag = {"nag": node("WanDuetNAG", **pair, nag_scale=11.0, nag_alpha=0.25, nag_tau=2.5)}
+    for prompt, seed in product(chosen(bench.options.prompts), range(bench.options.seeds)):
+        text = f"a {prompt.shape} moves right"
+        graph = base("t2v", text) | fast("t2v") | clip("one", 0, seed, FAST) | video("first", "one")
+        bench.run(graph, text)
+        shown = colour_of(bench.made["first"][-1][1])
+        if shown is None:
+            continue
+        graph |= base("t2v", text, f"a {shown} {prompt.shape}") | nag
+        graph |= clip("guided", 0, seed, "nag")
+        graph |= video("without_NAG", "one") | video("with_NAG", "guided")
+        bench.run(graph, text)
+        for way, same in kept.items():
+            same.append(colour_of(bench.made[way.replace(" ", "_")][-1][1]) == shown)
+    for way, same in kept.items():
+        emit("negative", {"way": way, "videos": len(same), "same_colour": mean(same)})
+
+
+def colour_of(video: Tensor) -> str | None:
+    """Returns the colour of the largest object of a video."""
+    return next((found.colour for found in detect(video)), None)
 
 
 def clips(bench: Bench) -> None:
@@ -316,6 +360,7 @@ def loops(bench: Bench) -> None:
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "motion": motion,
+    "negative": negative,
     "clips": clips,
     "windows": long_windows,
     "loops": loops,
@@ -329,6 +374,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
     parser.add_argument("--prompts", type=int, default=len(MOTIONS))
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=4, help="negative: of each prompt")
+    parser.add_argument("--fast", action="store_true", help="motion: with the 4-step LoRAs")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="write contact sheets")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="wanduet-longer-") as folder:

@@ -38,6 +38,7 @@ from tools.tiny_score.quality import (
 from tools.train_tiny.scenes import Prompt, score_prompts
 from tools.train_tiny.scenes.sheet import contact_sheet
 from wan_model.config import Kind
+from wan_model.presets import AUTO, preset_names
 from wan_model.quant import AS_STORED
 from wan_model.quant import names as format_names
 
@@ -61,15 +62,16 @@ def main() -> None:
     dtype = PRECISIONS[options.precision]
     about = {"models": options.models.resolve().name, "device": options.device}
     about |= {"precision": options.precision, "threads": torch.get_num_threads()}
-    for task in options.kinds:
-        runs, steps = _generate(task, options.models, dtype, options.weights, options)
+    for task, preset in product(options.kinds, options.presets):
+        runs, steps = _generate(task, preset, options.models, dtype, options.weights, options)
         exact: list[Generated] = []
         if options.against:
-            exact, _ = _generate(task, options.against, torch.float32, AS_STORED, options)
+            exact, _ = _generate(task, preset, options.against, torch.float32, AS_STORED, options)
         made = {"videos": task, "steps": steps, "weights": options.weights, **about}
+        made |= {"preset": preset, "loras": options.loras is not None}
         emit("quality", made | _clip_columns(runs, exact))
         if options.save:
-            _save(runs, options.save / task)
+            _save(runs, options.save / (task if preset == AUTO else f"{task}-{preset}"))
     vaes = {
         name: load_tiny_vae(options.models, kind, device=options.device, dtype=dtype)
         for name, kind in VAES.items()
@@ -99,6 +101,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--vae-clips", type=int, default=32, help="of each split; 0: no VAE")
     parser.add_argument("--models", type=Path, default=SHIPPED, metavar="FOLDER")
     parser.add_argument("--loras", type=Path, metavar="FOLDER", help="with the 4-step LoRAs of it")
+    parser.add_argument("--presets", nargs="+", choices=preset_names(), default=[AUTO])
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="PSNR to these in fp32")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="write contact sheets")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
@@ -108,12 +111,23 @@ def _parse() -> argparse.Namespace:
 
 
 def _generate(
-    task: str, models: Path, dtype: torch.dtype, weights: str, options: argparse.Namespace
+    task: str,
+    preset: str,
+    models: Path,
+    dtype: torch.dtype,
+    weights: str,
+    options: argparse.Namespace,
 ) -> tuple[list[Generated], int]:
     """Returns the clips of a task, one set for each seed, and the steps they took."""
     kind, with_image = TASKS[task]
     wan = load_tiny(
-        models, kind, device=options.device, dtype=dtype, weights=weights, loras=options.loras
+        models,
+        kind,
+        device=options.device,
+        dtype=dtype,
+        weights=weights,
+        loras=options.loras,
+        preset=preset,
     )
     prompts = _spread(score_prompts(), options.limit)
     runs = [
