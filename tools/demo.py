@@ -35,6 +35,9 @@ LIMITS = (
 WORKFLOWS = tuple(
     f"Wan 2.2 Tiny {kind} to Video (No Download)" for kind in ("Text", "Image", "Text or Image")
 )
+FAST_WORKFLOWS = tuple(
+    f"Wan 2.2 Tiny {kind} to Video 4 Steps (No Download)" for kind in ("Text", "Image")
+)
 
 
 def main() -> None:
@@ -65,7 +68,7 @@ def run(base: Path, arguments: argparse.Namespace) -> None:
         image = server.upload_image(arguments.image) if arguments.image else None
         arguments.output.mkdir(parents=True, exist_ok=True)
         videos = []
-        for name in WORKFLOWS:
+        for name in FAST_WORKFLOWS if arguments.fast else WORKFLOWS:
             workflow = load(name)
             prompt = fill_in(workflow, arguments.prompt, image, arguments.seed)
             started = time.monotonic()

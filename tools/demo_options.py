@@ -20,6 +20,9 @@ def add_demo_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--seed", type=int, help="another number, another video (default: 0)")
     group.add_argument(
+        "--fast", action="store_true", help="two videos in 4 steps, with the 4-step LoRAs"
+    )
+    group.add_argument(
         "--output", type=Path, default=OUTPUT, help="folder for the videos (default: demo)"
     )
 
@@ -27,4 +30,5 @@ def add_demo_options(parser: argparse.ArgumentParser) -> None:
 def as_arguments(options: argparse.Namespace) -> list[str]:
     """Returns the demo's options as they are written on a command line."""
     given = ((name, getattr(options, name)) for name in ("prompt", "image", "seed", "output"))
-    return [f"--{name}={value}" for name, value in given if value is not None]
+    fast = ["--fast"] if options.fast else []
+    return [*fast, *(f"--{name}={value}" for name, value in given if value is not None)]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from long_workflow_specs import LONG_WORKFLOWS
+from tiny_workflow_specs import TINY_WORKFLOWS
 from workflow_edits import EDITS
 from workflow_graphs import to_api, to_blueprint, to_graph
 from workflow_specs import WORKFLOWS
@@ -36,7 +37,7 @@ def main() -> None:
             schemas = json.load(answer)
     else:
         schemas = json.loads(Path(address).read_text("utf-8"))
-    for workflow in (*WORKFLOWS, *LONG_WORKFLOWS, *EDITS):
+    for workflow in (*WORKFLOWS, *TINY_WORKFLOWS, *LONG_WORKFLOWS, *EDITS):
         write(PACK / "workflows" / f"{workflow.name}.json", to_graph(workflow, schemas))
         write(PACK / "workflows" / "api" / f"{workflow.name}.json", to_api(workflow, schemas))
         # Templates with and without an image may share a blueprint.

@@ -129,33 +129,8 @@ def ports(*images: str, choices: tuple[Port, ...] = (*SIZE, QUALITY)) -> tuple[P
     return (*sockets, PROMPT, *choices, STEPS)
 
 
-def shipped(folder: str, name: str) -> ModelFile:
-    """A file of the tiny model, which comes with the pack."""
-    return ModelFile(folder, f"wan22-tiny-{name}.safetensors", None)
-
-
-def tiny_experts(kind: str) -> tuple[ModelFile, ModelFile]:
-    """The tiny high-noise and low-noise expert."""
-    high, low = (f"{kind}-{expert}-noise" for expert in ("high", "low"))
-    return shipped("diffusion_models", high), shipped("diffusion_models", low)
-
-
-TINY_UMT5 = shipped("text_encoders", "umt5")
-TINY_TI2V = shipped("diffusion_models", "ti2v")
-TINY_VAE_21, TINY_VAE_22 = shipped("vae", "wan21-vae"), shipped("vae", "wan22-vae")
-
-CIRCLE = "wan22-tiny-circle.png"
 MORNING, DUSK = "wan22-lake-morning.jpg", "wan22-lake-dusk.jpg"
 """The pack puts these images of `workflows/input` into ComfyUI's input folder."""
-
-TINY_NOTE = (
-    "The models come with WanDuet: nothing to download, and a run takes seconds, on a CPU too. "
-    "They are Wan 2.2 in every part, but tiny, and they have seen **coloured shapes only**: "
-    "circles, squares, triangles, stars and rings that move, rotate, grow, shrink, bounce or "
-    "orbit, in 17 frames of 128 x 128, or 192 x 192 for text or image to video. Try *a cyan "
-    "square shrinks on a navy background*. They "
-    "can't draw a cat."
-)
 
 SETTINGS_NOTE = (
     "**Everything else is inside**: the arrow at the node's corner (Nodes 2.0: *Enter subgraph*) "
@@ -228,8 +203,9 @@ def size_node(width: int, height: int, length: int, **more: Any) -> Node:
 
 def sampler_node(loaders: dict[str, Node], **settings: Any) -> Node:
     """The sampler of two experts, or of one model."""
-    if "experts" in loaders:
-        links = {"model_high": ("experts", 0), "model_low": ("experts", 1)}
+    pair = next((name for name in ("loras", "experts") if name in loaders), None)
+    if pair is not None:
+        links = {"model_high": (pair, 0), "model_low": (pair, 1)}
     else:
         links = {"model_high": ("model", 0)}
     inputs = {
@@ -286,22 +262,6 @@ def ti2v(name: str, prompt: str, text: str, images: dict[str, Node]) -> Workflow
     return Workflow(name, blueprint, described, nodes, note, ports("start_image"))
 
 
-def tiny(
-    name: str, prompt: str, text: str, loaders: dict[str, Node], vae: ModelFile, has_image: bool
-) -> Workflow:
-    """A workflow with the models that come with the pack."""
-    images = {"start_image": image("Start image", CIRCLE)} if has_image else {}
-    fps, side = (24.0, 192) if vae == TINY_VAE_22 else (16.0, 128)
-    nodes = {
-        **loaders,
-        **common_nodes(vae, prompt, fps, images, TINY_UMT5),
-        **images,
-        "size": size_node(side, side, 17, **{key: (key, 0) for key in images}),
-        "sampler": sampler_node(loaders, steps=20),
-    }
-    return Workflow(name, name, text, nodes, f"{text}\n\n{TINY_NOTE}", ports(*images, choices=()))
-
-
 WORKFLOWS = (
     a14b(
         "Wan 2.2 Text to Video 14B",
@@ -341,29 +301,5 @@ WORKFLOWS = (
         "Animates an image with the small model at 24 fps. Describe the motion, not only the "
         "image. The video has the shape of the image unless you choose another size.",
         {"start_image": image("Start image", MORNING)},
-    ),
-    tiny(
-        "Wan 2.2 Tiny Text to Video (No Download)",
-        "a red circle moves right on a light grey background",
-        "A video from text with two tiny experts. Write a prompt and press Run.",
-        expert_nodes(*tiny_experts("t2v")),
-        TINY_VAE_21,
-        has_image=False,
-    ),
-    tiny(
-        "Wan 2.2 Tiny Image to Video (No Download)",
-        "a blue circle moves right on a beige background",
-        "Animates an image with two tiny experts. Describe the motion, not only the image.",
-        expert_nodes(*tiny_experts("i2v")),
-        TINY_VAE_21,
-        has_image=True,
-    ),
-    tiny(
-        "Wan 2.2 Tiny Text or Image to Video (No Download)",
-        "a blue circle moves up on a beige background",
-        "One tiny model for both: take the image away, and it makes a video from text alone.",
-        model_nodes(TINY_TI2V),
-        TINY_VAE_22,
-        has_image=True,
     ),
 )

@@ -22,6 +22,12 @@ DITS = {
 VAES = {"wan22-tiny-wan21-vae.safetensors", "wan22-tiny-wan22-vae.safetensors"}
 TEXT_ENCODERS = {"wan22-tiny-umt5.safetensors"}
 
+LORAS = {
+    f"wan22-tiny-{kind}-lightning-{expert}-noise.safetensors"
+    for kind in ("t2v", "i2v")
+    for expert in ("high", "low")
+}
+
 LOADERS = (
     ("WanDuetModelLoader", "model_name", DITS),
     ("WanDuetExpertLoader", "high_noise_model", DITS),
@@ -31,12 +37,16 @@ LOADERS = (
     ("UNETLoader", "unet_name", DITS),
     ("VAELoader", "vae_name", VAES),
     ("CLIPLoader", "clip_name", TEXT_ENCODERS),
+    ("WanDuetLoraPair", "lora_high", LORAS),
+    ("LoraLoaderModelOnly", "lora_name", LORAS),
 )
 
 WORKFLOWS = {
     "Wan 2.2 Tiny Text to Video (No Download)": 16,
     "Wan 2.2 Tiny Image to Video (No Download)": 16,
     "Wan 2.2 Tiny Text or Image to Video (No Download)": 24,
+    "Wan 2.2 Tiny Text to Video 4 Steps (No Download)": 16,
+    "Wan 2.2 Tiny Image to Video 4 Steps (No Download)": 16,
 }
 """Frames per second of each."""
 
@@ -59,8 +69,13 @@ def test_every_loader_lists_it(
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_its_workflows_run_as_they_are(comfy_server: ComfyServer, name: str):
     path = REPOSITORY / "workflows" / "api" / f"{name}.json"
-    result = comfy_server.run(json.loads(path.read_text("utf-8")))
+    prompt = json.loads(path.read_text("utf-8"))
+    (plan,) = comfy_server.post("/wanduet/check", {"prompt": prompt})["automatic"].values()
+    result = comfy_server.run(prompt)
 
+    few = "4 Steps" in name
+    assert (plan["steps"], plan["cfg_high"] == plan["cfg_low"] == 1) == (4 if few else 20, few)
+    assert any("Lightning" in line for line in plan["why"]) == few
     assert result.status == "success", result.error
     frames, rate = saved_video(comfy_server, result)
     side = 192 if "Text or Image" in name else 128

@@ -99,6 +99,7 @@ def test_archive_holds_the_tiny_models_and_the_templates_images(archive: zipfile
     ]
     assert {folder: folders.count(folder) for folder in folders} == {
         "diffusion_models": 5,
+        "loras": 4,
         "text_encoders": 1,
         "vae": 2,
     }

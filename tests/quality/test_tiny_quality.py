@@ -68,6 +68,16 @@ def test_an_image_is_kept_and_moves_as_the_prompt_says(kind: Kind):
     assert clips.rates.motion >= 0.8, faults(clips)
 
 
+@pytest.mark.parametrize("kind", ["t2v", "i2v"])
+def test_four_steps_without_guidance_show_what_the_prompt_says(kind: Kind):
+    wan = load_tiny(MODELS, kind, loras=MODELS)
+    assert wan.settings().steps == 4
+    clips = make_and_score(wan, IMAGE_PROMPTS[::2], with_image=kind == "i2v")
+    assert clips.rates.colour >= 0.85, faults(clips)
+    assert clips.rates.shape >= 0.7, faults(clips)
+    assert clips.rates.motion >= 0.85, faults(clips)
+
+
 @pytest.mark.parametrize("kind", ["t2v", "ti2v"])
 def test_the_vaes_keep_clips_they_have_never_seen(kind: Kind):
     vae = load_tiny_vae(MODELS, kind)

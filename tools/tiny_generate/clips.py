@@ -16,7 +16,7 @@ from wan_model.shapes import latent_frames
 from wan_model.vae import WanVae
 
 from .models import TinyWan
-from .sample import Guided, sample_along
+from .sample import FirstSteps, Guided, sample_along
 
 FRAMES = 17
 """What the tiny models are trained on."""
@@ -62,7 +62,10 @@ def generate(
     shape = (vae.config.z_dim, latent_frames(frames), side, side)
     noise = torch.stack([clip_noise(prompt, seed, shape) for prompt in prompts]).to(vae.device)
     sigmas = make_sigmas(settings.sampler, settings.steps, settings.shift)
-    return sample_along(wan.experts, guided, noise, settings, sigmas, settings.sampler)
+    first = None
+    if wan.plain_high is not None and settings.start_steps:
+        first = FirstSteps(wan.plain_high, settings.start_steps, settings.cfg_start)
+    return sample_along(wan.experts, guided, noise, settings, sigmas, settings.sampler, first)
 
 
 def decode(vae: WanVae, latents: Tensor) -> Tensor:

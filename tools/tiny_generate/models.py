@@ -9,7 +9,7 @@ from safetensors import safe_open
 from wan_model import load_dit, load_vae
 from wan_model.config import Kind
 from wan_model.dit import WanDiT
-from wan_model.presets import Distilled, Models, Settings, Values, choose
+from wan_model.presets import AUTO, Distilled, Models, Settings, Values, choose, find_preset
 from wan_model.quant import AS_STORED
 from wan_model.vae import WanVae
 
@@ -47,16 +47,19 @@ class TinyWan:
     """Height and width of the videos that it is trained on."""
     distilled: tuple[Distilled | None, Distilled | None] = (None, None)
     """What LoRAs make of the experts."""
+    plain_high: WanDiT | None = None
+    """The first expert without its LoRA, for first steps."""
+    preset: str = AUTO
 
     def settings(self, steps: int | None = None) -> Settings:
-        """Returns what it is sampled with: what its LoRAs want, else the official settings.
+        """Returns what it is sampled with: as the preset, its LoRAs or the official code have it.
 
         Args:
             steps: None: as many as they want.
         """
         high, low = ([found] if found else [] for found in self.distilled)
         models = Models(kind=self.kind, high=high, low=None if self.kind == "ti2v" else low)
-        return choose(models, Values(steps=steps))[0]
+        return choose(models, Values(steps=steps), find_preset(self.preset))[0]
 
 
 def load_tiny(
@@ -67,6 +70,7 @@ def load_tiny(
     dtype: torch.dtype = torch.float32,
     weights: str = AS_STORED,
     loras: Path | None = None,
+    preset: str = AUTO,
 ) -> TinyWan:
     """Loads the models of one kind.
 
@@ -77,14 +81,16 @@ def load_tiny(
         dtype: in which the transformers' blocks and the VAE compute; prompts always in fp32.
         weights: format of the blocks' weights and matmuls, as `load_dit` takes it.
         loras: folder with the 4-step LoRAs, which each expert gets its own of. None: without.
+        preset: what it is sampled with, by name.
 
     Raises:
         FileNotFoundError: if a file is missing.
     """
     files = [find_file(models, name) for name in dict.fromkeys(EXPERTS[kind])]
     dits = [load_dit(file, device=device, dtype=dtype, weights=weights) for file in files]
-    distilled = (None, None)
+    distilled, plain_high = (None, None), dits[0]
     if loras is not None:
+        plain_high = load_dit(files[0], device=device, dtype=dtype, weights=weights)
         found = [find_file(loras, LORA.format(kind=kind, expert=name)) for name in ("high", "low")]
         distilled = (give_lora(dits[0], found[0]), give_lora(dits[1], found[1]))
     return TinyWan(
@@ -94,6 +100,8 @@ def load_tiny(
         PromptEncoder(find_file(models, TEXT_ENCODER), device),
         trained_size_px(files[0]),
         distilled,
+        plain_high,
+        preset,
     )
 
 

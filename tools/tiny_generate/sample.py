@@ -67,6 +67,15 @@ def sample(
     return sample_along(experts, guided, noise, settings, sigmas, SOLVER)
 
 
+@dataclass(frozen=True)
+class FirstSteps:
+    """A model that takes the first steps of high noise."""
+
+    dit: WanDiT
+    steps: int
+    cfg: float
+
+
 @torch.no_grad()
 def sample_along(
     experts: tuple[WanDiT, WanDiT],
@@ -75,6 +84,7 @@ def sample_along(
     settings: Sampling,
     sigmas: Tensor,
     solver: str,
+    first: FirstSteps | None = None,
 ) -> Tensor:
     """Returns the samples (B, C, T, H, W) at the end of a schedule.
 
@@ -88,7 +98,9 @@ def sample_along(
         settings: boundary and guidance; without a boundary only the first expert runs.
         sigmas: noise levels.
         solver: as `solve` takes it.
+        first: takes its steps in the place of the first expert, as far as that runs.
     """
+    levels = sigmas.tolist()
     prompts = guided.text[: len(start)]
 
     def velocity(x: Tensor, sigma: float, timestep: float) -> Tensor:
@@ -99,6 +111,8 @@ def sample_along(
             times = times.unsqueeze(1).repeat(1, x.shape[2])
             times[:, 0] = 0
         dit, cfg = experts[0 if high else 1], settings.cfg_high if high else settings.cfg_low
+        if first is not None and high and sigma in levels[: first.steps]:
+            dit, cfg = first.dit, first.cfg
         if cfg == 1:
             return dit(x, times, prompts, guided.cond)
         cond = None if guided.cond is None else twice(guided.cond)

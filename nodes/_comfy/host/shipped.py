@@ -21,7 +21,7 @@ def offer_shipped_files() -> None:
 
 def _offer_models() -> None:
     """Adds the model folders after the person's own, which stay the default."""
-    for name in ("diffusion_models", "text_encoders", "vae"):
+    for name in ("diffusion_models", "loras", "text_encoders", "vae"):
         if (MODELS / name).is_dir():
             folder_paths.add_model_folder_path(name, str(MODELS / name))
 

@@ -20,7 +20,9 @@ def dev(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_shows_the_demos_options():
     shown = dev("demo", "--help").stdout
 
-    assert all(option in shown for option in ("--prompt", "--image", "--seed", "--output"))
+    assert all(
+        option in shown for option in ("--prompt", "--image", "--seed", "--fast", "--output")
+    )
     assert "--seed" not in dev("--help").stdout
 
 

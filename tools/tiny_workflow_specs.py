@@ -1,0 +1,120 @@
+"""The templates of the tiny models that come with the pack."""
+
+from workflow_specs import (
+    ModelFile,
+    Node,
+    Workflow,
+    common_nodes,
+    expert_nodes,
+    image,
+    model_nodes,
+    ports,
+    sampler_node,
+    size_node,
+)
+
+
+def shipped(folder: str, name: str) -> ModelFile:
+    """A file of the tiny model, which comes with the pack."""
+    return ModelFile(folder, f"wan22-tiny-{name}.safetensors", None)
+
+
+def tiny_experts(kind: str) -> tuple[ModelFile, ModelFile]:
+    """The tiny high-noise and low-noise expert."""
+    high, low = (f"{kind}-{expert}-noise" for expert in ("high", "low"))
+    return shipped("diffusion_models", high), shipped("diffusion_models", low)
+
+
+def tiny_loras(kind: str) -> tuple[ModelFile, ModelFile]:
+    """The 4-step LoRAs of both tiny experts."""
+    high, low = (f"{kind}-lightning-{expert}-noise" for expert in ("high", "low"))
+    return shipped("loras", high), shipped("loras", low)
+
+
+TINY_UMT5 = shipped("text_encoders", "umt5")
+TINY_TI2V = shipped("diffusion_models", "ti2v")
+TINY_VAE_21, TINY_VAE_22 = shipped("vae", "wan21-vae"), shipped("vae", "wan22-vae")
+
+CIRCLE = "wan22-tiny-circle.png"
+TINY_NOTE = (
+    "The models come with WanDuet: nothing to download, and a run takes seconds, on a CPU too. "
+    "They are Wan 2.2 in every part, but tiny, and they have seen **coloured shapes only**: "
+    "circles, squares, triangles, stars and rings that move, rotate, grow, shrink, bounce or "
+    "orbit, in 17 frames of 128 x 128, or 192 x 192 for text or image to video. Try *a cyan "
+    "square shrinks on a navy background*. They can't draw a cat."
+)
+
+FOUR_STEPS_NOTE = (
+    "The LoRAs behind the loader are made for **4 steps without guidance**, ten times faster. "
+    "Nothing else is set: steps 0 and quality `auto` are what the LoRAs want, and the sampler's "
+    "plan says so. A real 4-step LoRA for the 14B experts is used in the same way."
+)
+
+
+def lora_pair_node(high: ModelFile, low: ModelFile) -> Node:
+    """LoRAs for a pair of experts."""
+    links = {"model_high": ("experts", 0), "model_low": ("experts", 1)}
+    inputs = {**links, "lora_high": high.name, "lora_low": low.name}
+    return Node("WanDuetLoraPair", (0, 540), (400, 300), inputs, (high, low))
+
+
+def tiny(
+    name: str, prompt: str, text: str, loaders: dict[str, Node], vae: ModelFile, has_image: bool
+) -> Workflow:
+    """A workflow with the models that come with the pack."""
+    images = {"start_image": image("Start image", CIRCLE)} if has_image else {}
+    fps, side = (24.0, 192) if vae == TINY_VAE_22 else (16.0, 128)
+    few = "loras" in loaders
+    nodes = {
+        **loaders,
+        **common_nodes(vae, prompt, fps, images, TINY_UMT5),
+        **images,
+        "size": size_node(side, side, 17, **{key: (key, 0) for key in images}),
+        "sampler": sampler_node(loaders, steps=0 if few else 20),
+    }
+    note = "\n\n".join((text, *([FOUR_STEPS_NOTE] if few else []), TINY_NOTE))
+    return Workflow(name, name, text, nodes, note, ports(*images, choices=()))
+
+
+TINY_WORKFLOWS = (
+    tiny(
+        "Wan 2.2 Tiny Text to Video (No Download)",
+        "a red circle moves right on a light grey background",
+        "A video from text with two tiny experts. Write a prompt and press Run.",
+        expert_nodes(*tiny_experts("t2v")),
+        TINY_VAE_21,
+        has_image=False,
+    ),
+    tiny(
+        "Wan 2.2 Tiny Image to Video (No Download)",
+        "a blue circle moves right on a beige background",
+        "Animates an image with two tiny experts. Describe the motion, not only the image.",
+        expert_nodes(*tiny_experts("i2v")),
+        TINY_VAE_21,
+        has_image=True,
+    ),
+    tiny(
+        "Wan 2.2 Tiny Text to Video 4 Steps (No Download)",
+        "a green square moves down on a light grey background",
+        "A video from text in 4 steps, with two tiny experts and their 4-step LoRAs.",
+        {**expert_nodes(*tiny_experts("t2v")), "loras": lora_pair_node(*tiny_loras("t2v"))},
+        TINY_VAE_21,
+        has_image=False,
+    ),
+    tiny(
+        "Wan 2.2 Tiny Image to Video 4 Steps (No Download)",
+        "a blue circle moves right on a beige background",
+        "Animates an image in 4 steps, with two tiny experts and their 4-step LoRAs.",
+        {**expert_nodes(*tiny_experts("i2v")), "loras": lora_pair_node(*tiny_loras("i2v"))},
+        TINY_VAE_21,
+        has_image=True,
+    ),
+    tiny(
+        "Wan 2.2 Tiny Text or Image to Video (No Download)",
+        "a blue circle moves up on a beige background",
+        "One tiny model for both: take the image away, and it makes a video from text alone.",
+        model_nodes(TINY_TI2V),
+        TINY_VAE_22,
+        has_image=True,
+    ),
+)
