@@ -160,7 +160,7 @@ def measure_experts(options: argparse.Namespace, dit: WanDiT, size: str) -> dict
             x = x - dit.velocity(x, timestep, text, None, runner) / (2 * STEPS)
         return x
 
-    rank, host = dist.get_rank(), dist.new_group(backend="gloo")
+    rank, host = dist.get_rank(), host_group()
     alone, expected = by_first_rank(lambda: steps(steps(latent)), options.repeats, device)
     done: list[float] = []
     sent: list[Any] = []
@@ -180,6 +180,13 @@ def measure_experts(options: argparse.Namespace, dit: WanDiT, size: str) -> dict
     dist.broadcast(seconds, 1, host)
     line = line_of(alone, float(seconds), last.to(device), expected)
     return {**line, "floor_seconds": round(alone / 2, 4)}
+
+
+def host_group() -> dist.ProcessGroup:
+    """Returns a group of all ranks that sends host memory."""
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)
+    return group
 
 
 def by_first_rank(

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from wan_model.dit import WanDiT
-from wan_model.lora import LoraModules, open_lora
+from wan_model.lora import Addition, LoraModules, open_lora
 from wan_model.presets import Distilled
 from wan_model.quant import Linear, LowRank
 from wan_model.quant.adapters import stacked
@@ -23,7 +23,8 @@ def give_lora(dit: WanDiT, file: Path) -> Distilled | None:
     translated = LoraModules(lora).translate(shapes, None)
     for name, changes in translated.changes.items():
         layer = dit.get_submodule(name.removesuffix(".weight"))
-        pairs = [change.pair for change in changes if change.pair is not None]
+        additions = [change for change in changes if isinstance(change, Addition)]
+        pairs = [addition.pair for addition in additions if addition.pair is not None]
         if not isinstance(layer, Linear) or len(pairs) != len(changes):
             raise ValueError(
                 f"{file.name} cannot be put on the tiny model. Got a change of {name}, need LoRAs "

@@ -60,7 +60,7 @@ def _tried(device: torch.device, dtype: torch.dtype) -> Scaling:
 
 
 def _triton() -> Scaling:
-    from .scaling_kernel import scale_in_place
+    from .scaling_kernels import scale_in_place
 
     return scale_in_place
 

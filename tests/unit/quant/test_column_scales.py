@@ -10,7 +10,7 @@ from wan_model.quant.column_scales import TOLERANCE, in_two_passes, scale_column
 def test_the_kernel_computes_what_pytorch_does(dtype: torch.dtype):
     if torch.cuda.is_available():
         pytest.skip("Not interpreted on a GPU.")
-    kernel = pytest.importorskip("wan_model.quant.scaling_kernel")
+    kernel = pytest.importorskip("wan_model.quant.scaling_kernels")
     bound = 1e-6 if dtype == torch.float32 else TOLERANCE
     assert trial_error(kernel.scale_in_place, "cpu", dtype) < bound
 

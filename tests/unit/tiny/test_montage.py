@@ -17,7 +17,9 @@ def test_videos_stand_in_a_row_and_a_short_one_waits_at_its_end(tmp_path):
     frames = beside([video(3, 33, -0.5), video(5, 17, 0.0)])
 
     assert [frame.size for frame in frames] == [(2 * 33 + GAP_PX, 33)] * 5
-    left, gap, right = ([frame.getpixel((x, 16))[0] for frame in frames] for x in (16, 36, 57))
+    left, gap, right = (
+        [frame.convert("L").getpixel((x, 16)) for frame in frames] for x in (16, 36, 57)
+    )
     assert left == [64, 76, 89, 89, 89]
     assert gap == [255] * 5
     assert right == [128, 140, 153, 166, 178]

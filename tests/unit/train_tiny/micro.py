@@ -47,7 +47,9 @@ def micro_recipe() -> Recipe:
         for name, vae in real.vaes.items()
     }
     dits = {
-        name: replace(dit, optimisation=optimisation, size_px=dit.size_px // 4, size=MICRO_SIZE)
+        name: replace(
+            dit, optimisation=optimisation, size_px=min(32, dit.size_px // 4), size=MICRO_SIZE
+        )
         for name, dit in real.dits.items()
     }
     return Recipe(
