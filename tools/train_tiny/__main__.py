@@ -133,19 +133,18 @@ def _parse(recipe: Recipe, distillation: Distillation) -> argparse.Namespace:
         "preview",
         "experts",
         "export",
-        "export_loras",
         "plot",
     )
     parser = argparse.ArgumentParser(prog="python -m tools.train_tiny", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    choices = (*recipe.stages, *distillation.stages, *others)
-    parser.add_argument("commands", nargs="+", choices=choices, metavar="COMMAND")
+    stages = (*recipe.stages, *distillation.stages)
+    parser.add_argument("commands", nargs="+", choices=(*stages, *others), metavar="COMMAND")
     parser.add_argument("--out", type=Path, default=Path("build/train_tiny"))
     parser.add_argument("--models", type=Path, default=SHIPPED_MODELS, help="shipped files")
     parser.add_argument("--seconds", type=float, help="wall-clock time of each stage")
     parser.add_argument("--steps", type=int, help="length of the schedule, whatever the time")
     parser.add_argument("--stop-after", type=int, help="stop after so many steps")
-    parser.add_argument("--init-from", choices=choices, help="stage to begin with")
+    parser.add_argument("--init-from", choices=stages, help="stage to begin with")
     parser.add_argument("--stages", nargs="+", default=["t2v"], choices=tuple(recipe.dits))
     cuda = torch.cuda.is_available()
     parser.add_argument("--device", default="cuda" if cuda else "cpu")

@@ -1,5 +1,6 @@
 """Loading needs no more memory than the model it returns, beside the system's file cache."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,7 @@ def test_memory_grows_by_the_model_only(tmp_path: Path):
         capture_output=True,
         text=True,
         check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # a fork with threads can stand still
     )
     lines = result.stdout.splitlines()
     for (case, shares), file, line in zip(CASES.items(), cases[::2], lines, strict=True):
