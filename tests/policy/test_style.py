@@ -24,6 +24,10 @@ NETWORK_MODULES = {
     ),
     *("requests", "httpx", "urllib3", "websocket", "websockets", "huggingface_hub", "aiohttp"),
 }
+RANDOM_CALLS = {"rand", "randn", "randint", "randperm", "normal", "multinomial", "bernoulli"}
+RANDOM_LIKE = {"rand_like", "randn_like", "randint_like", "manual_seed", "seed"}
+"""Of PyTorch, without a generator of one's own."""
+RANDOM_METHODS = {"normal_", "uniform_", "random_", "bernoulli_", "exponential_"}
 UNSAFE_CALLS = {"torch.load", "eval", "exec", "os.system", "__import__"}
 PICKLE_READER = "wan_model/convert/pickled.py"
 """Reads pickled files on the command line, in a process of its own, and only with weights_only."""
@@ -206,6 +210,43 @@ def test_torch_chooses_attention_kernels_for_others_as_before():
         if isinstance(node, ast.Call) and "set_priority" in {key.arg for key in node.keywords}
     ]
     assert not calls, "\n".join(calls)
+
+
+def shared_randomness(source: Source) -> list[str]:
+    """Returns the places that draw from, or seed, the random numbers of all."""
+    bad_anyway = {f"torch.{name}" for name in RANDOM_LIKE} | {"torch.cuda.manual_seed_all"}
+    with_one = {f"torch.{name}" for name in RANDOM_CALLS}
+    wrong = []
+    for node in source.walk():
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        own = "generator" in {key.arg for key in node.keywords}
+        draws = called in with_one or called.rpartition(".")[2] in RANDOM_METHODS
+        if called in bad_anyway or (draws and not own):
+            wrong.append(at(source, node))
+    return wrong
+
+
+def test_a_samplers_seed_decides_its_noise():
+    """Measurements and trials run between a seed and the noise of ancestral samplers."""
+    assert not [place for source in pack_sources() for place in shared_randomness(source)]
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [
+        ("torch.randn(2, device='cpu')", True),
+        ("torch.randn(2, generator=g)", False),
+        ("torch.manual_seed(0)", True),
+        ("x.normal_()", True),
+        ("torch.Generator().manual_seed(0)", False),
+    ],
+)
+def test_shared_randomness_is_recognized(code: str, wrong: bool, tmp_path):
+    path = tmp_path / "noise.py"
+    path.write_text(code)
+    assert bool(shared_randomness(Source(path))) is wrong
 
 
 def undocumented(source: Source, node: ast.AST, *, methods: bool) -> list[str]:

@@ -111,8 +111,13 @@ def measure_matmul(device: torch.device | str, dtype: torch.dtype = torch.bfloat
     """
     device = torch.device(device)
     rows, width, repeats = MATMUL_SIZES.get(device.type, MATMUL_SIZES["other"])
-    a = torch.randn(rows, width, dtype=dtype, device=device)
-    b = torch.randn(width, width, dtype=dtype, device=device)
+    # One of its own: samplers may have seeded PyTorch's for their noise. Not all devices have one.
+    generator = torch.Generator(device if device.type == "cuda" else "cpu").manual_seed(0)
+    a, b = (
+        torch.randn(size, width, generator=generator, dtype=dtype, device=generator.device)
+        for size in (rows, width)
+    )
+    a, b = a.to(device), b.to(device)
     out = a @ b
     seconds = _seconds(lambda: torch.mm(a, b, out=out), repeats, device)
     return repeats * 2 * rows * width**2 / seconds

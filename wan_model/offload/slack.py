@@ -1,6 +1,11 @@
 """What a device's allocator holds beyond what is alive: guessed at first, then learned."""
 
+from dataclasses import replace
+
 import torch
+
+from ..errors import MemoryLimitError
+from .plan import Plan, PlanRequest, lowered, make_plan
 
 LEAST_BYTES = 256 << 20
 """On an H200 whose memory was taken up to a smaller card's, the allocator held 180 to 340 MiB more
@@ -37,8 +42,28 @@ class AllocatorSlack:
         usual = self.expected(activation_bytes) + self._learned.get(activation_bytes, 0)
         return usual + min(self._scattered, activation_bytes)
 
+    def plan(self, request: PlanRequest) -> Plan:
+        """Returns a plan that leaves what the request says, or comes as near to it as it can.
+
+        Args:
+            request: whose work leaves what `of` returned.
+
+        Raises:
+            MemoryLimitError: if the video does not fit beside what is left free at first, either.
+        """
+        try:
+            return make_plan(request)
+        except MemoryLimitError:
+            work = request.work
+            usual = self.expected(work.activation_bytes)
+            if usual >= work.slack_bytes:
+                raise
+            plan = make_plan(replace(request, work=replace(work, slack_bytes=usual)))
+            return lowered(plan, work.slack_bytes - usual)
+
     @property
     def _scattered(self) -> int:
+        """All of it, though smaller tensors find room there: `plan` does not insist on it."""
         if self._device.type != "cuda":
             return 0
         stats = torch.cuda.memory_stats(self._device)

@@ -22,7 +22,6 @@ from ..offload import (
     PlanRequest,
     Runner,
     Work,
-    make_plan,
     measure_copy,
     measure_matmul,
     measure_memory,
@@ -103,7 +102,7 @@ class PlacedExperts:
             MemoryLimitError: if the video does not fit.
         """
         if self._planned != (size, ranks):
-            plan = make_plan(self._request(size, ranks))
+            plan = self._slack.plan(self._request(size, ranks))
             if self._engine is None:
                 self._engine = OffloadEngine(self._hosts, plan, self._queues)
             elif self._engine.plan.placement != plan.placement:

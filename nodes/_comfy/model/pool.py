@@ -15,7 +15,6 @@ from torch import Tensor
 from ....wan_model.attention import Platform
 from ....wan_model.dit.activation_memory import StageKind
 from ....wan_model.dit.pass_time import DeviceRates, block_seconds
-from ....wan_model.errors import MemoryLimitError
 from ....wan_model.gpu_classes import gpu_class
 from ....wan_model.offload import (
     AllocatorSlack,
@@ -31,8 +30,6 @@ from ....wan_model.offload import (
     Runner,
     Stopwatch,
     Work,
-    lowered,
-    make_plan,
     measure_copy,
     measure_matmul,
     measure_memory,
@@ -155,7 +152,7 @@ class ExpertPool:
         """
         self._stop_reading_ahead()
         pace = self._pace.factor
-        plan = self._plan(self._request(expert, shape, pace, compiled=compiled))
+        plan = self._slack.plan(self._request(expert, shape, pace, compiled=compiled))
         self._settled = False
         self._estimated_seconds = plan.compute_seconds / pace
         if self._engine is None:
@@ -232,18 +229,6 @@ class ExpertPool:
         if self._engine is not None:
             self._engine.unload()
             self._engine.release_pinned()
-
-    def _plan(self, request: PlanRequest) -> Plan:
-        """Returns a plan that leaves what was learned to be needed, or comes as near as it can."""
-        try:
-            return make_plan(request)
-        except MemoryLimitError:
-            work = request.work
-            usual = self._slack.expected(work.activation_bytes)
-            if usual == work.slack_bytes:
-                raise
-            plan = make_plan(replace(request, work=replace(work, slack_bytes=usual)))
-            return lowered(plan, work.slack_bytes - usual)
 
     def _request(
         self, expert: int, shape: Shape | None, pace: float, *, compiled: bool

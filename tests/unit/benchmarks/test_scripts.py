@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -111,3 +113,39 @@ def test_core_hands_over_half_way():
     assert (first["noise_seed"], first["steps"], second["steps"]) == (3, 8, 8)
     assert nodes[nodes[first["model"][0]]["model"][0]]["unet_name"] == "high.safetensors"
     assert nodes[nodes[second["model"][0]]["model"][0]]["unet_name"] == "low.safetensors"
+
+
+def test_server_beside_core(
+    here: Callable[..., Lines], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With servers that do nothing; the last one fails at its second prompt."""
+    script, started, asked = import_script("server"), [], []
+
+    def ran(prompt: Any, _: float) -> Any:
+        asked.append({made["class_type"] for made in prompt.values()})
+        failed = len(asked) == 5
+        return SimpleNamespace(
+            status="error" if failed else "success",
+            error={"exception_message": "Out of memory.\nMore."} if failed else None,
+            texts=lambda _: ["older", "High 4 | Low 4"],
+        )
+
+    @contextmanager
+    def server(_: Any, *, with_pack: bool) -> Iterator[Any]:
+        started.append(with_pack)
+        yield SimpleNamespace(pid=os.getpid(), version="0.0.1", run=ran)
+
+    monkeypatch.setattr(script, "server", server)
+    lines = here("server", "--folder", str(tmp_path), "--toy", "--beside", "core")
+
+    assert started == [True, False]
+    assert [("WanDuetMoESampler" in of_prompt) for of_prompt in asked] == 3 * [True] + 2 * [False]
+    prompts = [line for line in lines if line["table"] == "server"]
+    names = ["none yet", "first, cold", "second", "twice the steps"]
+    assert [line["prompt"] for line in prompts] == [*names, *names[:3]]
+    assert [line["contestant"] for line in prompts] == 4 * ["wan-duet"] + 3 * ["core"]
+    assert [line.get("failed") for line in prompts] == 6 * [None] + ["Out of memory."]
+    assert prompts[4]["label"] == "ComfyUI 0.0.1"
+    assert prompts[3]["shown"] == ["High 4 | Low 4"]
+    assert all("private_ram_gib" in line for line in prompts[:6])
+    assert list(of(lines, "server_beyond", "step_seconds")) == ["wan-duet"]

@@ -23,11 +23,13 @@ from wan_model.offload import (
 @torch.inference_mode()
 def test_rates_are_measured():
     device, model = LazyDevice(), make_dit()
+    noise_to_come = torch.get_rng_state()
     assert measure_copy(device) > 1e6
     assert device.pinned_bytes == 0
     assert measure_read(HostModel(model, model.blocks).slabs[0]) > 1e5
     assert measure_matmul("cpu") > 1e6
     assert measure_memory("cpu") > 1e6
+    assert torch.equal(torch.get_rng_state(), noise_to_come), "A sampler's seed gives other noise."
 
 
 def test_a_stopwatch_times_what_lies_between():

@@ -124,6 +124,19 @@ def test_what_large_tensors_find_no_room_in_is_left_free(monkeypatch: pytest.Mon
     assert slack.of(300 * MIB) == slack.expected(300 * MIB) + 300 * MIB, "all that a video needs"
 
 
+def test_scattered_memory_slows_a_video_down_rather_than_refuse_it(monkeypatch: pytest.MonkeyPatch):
+    slack = AllocatorSlack(CUDA)
+    before = request(4, GIB)
+    scattered = {"inactive_split_bytes.large_pool.current": GIB}
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda _: scattered)
+    asked = request(4, GIB)
+    with pytest.raises(MemoryLimitError):
+        make_plan(asked)
+    assert slack.plan(asked).weight_bytes < make_plan(before).weight_bytes
+    with pytest.raises(MemoryLimitError):
+        slack.plan(request(2, GIB))
+
+
 def test_other_devices_take_memory_from_the_system():
     slack = AllocatorSlack(torch.device("cpu"))
     assert slack.of(GIB) == slack.shortages == 0
