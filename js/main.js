@@ -107,8 +107,20 @@ extendOurNodes("WanDuet.Problems", (node) => {
   });
 });
 onMessage("wanduet.refused", ({ problems }) => watcher.failed(problems));
-onMessage("execution_start", () => watcher.started());
+
+/** The run that began and whose workflow is not known yet. @type {string | undefined} */
+let starting;
+
+/** @param {any} message of a run, or what the server says of it */
+const begun = (message) => {
+  if (message.prompt_id !== starting) return;
+  starting = undefined;
+  watcher.started(origins.isHere(message));
+};
+onMessage("execution_start", ({ prompt_id: prompt }) => (starting = prompt));
+onMessage("execution_success", begun);
 onMessage("execution_error", (error) => {
+  begun(error);
   if (error?.exception_type !== "wanduet.WanDuetError") return;
   const message = `${error.exception_message}`.trim();
   const problem = { node_id: `${error.node_id}`, input: "", message };
@@ -243,4 +255,8 @@ for (const type of [
 ]) {
   onMessage(type, over);
 }
-sayHello("/wanduet/hello", (run) => origins.learn(run));
+sayHello("/wanduet/hello", (run) => {
+  origins.learn(run);
+  current ??= run.prompt_id ?? undefined;  // of a run that began before this page did
+  begun(run);
+});

@@ -38,10 +38,13 @@ export function hooked(node, add) {
   }
   const before = HOOKS.map((name) => node[name]);
   for (const name of HOOKS) node[name] = undefined;
-  const widget = add();
-  own.set(widget, Object.fromEntries(HOOKS.map((name) => [name, node[name]])));
-  HOOKS.forEach((name, i) => (node[name] = before[i]));
-  return widget;
+  try {
+    const widget = add();
+    own.set(widget, Object.fromEntries(HOOKS.map((name) => [name, node[name]])));
+    return widget;
+  } finally {
+    HOOKS.forEach((name, i) => (node[name] = before[i]));
+  }
 }
 
 /**

@@ -70,8 +70,12 @@ export class ProblemWatcher {
     this.render();
   }
 
-  /** A run begins: what the last one found is over. */
-  started() {
+  /**
+   * A run begins: what the last one found is over.
+   * @param {boolean} isHere whether it is of the workflow that is open
+   */
+  started(isHere = true) {
+    if (!isHere) return;
     this.running = new Map();
     this.render();
   }
@@ -83,7 +87,7 @@ export class ProblemWatcher {
    */
   failed(problems, isHere = true) {
     const find = (/** @type {string} */ id) => (isHere ? this.editor.findNode(id) : undefined);
-    this.running = byNode(problems, find);
+    if (isHere) this.running = byNode(problems, find);
     for (const text of new Set(problems.map((problem) => problem.message))) {
       const { node_id: id, input } = problems.find((one) => one.message === text) ?? problems[0];
       const title = find(id)?.title ?? "Wan 2.2";

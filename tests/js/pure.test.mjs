@@ -6,6 +6,7 @@ import { test } from "node:test";
 
 import { ranges } from "../../js/compare/frames.js";
 import { wrapped } from "../../js/compare/player.js";
+import { hooked } from "../../js/node_hooks.js";
 import { Previews, heightFor } from "../../js/preview/moving.js";
 import { byNode, joined, timeToRead } from "../../js/problems/problems.js";
 import { ProblemWatcher } from "../../js/problems/watcher.js";
@@ -76,6 +77,22 @@ test("a failure of another workflow is told in a toast alone", () => {
   watcher.failed([problem], false);
   watcher.failed([problem]);
   assert.deepEqual([told, shown], [["Wan 2.2", "Sampler"], [node]]);
+  watcher.started(false);
+  watcher.failed([problem], false);
+  assert.deepEqual([...watcher.running.keys()], [node], "It stays while another workflow runs.");
+  watcher.started();
+  assert.equal(watcher.running.size, 0);
+});
+
+test("a widget that cannot be added leaves a node's hooks as they were", () => {
+  const called = [];
+  const node = { onRemoved: () => called.push("own") };
+  const add = () => {
+    throw new Error("no");
+  };
+  assert.throws(() => hooked(node, add), /no/);
+  node.onRemoved();
+  assert.deepEqual(called, ["own"]);
 });
 
 test("a report waits for its workflow to be opened again", () => {

@@ -4,10 +4,12 @@ What comes in and goes out are numbers, texts and tensors: the other process may
 package under another name, so it knows other classes than these.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from ..dit.compiled_stages import CompiledStages
 from ..dit.expanded_blocks import with_expanded
 from ..dit.stage_choice import with_stages
 from ..dit.text_guidance import GuidanceSettings, NegativeText, fastest_guide
+from ..errors import MemoryLimitError
 from ..loading import load_dit, open_checkpoint, unchanged_regions
 from ..offload import Extra, HostModel, Limits
 from ..parallel import (
@@ -134,9 +137,24 @@ class Worker:
         return self._experts.nbytes
 
     def load_vae(self, file: str, dtype: str) -> None:
-        """Loads a VAE in place of the one before; see `SharedVae.of_file`."""
+        """Loads a VAE in place of the one before, and of experts where they fill the GPU.
+
+        Raises:
+            MemoryLimitError: if there is no room without them, either.
+            CheckpointError: see `SharedVae.of_file`.
+        """
         team = self._mesh(Degrees(ulysses=self._ranks)).tokens
-        self._vae = SharedVae.of_file(file, dtype, self._device, team)
+        self._vae = None
+        # Files of 16 bits may be computed with in 32.
+        self._make_room(2 * Path(file).stat().st_size)
+        load = partial(SharedVae.of_file, file, dtype, self._device, team)
+        try:
+            self._vae = load()
+        except torch.OutOfMemoryError:
+            self.release()
+        if self._vae is None:
+            with _memory_of_vae():
+                self._vae = load()
 
     def decode(self, latent: Tensor) -> Tensor:
         """Returns this rank's rows of a video; see `SharedVae.decode`."""
@@ -144,14 +162,16 @@ class Worker:
         stride = vae.vae.config.spatial_stride
         height, width = (size * stride for size in latent.shape[-2:])
         self._make_room(vae.peak_bytes("decode", height, width))
-        return vae.decode(latent)
+        with _memory_of_vae():
+            return vae.decode(latent)
 
     def encode(self, video: Tensor) -> Tensor | None:
         """Returns the latent (the first rank's); see `SharedVae.encode`."""
         vae = self._loaded_vae()
         height, width = video.shape[-2:]
         self._make_room(vae.peak_bytes("encode", height, width))
-        latent = vae.encode(video)
+        with _memory_of_vae():
+            latent = vae.encode(video)
         return latent if self._rank == 0 else None
 
     def set_loras(self, expert: int, loras: Mapping[str, Sequence[Lora]]) -> None:
@@ -299,6 +319,18 @@ class Worker:
         if self._experts is None:
             raise RuntimeError("no model has been loaded")
         return self._experts
+
+
+@contextmanager
+def _memory_of_vae() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).split(". ", 1)[0]
+        raise MemoryLimitError(
+            f"The VAE does not fit on a GPU of those that share its rows. Got '{reason}', need "
+            "more free memory on each. Use the VAE on one GPU, which decodes in tiles."
+        ) from error
 
 
 def _one_by_one(

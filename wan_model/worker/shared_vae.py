@@ -8,6 +8,8 @@ from torch import Tensor
 from ..errors import SettingsError
 from ..loading import load_vae
 from ..parallel import Team, decode_own_rows, encode_rows
+from ..parallel.rows import REACH
+from ..parallel.team import shares
 from ..vae import estimate_peak_bytes
 from ..vae.full import FullVae
 
@@ -59,7 +61,12 @@ class SharedVae:
         return encode_rows(self.vae, video, self.team, normalized=False).cpu()
 
     def peak_bytes(self, operation: str, height: int, width: int) -> int:
-        """Returns what a pass takes on the device of a rank, for a video's size in pixels."""
+        """Returns what a pass takes on the device of a rank, for a video's size in pixels.
+
+        Of its rows, and of those of its neighbours that it computes as well.
+        """
         what = "decode" if operation == "decode" else "encode"
-        whole = estimate_peak_bytes(self.vae.config, what, height, width, self.vae.dtype)
-        return whole // self.team.ranks
+        config = self.vae.config
+        own = shares(height // config.spatial_stride, self.team.ranks)[0] * config.spatial_stride
+        rows = min(height, own + 2 * REACH * config.patch_size)
+        return estimate_peak_bytes(config, what, rows, width, self.vae.dtype)

@@ -74,7 +74,9 @@ class ActorTeam:
             BackendError: if a process has ended or failed.
             WanError: what one of them raised. In either case all of them are ended.
         """
-        return self._answers([actor.call.remote(method, arguments) for actor in self._actors])
+        # Once for all of them: it may be a whole video.
+        sent = self._ray.put(arguments)
+        return self._answers([actor.call.remote(method, sent) for actor in self._actors])
 
     def tell(self, method: str, *arguments: Any) -> None:
         """Asks all ranks for something that has no answer, after what they do now."""

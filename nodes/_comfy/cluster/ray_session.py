@@ -27,6 +27,7 @@ USED = (
     "init",
     "is_initialized",
     "kill",
+    "put",
     "remote",
     "wait",
 )
@@ -36,7 +37,8 @@ LIBRARY = Path(__file__).parents[3] / "wan_model"
 """What processes need of this pack."""
 
 STORE_BYTES = 1 << 30
-"""Of shared memory, which is taken when it is used: for LoRAs on their way."""
+"""Of shared memory, which is taken when it is used: for latents, LoRAs, and videos on their way to
+and from a VAE. Ray puts on the disk what finds no room there, such as 5 s of 720p in fp32."""
 
 POLL_SECONDS = 0.1
 """How often the cancel button is looked at."""

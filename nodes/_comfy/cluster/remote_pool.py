@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....wan_model.errors import PairingError, SettingsError
+from ....wan_model.errors import MemoryLimitError, PairingError, SettingsError
 from ....wan_model.host_memory import available_bytes
 from ....wan_model.offload import Limits
 from ....wan_model.parallel import Degrees, Sharing, fitting_ranks
@@ -48,7 +48,7 @@ def degrees_for(mode: str, ranks: int, samples: int) -> Degrees:
     halves = ranks % 2 == 0 and ranks > 1
     if mode == "cfg":
         return Degrees(cfg=ranks)
-    if halves and (mode == "cfg+ulysses" or (mode == "auto" and samples == 2)):
+    if halves and (mode == "cfg+ulysses" or (mode == "auto" and samples % 2 == 0)):
         return Degrees(cfg=2, ulysses=ranks // 2)
     return Degrees(ulysses=ranks)
 
@@ -147,25 +147,46 @@ class RemotePool:
         degrees = degrees_for(mode, team.ranks, len(latent))
         if mode != "auto" or team.ranks == 1 or degrees.cfg > 1:
             return degrees
-        key = (frames, height, width)
+        size = (frames, height, width)
+        key = (len(latent), *size)
         if key not in self._chosen:
-            alone, sent, rate = team.all("survey", key)[0]
+            alone, sent, rate = team.all("survey", size)[0]
             sharing = Sharing(alone, sent, rate, team.ranks)
             worthwhile = sharing.gain >= WORTHWHILE
             self._chosen[key] = degrees if worthwhile else Degrees(cfg=team.ranks)
-            self._show(said_of(sharing, worthwhile=worthwhile))
+            self._show(said_of(sharing, worthwhile=worthwhile, samples=len(latent)))
         return self._chosen[key]
 
     def decode(self, file: str, dtype: str, latent: Tensor) -> Sequence[Tensor]:
         """See `RowPool`. Of experts on GPUs of their own, those of the first share the rows."""
-        return self._with_vae(file, dtype).all("decode", latent)
+        return self._ask_vae(file, dtype, "decode", latent)
 
     def encode(self, file: str, dtype: str, video: Tensor) -> Tensor:
         """See `RowPool`."""
-        return self._with_vae(file, dtype).all("encode", video.cpu())[0]
+        return self._ask_vae(file, dtype, "encode", video.cpu())[0]
+
+    def _ask_vae(self, file: str, dtype: str, method: str, tensor: Tensor) -> list[Tensor]:
+        """Returns what the processes that share a VAE's rows answer.
+
+        Those that ran out of memory have ended; new ones have GPUs without experts.
+
+        Raises:
+            MemoryLimitError: if these run out of memory as well.
+        """
+        try:
+            return self._with_vae(file, dtype).all(method, tensor)
+        except MemoryLimitError:
+            for team in self._teams:
+                team.close()
+        try:
+            return self._with_vae(file, dtype).all(method, tensor)
+        except MemoryLimitError as error:
+            raise MemoryLimitError(
+                f"{error} Disconnect 'vae' of 'Wan 2.2 Distribute', and connect the loader's VAE."
+            ) from error
 
     def _with_vae(self, file: str, dtype: str) -> ActorTeam:
-        """Returns the processes that share a VAE's rows, with the VAE in them."""
+        """Returns the processes, with the VAE in them."""
         team = self._team(0)
         if self._vae != (file, dtype):
             team.all("load_vae", file, dtype)
@@ -268,17 +289,21 @@ class RemotePool:
         runtime.show(runtime.running_node(), text, heading=self.heading)
 
 
-def said_of(sharing: Sharing, *, worthwhile: bool) -> str:
-    """Returns what *auto* chose for a pass without a second one, and why."""
+def said_of(sharing: Sharing, *, worthwhile: bool, samples: int) -> str:
+    """Returns what *auto* chose for a pass whose samples are not on halves of the GPUs, and why."""
     numbers = (
         f"{sharing.sent_bytes / 1e9:.2g} GB at {sharing.rate / 1e9:.2g} GB/s between GPUs, a pass "
         f"on one of {sharing.alone_seconds:.2g} s"
     )
     if worthwhile:
         return f"auto: the GPUs share the video, about {sharing.gain:.2g} x as fast ({numbers})."
+    # Two passes are shared by halves of the GPUs.
+    missing = ["guidance (cfg above 1)"] * (samples % 2) + ["an even number"] * (sharing.ranks % 2)
+    others = " and ".join(missing)
+    modes = "mode 'layers'" if sharing.ranks % 2 else "mode 'experts' or 'layers'"
     return (
         f"auto: one GPU computes the whole video, as sharing it would gain too little ({numbers}). "
-        "With guidance (cfg above 1), or mode 'experts' or 'layers', the others help."
+        f"With {others}, or {modes}, the others help."
     )
 
 
