@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from .worker import Worker
+from .worker import Worker, WorkerGoneError
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,11 @@ class Clients:
     async def add_worker(self, worker: Worker) -> None:
         """Connects all clients with a worker that has begun to answer."""
         for path in list(self._greeted.values()):
-            await worker.ask("GET", path)
+            try:
+                await worker.ask("GET", path)
+            except WorkerGoneError as error:
+                logger.debug("Worker %d was not told of a client: %s", worker.slot, error)
+                break
         self._workers.append(worker)
         await asyncio.gather(*(self._connect(c, worker) for c in list(self._clients.values())))
 
@@ -143,6 +147,8 @@ class Clients:
         ready = asyncio.Event()
         task = asyncio.create_task(self._listen(client, worker, ready))
         client.tasks[worker.key] = task
+        if worker.slow:
+            return
         try:
             await asyncio.wait_for(ready.wait(), LINK_SECONDS)
         except asyncio.TimeoutError:
@@ -150,19 +156,17 @@ class Clients:
 
     async def _listen(self, client: Client, worker: Worker, ready: asyncio.Event) -> None:
         """Passes on what a worker sends to a client, as long as both are there."""
-        url = f"{worker.url}/ws"
+        name = client.client_id
         while worker.alive:
             try:
-                async with worker.session.ws_connect(
-                    url, params={"clientId": client.client_id}, max_msg_size=0
-                ) as link:
+                async with worker.socket(LINK_SECONDS, params={"clientId": name}) as link:
                     if client.first:
                         await link.send_str(client.first)
                     client.links[worker.key] = link
                     ready.set()
                     async for message in link:
                         await self._pass_on(client, worker, message)
-            except (aiohttp.ClientError, OSError) as error:
+            except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
                 logger.debug("No connection with worker %d: %s", worker.slot, error)
             client.links.pop(worker.key, None)
             if not worker.alive:

@@ -4,11 +4,13 @@ import asyncio
 import json
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 
+from .answers import OK
 from .engine import Engine, FarmError, Process
 from .farm import Farm
 from .worker import Worker, WorkerGoneError
@@ -30,6 +32,12 @@ STEADY_SECONDS = 60.0
 """Who has lived for so long is started again at once."""
 
 LONGEST_PAUSE = 60.0
+
+START_SECONDS = 900.0
+"""Who does not answer so long after its start is ended; packs may download something first."""
+
+MOST_FAILURES = 3
+"""After so many starts in a row that fail, prompts do not wait for a slot any more."""
 
 
 @dataclass
@@ -54,6 +62,7 @@ class Crew:
 
     def start(self) -> None:
         """Begins to fill all slots."""
+        self._farm.expected.update(slot.number for slot in self.slots)
         for slot in self.slots:
             self._farm.spawn(self._keep(slot))
 
@@ -87,10 +96,16 @@ class Crew:
             slot.lives += 1
             try:
                 how = await self._live(slot)
-            except FarmError as error:
+            except (FarmError, OSError) as error:
                 how = str(error)
+            except Exception as error:
+                logger.exception("Worker %d could not be started.", slot.number)
+                how = repr(error)
             slot.state = f"ended: {how}"
             failures = 0 if time.monotonic() - began > STEADY_SECONDS else failures + 1
+            if failures >= MOST_FAILURES:
+                self._farm.expected.discard(slot.number)
+                self._farm.changed()
             pause = min(LONGEST_PAUSE, 2.0**failures) if failures else 0.0
             logger.warning("Worker %d: %s. It is started again.", slot.number, how)
             await asyncio.sleep(pause)
@@ -124,52 +139,67 @@ class Crew:
 
     async def _work(self, slot: Slot, worker: Worker) -> None:
         """Adds a worker to the farm once it answers, and watches it."""
-        await self._answers(worker)
-        status, _ = await worker.ask("GET", "/api/jobs?limit=1")
-        worker.has_jobs = status == 200
+        try:
+            await asyncio.wait_for(self._answers(worker), START_SECONDS)
+        except asyncio.TimeoutError:
+            text = f"It does not answer {START_SECONDS:.0f} s after its start."
+            raise WorkerGoneError(text) from None
         await self._farm.clients.add_worker(worker)
-        self._farm.workers[slot.number] = worker
-        self._farm.changed()
+        self._farm.expected.add(slot.number)
+        self._farm.joined(worker)
         slot.state = "ready"
         logger.info("Worker %d is ready: %s", slot.number, worker.url)
-        await asyncio.gather(self._watch(worker), self._survey(worker))
+        changed = asyncio.Event()
+        await asyncio.gather(self._watch(worker, changed), self._survey(worker, changed))
 
     async def _answers(self, worker: Worker) -> None:
         while True:
             try:
                 status, _ = await worker.ask("GET", "/system_stats")
-            except WorkerGoneError:
-                status = 0
-            if status == 200:
-                return
+                if status == OK:
+                    worker.has_jobs = (await worker.ask("GET", "/api/jobs?limit=1"))[0] == OK
+                    return
+            except WorkerGoneError as error:
+                logger.debug("Worker %d does not answer yet: %s", worker.slot, error)
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _watch(self, worker: Worker) -> None:
-        """Looks for ended prompts whenever a worker's queue has changed."""
+    async def _watch(self, worker: Worker, changed: asyncio.Event) -> None:
+        """Sets an event whenever a worker's queue has changed, as long as it can be reached.
+
+        Raises:
+            WorkerGoneError: if there was no sign of life for SILENT_SECONDS.
+        """
         heard = time.monotonic()
-        options = {"max_msg_size": 0, "heartbeat": HEARTBEAT_SECONDS}
-        while time.monotonic() - heard < SILENT_SECONDS:
+        while worker.alive and (left := heard + SILENT_SECONDS - time.monotonic()) > 0:
             try:
-                async with self._session.ws_connect(f"{worker.url}/ws", **options) as socket:
+                async with worker.socket(left, heartbeat=HEARTBEAT_SECONDS) as socket:
+                    heard = time.monotonic()
                     async for message in socket:
                         heard = time.monotonic()
                         if message.type is aiohttp.WSMsgType.TEXT and _is_status(message.data):
-                            await self._farm.survey(worker)
-                    heard = time.monotonic()
-            except (aiohttp.ClientError, OSError, WorkerGoneError) as error:
+                            changed.set()
+                    # A quiet connection is closed half a heartbeat after an unanswered one.
+                    heard = max(heard, time.monotonic() - 1.5 * HEARTBEAT_SECONDS)
+            except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
                 logger.debug("No connection with worker %d: %s", worker.slot, error)
-                if not worker.alive:
-                    return
             await asyncio.sleep(POLL_SECONDS)
-        raise WorkerGoneError("It cannot be reached.")
+        if worker.alive:
+            raise WorkerGoneError("It cannot be reached.")
 
-    async def _survey(self, worker: Worker) -> None:
+    async def _survey(self, worker: Worker, changed: asyncio.Event) -> None:
+        """Looks for ended prompts, and whether a slow worker answers again."""
         while True:
-            await asyncio.sleep(SURVEY_SECONDS)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(changed.wait(), SURVEY_SECONDS)
+            changed.clear()
+            before = worker.slow
             try:
+                await worker.queued()
                 await self._farm.survey(worker)
             except WorkerGoneError as error:
                 logger.debug("Worker %d does not answer: %s", worker.slot, error)
+            if worker.slow != before:
+                self._farm.changed()
 
 
 def _is_status(text: str) -> bool:

@@ -4,10 +4,12 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Coroutine, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
+from .answers import NO_WORKER, OK, Answer, queued, refusal
 from .clients import Clients
-from .journal import Entry, Journal, State
+from .delivery import post_once, taken_back
+from .journal import MOST_DEATHS, Entry, Journal, State
 from .output_names import mark_names
 from .routing import Free, Waiting, next_run
 from .worker import Worker, WorkerGoneError
@@ -17,21 +19,7 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.02
 """Between looks for a record that is being written."""
 
-RETRY_SECONDS = 0.5
-
-Answer = tuple[int, Any]
-"""HTTP status and JSON."""
-
-NO_WORKER = {
-    "error": {
-        "type": "no_worker",
-        "message": "No ComfyUI is ready. Got none that answers, need one. Try again in a minute; "
-        "/wanduet/farm says what they do.",
-        "details": "",
-        "extra_info": {},
-    },
-    "node_errors": {},
-}
+T = TypeVar("T")
 
 
 class Farm:
@@ -46,18 +34,22 @@ class Farm:
         self.journal = Journal()
         self.workers: dict[int, Worker] = {}
         """Those that take prompts, by slot."""
+        self.expected: set[int] = set()
+        """Slots that have a worker, or soon have one again."""
         self.clients = Clients(self.finished)
         self._mark_files = mark_files
         self._changed = asyncio.Event()
         self._announced = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._checks: dict[str, asyncio.Task[Answer]] = {}
+        """Prompts that are being checked, by id."""
 
     def start(self) -> None:
         """Begins to give out prompts."""
         self.spawn(self._dispatch())
         self.spawn(self._announce())
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Runs something beside, until the farm is closed."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -71,7 +63,7 @@ class Farm:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.clients.close()
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("A part of the farm failed.", exc_info=task.exception())
@@ -85,47 +77,43 @@ class Farm:
     async def queue(self, body: dict[str, Any]) -> Answer:
         """Has a worker check a prompt, and puts it into line or leaves it there.
 
-        A prompt whose id is known is not queued again: a client that got no answer may ask twice.
+        A prompt whose id is known is not queued again: a client that got no answer may ask twice,
+        and gets the first answer.
         """
         prompt_id = str(body.get("prompt_id") or uuid.uuid4())
-        known = self.journal.get(prompt_id)
-        if known is not None:
-            return 200, _queued(known, {})
-        entry = Entry(prompt_id, self.journal.place(body), body)
-        self.journal.add(entry)
-        gone: set[str] = set()
-        try:
-            while (worker := self._least_busy(entry, gone)) is not None:
-                try:
-                    return await self._admit(worker, entry)
-                except WorkerGoneError:
-                    gone.add(worker.key)
-            return 503, NO_WORKER
-        finally:
-            if entry.state is State.CHECKED:
-                self.journal.drop(prompt_id)
-            self._changed.set()
+        check = self._checks.get(prompt_id)
+        if check is None:
+            known = self.journal.get(prompt_id)
+            if known is not None:
+                return OK, queued(known, {})
+            entry = Entry(prompt_id, self.journal.place(body), body)
+            self.journal.add(entry)
+            check = self._checks[prompt_id] = self.spawn(self._check(entry))
+        return await asyncio.shield(check)
 
     async def cancel(self, prompt_ids: Iterable[str]) -> bool:
         """Stops prompts that run. Returns whether there was one."""
         running = [self.journal.get(each) for each in prompt_ids]
         found = [e for e in running if e is not None and e.state is State.SENT]
         for entry in found:
-            worker = self.worker_of(entry)
             entry.cancelled = True
-            if worker is None:
-                continue
-            try:
-                async with worker.lock:
-                    if await worker.take_back(entry.prompt_id):
-                        self.journal.hold(entry)
-                        self.journal.cancel([entry.prompt_id])
-                    else:
-                        await worker.interrupt(entry.prompt_id)
-            except WorkerGoneError as error:
-                logger.warning("A prompt could not be stopped: %s", error)
+        await asyncio.gather(*(self._stop(entry) for entry in found))
         self.changed()
         return bool(found)
+
+    async def _stop(self, entry: Entry) -> None:
+        worker = self.worker_of(entry)
+        if worker is None:
+            return
+        try:
+            async with worker.lock:
+                if await worker.take_back(entry.prompt_id):
+                    self.journal.hold(entry)
+                    self.journal.cancel([entry.prompt_id])
+                else:
+                    await worker.interrupt(entry.prompt_id)
+        except WorkerGoneError as error:
+            logger.warning("A prompt could not be stopped: %s", error)
 
     def changed(self) -> None:
         """To be called after a change of the journal or of the workers."""
@@ -133,8 +121,32 @@ class Farm:
 
     # Checking
 
-    def _least_busy(self, entry: Entry, gone: set[str]) -> Worker | None:
-        workers = [each for each in self.workers.values() if each.key not in gone]
+    async def _check(self, entry: Entry) -> Answer:
+        """Asks one worker after another, until one finds a prompt valid."""
+        tried: set[str] = set()
+        gone = 0
+        first: Answer | None = None
+        try:
+            while gone < MOST_DEATHS and (worker := self._least_busy(entry, tried)) is not None:
+                tried.add(worker.key)
+                try:
+                    status, answer = await self._admit(worker, entry)
+                except WorkerGoneError:
+                    gone += 1
+                    continue
+                if status == OK:
+                    return status, answer
+                entry.refused[worker.slot] = refusal(answer)
+                first = first or (status, answer)
+            return first or (503, NO_WORKER)
+        finally:
+            del self._checks[entry.prompt_id]
+            if entry.state is State.CHECKED:
+                self.journal.drop(entry.prompt_id)
+            self._changed.set()
+
+    def _least_busy(self, entry: Entry, tried: set[str]) -> Worker | None:
+        workers = [w for w in self.workers.values() if w.key not in tried and not w.slow]
         free = [_as_free(each) for each in workers if self.is_free(each)]
         choice = next_run([Waiting(entry.prompt_id, entry.models)], free)
         if choice is not None:
@@ -152,23 +164,23 @@ class Farm:
             free = self.is_free(worker)
             worker.reserved = worker.reserved or free
             try:
-                status, answer = await worker.post_prompt(self._body(entry, worker))
+                status, answer = await post_once(worker, self._body(entry, worker))
             finally:
                 worker.reserved = worker.reserved and not free
-            if status != 200:
+            if status != OK:
                 return status, answer
-            if free or not await _taken_back(worker, entry):
+            if free or not await taken_back(worker, entry.prompt_id):
                 self._sent(worker, entry)
             else:
                 self.journal.hold(entry)
         if not worker.alive:
             self.journal.hold(entry)  # it ended at this moment, and nobody has seen this prompt run
         self.spawn(self._look(worker))
-        return 200, _queued(entry, answer)
+        return OK, queued(entry, answer)
 
     def is_free(self, worker: Worker) -> bool:
-        """Whether a worker has nothing to do."""
-        return not worker.reserved and not self.journal.sent(worker.key)
+        """Whether a worker has nothing to do, and answers."""
+        return not (worker.reserved or worker.slow or self.journal.sent(worker.key))
 
     # Giving out
 
@@ -205,24 +217,25 @@ class Farm:
 
     async def _send(self, worker: Worker, entry: Entry) -> None:
         """Queues a prompt at the worker that it is noted for."""
-        status, answer = 200, None
+        status, answer = OK, None
         try:
             async with worker.lock:
-                status, answer = await self._post_once(worker, entry)
+                status, answer = await post_once(worker, self._body(entry, worker))
         except WorkerGoneError:
             return  # `lost` puts it back into line
         finally:
             worker.reserved = False
             self.changed()
-        if status != 200 and entry.worker == worker.key:
-            self.journal.refuse(entry, worker.slot, _refusal(answer))
+        if status != OK and entry.worker == worker.key:
+            self.journal.refuse(entry, worker.slot, refusal(answer))
             self.changed()
         self.spawn(self._look(worker))
 
     async def _fail_refused(self) -> None:
-        """Ends prompts that every worker finds invalid."""
+        """Ends prompts that every worker finds invalid, once none is to come that may not."""
+        everyone = self.expected | set(self.workers)
         for entry in self.journal.waiting():
-            if entry.refused and self.workers and set(self.workers) <= set(entry.refused):
+            if entry.refused and everyone <= set(entry.refused):
                 await self.fail(entry, next(iter(entry.refused.values())))
 
     async def _look(self, worker: Worker) -> None:
@@ -231,30 +244,6 @@ class Farm:
             await self.survey(worker)
         except WorkerGoneError as error:
             logger.debug("Worker %d does not answer: %s", worker.slot, error)
-
-    async def _post_once(self, worker: Worker, entry: Entry) -> Answer:
-        """Posts a prompt, again if nobody knows whether it has arrived and it has not.
-
-        Raises:
-            WorkerGoneError: if the worker has ended.
-        """
-        while True:
-            try:
-                return await worker.post_prompt(self._body(entry, worker))
-            except WorkerGoneError:
-                await asyncio.sleep(RETRY_SECONDS)
-                if await self._knows(worker, entry.prompt_id):
-                    return 200, None
-
-    async def _knows(self, worker: Worker, prompt_id: str) -> bool:
-        while True:
-            try:
-                queued = await worker.queued()
-                return prompt_id in queued or await worker.record(prompt_id) is not None
-            except WorkerGoneError:
-                if not worker.alive:
-                    raise
-                await asyncio.sleep(RETRY_SECONDS)
 
     def _body(self, entry: Entry, worker: Worker) -> dict[str, Any]:
         prompt = entry.body["prompt"]
@@ -282,8 +271,7 @@ class Farm:
                         entry.job = job
                         self.changed()
                 elif entry.prompt_id not in queued and entry.worker == worker.key:
-                    # Somebody has emptied its queue behind our back.
-                    await self._again(worker, entry, "Its worker has forgotten it.")
+                    await self._forgotten(entry)
 
     async def finished(self, worker: Worker, prompt_id: str, kind: str) -> bool:
         """Waits for the record of a prompt that a worker has called ended.
@@ -293,6 +281,8 @@ class Farm:
         """
         entry = self.journal.get(prompt_id)
         while entry is not None and entry.state is not State.DONE:
+            if self.journal.get(prompt_id) is not entry:
+                return True  # it was taken out of line
             if not worker.alive or entry.worker not in ("", worker.key):
                 return False
             try:
@@ -306,6 +296,21 @@ class Farm:
         if entry.worker == worker.key:
             entry.told = kind
         return entry.worker == worker.key
+
+    async def _forgotten(self, entry: Entry) -> None:
+        """Puts a prompt back that somebody has taken from its worker behind our back."""
+        if entry.cancelled:
+            await self.fail(entry, "The prompt was cancelled.")
+            return
+        logger.warning("Prompt %s runs again. Its worker has forgotten it.", entry.prompt_id)
+        self.journal.hold(entry)
+        self.changed()
+
+    def joined(self, worker: Worker) -> None:
+        """Gives prompts to a new worker from now on."""
+        self.workers[worker.slot] = worker
+        self.journal.joined(worker.slot)
+        self.changed()
 
     async def lost(self, worker: Worker, how: str) -> None:
         """Puts what a worker had back into line, after it has ended."""
@@ -365,24 +370,3 @@ class Farm:
 
 def _as_free(worker: Worker) -> Free:
     return Free(worker.slot, worker.holds, worker.served)
-
-
-async def _taken_back(worker: Worker, entry: Entry) -> bool:
-    try:
-        return await worker.take_back(entry.prompt_id)
-    except WorkerGoneError:
-        return True  # it has died with it
-
-
-def _queued(entry: Entry, answer: Any) -> dict[str, Any]:
-    errors = answer.get("node_errors", {}) if isinstance(answer, dict) else {}
-    return {"prompt_id": entry.prompt_id, "number": entry.number, "node_errors": errors}
-
-
-def _refusal(answer: Any) -> str:
-    error = answer.get("error") if isinstance(answer, dict) else None
-    said = error.get("message") if isinstance(error, dict) else error
-    return (
-        f"Every worker that could run the prompt finds it invalid. Got '{said or 'no reason'}', "
-        "need the same model and input files for all workers. Put them there, then queue it again."
-    )

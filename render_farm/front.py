@@ -26,6 +26,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 LARGEST_BODY = 1 << 30
 """Bytes; workers have limits of their own."""
 
+LOOK_SECONDS = 2.0
+"""For a look at a worker that may have just ended a prompt."""
+
 
 def make_app(farm: Farm, crew: Crew, proxy: Proxy) -> web.Application:
     """Returns the application that answers at the farm's address."""
@@ -142,7 +145,7 @@ class Front:
         entry = self._journal.get(request.match_info["prompt_id"])
         worker = None if entry is None else self._farm.worker_of(entry)
         if entry is not None and entry.state is State.SENT and worker is not None:
-            await _ignoring(self._farm.survey(worker))
+            await _ignoring(asyncio.wait_for(self._farm.survey(worker), LOOK_SECONDS))
         if entry is None or entry.state is not State.DONE:
             return web.json_response({})
         return web.json_response({entry.prompt_id: entry.record})
@@ -150,10 +153,18 @@ class Front:
     async def post_history(self, request: web.Request) -> web.StreamResponse:
         """Forgets finished prompts."""
         body = await _json(request)
-        if body.get("clear"):
-            self._journal.forget([entry.prompt_id for entry in self._journal.done()])
-        self._journal.forget(body.get("delete") or [])
-        return await self.everybody(request)
+        given = body.get("delete") or []
+        done = [e for e in self._journal.done() if body.get("clear") or e.prompt_id in given]
+        self._journal.forget([entry.prompt_id for entry in done])
+        # Not the request itself: a worker's history may have what is not noted here yet.
+        await asyncio.gather(
+            *(
+                _ignoring(worker.forget([e.prompt_id for e in done if e.worker == worker.key]))
+                for worker in self._workers()
+                if any(entry.worker == worker.key for entry in done)
+            )
+        )
+        return web.Response()
 
     async def get_jobs(self, request: web.Request) -> web.StreamResponse:
         """Lists prompts in the newer form."""
@@ -186,7 +197,7 @@ class Front:
         """Tells all workers the same."""
         body = await _json(request)
         path = request.path
-        await asyncio.gather(*(_ignoring(w.ask("POST", path, body)) for w in self._workers()))
+        await asyncio.gather(*(_ignoring(w.ask("POST", path, body)) for w in self._answering()))
         return web.Response()
 
     async def view(self, request: web.Request) -> web.StreamResponse:
@@ -201,7 +212,7 @@ class Front:
 
     async def system_stats(self, request: web.Request) -> web.StreamResponse:
         """Describes the first worker's computer, and all workers' GPUs."""
-        asked = [_ignoring(w.ask("GET", "/system_stats")) for w in self._workers()]
+        asked = [_ignoring(w.ask("GET", "/system_stats")) for w in self._answering()]
         found = [answer[1] for answer in await asyncio.gather(*asked) if answer]
         if not found:
             return await self.anything(request)
@@ -224,10 +235,13 @@ class Front:
         """Has a worker answer."""
         return await self._proxy.forward(request, self._workers())
 
+    def _answering(self) -> list[Worker]:
+        return [worker for worker in self._workers() if not worker.slow]
+
     def _workers(self) -> list[Worker]:
-        """Returns all that live, those first that have nothing else to do."""
+        """Returns all that live, those first that have nothing else to do, slow ones last."""
         workers = sorted(self._farm.workers.values(), key=lambda worker: worker.slot)
-        return sorted(workers, key=lambda worker: not self._farm.is_free(worker))
+        return sorted(workers, key=lambda each: (each.slow, not self._farm.is_free(each)))
 
 
 async def _json(request: web.Request) -> dict[str, Any]:
@@ -243,6 +257,6 @@ async def _ignoring(work: Awaitable[Any]) -> Any:
     """Waits for something that a worker need not survive."""
     try:
         return await work
-    except WorkerGoneError as error:
+    except (WorkerGoneError, asyncio.TimeoutError) as error:
         logger.debug("A worker did not answer: %s", error)
         return None

@@ -168,6 +168,11 @@ class Journal:
         entry.refused[slot] = why
         self.hold(entry)
 
+    def joined(self, slot: int) -> None:
+        """Notes a new worker of a slot, which may have the files that the one before lacked."""
+        for entry in self._entries.values():
+            entry.refused.pop(slot, None)
+
     def cancel(self, prompt_ids: Iterable[str]) -> bool:
         """Takes prompts out of line. Returns whether there was one."""
         found = [key for key in prompt_ids if self._is(key, State.WAITING)]
@@ -194,7 +199,7 @@ class Journal:
 
         Args:
             slots: of all workers that live. One that died with a prompt runs it only if there is
-                no other.
+                no other that can.
         """
         alive = set(slots)
         return [
@@ -203,7 +208,7 @@ class Journal:
                 entry.models,
                 entry.overtaken,
                 bool(entry.body.get("front")) or entry.died > 0,
-                frozenset({*entry.refused, *(entry.deaths if alive - entry.deaths else ())}),
+                _avoided(entry, alive),
             )
             for entry in self.waiting()
         ]
@@ -236,3 +241,8 @@ class Journal:
         start = offset if offset >= 0 else (0 if most is None else max(0, len(done) - most))
         chosen = done[start:] if most is None else done[start : start + most]
         return {entry.prompt_id: entry.record for entry in chosen}
+
+
+def _avoided(entry: Entry, alive: set[int]) -> frozenset[int]:
+    others = alive - entry.deaths - set(entry.refused)
+    return frozenset({*entry.refused, *(entry.deaths if others else ())})

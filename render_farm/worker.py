@@ -1,6 +1,8 @@
 """One running ComfyUI, asked over its own HTTP interface."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +11,9 @@ import aiohttp
 from .engine import Process
 
 ENDED = "This worker has ended."
+
+ANSWER_SECONDS = 15.0
+"""A ComfyUI that computes may be slow; one that says nothing for so long may be hung."""
 
 
 class WorkerGoneError(Exception):
@@ -33,6 +38,8 @@ class Worker:
     served: int = 0
     asked: int = 0
     """How many prompts it has checked."""
+    slow: bool = False
+    """Whether it has missed the time for an answer, and has given none since."""
     has_jobs: bool = False
     """Whether it is a ComfyUI with `/api/jobs`."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -52,15 +59,19 @@ class Worker:
         """Returns an answer's status and its JSON, None if it is of another kind.
 
         Raises:
-            WorkerGoneError: if there is no answer. It has no time limit while the process lives:
-                a ComfyUI that computes may be slow.
+            WorkerGoneError: if there is no answer within ANSWER_SECONDS. Nobody knows then
+                whether it has got the question.
         """
         asked = asyncio.ensure_future(self._ask(method, path, body))
         ended = asyncio.ensure_future(self.ended.wait())
+        first, limit = asyncio.FIRST_COMPLETED, ANSWER_SECONDS
         try:
-            await asyncio.wait({asked, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if not asked.done():
+            await asyncio.wait({asked, ended}, timeout=limit, return_when=first)
+            if not asked.done() and not self.alive:
                 raise WorkerGoneError(ENDED)
+            self.slow = not asked.done()
+            if self.slow:
+                raise WorkerGoneError(f"It has not answered for {limit:.0f} s.")
             return asked.result()
         except (aiohttp.ClientError, OSError) as error:
             raise WorkerGoneError(str(error)) from error
@@ -72,6 +83,24 @@ class Worker:
         async with self.session.request(method, self.url + path, json=body) as answer:
             is_json = answer.content_type == "application/json"
             return answer.status, (await answer.json() if is_json else None)
+
+    @asynccontextmanager
+    async def socket(self, limit: float, **options: Any) -> AsyncIterator[Any]:
+        """Connects with its WebSocket.
+
+        Args:
+            limit: seconds for that; the system of a process that is stopped still accepts.
+            options: more of aiohttp's.
+
+        Raises:
+            TimeoutError, aiohttp.ClientError, OSError: if it does not answer.
+        """
+        connecting = self.session.ws_connect(f"{self.url}/ws", max_msg_size=0, **options)
+        socket = await asyncio.wait_for(connecting, limit)
+        try:
+            yield socket
+        finally:
+            await socket.close()
 
     async def post_prompt(self, body: dict[str, Any]) -> tuple[int, Any]:
         """Queues a prompt there, and returns status and answer."""
@@ -103,3 +132,7 @@ class Worker:
     async def interrupt(self, prompt_id: str) -> None:
         """Stops a prompt if it runs there."""
         await self.ask("POST", "/interrupt", {"prompt_id": prompt_id})
+
+    async def forget(self, prompt_ids: list[str]) -> None:
+        """Drops records of prompts that have ended."""
+        await self.ask("POST", "/history", {"delete": prompt_ids})

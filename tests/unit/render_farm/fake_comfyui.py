@@ -8,8 +8,6 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from render_farm.engine import FarmError
-
 
 class FakeComfyUI:
     """One server with a queue of its own."""
@@ -28,6 +26,9 @@ class FakeComfyUI:
         self.started: list[str] = []
         self.asked: list[str] = []
         """All paths that are not of prompts."""
+        self.drops = 0
+        """So many prompts arrive, but the connection breaks before the answer."""
+        self.check_seconds = 0.0
         self._ended = asyncio.Event()
 
     async def start(self) -> None:
@@ -63,6 +64,16 @@ class FakeComfyUI:
             transport.abort()
         await self._runner.cleanup()
 
+    def hang(self) -> None:
+        """Stops like a process that got SIGSTOP: the system still accepts connections."""
+        server: Any = self._runner.server
+        sites: list[Any] = list(self._runner.sites)
+        for listening in sites[0]._server.sockets:
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+        for handler in server.connections:
+            if handler.transport is not None:
+                handler.transport.pause_reading()
+
     async def listen(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
@@ -76,6 +87,7 @@ class FakeComfyUI:
 
     async def prompt(self, request: web.Request) -> web.Response:
         body = await request.json()
+        await asyncio.sleep(self.check_seconds)
         wanted = {v for node in body["prompt"].values() for v in node["inputs"].values()}
         missing = {each for each in wanted if isinstance(each, str)} - self.files
         if missing:
@@ -86,6 +98,10 @@ class FakeComfyUI:
         self.queue.append(item)
         self._next()
         await self.tell("status", {})
+        if self.drops:
+            self.drops -= 1
+            assert request.transport is not None
+            request.transport.abort()
         return web.json_response({"prompt_id": body["prompt_id"], "node_errors": {}})
 
     def _next(self) -> None:
@@ -153,6 +169,10 @@ class FakeComfyUI:
 
     async def other(self, request: web.Request) -> web.Response:
         self.asked.append(request.path_qs)
+        if request.path == "/history":
+            change = await request.json()
+            gone = list(self.history) if change.get("clear") else change["delete"]
+            self.history = {key: self.history[key] for key in self.history if key not in gone}
         body = {"devices": [{"name": self.slot}], "origin": request.headers.get("Origin")}
         return web.json_response(body)
 
@@ -165,11 +185,12 @@ class FakeEngine:
         self.files = {slot: {"shared.safetensors"} for slot in range(1, slots + 1)}
         self.alive: dict[int, FakeComfyUI] = {}
         self.all: list[FakeComfyUI] = []
-        self.broken = False
+        self.broken: Exception | None = None
+        """What each start fails with."""
 
     async def start(self, slot: int) -> FakeComfyUI:
-        if self.broken:
-            raise FarmError("No GPU.")
+        if self.broken is not None:
+            raise self.broken
         self.alive[slot] = FakeComfyUI(slot, self.files[slot])
         self.all.append(self.alive[slot])
         await self.alive[slot].start()

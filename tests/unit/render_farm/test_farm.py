@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from render_farm import crew as crew_module
+from render_farm.engine import FarmError
 from render_farm.launch import application
 
 from .fake_comfyui import FakeEngine
@@ -218,37 +219,6 @@ def test_a_prompt_that_ends_workers_is_given_up():
     tell(story)
 
 
-def test_a_file_that_one_worker_lacks():
-    """The other one runs the prompt; it fails if no other is left."""
-
-    async def story(person: Person, engine: FakeEngine) -> None:
-        long = [await person.queue(30), await person.queue(30)]
-        engine.files[1].add("new.gguf")
-        fine = [await person.queue(model="shared.safetensors")]
-        for _ in range(4):  # each worker is asked in turn, and one of them refuses
-            status, answer = await person.post(
-                "/prompt", {"prompt": {"1": {"inputs": {"seconds": 0, "model": "new.gguf"}}}}
-            )
-            fine += [answer["prompt_id"]] if status == 200 else []
-        assert len(fine) > 1
-        await person.post("/interrupt", {})
-        await idle(person)
-        history = await person.get("/history")
-        assert set(history) == {*long, *fine}
-        assert {history[name]["outputs"]["by"] for name in fine[1:]} == {1}
-
-        for _ in range(2):
-            await person.queue(30)
-        name = await person.queue(model="shared.safetensors")
-        for files in engine.files.values():
-            files.clear()
-        await person.post("/interrupt", {})
-        message = (await until(lambda: person.get(f"/history/{name}")))[name]
-        assert "finds it invalid. Got 'no shared" in str(message["status"])
-
-    tell(story)
-
-
 def test_what_any_worker_answers():
     async def story(person: Person, engine: FakeEngine) -> None:
         assert (await person.get("/object_info?x=1"))["devices"]
@@ -275,7 +245,7 @@ def test_what_any_worker_answers():
 
 def test_no_worker():
     async def story(person: Person, engine: FakeEngine) -> None:
-        engine.broken = True
+        engine.broken = FarmError("No GPU.")
         for fake in list(engine.alive.values()):
             await fake.end()
         await ready(person, 0)
@@ -284,7 +254,7 @@ def test_no_worker():
         async with person.session.get(person.url + "/object_info") as answer:
             assert answer.status == 503
         assert await person.get("/history") == {}
-        engine.broken = False
+        engine.broken = None
         await ready(person, 2)
         await person.queue()
 

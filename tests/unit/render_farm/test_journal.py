@@ -7,7 +7,7 @@ import pytest
 
 from render_farm import jobs
 from render_farm.journal import Entry, Journal, State
-from render_farm.routing import Free, next_run
+from render_farm.routing import Choice, Free, next_run
 
 
 def record(prompt_id: str, **more: Any) -> dict[str, Any]:
@@ -66,6 +66,19 @@ def test_again_on_another_worker_and_not_a_third_time():
     assert status["messages"] == [["execution_error", error]]
 
 
+def test_the_only_one_that_can_tries_again():
+    """Worker 2 died with it, worker 1 has not got the file."""
+    journal = Journal()
+    entry = queued(journal, "p")
+    journal.send(entry, "2.1")
+    assert journal.lose(entry, 2)
+    journal.send(entry, "1.1")
+    journal.refuse(entry, 1, "no file")
+    assert next_run(journal.line([1, 2]), [Free(1), Free(2)]) == Choice("p", 2)
+    journal.joined(1)
+    assert next_run(journal.line([1, 2]), [Free(1), Free(2)]) == Choice("p", 1)
+
+
 def test_history_by_parts():
     journal = Journal()
     for name in "abcd":
@@ -121,15 +134,21 @@ def test_jobs():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_none_lost_none_doubled(seed: int):
-    """Workers die at random moments, come back, refuse, and send records late."""
+    """Workers die at random moments, come back, refuse, and send records late.
+
+    One stays dead, people cancel and forget, and there is always something that can be run.
+    """
     dice = random.Random(seed)
     journal, slots = Journal(), range(1, dice.randint(2, 5))
+    dead = len(slots) + 1
     lives = dict.fromkeys(slots, 1)
     late: list[tuple[Entry, str]] = []
     ran: dict[str, int] = {}
     ended: dict[str, int] = {}
     names = [f"p{number}" for number in range(60)]
     left = list(names)
+    cancelled: set[str] = set()
+    forgotten: set[str] = set()
 
     def keys() -> dict[int, str]:
         return {slot: f"{slot}.{life}" for slot, life in lives.items()}
@@ -142,15 +161,34 @@ def test_none_lost_none_doubled(seed: int):
     for _ in range(5000):
         event = dice.random()
         if left and event < 0.3:
-            queued(journal, left.pop(), front=dice.random() < 0.1)
+            entry = queued(journal, left.pop(), front=dice.random() < 0.1)
+            if dice.random() < 0.2:  # a slot that never comes back
+                journal.send(entry, f"{dead}.1")
+                journal.lose(entry, dead)
         elif event < 0.6:
             free = [Free(slot) for slot, key in keys().items() if not journal.sent(key)]
             choice = next_run(journal.line(slots), free)
             if choice is not None:
+                assert choice.slot != dead
                 entry = journal.get(choice.prompt_id)
                 assert entry is not None
                 journal.send(entry, keys()[choice.slot])
                 ran[entry.prompt_id] = ran.get(entry.prompt_id, 0) + 1
+            elif len(free) == len(lives):
+                assert not journal.waiting(), "all wait for nothing"
+        elif event < 0.65:
+            for entry in journal.sent()[:1]:
+                slot = int(entry.worker.partition(".")[0])
+                if set(slots) - set(entry.refused) - {slot}:
+                    ran[entry.prompt_id] -= 1
+                    journal.refuse(entry, slot, "No.")
+        elif event < 0.67 and journal.waiting():
+            name = dice.choice(journal.waiting()).prompt_id
+            assert journal.cancel([name])
+            cancelled.add(name)
+        elif event < 0.7:
+            forgotten |= {entry.prompt_id for entry in journal.done()[:1]}
+            journal.forget(forgotten)
         elif event < 0.9:
             running = [(entry, entry.worker) for entry in journal.sent()] + late
             if running:
@@ -163,8 +201,10 @@ def test_none_lost_none_doubled(seed: int):
                     journal.fail(entry, "No.")
                     ended[entry.prompt_id] = ended.get(entry.prompt_id, 0) + 1
             lives[slot] += 1
+            journal.joined(slot)
         if not left and not journal.remaining:
             break
-    assert sorted(journal.history()) == sorted(names)
-    assert ended == dict.fromkeys(names, 1)
-    assert max(ran.values()) == 2
+    assert sorted([*journal.history(), *cancelled, *forgotten]) == sorted(names)
+    once = dict.fromkeys(set(names) - cancelled, 1)
+    assert {name: times for name, times in ended.items() if times} == once
+    assert max(ran.values()) <= 2

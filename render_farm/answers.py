@@ -1,0 +1,37 @@
+"""What clients are told about prompts that they queue."""
+
+from typing import Any
+
+from .journal import Entry
+
+Answer = tuple[int, Any]
+"""HTTP status and JSON."""
+
+OK = 200
+
+NO_WORKER = {
+    "error": {
+        "type": "no_worker",
+        "message": "No ComfyUI is ready. Got none that answers, need one. Try again in a minute; "
+        "/wanduet/farm says what they do.",
+        "details": "",
+        "extra_info": {},
+    },
+    "node_errors": {},
+}
+
+
+def queued(entry: Entry, answer: Any) -> dict[str, Any]:
+    """Returns what a client is told whose prompt is in line."""
+    errors = answer.get("node_errors", {}) if isinstance(answer, dict) else {}
+    return {"prompt_id": entry.prompt_id, "number": entry.number, "node_errors": errors}
+
+
+def refusal(answer: Any) -> str:
+    """Returns why every worker has refused a prompt."""
+    error = answer.get("error") if isinstance(answer, dict) else None
+    said = error.get("message") if isinstance(error, dict) else error
+    return (
+        f"Every worker that could run the prompt finds it invalid. Got '{said or 'no reason'}', "
+        "need the same model and input files for all workers. Put them there, then queue it again."
+    )

@@ -1,0 +1,166 @@
+"""Workers that hang, lack a file, lose a connection or do not start."""
+
+import asyncio
+
+import pytest
+
+from render_farm import crew as crew_module
+from render_farm import worker as worker_module
+
+from .fake_comfyui import FakeEngine
+from .test_farm import Person, idle, ready, running, tell, until
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(crew_module, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(crew_module, "POLL_SECONDS", 0.01)
+
+
+def asking_for(model: str, seconds: float = 0.0) -> dict[str, object]:
+    return {"prompt": {"1": {"inputs": {"seconds": seconds, "model": model}}}}
+
+
+def test_a_file_that_one_worker_lacks():
+    """Whoever is asked first: the other one runs the prompt. It fails if no other is left."""
+
+    async def story(person: Person, engine: FakeEngine) -> None:
+        engine.files[1].add("one.gguf")
+        engine.files[2].add("two.gguf")
+        for busy in (False, True):
+            long = [await person.queue(30) for _ in range(2 * busy)]
+            names = []
+            for _ in range(2):
+                for model in ("one.gguf", "two.gguf"):
+                    status, answer = await person.post("/prompt", asking_for(model))
+                    assert status == 200, answer
+                    names.append(answer["prompt_id"])
+            await person.post("/interrupt", {})
+            await idle(person)
+            history = await person.get("/history")
+            assert [history[name]["outputs"]["by"] for name in names] == [1, 2, 1, 2]
+            assert set(long) <= set(history)
+        assert (await person.post("/prompt", asking_for("none.gguf")))[0] == 400
+
+        for _ in range(2):
+            await person.queue(30)
+        name = await person.queue(model="shared.safetensors")
+        for files in engine.files.values():
+            files.clear()
+        await person.post("/interrupt", {})
+        message = (await until(lambda: person.get(f"/history/{name}")))[name]
+        assert "finds it invalid. Got 'no shared" in str(message["status"])
+
+    tell(story)
+
+
+def test_the_only_worker_with_a_file_comes_back(monkeypatch: pytest.MonkeyPatch):
+    """A prompt waits for it, though all that live refuse it, and though it has died with it."""
+    monkeypatch.setattr(crew_module, "LONGEST_PAUSE", 0.2)
+
+    async def story(person: Person, engine: FakeEngine) -> None:
+        engine.files[2].add("two.gguf")
+        _, answer = await person.post("/prompt", asking_for("two.gguf", 0.3))
+        name = answer["prompt_id"]
+        await until(lambda: asyncio.sleep(0, name in engine.alive[2].running))
+        await engine.alive[2].end()
+        found = await until(lambda: person.get(f"/history/{name}"))
+        assert found[name]["outputs"]["by"] == 2
+
+    tell(story)
+
+
+def test_nobody_waits_for_a_slot_that_does_not_start():
+    async def story(person: Person, engine: FakeEngine) -> None:
+        engine.files[2].add("two.gguf")
+        _, answer = await person.post("/prompt", asking_for("two.gguf", 30))
+        name = answer["prompt_id"]
+        await until(lambda: asyncio.sleep(0, name in engine.alive[2].running))
+        engine.broken = OSError("No space left.")
+        await engine.alive[2].end()
+        found = await until(lambda: person.get(f"/history/{name}"))
+        assert "finds it invalid" in str(found[name]["status"])
+        engine.broken = None
+        await ready(person, 2)
+
+    tell(story)
+
+
+def test_a_worker_that_hangs(monkeypatch: pytest.MonkeyPatch):
+    """Nobody is kept waiting once that is noticed, and it is ended; what it ran runs on another."""
+    monkeypatch.setattr(crew_module, "SILENT_SECONDS", 0.6)
+    monkeypatch.setattr(crew_module, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(crew_module, "SURVEY_SECONDS", 0.05)
+    monkeypatch.setattr(worker_module, "ANSWER_SECONDS", 0.1)
+
+    async def story(person: Person, engine: FakeEngine) -> None:
+        hung = engine.alive[1]
+        names = [await person.queue(0.4), await person.queue(0.4)]
+        hung.hang()
+        await asyncio.sleep(0.25)  # it is noticed at the next survey
+        names.append(await asyncio.wait_for(person.queue(), 1))
+        assert await asyncio.wait_for(person.get("/system_stats"), 1)
+        await until(lambda: asyncio.sleep(0, engine.alive[1] is not hung))
+        await idle(person)
+        history = await person.get("/history")
+        assert set(history) == set(names)
+        assert all(record["outputs"] for record in history.values())
+
+    tell(story)
+
+
+def test_clearing_the_history_disturbs_nobody():
+    async def story(person: Person, engine: FakeEngine) -> None:
+        first = await person.queue()
+        await idle(person)
+        names = [await person.queue(0.02) for _ in range(20)]
+        while (await person.get("/prompt"))["exec_info"]["queue_remaining"]:
+            await person.post("/history", {"clear": True})
+        runs = [name for fake in engine.all for name in fake.started]
+        assert sorted(runs) == sorted([first, *names])
+        await person.post("/history", {"clear": True})
+        assert not any(fake.history for fake in engine.all), "workers forget what is done"
+
+    tell(story)
+
+
+def test_a_connection_that_breaks_doubles_nothing():
+    async def story(person: Person, engine: FakeEngine) -> None:
+        for fake in engine.all:
+            fake.drops = 1
+        names = [await person.queue(0.1) for _ in range(2)]
+        await idle(person)
+        assert sorted(name for fake in engine.all for name in fake.started) == sorted(names)
+
+    tell(story)
+
+
+def test_asking_twice_gets_the_first_answer():
+    async def story(person: Person, engine: FakeEngine) -> None:
+        engine.all[0].check_seconds = 0.05
+        wrong = {**asking_for("none.gguf"), "prompt_id": "same"}
+        answers = await asyncio.gather(*(person.post("/prompt", wrong) for _ in range(2)))
+        assert [status for status, _ in answers] == [400, 400]
+        right = {**asking_for("shared.safetensors"), "prompt_id": "same"}
+        answers = await asyncio.gather(*(person.post("/prompt", right) for _ in range(2)))
+        assert [status for status, _ in answers] == [200, 200]
+        await idle(person)
+        assert engine.all[0].started == ["same"]
+
+    tell(story, 1)
+
+
+def test_a_start_that_fails_is_tried_again():
+    async def story() -> None:
+        async with running(1) as (person, engine):
+            engine.broken = OSError("No space left.")
+            await engine.alive[1].end()
+
+            async def said() -> bool:
+                return "No space" in (await person.get("/wanduet/farm"))["workers"][0]["state"]
+
+            await until(said)
+            engine.broken = None
+            await ready(person, 1)
+
+    asyncio.run(story())
