@@ -132,6 +132,35 @@ def test_jobs():
             jobs.page(journal, wrong)
 
 
+def queue_one(journal: Journal, name: str, dice: random.Random, dead: int) -> None:
+    """Queues a prompt, which a worker may have died with that never comes back."""
+    entry = queued(journal, name, front=dice.random() < 0.1)
+    if dice.random() < 0.2:
+        journal.send(entry, f"{dead}.1")
+        journal.lose(entry, dead)
+
+
+def refuse_one(journal: Journal, slots: set[int], ran: dict[str, int]) -> None:
+    """Has a worker refuse what it was sent, unless it is the last that has not."""
+    for entry in journal.sent()[:1]:
+        slot = int(entry.worker.partition(".")[0])
+        if slots - set(entry.refused) - {slot}:
+            ran[entry.prompt_id] -= 1
+            journal.refuse(entry, slot, "No.")
+
+
+def ask(journal: Journal, dice: random.Random, cancelled: set[str], forgotten: set[str]) -> None:
+    """Has somebody cancel a prompt, or forget one that has ended."""
+    waiting, done = journal.waiting(), journal.done()
+    if waiting and dice.random() < 0.4:
+        name = dice.choice(waiting).prompt_id
+        assert journal.cancel([name])
+        cancelled.add(name)
+    elif done:
+        journal.forget([done[0].prompt_id])
+        forgotten.add(done[0].prompt_id)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_none_lost_none_doubled(seed: int):
     """Workers die at random moments, come back, refuse, and send records late.
@@ -143,28 +172,22 @@ def test_none_lost_none_doubled(seed: int):
     dead = len(slots) + 1
     lives = dict.fromkeys(slots, 1)
     late: list[tuple[Entry, str]] = []
-    ran: dict[str, int] = {}
-    ended: dict[str, int] = {}
+    ran, ended = dict[str, int](), dict[str, int]()
     names = [f"p{number}" for number in range(60)]
     left = list(names)
-    cancelled: set[str] = set()
-    forgotten: set[str] = set()
+    cancelled, forgotten = set[str](), set[str]()
 
     def keys() -> dict[int, str]:
         return {slot: f"{slot}.{life}" for slot, life in lives.items()}
 
     def end(entry: Entry, key: str) -> None:
-        ended[entry.prompt_id] = ended.get(entry.prompt_id, 0) + journal.finish(
-            entry, key, record(entry.prompt_id)
-        )
+        name = entry.prompt_id
+        ended[name] = ended.get(name, 0) + journal.finish(entry, key, record(name))
 
     for _ in range(5000):
         event = dice.random()
         if left and event < 0.3:
-            entry = queued(journal, left.pop(), front=dice.random() < 0.1)
-            if dice.random() < 0.2:  # a slot that never comes back
-                journal.send(entry, f"{dead}.1")
-                journal.lose(entry, dead)
+            queue_one(journal, left.pop(), dice, dead)
         elif event < 0.6:
             free = [Free(slot) for slot, key in keys().items() if not journal.sent(key)]
             choice = next_run(journal.line(slots), free)
@@ -177,18 +200,9 @@ def test_none_lost_none_doubled(seed: int):
             elif len(free) == len(lives):
                 assert not journal.waiting(), "all wait for nothing"
         elif event < 0.65:
-            for entry in journal.sent()[:1]:
-                slot = int(entry.worker.partition(".")[0])
-                if set(slots) - set(entry.refused) - {slot}:
-                    ran[entry.prompt_id] -= 1
-                    journal.refuse(entry, slot, "No.")
-        elif event < 0.67 and journal.waiting():
-            name = dice.choice(journal.waiting()).prompt_id
-            assert journal.cancel([name])
-            cancelled.add(name)
+            refuse_one(journal, set(slots), ran)
         elif event < 0.7:
-            forgotten |= {entry.prompt_id for entry in journal.done()[:1]}
-            journal.forget(forgotten)
+            ask(journal, dice, cancelled, forgotten)
         elif event < 0.9:
             running = [(entry, entry.worker) for entry in journal.sent()] + late
             if running:
