@@ -298,7 +298,9 @@ def said_of(sharing: Sharing, *, worthwhile: bool, samples: int) -> str:
     if worthwhile:
         return f"auto: the GPUs share the video, about {sharing.gain:.2g} x as fast ({numbers})."
     # Two passes are shared by halves of the GPUs.
-    missing = ["guidance (cfg above 1)"] * (samples % 2) + ["an even number"] * (sharing.ranks % 2)
+    missing = ["guidance (cfg above 1)"] * (samples % 2) + ["an even number of GPUs"] * (
+        sharing.ranks % 2
+    )
     others = " and ".join(missing)
     modes = "mode 'layers'" if sharing.ranks % 2 else "mode 'experts' or 'layers'"
     return (
