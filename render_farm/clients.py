@@ -23,6 +23,9 @@ LINK_SECONDS = 10.0
 
 RETRY_SECONDS = 1.0
 
+MOST_GREETED = 256
+"""Clients that new workers are told of: those that are connected, and some that never were."""
+
 ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
 
 Finished = Callable[[Worker, str, str], Awaitable[bool]]
@@ -98,6 +101,7 @@ class Clients:
         finally:
             if self._clients.get(client.client_id) is client:
                 del self._clients[client.client_id]
+                self._greeted.pop(client.client_id, None)
             await self._close(client)
         return client.socket
 
@@ -124,7 +128,10 @@ class Clients:
 
     def greeted(self, client_id: str, path: str) -> None:
         """Remembers what workers that come later have to be told of a client."""
+        self._greeted.pop(client_id, None)
         self._greeted[client_id] = path
+        if len(self._greeted) > MOST_GREETED:
+            del self._greeted[next(iter(self._greeted))]
 
     async def send(self, client_id: str, kind: str, data: dict[str, Any]) -> None:
         """Sends a message to one client, if it is there."""

@@ -8,15 +8,17 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode
 
 from aiohttp import web
 
 from . import jobs
+from .answers import OK
 from .crew import Crew
 from .farm import Farm
 from .journal import State
-from .proxy import TEMPORARY, Proxy
+from .proxy import TEMPORARY, Proxy, original_in_temp
+from .same_origin import same_origin
 from .worker import Worker, WorkerGoneError
 
 logger = logging.getLogger(__name__)
@@ -42,17 +44,6 @@ def make_app(farm: Farm, crew: Crew, proxy: Proxy) -> web.Application:
     return app
 
 
-@web.middleware
-async def same_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuses requests that another site's page makes in somebody's browser."""
-    origin = request.headers.get("Origin")
-    foreign = origin is not None and urlsplit(origin).netloc.lower() != request.host.lower()
-    if foreign or request.headers.get("Sec-Fetch-Site") == "cross-site":
-        logger.warning("Refused: a page of %s asked %s.", origin, request.host)
-        return web.Response(status=403)
-    return await handler(request)
-
-
 class Front:
     """The handlers."""
 
@@ -61,6 +52,7 @@ class Front:
         self._crew = crew
         self._proxy = proxy
         self._journal = farm.journal
+        self._uploading = asyncio.Lock()
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         """Returns method, path and handler of all that is not passed on as it is."""
@@ -205,10 +197,19 @@ class Front:
         return await self._proxy.forward(request, self._workers(), until_found=True)
 
     async def upload(self, request: web.Request) -> web.StreamResponse:
-        """Takes a file into the shared folder, or into all workers' temporary ones."""
-        if TEMPORARY.search(await request.read()):
-            return await self._proxy.to_all(request, self._workers())
-        return await self.anything(request)
+        """Takes a file into the shared folder, or into all workers' temporary ones.
+
+        One at a time, by the first worker: ComfyUI looks for a free name before it writes.
+        """
+        body = await request.read()
+        async with self._uploading:
+            workers = sorted(self._workers(), key=lambda worker: (worker.slot, worker.slow))
+            original = original_in_temp(body)
+            if original is not None:
+                return await self._proxy.forward(request, await _having(workers, original))
+            if TEMPORARY.search(body):
+                return await self._proxy.to_all(request, workers)
+            return await self._proxy.forward(request, workers)
 
     async def system_stats(self, request: web.Request) -> web.StreamResponse:
         """Describes the first worker's computer, and all workers' GPUs."""
@@ -220,11 +221,18 @@ class Front:
         return web.json_response({**found[0], "devices": devices})
 
     async def hello(self, request: web.Request) -> web.StreamResponse:
-        """Notes for all workers, also those to come, what a client shows."""
-        self._farm.clients.greeted(request.query.get("client_id", ""), request.path_qs)
-        path = request.path_qs
-        await asyncio.gather(*(_ignoring(w.ask("GET", path)) for w in self._workers()))
-        return web.json_response({})
+        """Notes for all workers, also those to come, what a client shows.
+
+        Answers what the worker says that runs this client's prompt.
+        """
+        client = request.query.get("client_id", "")
+        self._farm.clients.greeted(client, request.path_qs)
+        mine = {e.worker for e in self._journal.sent() if client and e.client == client}
+        workers = self._answering()
+        asked = [_ignoring(worker.ask("GET", request.path_qs)) for worker in workers]
+        answers = zip(workers, await asyncio.gather(*asked), strict=True)
+        said = [answer[1] for worker, answer in answers if answer and worker.key in mine]
+        return web.json_response(next((each for each in said if each), {}))
 
     async def describe(self, request: web.Request) -> web.StreamResponse:
         """Says what the workers do."""
@@ -251,6 +259,15 @@ async def _json(request: web.Request) -> dict[str, Any]:
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}
+
+
+async def _having(workers: list[Worker], place: dict[str, str]) -> list[Worker]:
+    """Returns the worker first that has a file."""
+    for worker in workers:
+        answer = await _ignoring(worker.ask("HEAD", f"/view?{urlencode(place)}"))
+        if answer and answer[0] == OK:
+            return [worker]
+    return workers
 
 
 async def _ignoring(work: Awaitable[Any]) -> Any:

@@ -4,14 +4,20 @@ The process ends when whoever started it does, however that happens: it holds th
 this one's standard input, which the system closes then. So no ComfyUI keeps a GPU for nobody.
 """
 
+import ctypes
 import os
 import runpy
+import signal
 import sys
 import threading
+
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl.h."""
 
 
 def main() -> None:
     """Replaces this program by the one that is named."""
+    _end_with_parent()
     lifeline = os.dup(0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -20,6 +26,15 @@ def main() -> None:
     del sys.argv[0]
     sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def _end_with_parent() -> None:
+    """Has Linux end this process with its starter, also after it has replaced its program.
+
+    A pack that restarts ComfyUI does so in the same process, and the lifeline is gone.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end_with(lifeline: int) -> None:

@@ -34,6 +34,13 @@ FROM_HERE = ("OMP_NUM_THREADS", "PYTHONPATH")
 """Variables that Ray sets anew for its processes."""
 
 
+GIVEN_TO_WORKERS = {
+    *("--port", "--listen", "--tls-keyfile", "--tls-certfile", "--cuda-device"),
+    *("--temp-directory", "--user-directory", "--database-url", "--auto-launch"),
+}
+"""ComfyUI's options that would break the way to a worker, or what is its own."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the farm until it is stopped; returns the exit code."""
     options = parse(arguments)
@@ -114,6 +121,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.comfy = given[len(own) + 1 :]
     if options.address and options.without_ray:
         parser.error("--address needs Ray: leave out --without-ray.")
+    for name in (each.partition("=")[0] for each in options.comfy):
+        if name in GIVEN_TO_WORKERS:
+            parser.error(
+                f"{name} cannot stand behind --: the farm sets it for each worker, or all workers "
+                "need ComfyUI's own. Leave it out; --port and --listen in front of -- are the "
+                "farm's address."
+            )
     if options.workers < 0:
         parser.error(f"--workers: got {options.workers}, need 1 or more.")
     return options

@@ -1,6 +1,8 @@
 """Passes a request on to a worker, and its answer back, piece by piece."""
 
 import asyncio
+import json
+import logging
 import re
 from collections.abc import Iterable, Mapping
 
@@ -9,6 +11,8 @@ from aiohttp import web
 from yarl import URL
 
 from .worker import Worker
+
+logger = logging.getLogger(__name__)
 
 NOT_PASSED_ON = {
     *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer"),
@@ -24,6 +28,9 @@ MISSING = 404
 
 TEMPORARY = re.compile(rb'name="type"\r\n(?:[^\r\n]+\r\n)*\r\ntemp\r\n')
 """In an upload: a file for the folder that each worker has of its own."""
+
+ORIGINAL = re.compile(rb'name="original_ref"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n')
+"""In an uploaded mask: what it is the mask of."""
 
 
 class Proxy:
@@ -59,7 +66,7 @@ class Proxy:
             try:
                 async with self._session.request(
                     request.method,
-                    URL(worker.url + request.raw_path, encoded=True),
+                    _url(worker, request),
                     headers=_passed_on(request.headers),
                     data=body,
                     allow_redirects=False,
@@ -71,23 +78,24 @@ class Proxy:
             except aiohttp.ClientConnectorError:
                 continue  # it has got nothing
             except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
-                text = f"A worker ended while it answered. Got '{error}'. Ask again."
-                return web.Response(status=502, text=text)
+                return _ended(error)
         return web.Response(status=503, text="No ComfyUI is ready. Try again in a minute.")
 
     async def to_all(self, request: web.Request, workers: Iterable[Worker]) -> web.StreamResponse:
         """Tells all workers, and answers with what the last one says."""
-        answer: web.StreamResponse = web.Response(status=503, text="No ComfyUI is ready.")
         everyone = list(workers)
         for worker in everyone[:-1]:
-            async with self._session.request(
-                request.method,
-                URL(worker.url + request.raw_path, encoded=True),
-                headers=_passed_on(request.headers),
-                data=await request.read(),
-            ) as each:
-                await each.read()
-        return await self.forward(request, everyone[-1:]) if everyone else answer
+            try:
+                async with self._session.request(
+                    request.method,
+                    _url(worker, request),
+                    headers=_passed_on(request.headers),
+                    data=await request.read(),
+                ) as each:
+                    await each.read()
+            except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+                return _ended(error)
+        return await self.forward(request, everyone[-1:])
 
 
 def _passed_on(headers: Mapping[str, str]) -> dict[str, str]:
@@ -100,7 +108,33 @@ async def _stream(request: web.Request, answer: aiohttp.ClientResponse) -> web.S
     if length is not None:
         response.content_length = int(length)
     await response.prepare(request)
-    async for piece in answer.content.iter_chunked(PIECE):
-        await response.write(piece)
-    await response.write_eof()
+    try:
+        async for piece in answer.content.iter_chunked(PIECE):
+            await response.write(piece)
+        await response.write_eof()
+    except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+        logger.warning("A file or an answer broke off. Got '%s'.", error)
+        if request.transport is not None:
+            request.transport.abort()  # so that the client does not take it for the whole
     return response
+
+
+def _url(worker: Worker, request: web.Request) -> URL:
+    return URL(worker.url + request.raw_path, encoded=True)
+
+
+def _ended(error: Exception) -> web.Response:
+    text = f"A worker ended while it answered. Got '{error}'. Ask again."
+    return web.Response(status=502, text=text)
+
+
+def original_in_temp(body: bytes) -> dict[str, str] | None:
+    """Returns the image that an uploaded mask belongs to, if it lies in a temporary folder."""
+    found = ORIGINAL.search(body)
+    try:
+        place = json.loads(found.group(1)) if found else None
+    except ValueError:
+        return None
+    if not isinstance(place, dict) or place.get("type") != "temp":
+        return None
+    return {key: str(place.get(key, "")) for key in ("filename", "subfolder", "type")}

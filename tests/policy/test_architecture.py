@@ -140,6 +140,17 @@ def test_entry_point_imports_only_nodes():
     assert not wrong, "\n".join(wrong)
 
 
+def test_the_farm_and_the_pack_know_nothing_of_each_other():
+    pack = {"nodes", "wan_model"}
+    wrong = [
+        f"{source}:{found.line} imports {found.module}"
+        for source in [*sources("render_farm"), *pack_sources()]
+        for found in source.imports
+        if found.top in (pack if source.module[:1] == ("render_farm",) else {"render_farm"})
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_comfyui_internals_are_touched_in_one_place():
     wrong = [
         f"{source}:{found.line} imports {found.module}"

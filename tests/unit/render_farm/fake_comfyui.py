@@ -163,8 +163,16 @@ class FakeComfyUI:
     async def none(self, _: web.Request) -> web.Response:
         return web.Response(status=404)
 
-    async def view(self, request: web.Request) -> web.Response:
+    async def view(self, request: web.Request) -> web.StreamResponse:
         found = request.query["filename"] == f"{self.slot}.png"
+        if request.query["filename"] == "broken":
+            response = web.StreamResponse()
+            response.content_length = 100_000
+            await response.prepare(request)
+            await response.write(b"x" * 50_000)
+            assert request.transport is not None
+            request.transport.close()
+            return response
         return web.Response(body=b"x" * 100_000 if found else b"", status=200 if found else 404)
 
     async def other(self, request: web.Request) -> web.Response:
@@ -174,6 +182,8 @@ class FakeComfyUI:
             gone = list(self.history) if change.get("clear") else change["delete"]
             self.history = {key: self.history[key] for key in self.history if key not in gone}
         body = {"devices": [{"name": self.slot}], "origin": request.headers.get("Origin")}
+        if request.path == "/wanduet/hello":
+            body = {"prompt_id": next(iter(self.running), None)}
         return web.json_response(body)
 
 

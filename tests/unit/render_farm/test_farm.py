@@ -232,13 +232,30 @@ def test_what_any_worker_answers():
         async with person.session.post(person.url + "/upload/image", data=form) as answer:
             assert answer.status == 200
         assert all("/upload/image" in fake.asked for fake in engine.all)
+        for place, path in (("2.png", "/upload/mask"), ("3.png", "/upload/mask?shared=1")):
+            kind = "input" if "shared" in path else "temp"
+            form = aiohttp.FormData(
+                {"original_ref": f'{{"filename": "{place}", "type": "{kind}"}}'}
+            )
+            form.add_field("image", b"png", filename="a.png")
+            async with person.session.post(person.url + path, data=form) as answer:
+                assert answer.status == 200
+        said = [[path for path in fake.asked if "mask" in path] for fake in engine.all]
+        assert said == [["/upload/mask?shared=1"], ["/upload/mask"]], "whoever has the file"
         await person.post("/free", {"free_memory": True})
         assert all("/free" in fake.asked for fake in engine.all)
         # A page of another site is refused, as by ComfyUI; our own is passed on without its name.
         assert (await person.get("/x", Origin=person.url))["origin"] is None
-        for headers in ({"Origin": "http://other.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        foreign = {"Origin": "http://other.example"}
+        for headers, status in (
+            (foreign, 403),
+            ({"Sec-Fetch-Site": "cross-site"}, 403),
+            ({"Origin": "http://127.0.0.1:1"}, 403),
+            ({"Origin": "http://127.0.0.1"}, 200),  # some browsers leave the port out
+            ({**foreign, "Host": "192.0.2.1:80"}, 200),  # a proxy's business, as with ComfyUI
+        ):
             async with person.session.get(person.url + "/queue", headers=headers) as answer:
-                assert answer.status == 403
+                assert answer.status == status, headers
 
     tell(story)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import aiohttp
 import pytest
 
 from render_farm import crew as crew_module
@@ -164,3 +165,26 @@ def test_a_start_that_fails_is_tried_again():
             await ready(person, 1)
 
     asyncio.run(story())
+
+
+def test_a_download_that_breaks_off():
+    """The client sees that it has not got all."""
+
+    async def story(person: Person, engine: FakeEngine) -> None:
+        async with person.session.get(person.url + "/view?filename=broken") as answer:
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await answer.read()
+        assert engine.all
+
+    tell(story, 1)
+
+
+def test_what_hello_answers():
+    async def story(person: Person, engine: FakeEngine) -> None:
+        names = {client: await person.queue(30, client_id=client) for client in "ab"}
+        for client, name in {**names, "c": None}.items():
+            hello = await person.get(f"/wanduet/hello?client_id={client}")
+            assert hello.get("prompt_id") == name
+        assert len(engine.all) == 2
+
+    tell(story)

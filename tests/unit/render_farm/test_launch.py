@@ -90,6 +90,35 @@ def test_a_guarded_program_ends_with_its_starter(tmp_path: Path):
     process.stdout.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only.")
+def test_a_program_that_restarts_itself_ends_with_its_starter(tmp_path: Path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, sys, time\n"
+        "if len(sys.argv) == 1: os.execv(sys.executable, [sys.executable, __file__, '--again'])\n"
+        "print(os.getpid(), flush=True)\n"
+        "time.sleep(30)\n"
+    )
+    code = "import subprocess, sys; subprocess.Popen(sys.argv[1:], stdin=-1).wait()"
+    command = [sys.executable, "-c", code, sys.executable, str(GUARD), str(program)]
+    starter = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert starter.stdout is not None
+    assert starter.stdout.readline()
+    starter.kill()
+    starter.wait()
+    assert starter.stdout.read() == "", "whoever holds the other end has ended"
+    starter.stdout.close()
+
+
+@pytest.mark.parametrize("option", ["--port", "--listen=0.0.0.0", "--tls-keyfile", "--cuda-device"])
+def test_options_that_the_farm_gives_itself(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit):
+        parse(["--comfyui", str(tmp_path), "--", option, "1"])
+    assert option.partition("=")[0] in capsys.readouterr().err
+
+
 def test_ports_are_one_after_another():
     spec = ComfySpec("main.py", (), "/f", 9000)
     assert [spec.port(slot) for slot in (1, 2, 3)] == [9000, 9001, 9002]

@@ -77,8 +77,12 @@ def test_names_of_files_carry_the_worker():
         "1": {"inputs": {"filename_prefix": "video/a", "n": 1}, "class_type": "SaveVideo"},
         "2": {"inputs": {"filename_prefix": ["1", 0]}},
         "3": None,
+        "4": {"inputs": {"filename_prefix": ["5", 0]}},
+        "5": {"inputs": {"value": "b_w12"}, "class_type": "PrimitiveString"},
     }
     marked = mark_names(prompt, 2)
+    assert marked["4"]["inputs"] == {"filename_prefix": "b_w2"}, "marked once"
+    assert marked["5"] == prompt["5"]
     assert marked["1"] == {
         "inputs": {"filename_prefix": "video/a_w2", "n": 1},
         "class_type": "SaveVideo",
