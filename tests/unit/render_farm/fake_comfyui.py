@@ -4,9 +4,17 @@ It answers as far as the farm asks: prompts take as many seconds as they say.
 """
 
 import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from aiohttp import WSMsgType, web
+
+
+def in_own_loop(story: Coroutine[Any, Any, None]) -> None:
+    """Runs a story in a thread of its own: tests of the browser keep a loop in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, story).result()
 
 
 class FakeComfyUI:

@@ -15,7 +15,7 @@ from render_farm import crew as crew_module
 from render_farm.engine import FarmError
 from render_farm.launch import application
 
-from .fake_comfyui import FakeEngine
+from .fake_comfyui import FakeEngine, in_own_loop
 
 
 class Person:
@@ -106,7 +106,7 @@ def tell(story: Story, slots: int = 2) -> None:
         async with running(slots) as (person, engine):
             await story(person, engine)
 
-    asyncio.run(run())
+    in_own_loop(run())
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 from render_farm import crew as crew_module
 from render_farm import worker as worker_module
 
-from .fake_comfyui import FakeEngine
+from .fake_comfyui import FakeEngine, in_own_loop
 from .test_farm import Person, idle, ready, running, tell, until
 
 
@@ -164,7 +164,7 @@ def test_a_start_that_fails_is_tried_again():
             engine.broken = None
             await ready(person, 1)
 
-    asyncio.run(story())
+    in_own_loop(story())
 
 
 def test_a_download_that_breaks_off():

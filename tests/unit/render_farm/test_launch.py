@@ -1,6 +1,5 @@
 """The command line, and processes that end with their starter."""
 
-import asyncio
 import importlib.util
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from render_farm.engine import GUARD, ComfySpec, FarmError, check_port
 from render_farm.launch import main, parse, spec_of
 from render_farm.local_engine import visible_gpus
 
-from .fake_comfyui import FakeComfyUI
+from .fake_comfyui import FakeComfyUI, in_own_loop
 
 
 def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -68,7 +67,7 @@ def test_a_port_that_is_taken():
         await fake.end()
         check_port(fake.host, fake.port)
 
-    asyncio.run(take())
+    in_own_loop(take())
 
 
 def test_a_guarded_program_ends_with_its_starter(tmp_path: Path):
