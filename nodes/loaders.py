@@ -264,13 +264,13 @@ def _load(
     )
     patchers = load_models(checkpoints, precision, attend, memory, devices)
     advice = what_to_install(device)
-    tiered = said_of(tier)
+    tiered = said_of(tier, matmuls)
     lines = [
         *(*(info.label for info in infos), *matmuls, chosen, *tiered, *advice),
         *infos[0].remarks,
     ]
     runtime.show(node_id, "\n".join(lines))
-    return [at_tier(tier, patcher, node_id) for patcher in patchers]
+    return [at_tier(tier, patcher) for patcher in patchers]
 
 
 def _low_noise_problem(name: str | None) -> str | None:

@@ -1,5 +1,6 @@
 """What a tier of speed means for what a loader leaves open, on this machine."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -36,20 +37,20 @@ def attention_at(
     return choose(names[-1], device, dtype, trained_sparse=trained_sparse)
 
 
-def at_tier(tier: Tier | None, model: Any, node_id: str | None) -> Any:
+def at_tier(tier: Tier | None, model: Any) -> Any:
     """Returns a MODEL with the tier's step cache, if it has one; a node behind can replace it."""
     if tier is None:
         return model
     if tier.cache_threshold is not None:
         settings = StepCacheSettings(threshold=tier.cache_threshold)
-        model = with_step_cache(model, settings, facts.model_facts(model).label, node_id)
+        model = with_step_cache(model, settings, facts.model_facts(model).label, None)
     model.set_attachments(SPEED, tier.name)
     return model
 
 
-def said_of(tier: Tier | None) -> list[str]:
-    """Returns what a loader says of a tier."""
+def said_of(tier: Tier | None, matmuls: Iterable[str]) -> list[str]:
+    """Returns what a loader says of a tier, after the lines on matmuls and attention."""
     if tier is None:
         return []
-    measured = "" if tier.measured is None else f". {tier.measured}"
-    return [f"speed {tier.name}: {tier.note}{measured}"]
+    formats = " and ".join(dict.fromkeys(line.partition(":")[0] for line in matmuls))
+    return [f"speed {tier.name}: {formats}, attention as above; {tier.steps}"]

@@ -7,14 +7,13 @@ Contents are data: `files/*.json` (presets), `distilled.json` (what tells distil
 from .choice import Models, Settings, choose, official
 from .preset import AUTO, Preset, find_preset, preset_names, presets
 from .recognition import Alpha, Distilled, marks, recognise
-from .tiers import Measured, Tier, find_tier, tier_names, tiers
+from .tiers import Tier, find_tier, tier_names, tiers
 from .values import Values
 
 __all__ = [
     "AUTO",
     "Alpha",
     "Distilled",
-    "Measured",
     "Models",
     "Preset",
     "Settings",

@@ -93,7 +93,8 @@ def _source(models: Sequence[Any], labels: Sequence[str]) -> Source:
         if isinstance(dit.attend, SparseSchedule):
             raise BackendError(
                 "Attention that depends on the step cannot be distributed. Got kitchen_sol or "
-                "auto_fast, need one kernel for all steps. Choose another at the loader."
+                "auto_fast, need one kernel for all steps. Choose another attention at the "
+                "loader by name; on auto, its speed 'fast' or 'fastest' chooses these."
             )
     precision, limits = models[0].get_attachment(LOADED_WITH)
     dit = models[0].model.diffusion_model

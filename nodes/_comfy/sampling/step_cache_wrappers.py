@@ -29,7 +29,8 @@ class StepCaching:
     label: str
     """Of the model, for people."""
     node_id: str | None
-    """The node that shows what was skipped."""
+    """The node that shows what was skipped; None: no node asked for it, and only the sampler's
+    report has what it skipped."""
 
     def outer_sample(
         self,
@@ -49,7 +50,8 @@ class StepCaching:
         if options.get("context_handler") is not None:
             reason = "context windows run the model on another part of the video each time"
         if reason:
-            self._show(f"nothing is skipped: {reason}")
+            if self.node_id is not None:
+                self._show(f"nothing is skipped: {reason}")
             return executor(*call, **kwargs)
         cache = StepCache(self.settings, sigmas.tolist(), guider.cfg)
         guider.model_options = {**options, KEY: cache}

@@ -5,7 +5,7 @@ import pytest
 from wan_model.attention import names
 from wan_model.errors import SettingsError
 from wan_model.presets import find_tier, tier_names, tiers
-from wan_model.sampling import StepCacheSettings
+from wan_model.sampling.step_cache.cache import STEP_RULES
 
 
 def test_each_is_faster_and_coarser_than_the_one_before():
@@ -15,18 +15,9 @@ def test_each_is_faster_and_coarser_than_the_one_before():
     assert (exact.eight_bit, exact.cache_threshold, exact.attention) == (False, None, ("auto",))
     assert fast.eight_bit
     assert fastest.eight_bit
-    own, more = (
-        StepCacheSettings(threshold=tier.cache_threshold or 0.0).step_reuse()
-        for tier in (fast, fastest)
-    )
-    assert own is not None
-    assert more is not None
+    own = STEP_RULES["easycache"].threshold
+    assert (fast.cache_threshold or own) < (fastest.cache_threshold or own)
     assert fastest.attention[-len(fast.attention) :] == fast.attention, "where nothing is sparse"
-    measured = [tier.measured for tier in tiers().values() if tier.measured]
-    assert len(measured) == 3
-    assert measured == sorted(measured, key=lambda one: -one.psnr_db)
-    assert measured == sorted(measured, key=lambda one: -one.passes)
-    assert f"{measured[1].psnr_db:.0f} dB" in str(measured[1])
 
 
 @pytest.mark.parametrize("tier", tiers().values(), ids=tier_names()[1:])
