@@ -18,7 +18,7 @@ Scaling = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 TOLERANCE = 1e-2
 """Most rms error of a trial: PyTorch rounds to bf16 twice, which costs 0.004."""
 
-TRIAL = (3, 1288)
+TRIAL = (9, 1288)
 """Rows and columns: no whole block of the kernel."""
 
 
