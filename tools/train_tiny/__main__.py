@@ -72,6 +72,14 @@ def main() -> None:
     torch._dynamo.config.recompile_limit = 64  # one version per width and size class of a norm
     torch._dynamo.config.automatic_dynamic_shapes = False  # a teacher's batch is not a student's
     folder, device = TrainingFolder(arguments.out), torch.device(arguments.device)
+    options = {
+        "device": device,
+        "seconds": arguments.seconds,
+        "steps": arguments.steps,
+        "stop_after": arguments.stop_after,
+        "init_from": arguments.init_from,
+        "compile_blocks": device.type == "cuda",
+    }
     for command in arguments.commands:
         match command:
             case "sizes":
@@ -98,30 +106,9 @@ def main() -> None:
                 output = folder.path / f"{name}.png"
                 preview(tuple(arguments.stages), recipe, folder, output, device=device)
             case _ if command in distillation.stages:
-                run_distillation(
-                    command,
-                    recipe,
-                    distillation,
-                    folder,
-                    device=device,
-                    seconds=arguments.seconds,
-                    steps=arguments.steps,
-                    stop_after=arguments.stop_after,
-                    init_from=arguments.init_from,
-                    compile_blocks=device.type == "cuda",
-                )
+                run_distillation(command, recipe, distillation, folder, **options)
             case _:
-                run_stage(
-                    command,
-                    recipe,
-                    folder,
-                    device=device,
-                    seconds=arguments.seconds,
-                    steps=arguments.steps,
-                    stop_after=arguments.stop_after,
-                    init_from=arguments.init_from,
-                    compile_blocks=device.type == "cuda",
-                )
+                run_stage(command, recipe, folder, **options)
 
 
 def _parse(recipe: Recipe, distillation: Distillation) -> argparse.Namespace:
