@@ -4,6 +4,31 @@ window.wanduetTest = {
     for (let i = 0; i < count; i += 1) await new Promise(requestAnimationFrame);
   },
 
+  // Waits until changes have been drawn and our routes have answered all that was asked. Counted
+  // here and not by the network's events, which a busy machine delivers before or after the page
+  // has read the answer.
+  async settle() {
+    for (let quiet = 0; quiet < 4; quiet = this.asked ? 0 : quiet + 1) await this.frames(1);
+  },
+
+  asked: 0,
+
+  countQuestions() {
+    const { fetch } = window;
+    window.fetch = async (...given) => {
+      if (!`${given[0]?.url ?? given[0]}`.includes("/wanduet/")) return fetch(...given);
+      this.asked += 1;
+      try {
+        const response = await fetch(...given);
+        const text = await response.text();
+        response.json = async () => JSON.parse(text);
+        return response;
+      } finally {
+        this.asked -= 1;
+      }
+    };
+  },
+
   clear() {
     if (app.canvas.graph !== app.graph) app.canvas.setGraph(app.graph);
     app.graph.clear();
@@ -332,3 +357,4 @@ window.wanduetTest = {
     return result;
   },
 };
+wanduetTest.countQuestions();

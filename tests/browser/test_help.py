@@ -42,7 +42,7 @@ def test_the_editor_speaks_chinese(chinese: Editor, results: Path):
 
     chinese.page.evaluate(SELECT, node)
     chinese.page.get_by_test_id("info-button").click()
-    chinese.page.wait_for_function(IMAGE_IS_THERE, timeout=20_000)
+    chinese.page.wait_for_function(IMAGE_IS_THERE)
     text = chinese.page.locator(".node-help-content").inner_text()
     assert "示例" in text
     assert "返回剩余噪声" in text

@@ -18,7 +18,7 @@ def at_node(editor: Editor, node_id: str) -> list[str]:
 
 def wait_for_problems(editor: Editor, node_id: str, count: int) -> list[str]:
     condition = "([id, count]) => wanduetTest.problems(id).length === count"
-    editor.page.wait_for_function(condition, arg=[node_id, count], timeout=10_000)
+    editor.page.wait_for_function(condition, arg=[node_id, count])
     return at_node(editor, node_id)
 
 

@@ -134,9 +134,9 @@ def unanswered(editor: Editor) -> Iterator[list[Route]]:
     try:
         yield held
     finally:
-        editor.page.unroute("**/wanduet/schedule*")
         for route in held:
             route.continue_()
+        editor.page.unroute("**/wanduet/schedule*")
 
 
 def test_asks_one_question_at_a_time_and_none_twice(editor: Editor):

@@ -104,13 +104,13 @@ def test_templates_are_found(editor: Editor):
     page = editor.page
     page.route("**/templates/index.json*", counted)
     page.evaluate("() => void app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.wait_for_selector("[data-testid^='template-workflow-']", timeout=30_000)
+    page.wait_for_selector("[data-testid^='template-workflow-']")
     box = page.get_by_role("dialog").locator("input").first
     missed: dict[str, list[str]] = {}
     for phrase in TEMPLATES[editor.mode.frontend]:
         box.fill(phrase)
         try:  # the dialog waits for the end of the word
-            page.wait_for_function(SHOWN, arg=[names, FIRST], timeout=30_000, polling=200)
+            page.wait_for_function(SHOWN, arg=[names, FIRST], timeout=60_000, polling=200)
         except TimeoutError:
             missed[phrase] = page.evaluate(CARDS, FIRST)
     page.keyboard.press("Escape")
