@@ -9,16 +9,31 @@ Answer = tuple[int, Any]
 
 OK = 200
 
-NO_WORKER = {
-    "error": {
-        "type": "no_worker",
-        "message": "No ComfyUI is ready. Got none that answers, need one. Try again in a minute; "
-        "/wanduet/farm says what they do.",
-        "details": "",
-        "extra_info": {},
-    },
-    "node_errors": {},
-}
+FAILED = 500
+
+
+def refused(kind: str, message: str) -> dict[str, Any]:
+    """Returns a refusal in ComfyUI's form."""
+    error = {"type": kind, "message": message, "details": "", "extra_info": {}}
+    return {"error": error, "node_errors": {}}
+
+
+NO_WORKER = refused(
+    "no_worker",
+    "No ComfyUI is ready. Got none that answers, need one. Try again in a minute; /wanduet/farm "
+    "says what they do.",
+)
+
+
+def in_words(status: int, answer: Any) -> Answer:
+    """Returns why a worker has refused a prompt, also where it tripped over it without a word."""
+    if status < FAILED:
+        return status, answer
+    message = (
+        f"ComfyUI failed while it checked the prompt. Got its status {status}, need a workflow "
+        "that was exported in API format. Look into the workers' logs."
+    )
+    return 400, refused("invalid_prompt", message)
 
 
 def queued(entry: Entry, answer: Any) -> dict[str, Any]:

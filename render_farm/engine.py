@@ -4,7 +4,9 @@ import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
+
+from .worker_files import claim, shorten
 
 GUARD = Path(__file__).with_name("guard.py")
 HERE = "127.0.0.1"
@@ -28,6 +30,8 @@ class ComfySpec:
     """Of slot 1; the next slot has the next one."""
     environment: tuple[tuple[str, str], ...] = ()
     """Variables that Ray would not pass on."""
+    private: bool = False
+    """Whether nobody else may look into the folder: nobody has chosen it."""
 
     @property
     def on_gpu(self) -> bool:
@@ -35,7 +39,13 @@ class ComfySpec:
         return "--cpu" not in self.arguments
 
     def command(self, slot: int, host: str) -> list[str]:
-        """Returns the command line of a slot's ComfyUI, and makes its folder."""
+        """Returns the command line of a slot's ComfyUI, and makes its folder.
+
+        Raises:
+            OSError: if it cannot be made, or is somebody else's.
+        """
+        if self.private:
+            claim(Path(self.folder))
         own = Path(self.folder) / f"worker-{slot}"
         own.mkdir(parents=True, exist_ok=True)
         return [
@@ -53,6 +63,11 @@ class ComfySpec:
     def log(self, slot: int) -> Path:
         """Returns the file that a slot's ComfyUI writes its messages to."""
         return Path(self.folder) / f"worker-{slot}.log"
+
+    def open_log(self, slot: int) -> IO[bytes]:
+        """Opens that file, at its end."""
+        shorten(self.log(slot))
+        return self.log(slot).open("ab")
 
 
 class Process(Protocol):

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
-from .answers import NO_WORKER, OK, Answer, queued, refusal
+from .answers import NO_WORKER, OK, Answer, in_words, queued, refusal
 from .clients import Clients
 from .delivery import post_once, taken_back
 from .journal import MOST_DEATHS, Entry, Journal, State
@@ -137,7 +137,7 @@ class Farm:
                 if status == OK:
                     return status, answer
                 entry.refused[worker.slot] = refusal(answer)
-                first = first or (status, answer)
+                first = first or in_words(status, answer)
             return first or (503, NO_WORKER)
         finally:
             del self._checks[entry.prompt_id]
@@ -197,7 +197,7 @@ class Farm:
     def _give_out(self) -> bool:
         """Gives one prompt to one worker, if both are there."""
         free = [_as_free(each) for each in self.workers.values() if self.is_free(each)]
-        choice = next_run(self.journal.line(self.workers), free)
+        choice = next_run(self.journal.line(self.workers), free) if free else None
         if choice is None:
             return False
         passed = self.journal.get(choice.passed or "")

@@ -6,24 +6,23 @@ files, descriptions of nodes and other packs' routes, any worker answers.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any
 from urllib.parse import urlencode
 
 from aiohttp import web
 
-from . import jobs
+from . import jobs, questions
 from .answers import OK
 from .crew import Crew
 from .farm import Farm
 from .journal import State
 from .proxy import TEMPORARY, Proxy, original_in_temp
+from .questions import Handler
 from .same_origin import same_origin
 from .worker import Worker, WorkerGoneError
 
 logger = logging.getLogger(__name__)
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 LARGEST_BODY = 1 << 30
 """Bytes; workers have limits of their own."""
@@ -34,7 +33,9 @@ LOOK_SECONDS = 2.0
 
 def make_app(farm: Farm, crew: Crew, proxy: Proxy) -> web.Application:
     """Returns the application that answers at the farm's address."""
-    app = web.Application(client_max_size=LARGEST_BODY, middlewares=[same_origin])
+    app = web.Application(
+        client_max_size=LARGEST_BODY, middlewares=[same_origin, questions.in_words]
+    )
     front = Front(farm, crew, proxy)
     for method, path, handler in front.routes():
         app.router.add_route(method, path, handler)
@@ -92,9 +93,8 @@ class Front:
 
     async def post_prompt(self, request: web.Request) -> web.StreamResponse:
         """Queues a prompt."""
-        body = await _json(request)
-        if not isinstance(body.get("prompt"), dict):
-            return await self.anything(request)  # a worker says what is wrong
+        body = await questions.json_object(request)
+        questions.check_prompt(body)
         status, answer = await self._farm.queue(body)
         return web.json_response(answer, status=status)
 
@@ -107,17 +107,18 @@ class Front:
 
     async def post_queue(self, request: web.Request) -> web.StreamResponse:
         """Takes prompts out of line."""
-        body = await _json(request)
-        if body.get("clear"):
+        body = await questions.json_object(request)
+        clear, named = questions.flag(body, "clear"), questions.texts(body, "delete")
+        if clear:
             self._journal.cancel([entry.prompt_id for entry in self._journal.waiting()])
-        self._journal.cancel(body.get("delete") or [])
+        self._journal.cancel(named)
         self._farm.changed()
         return web.Response()
 
     async def interrupt(self, request: web.Request) -> web.StreamResponse:
         """Stops one prompt, those of one client, or all that run."""
-        body = await _json(request)
-        prompt_id, client = body.get("prompt_id"), body.get("client_id")
+        body = await questions.json_object(request, lenient=True)
+        prompt_id, client = (questions.text(body, name) for name in ("prompt_id", "client_id"))
         await self._farm.cancel(
             entry.prompt_id
             for entry in self._journal.sent()
@@ -128,9 +129,10 @@ class Front:
 
     async def get_history(self, request: web.Request) -> web.StreamResponse:
         """Returns the records of finished prompts."""
-        most = request.query.get("max_items")
-        offset = int(request.query.get("offset", -1))
-        return web.json_response(self._journal.history(None if most is None else int(most), offset))
+        most, offset = (
+            questions.whole_number(request.query, name) for name in ("max_items", "offset")
+        )
+        return web.json_response(self._journal.history(most, -1 if offset is None else offset))
 
     async def get_record(self, request: web.Request) -> web.StreamResponse:
         """Returns a finished prompt's record by its id, {} for any other."""
@@ -144,9 +146,9 @@ class Front:
 
     async def post_history(self, request: web.Request) -> web.StreamResponse:
         """Forgets finished prompts."""
-        body = await _json(request)
-        given = body.get("delete") or []
-        done = [e for e in self._journal.done() if body.get("clear") or e.prompt_id in given]
+        body = await questions.json_object(request)
+        clear, given = questions.flag(body, "clear"), set(questions.texts(body, "delete"))
+        done = [e for e in self._journal.done() if clear or e.prompt_id in given]
         self._journal.forget([entry.prompt_id for entry in done])
         # Not the request itself: a worker's history may have what is not noted here yet.
         await asyncio.gather(
@@ -162,10 +164,7 @@ class Front:
         """Lists prompts in the newer form."""
         if not any(worker.has_jobs for worker in self._workers()):
             return web.Response(status=404)
-        try:
-            return web.json_response(jobs.page(self._journal, request.query))
-        except ValueError as error:
-            return web.json_response({"error": str(error)}, status=400)
+        return web.json_response(jobs.page(self._journal, request.query))
 
     async def get_job(self, request: web.Request) -> web.StreamResponse:
         """Describes one prompt in the newer form."""
@@ -176,9 +175,10 @@ class Front:
 
     async def cancel_jobs(self, request: web.Request) -> web.StreamResponse:
         """Stops prompts, or takes them out of line."""
-        body = await _json(request)
         one = request.match_info.get("job_id")
-        found = [one] if one else [str(each) for each in body.get("job_ids") or []]
+        found = [one] if one else None
+        if found is None:
+            found = questions.texts(await questions.json_object(request), "job_ids")
         waiting = self._journal.cancel(found)
         running = await self._farm.cancel(found)
         return web.json_response({"cancelled": waiting or running})
@@ -186,9 +186,10 @@ class Front:
     # Everything else
 
     async def everybody(self, request: web.Request) -> web.StreamResponse:
-        """Tells all workers the same."""
-        body = await _json(request)
-        path = request.path
+        """Tells all workers to let go of memory."""
+        body, path = await questions.json_object(request), request.path
+        for name in ("unload_models", "free_memory"):
+            questions.flag(body, name)
         await asyncio.gather(*(_ignoring(w.ask("POST", path, body)) for w in self._answering()))
         return web.Response()
 
@@ -250,15 +251,6 @@ class Front:
         """Returns all that live, those first that have nothing else to do, slow ones last."""
         workers = sorted(self._farm.workers.values(), key=lambda worker: worker.slot)
         return sorted(workers, key=lambda each: (each.slow, not self._farm.is_free(each)))
-
-
-async def _json(request: web.Request) -> dict[str, Any]:
-    """Returns a request's JSON object, {} if it has another body or none."""
-    try:
-        body = await request.json()
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
 
 
 async def _having(workers: list[Worker], place: dict[str, str]) -> list[Worker]:

@@ -3,15 +3,18 @@
 A finished prompt's description comes from the worker that ran it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .journal import Entry, Journal, State
+from .questions import refuse, whole_number
 
 DETAILS = ("outputs", "execution_status", "workflow")
 """Only in the answer about a single prompt."""
 
 RUNNING = {State.WAITING: "pending", State.SENT: "in_progress"}
+
+STATES = {*RUNNING.values(), "completed", "failed", "cancelled"}
 
 SORTED_BY = {"created_at": "create_time", "execution_duration": ""}
 
@@ -21,7 +24,7 @@ def describe(entry: Entry) -> dict[str, Any]:
     if entry.state is State.DONE and entry.job is not None:
         return entry.job
     extra = entry.item()[3]
-    workflow = (extra.get("extra_pnginfo") or {}).get("workflow") or {}
+    workflow = _part(_part(extra, "extra_pnginfo"), "workflow")
     job = {
         "id": entry.prompt_id,
         "status": RUNNING.get(entry.state, "failed"),
@@ -48,20 +51,16 @@ def page(journal: Journal, question: Mapping[str, str]) -> dict[str, Any]:
             "limit" and "offset".
 
     Raises:
-        ValueError: if a number or a name cannot be used.
+        WrongQuestionError: if a number or a name cannot be used.
     """
-    limit = int(question["limit"]) if "limit" in question else None
-    offset = max(0, int(question.get("offset", 0)))
-    order, by = question.get("sort_order", "desc").lower(), question.get("sort_by", "created_at")
-    if (
-        order not in ("asc", "desc")
-        or by.lower() not in SORTED_BY
-        or (limit is not None and limit < 1)
-    ):
-        raise ValueError("sort_by, sort_order or limit cannot be used")
-    entries = [*journal.sent(), *journal.waiting(), *journal.done()]
-    found = list(_chosen((describe(entry) for entry in entries), question))
-    found.sort(key=_sort_key(SORTED_BY[by.lower()]), reverse=order == "desc")
+    limit, offset = (whole_number(question, name) for name in ("limit", "offset"))
+    if limit is not None and limit < 1:
+        refuse("limit", limit, "1 or more")
+    offset = max(0, offset or 0)
+    order = _one_of(question, "sort_order", ("desc", "asc"))
+    by = _one_of(question, "sort_by", tuple(SORTED_BY))
+    found = list(_chosen(journal, question))
+    found.sort(key=_sort_key(SORTED_BY[by]), reverse=order == "desc")
     part = found[offset:] if limit is None else found[offset : offset + limit]
     return {
         "jobs": [{k: v for k, v in job.items() if k not in DETAILS} for job in part],
@@ -74,14 +73,35 @@ def page(journal: Journal, question: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _chosen(jobs: Iterable[dict[str, Any]], question: Mapping[str, str]) -> Iterable[Any]:
+def _chosen(journal: Journal, question: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     states = {state.strip().lower() for state in question.get("status", "").split(",")} - {""}
+    if unknown := states - STATES:
+        refuse("status", ", ".join(sorted(unknown)), f"some of {', '.join(sorted(STATES))}")
+    entries: list[Entry] = []
+    for state, listed in ((State.SENT, journal.sent), (State.WAITING, journal.waiting)):
+        if not states or RUNNING[state] in states:
+            entries += listed()
+    if not states or states - set(RUNNING.values()):
+        entries += journal.done()  # thousands, which the editor seldom asks for
     workflow = question.get("workflow_id")
-    for job in jobs:
+    for job in map(describe, entries):
         if states and job["status"] not in states:
             continue
         if not workflow or job.get("workflow_id") == workflow:
             yield job
+
+
+def _one_of(question: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
+    given = question.get(name, choices[0]).lower()
+    if given not in choices:
+        refuse(name, given, f"one of {', '.join(choices)}")
+    return given
+
+
+def _part(whole: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Returns an object inside of what a client sent, which may be anything."""
+    part = whole.get(name)
+    return part if isinstance(part, Mapping) else {}
 
 
 def _sort_key(name: str) -> Any:

@@ -4,10 +4,12 @@ The one place where a prompt changes its state. Pure bookkeeping; nothing here w
 """
 
 import time
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from .routing import Waiting, models_of
@@ -64,6 +66,11 @@ class Entry:
     """Milliseconds since 1970."""
 
     @property
+    def turn(self) -> tuple[float, int]:
+        """Sorts the line."""
+        return self.number, self.created
+
+    @property
     def client(self) -> str:
         """Who asked for it, "" if that is unknown."""
         return str(self.body.get("client_id") or "")
@@ -89,6 +96,9 @@ class Journal:
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
+        # By state, each in the order in which prompts came to it: no question looks at all prompts.
+        self._in: dict[State, dict[str, Entry]] = {state: {} for state in State}
+        self._line: list[Entry] = []
         self._count = 0
 
     def get(self, prompt_id: str) -> Entry | None:
@@ -106,33 +116,50 @@ class Journal:
         """Notes a prompt that has still to be checked."""
         assert entry.prompt_id not in self._entries
         self._entries[entry.prompt_id] = entry
+        self._in[entry.state][entry.prompt_id] = entry
 
     def drop(self, prompt_id: str) -> None:
-        """Forgets a prompt that is invalid."""
-        del self._entries[prompt_id]
+        """Forgets a prompt, whatever has become of it."""
+        self._leave(self._entries.pop(prompt_id))
+
+    def _leave(self, entry: Entry) -> None:
+        del self._in[entry.state][entry.prompt_id]
+        if entry.state is State.WAITING:
+            place = bisect_left(self._line, entry.turn, key=_turn)
+            while self._line[place] is not entry:
+                place += 1  # several prompts may have one number
+            del self._line[place]
+
+    def _move(self, entry: Entry, state: State, worker: str) -> None:
+        known = self._entries.get(entry.prompt_id) is entry
+        if known:
+            self._leave(entry)
+        entry.state, entry.worker = state, worker
+        if known:
+            self._in[state][entry.prompt_id] = entry
+            if state is State.WAITING:
+                insort(self._line, entry, key=_turn)
 
     def hold(self, entry: Entry) -> None:
         """Puts a prompt into line, which was checked or is not with a worker after all."""
         if entry.state is not State.DONE:
-            entry.state, entry.worker = State.WAITING, ""
+            self._move(entry, State.WAITING, "")
 
     def send(self, entry: Entry, worker: str) -> None:
         """Notes that a worker has got it."""
         assert entry.state in (State.CHECKED, State.WAITING)
-        entry.state, entry.worker = State.SENT, worker
+        self._move(entry, State.SENT, worker)
 
     def finish(self, entry: Entry, worker: str, record: Record) -> bool:
         """Notes a prompt's end. Returns False for a worker that no longer has it."""
         if entry.state is not State.SENT or entry.worker != worker:
             return False
-        entry.state = State.DONE
+        self._move(entry, State.DONE, worker)
         # The prompt as it was asked for, without what the farm has changed for its worker.
         asked = {"prompt": [*record["prompt"][:2], entry.body["prompt"], *record["prompt"][3:]]}
         entry.record = {**record, **asked}
-        # Dictionaries keep the order: of two prompts, the one that ended later comes later.
-        self._entries[entry.prompt_id] = self._entries.pop(entry.prompt_id)
-        done = [each.prompt_id for each in self._entries.values() if each.state is State.DONE]
-        self.forget(done[: len(done) - LONGEST_HISTORY])
+        done = self._in[State.DONE]
+        self.forget(list(islice(done, max(0, len(done) - LONGEST_HISTORY))))
         return True
 
     def fail(self, entry: Entry, message: str) -> dict[str, Any]:
@@ -152,7 +179,7 @@ class Journal:
         status = {"status_str": "error", "completed": False}
         status["messages"] = [["execution_error", error]]
         record = {"prompt": entry.item(), "outputs": {}, "status": status, "meta": {}}
-        entry.state, entry.worker = State.SENT, ""
+        self._move(entry, State.SENT, "")
         self.finish(entry, "", record)
         return error
 
@@ -175,24 +202,19 @@ class Journal:
 
     def cancel(self, prompt_ids: Iterable[str]) -> bool:
         """Takes prompts out of line. Returns whether there was one."""
-        found = [key for key in prompt_ids if self._is(key, State.WAITING)]
+        found = [key for key in dict.fromkeys(prompt_ids) if key in self._in[State.WAITING]]
         for key in found:
-            del self._entries[key]
+            self.drop(key)
         return bool(found)
 
     def forget(self, prompt_ids: Iterable[str]) -> None:
         """Forgets prompts that have ended."""
-        for key in [key for key in prompt_ids if self._is(key, State.DONE)]:
-            del self._entries[key]
-
-    def _is(self, prompt_id: str, state: State) -> bool:
-        entry = self._entries.get(prompt_id)
-        return entry is not None and entry.state is state
+        for key in [key for key in prompt_ids if key in self._in[State.DONE]]:
+            self.drop(key)
 
     def waiting(self) -> list[Entry]:
         """Returns the line, the next one first."""
-        line = [entry for entry in self._entries.values() if entry.state is State.WAITING]
-        return sorted(line, key=lambda entry: (entry.number, entry.created))
+        return list(self._line)
 
     def line(self, slots: Iterable[int]) -> list[Waiting]:
         """Returns the line for `routing.next_run`.
@@ -210,25 +232,22 @@ class Journal:
                 bool(entry.body.get("front")) or entry.died > 0,
                 _avoided(entry, alive),
             )
-            for entry in self.waiting()
+            for entry in self._line
         ]
 
     def sent(self, worker: str | None = None) -> list[Entry]:
         """Returns the prompts that a worker has, or all of them."""
-        return [
-            entry
-            for entry in self._entries.values()
-            if entry.state is State.SENT and worker in (None, entry.worker)
-        ]
+        sent = self._in[State.SENT].values()
+        return [entry for entry in sent if worker in (None, entry.worker)]
 
     def done(self) -> list[Entry]:
         """Returns the finished prompts, the last one last."""
-        return [entry for entry in self._entries.values() if entry.state is State.DONE]
+        return list(self._in[State.DONE].values())
 
     @property
     def remaining(self) -> int:
         """How many prompts run or wait."""
-        return sum(e.state in (State.WAITING, State.SENT) for e in self._entries.values())
+        return len(self._line) + len(self._in[State.SENT])
 
     def history(self, most: int | None = None, offset: int = -1) -> dict[str, Record]:
         """Returns records by id.
@@ -241,6 +260,10 @@ class Journal:
         start = offset if offset >= 0 else (0 if most is None else max(0, len(done) - most))
         chosen = done[start:] if most is None else done[start : start + most]
         return {entry.prompt_id: entry.record for entry in chosen}
+
+
+def _turn(entry: Entry) -> tuple[float, int]:
+    return entry.turn
 
 
 def _avoided(entry: Entry, alive: set[int]) -> frozenset[int]:

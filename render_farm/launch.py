@@ -4,7 +4,6 @@ import argparse
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from .front import make_app
 from .local_engine import LocalEngine
 from .proxy import Proxy
 from .ray_engine import RayEngine
+from .worker_files import claim, default_folder
 
 logger = logging.getLogger("render_farm")
 
@@ -108,8 +108,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--folder",
         default="",
-        help="for the workers' messages, temporary files and databases; default: below %(prog)s's "
-        "temporary folder",
+        help="for the workers' messages, temporary files and databases; default: a private one",
     )
     parser.add_argument(
         "--keep-names",
@@ -137,7 +136,7 @@ def spec_of(options: argparse.Namespace) -> ComfySpec:
     """Returns how workers are started.
 
     Raises:
-        FarmError: if there is no ComfyUI.
+        FarmError: if there is no ComfyUI, or no folder for the workers.
     """
     program = Path(options.comfyui).expanduser().resolve() / "main.py"
     if not program.is_file():
@@ -145,14 +144,20 @@ def spec_of(options: argparse.Namespace) -> ComfySpec:
             f"There is no ComfyUI. Got {program.parent}, need the folder with its main.py. Give it "
             "with --comfyui."
         )
-    folder = options.folder or Path(tempfile.gettempdir()) / f"wanduet-farm-{options.port}"
+    folder = Path(options.folder or default_folder(options.port)).expanduser().absolute()
+    if not options.folder:
+        try:
+            claim(folder)
+        except OSError as error:
+            raise FarmError(str(error)) from error
     environment = tuple((name, os.environ[name]) for name in FROM_HERE if name in os.environ)
     return ComfySpec(
         str(program),
         tuple(options.comfy),
-        str(Path(folder).expanduser().resolve()),
+        str(folder),
         options.worker_port,
         environment,
+        private=not options.folder,
     )
 
 

@@ -3,8 +3,10 @@
 import asyncio
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from .engine import HERE, ComfySpec, check_port
+from .worker_files import LOOK_SECONDS, shorten_while_written
 
 END_SECONDS = 10.0
 
@@ -15,6 +17,7 @@ class LocalProcess:
 
     child: asyncio.subprocess.Process
     port: int
+    log: Path
     host: str = HERE
 
     @property
@@ -24,7 +27,11 @@ class LocalProcess:
 
     async def wait(self) -> str:
         """Waits until it has ended, and returns how."""
-        return f"code {await self.child.wait()}"
+        while True:
+            try:
+                return f"code {await asyncio.wait_for(self.child.wait(), LOOK_SECONDS)}"
+            except asyncio.TimeoutError:
+                shorten_while_written(self.log)
 
     async def end(self) -> None:
         """Ends it, whatever it does."""
@@ -56,6 +63,7 @@ class LocalEngine:
 
         Raises:
             FarmError: if its port is taken.
+            OSError: if its folder cannot be used.
         """
         spec = self._spec
         check_port(HERE, spec.port(slot))
@@ -63,7 +71,7 @@ class LocalEngine:
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[(slot - 1) % len(self._gpus)]
         command = spec.command(slot, HERE)
-        with spec.log(slot).open("ab") as log:
+        with spec.open_log(slot) as log:
             child = await asyncio.create_subprocess_exec(
                 *command,
                 env=environment,
@@ -71,7 +79,7 @@ class LocalEngine:
                 stdout=log,
                 stderr=log,
             )
-        return LocalProcess(child, spec.port(slot))
+        return LocalProcess(child, spec.port(slot), spec.log(slot))
 
     async def close(self) -> None:
         """Has nothing of its own to end."""

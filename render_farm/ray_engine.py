@@ -154,6 +154,8 @@ def _actor_class() -> Callable[..., Any]:
 
         def wait(self) -> int:
             """Returns the process's code once it has ended."""
-            return self._child.wait()
+            from render_farm.actor_process import wait
+
+            return wait(self._child, self._spec, self._slot)
 
     return WanDuetFarmWorker

@@ -47,7 +47,8 @@ class FakeComfyUI:
         app.router.add_post("/queue", self.delete)
         app.router.add_get("/history/{prompt_id}", self.get_history)
         app.router.add_post("/interrupt", self.interrupt)
-        app.router.add_get("/api/jobs", self.none)
+        app.router.add_get("/api/jobs", self.jobs)
+        app.router.add_get("/api/jobs/{job_id}", self.none)
         app.router.add_get("/view", self.view)
         app.router.add_route("*", "/{path:.*}", self.other)
         self._runner = web.AppRunner(app, shutdown_timeout=0)
@@ -168,12 +169,15 @@ class FakeComfyUI:
             task.cancel()
         return web.Response()
 
+    async def jobs(self, _: web.Request) -> web.Response:
+        return web.json_response({"jobs": []})
+
     async def none(self, _: web.Request) -> web.Response:
         return web.Response(status=404)
 
     async def view(self, request: web.Request) -> web.StreamResponse:
-        found = request.query["filename"] == f"{self.slot}.png"
-        if request.query["filename"] == "broken":
+        found = request.query.get("filename") == f"{self.slot}.png"
+        if request.query.get("filename") == "broken":
             response = web.StreamResponse()
             response.content_length = 100_000
             await response.prepare(request)

@@ -127,9 +127,6 @@ def test_jobs():
     page = jobs.page(journal, {"limit": "2", "offset": "1", "sort_order": "asc"})
     assert page["pagination"] == {"offset": 1, "limit": 2, "total": 3, "has_more": False}
     assert all("workflow" not in job for job in page["jobs"])
-    for wrong in ({"limit": "0"}, {"limit": "x"}, {"sort_by": "name"}, {"sort_order": "up"}):
-        with pytest.raises(ValueError, match=r".+"):
-            jobs.page(journal, wrong)
 
 
 def queue_one(journal: Journal, name: str, dice: random.Random, dead: int) -> None:
@@ -152,6 +149,8 @@ def refuse_one(journal: Journal, slots: set[int], ran: dict[str, int]) -> None:
 def ask(journal: Journal, dice: random.Random, cancelled: set[str], forgotten: set[str]) -> None:
     """Has somebody cancel a prompt, or forget one that has ended."""
     waiting, done = journal.waiting(), journal.done()
+    assert waiting == sorted(waiting, key=lambda entry: entry.turn)
+    assert {entry.state for entry in waiting} <= {State.WAITING}
     if waiting and dice.random() < 0.4:
         name = dice.choice(waiting).prompt_id
         assert journal.cancel([name])

@@ -1,15 +1,19 @@
 """The command line, and processes that end with their starter."""
 
 import importlib.util
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from render_farm import worker_files
 from render_farm.engine import GUARD, ComfySpec, FarmError, check_port
 from render_farm.launch import main, parse, spec_of
 from render_farm.local_engine import visible_gpus
+from render_farm.worker_files import shorten_while_written
 
 from .fake_comfyui import FakeComfyUI, in_own_loop
 
@@ -42,6 +46,55 @@ def test_options_that_do_not_fit(options: list[str], tmp_path: Path):
 def test_no_comfyui(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     assert main(["--comfyui", str(tmp_path)]) == 2
     assert "There is no ComfyUI. Got" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="There the temporary folder is the user's.")
+def test_the_default_folder_is_this_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In a folder that others write to, too: what somebody else has put there is not used."""
+    (tmp_path / "main.py").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    options = parse(["--comfyui", str(tmp_path), "--port", "1234"])
+    spec = spec_of(options)
+    folder = Path(spec.folder)
+    assert (folder.parent, folder.stat().st_mode & 0o777) == (tmp_path, 0o700)
+    assert "1234" in folder.name
+    spec.command(1, "127.0.0.1")
+
+    def refused() -> None:
+        with pytest.raises(FarmError, match=r"not this user's alone\. Got .* need .*--folder"):
+            spec_of(options)
+        with pytest.raises(PermissionError):
+            spec.command(1, "127.0.0.1")
+
+    folder.chmod(0o750)
+    refused()
+    folder.rename(tmp_path / "theirs")
+    (tmp_path / "theirs").chmod(0o700)
+    folder.symlink_to(tmp_path / "theirs")
+    refused()
+    folder.unlink()
+    folder.mkdir(0o700)
+    other = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: other)
+    folder.rename(worker_files.default_folder(1234))
+    refused()
+
+
+def test_a_log_is_shortened_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The program goes on in the same file; what was there is kept once."""
+    monkeypatch.setattr(worker_files, "MOST_LOG_BYTES", 100)
+    spec = ComfySpec("main.py", (), str(tmp_path), 9000)
+    for number in range(3):
+        with spec.open_log(1) as log:
+            log.write(b"%d" % number * 101)
+            log.flush()
+            if sys.platform != "win32":
+                shorten_while_written(spec.log(1))
+                assert (spec.log(1).stat().st_size, log.write(b"next")) == (0, 4)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {
+        "worker-1.log": b"next",
+        "worker-1.old.log": b"next" + b"2" * 101,
+    }
 
 
 def test_no_ray(tmp_path: Path, caplog: pytest.LogCaptureFixture):

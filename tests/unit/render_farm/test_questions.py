@@ -1,0 +1,96 @@
+"""Whatever clients send, it is answered in words, and the farm goes on."""
+
+from typing import Any
+
+import pytest
+
+from render_farm import crew as crew_module
+from render_farm.front import Front
+
+from .fake_comfyui import FakeEngine
+from .test_farm import Person, idle, tell
+
+NODE = {"1": {"inputs": {"seconds": 0}}}
+
+WRONG_QUERIES = [
+    *(f"/history?{name}={value}" for name in ("max_items", "offset") for value in ("x", "", "1.5")),
+    *(f"/api/jobs?{name}=x" for name in ("limit", "offset", "sort_by", "sort_order", "status")),
+    "/api/jobs?limit=0",
+]
+
+JUNK: list[Any] = [5, "x", [1], {"a": 1}, [{}], [None], 1e400, "\ud800"]
+
+WRONG_BODIES: dict[str, list[Any]] = {
+    "/prompt": [
+        {},
+        {"prompt": None},
+        *({"prompt": junk} for junk in (*JUNK[:3], {"1": 5}, {"1": {"inputs": []}})),
+        {"prompt": {"1": {"class_type": ["x"]}}},
+        *({"prompt": NODE, "prompt_id": junk} for junk in (5, [], {}, "a/b", "..", "a?", "\ud800")),
+        *({"prompt": NODE, "client_id": junk} for junk in (5, ["a"], {})),
+        *({"prompt": NODE, "extra_data": junk} for junk in (5, "x", [1])),
+        *({"prompt": NODE, "partial_execution_targets": junk} for junk in (5, "1", [{}])),
+        *({"prompt": NODE, "number": junk} for junk in ("x", [], None, 1e400)),
+        {"prompt": NODE, "front": "no"},
+    ],
+    "/queue": [{"delete": 5}, {"delete": "x"}, {"delete": [{}]}, {"clear": "false"}],
+    "/history": [{"delete": 5}, {"delete": [[]]}, {"clear": [1]}],
+    "/interrupt": [{"prompt_id": 5}, {"client_id": {}}],
+    "/free": [{"free_memory": "x"}, {"unload_models": {}}],
+    "/api/jobs/cancel": [{"job_ids": 5}, {"job_ids": [{}]}, {"job_ids": "x"}],
+}
+
+NO_OBJECT = [b"{", b"[1]", b"5", b"\xff\xfe", b"[" * 100_000]
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(crew_module, "POLL_SECONDS", 0.01)
+
+
+async def answer_of(person: Person, method: str, path: str, **what: Any) -> tuple[int, str]:
+    async with person.session.request(method, person.url + path, **what) as answer:
+        return answer.status, await answer.text()
+
+
+def test_what_cannot_be_used_is_refused_in_words():
+    async def story(person: Person, engine: FakeEngine) -> None:
+        questions = [("GET", path, {}) for path in WRONG_QUERIES]
+        for path, bodies in WRONG_BODIES.items():
+            questions += [("POST", path, {"json": body}) for body in bodies]
+            raw = NO_OBJECT[1:3] if path == "/interrupt" else NO_OBJECT
+            questions += [("POST", path, {"data": body}) for body in raw]
+        for method, path, what in questions:
+            status, text = await answer_of(person, method, path, **what)
+            assert (status, ". Got " in text, ", need " in text) == (400, True, True), (path, what)
+        assert await person.get("/queue") == {"queue_running": [], "queue_pending": []}
+        assert await person.get("/history") == {}
+        assert not engine.alive[1].started
+
+    tell(story, 1)
+
+
+def test_no_route_trips():
+    """Every route that the farm answers itself, with everything that is somewhere else."""
+
+    async def story(person: Person, engine: FakeEngine) -> None:
+        queries = ["", "?" + "&".join(f"{n}=%ff" for n in ("clientId", "client_id", "filename"))]
+        for method, path, _ in Front.routes(Front.__new__(Front)):
+            if path == "/ws":
+                continue
+            path = path.format(prompt_id="%2e%2e%2fx", job_id="x")
+            asked = [(path + query, {}) for query in queries]
+            if method == "POST":
+                asked += [(path, {"json": {n: junk}}) for n in ("delete", "x") for junk in JUNK]
+                asked += [(path, {"data": b"x", "headers": {"Content-Type": "a/b; charset=x"}})]
+                asked += [(path, {"data": b"x", "headers": {"Content-Encoding": "gzip"}})]
+            for where, what in asked:
+                status, text = await answer_of(person, method, where, **what)
+                assert status < 500, (where, what, text)
+        body = {"prompt": NODE, "extra_data": {"extra_pnginfo": [{"workflow": 1}]}, "number": "5"}
+        assert (await person.post("/prompt", body))[0] == 200
+        await idle(person)
+        assert len(await person.get("/history?max_items=-1&offset=0")) <= 1
+        assert engine.alive[1].started
+
+    tell(story, 1)
