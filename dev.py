@@ -66,10 +66,16 @@ def main() -> int:
     if arguments.action == "test":
         # On tensors of toy size more threads cost more than they give.
         environment.setdefault("OMP_NUM_THREADS", "1")
-    codes = [
-        subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
-        for command in commands(arguments.action, rest)
+    *first, last = commands(arguments.action, rest)
+    beside = [
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+        for command in first
     ]
+    codes = [subprocess.run(last, cwd=ROOT, env=environment, check=False).returncode]
+    for process in beside:
+        said, _ = process.communicate()
+        say(f"{' '.join(process.args[2:])}\n{said}")
+        codes.append(process.returncode)
     return next((code for code in codes if code), 0)
 
 
@@ -115,7 +121,11 @@ def own_comfyui(given: str) -> Path | None:
 
 
 def commands(action: str, rest: Sequence[str]) -> list[list[str]]:
-    """Returns the commands of an action; all are run, and all must succeed."""
+    """Returns the commands of an action, run beside each other; all must succeed.
+
+    The last one shows what it does, the others what they found when it is over: types are checked
+    while tests wait for servers.
+    """
     python = str(PYTHON)
     if action == "demo":
         return [[python, str(ROOT / "tools" / "demo.py"), *rest]]

@@ -132,7 +132,7 @@ class Editor:
         """Reads the schedule panel of a node."""
         return Panel(**self.call("readPanel", node_id))
 
-    def run(self, timeout: float = 120) -> dict[str, Any]:
+    def run(self, timeout: float = 600) -> dict[str, Any]:
         """Queues the graph and returns the last message about it: {"type", "detail"}."""
         return self.call("run", timeout * 1000)
 

@@ -107,7 +107,7 @@ class ComfyClient:
         request = urllib.request.Request(self.url + path, data=body)
         if body is not None:
             request.add_header("Content-Type", content_type)
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=300) as answer:
             return answer.read()
 
     def get(self, path: str) -> Any:
@@ -172,7 +172,7 @@ class ComfyClient:
     def run(
         self,
         prompt: Prompt,
-        timeout: float = 120,
+        timeout: float = 600,
         on_message: Callable[[Message], None] | None = None,
         *,
         as_editor: bool = False,

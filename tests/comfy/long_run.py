@@ -41,7 +41,7 @@ STRENGTHS = (0.0, 0.5, 1.0)
 SEEDS = 1000
 KNOWN_SEED, KNOWN_STRENGTH = SEEDS, 0.5
 """Of prompts whose results must not change."""
-WAIT_SECONDS = 120
+WAIT_SECONDS = 600
 REST = "rest"
 
 Workflow = Callable[[int, float], Prompt]

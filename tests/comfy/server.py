@@ -28,7 +28,7 @@ GPU_ENVIRONMENT = {"WANDUET_MEMORY": "comfyui", "NVIDIA_TF32_OVERRIDE": "0"}
 """For tests on a GPU: the engine, whose results are compared with ComfyUI's manager, only where it
 is asked for, and no matmuls of 10 bits where fp32 is asked for."""
 
-START_SECONDS = 180
+START_SECONDS = 600
 STOP_SECONDS = 20
 
 

@@ -25,7 +25,7 @@ from .server import LAUNCHER, REPOSITORY, free_port, prepare, server_environment
 pytestmark = pytest.mark.comfy
 
 PACKAGES = os.environ.get("WANDUET_RAY_PACKAGES", "")
-START_SECONDS = 180
+START_SECONDS = 600
 MAIN = """import runpy, sys
 sys.argv[1:1] = [{main!r}]
 runpy.run_path({launcher!r}, run_name="__main__")
@@ -43,7 +43,7 @@ class Farm(ComfyClient):
     def workers(self) -> list[dict[str, Any]]:
         return self.get("/wanduet/farm")["workers"]
 
-    def wait_for(self, what: Any, seconds: float = 60) -> Any:
+    def wait_for(self, what: Any, seconds: float = 600) -> Any:
         """Waits until something is true, and returns it."""
         deadline = time.monotonic() + seconds
         while not (found := what()):
@@ -87,7 +87,7 @@ def farm_process(base: Path, comfyui: Path, *options: str) -> Iterator[Farm]:
             yield farm
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(300)
 
 
 @pytest.fixture(scope="module", params=["processes", "ray"])
@@ -111,7 +111,7 @@ def farm(
         yield farm
         pids = [worker["pid"] for worker in farm.workers()]
     for pid in pids:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 300
         while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not Path(f"/proc/{pid}").exists(), "a worker outlives the farm"
@@ -139,7 +139,7 @@ class Listener:
     def __init__(self, farm: Farm) -> None:
         self.client_id = uuid.uuid4().hex
         self.socket = websocket.create_connection(
-            f"ws://{farm.address}/ws?clientId={self.client_id}", timeout=60
+            f"ws://{farm.address}/ws?clientId={self.client_id}", timeout=300
         )
         self.messages: list[dict[str, Any]] = []
 

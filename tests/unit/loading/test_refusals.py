@@ -129,17 +129,17 @@ def test_bad_headers(header: object, data: bytes, match: str, tmp_path: Path):
 def test_absurd_shapes_are_refused_before_they_are_multiplied(shape: bytes, tmp_path: Path):
     sides = b",".join([shape] * 200)
     header = b'{"a": {"dtype": "F32", "shape": [%b], "data_offsets": [0, 4]}}' % sides
-    started = time.monotonic()
+    started = time.process_time()
     refused(write_raw(tmp_path / "a.safetensors", header, b"0000"), "wrong header entry")
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
 
 
 def test_a_key_given_twice_is_found_in_a_long_header(tmp_path: Path):
     names = [f'"k{i}": 1' for i in range(60_000)]
     header = "{" + ",".join([*names, '"k59999": 1']) + "}"
-    started = time.monotonic()
+    started = time.process_time()
     refused(write_raw(tmp_path / "a.safetensors", header.encode()), "the key k59999 is there twice")
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
 
 
 @pytest.mark.parametrize("length", [2**63, 2**30, 50])
