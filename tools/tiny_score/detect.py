@@ -7,7 +7,7 @@ from torch import Tensor
 from .blobs import find_blobs
 from .motion import Motion, name_motion
 from .segment import contrast_to_background
-from .tracks import follow
+from .tracks import Track, follow
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Detected:
     """Mean radius in sides of the frame."""
     presence: float
     """Share of the frames in which it is seen."""
+    track: Track
 
 
 def detect(video: Tensor) -> tuple[Detected, ...]:
@@ -47,6 +48,7 @@ def detect(video: Tensor) -> tuple[Detected, ...]:
             name_motion(track.frames, track.centre, track.radius, track.angle),
             float(track.radius.mean()),
             len(track.frames) / frames,
+            track,
         )
         for track in tracks
     ]

@@ -51,7 +51,9 @@ def expect(target: Target) -> tuple[Expected, ...]:
 
 def _seen(thing: Thing, scene: Scene) -> Expected:
     """Returns what is seen of an object: a moving camera changes the motion on the screen."""
-    motion = thing.motion
+    motion: str | None = thing.motion
+    if scene.kind == "sequence":  # two motions have no common name
+        motion = None
     if scene.camera.motion != "still":
         rows = torch.from_numpy(track(thing, scene.camera, times(_FRAMES))).float()
         motion = name_motion(torch.arange(_FRAMES), rows[:, :2], rows[:, 2], rows[:, 3]).name

@@ -1,13 +1,15 @@
 """Compares what a video shows with what it must show."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 import torch
 from torch import Tensor
 
-from .detect import Detected, detect
+from ..train_tiny.scenes import Scene
+from .detect import Detected
 from .expect import Expected, Target, expect
+from .rich import read, shows_kind
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,15 @@ class Score:
     motion_ok: bool
     count_ok: bool
     found: tuple[Detected, ...] = ()
+    kind_ok: bool = True
+    """Whether it shows what a scene of a richer kind is about; see `scenes.KINDS`."""
 
     @property
     def ok(self) -> bool:
         """Whether everything is right."""
-        return self.colour_ok and self.shape_ok and self.motion_ok and self.count_ok
+        return (
+            self.colour_ok and self.shape_ok and self.motion_ok and self.count_ok and self.kind_ok
+        )
 
 
 def score(video: Tensor, target: Target) -> Score:
@@ -36,7 +42,13 @@ def score(video: Tensor, target: Target) -> Score:
     Raises:
         PromptError: the prompt names no object that can be scored.
     """
-    return compare(detect(video), expect(target))
+    kind = target.kind if isinstance(target, Scene) else "simple"
+    reading, expected = read(video, kind), expect(target)
+    result = compare(reading.found, expected)
+    if not isinstance(target, Scene) or len(reading.found) < len(expected):
+        return replace(result, kind_ok=kind == "simple")
+    chosen = assign(reading.found, expected)
+    return replace(result, kind_ok=shows_kind(reading, target, chosen))
 
 
 def compare(found: tuple[Detected, ...], expected: tuple[Expected, ...]) -> Score:
@@ -44,13 +56,23 @@ def compare(found: tuple[Detected, ...], expected: tuple[Expected, ...]) -> Scor
     if len(found) < len(expected):
         return Score(False, False, False, False, found)
     count_ok = len(found) == len(expected)
-    matches = (
-        [_match(item, wanted) for item, wanted in zip(chosen, expected, strict=True)]
-        for chosen in permutations(found, len(expected))
-    )
-    best = max(matches, key=lambda match: sum(map(sum, match)))
+    best = _matches(assign(found, expected), expected)
     colour_ok, shape_ok, motion_ok = (all(column) for column in zip(*best, strict=True))
     return Score(colour_ok, shape_ok, motion_ok, count_ok, found)
+
+
+def assign(found: tuple[Detected, ...], expected: tuple[Expected, ...]) -> tuple[Detected, ...]:
+    """Returns as many of the objects found as are expected, each as like its own as possible."""
+    return max(
+        permutations(found, len(expected)),
+        key=lambda chosen: sum(map(sum, _matches(chosen, expected))),
+    )
+
+
+def _matches(
+    chosen: tuple[Detected, ...], expected: tuple[Expected, ...]
+) -> list[tuple[bool, bool, bool]]:
+    return [_match(item, wanted) for item, wanted in zip(chosen, expected, strict=True)]
 
 
 def _match(item: Detected, wanted: Expected) -> tuple[bool, bool, bool]:

@@ -40,7 +40,7 @@ def contrast_to_background(video: Tensor) -> Contrast:
         video: in [-1, 1], [3, T, H, W].
     """
     rgb = _smooth((video.float() / 2 + 0.5).clamp(0, 1))
-    border = _border_pixels(rgb)
+    border = border_pixels(rgb)
     mixtures = oklab(_colour_line(border))
     lab = oklab(rgb.permute(1, 2, 3, 0))
     distance = _distance(lab.reshape(-1, 3), mixtures).reshape(lab.shape[:-1])
@@ -56,7 +56,7 @@ def _smooth(video: Tensor) -> Tensor:
     return F.conv2d(padded, kernel, groups=video.shape[1])
 
 
-def _border_pixels(rgb: Tensor) -> Tensor:
+def border_pixels(rgb: Tensor) -> Tensor:
     """Returns the pixels near the border of all frames, [N, 3]."""
     width = max(1, round(_BORDER * rgb.shape[-1]))
     inside = torch.zeros(rgb.shape[-2:], dtype=torch.bool, device=rgb.device)

@@ -33,6 +33,9 @@ Each stage takes one GPU. On one H100 the recipe is seven calls of less than ten
 DIR/weights is all that later stages and `export` need (5 to 10 MB a file); DIR/state, about 100 MB
 a stage, is needed only to go on with an unfinished stage.
 
+`--scenes simple` draws the scenes that everything shipped so far was trained on, `rich`, the
+default, those of the next training; see `scenes.rich`.
+
 Needs torch, transformers, sentencepiece, safetensors, einops, pillow, numpy and ftfy; `plot` also
 matplotlib.
 
@@ -46,7 +49,7 @@ from pathlib import Path
 
 import torch
 
-from .config import Recipe
+from .config import ClipRecipe, Recipe
 from .distill import export_loras, run_distillation
 from .distill_config import Distillation
 from .experts import compare_experts
@@ -57,6 +60,7 @@ from .import_shipped import import_shipped
 from .plot import plot_curves
 from .preview import preview
 from .runs import make_clips, open_tokenizer, run_stage
+from .scenes import SAMPLERS
 from .sizes import table
 
 SHIPPED_MODELS = Path(__file__).parents[2] / "models"
@@ -64,8 +68,9 @@ SHIPPED_MODELS = Path(__file__).parents[2] / "models"
 
 def main() -> None:
     """Command line."""
-    recipe, distillation = Recipe(), Distillation()
-    arguments = _parse(recipe, distillation)
+    distillation = Distillation()
+    arguments = _parse(Recipe(), distillation)
+    recipe = Recipe(clips=ClipRecipe(scenes=arguments.scenes))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
@@ -132,6 +137,7 @@ def _parse(recipe: Recipe, distillation: Distillation) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="length of the schedule, whatever the time")
     parser.add_argument("--stop-after", type=int, help="stop after so many steps")
     parser.add_argument("--init-from", choices=stages, help="stage to begin with")
+    parser.add_argument("--scenes", choices=tuple(SAMPLERS), default=Recipe().clips.scenes)
     parser.add_argument("--stages", nargs="+", default=["t2v"], choices=tuple(recipe.dits))
     cuda = torch.cuda.is_available()
     parser.add_argument("--device", default="cuda" if cuda else "cpu")

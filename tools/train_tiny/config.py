@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, field
 
 from wan_model.config import TEXT_LEN, DiTConfig, Kind, VaeConfig
 
+from .scenes import SAMPLERS
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRecipe:
@@ -27,6 +29,14 @@ class ClipRecipe:
     frames: int = 17
     """4n+1."""
     size_px: int = 128
+    scenes: str = "rich"
+    """One of `SAMPLERS`: "simple", which everything shipped so far was trained on, or "rich"."""
+
+    def __post_init__(self) -> None:
+        """Refuses scenes that do not exist."""
+        if self.scenes not in SAMPLERS:
+            known = ", ".join(SAMPLERS)
+            raise ValueError(f"No scenes are called so. Got {self.scenes!r}, need one of: {known}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .config import ClipRecipe
-from .scenes import Scene, Stream, caption, render, sample_scene
+from .scenes import SAMPLERS, Scene, Stream, caption, render
 
 Batch = dict[str, Tensor]
 
@@ -28,7 +28,8 @@ class Clips:
 
     def scenes(self, first: int, count: int) -> list[Scene]:
         """Returns the scenes with numbers `first` to `first + count - 1`."""
-        return [sample_scene(self.seed, first + i, self.split) for i in range(count)]
+        sample = SAMPLERS[self.recipe.scenes]
+        return [sample(self.seed, first + i, self.split) for i in range(count)]
 
     def render(self, scenes: list[Scene]) -> Tensor:
         """Returns fp32 (B, 3, T, H, W) in [-1, 1]."""

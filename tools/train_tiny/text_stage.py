@@ -19,6 +19,8 @@ from .scenes import (
     BACKGROUND_COLOURS,
     BACKGROUNDS,
     CAMERAS,
+    KINDS,
+    LIGHTS,
     MOTIONS,
     OBJECT_COLOURS,
     SHAPES,
@@ -26,7 +28,7 @@ from .scenes import (
     Stream,
     Thing,
 )
-from .scenes.captions import pace, sense, size
+from .scenes.phrases import pace, sense, size
 from .text_encoder import build_text_encoder, encode_text
 from .tokenizer import PAD_TOKEN, Tokenizer
 from .trainer import Metrics
@@ -39,11 +41,15 @@ OF_OBJECT: dict[str, tuple[object, ...]] = {
     "size": ("", "small", "large"),
     "pace": ("", "slow", "fast"),
     "sense": (0, 1, -1),
+    "then": ("", *MOTIONS),
+    "leads": (False, True),
 }
 """Answers to questions about one object; those left out of a caption can only be guessed."""
 
 OF_SCENE: dict[str, tuple[object, ...]] = {
     "camera": CAMERAS,
+    "light": LIGHTS,
+    "kind": KINDS,
     "pattern": BACKGROUNDS,
     "first": tuple(BACKGROUND_COLOURS),
     "second": tuple(BACKGROUND_COLOURS),
@@ -117,19 +123,21 @@ class Captions:
             "tokens": tokens[:, : -(-longest // TOKEN_STEP) * TOKEN_STEP],
             "colour": torch.tensor([COLOURS.index(thing.colour) for thing in things]),
             COLOURS_SHOWN: torch.tensor(shown).float(),
-            **_right(OF_OBJECT, [_of_object(thing) for thing in things]),
+            **_right(OF_OBJECT, list(map(_of_object, things, scenes))),
             **_right(OF_SCENE, [_of_scene(scene) for scene in scenes]),
         }
         return {name: tensor.to(self.clips.device) for name, tensor in batch.items()}
 
 
-def _of_object(thing: Thing) -> dict[str, object]:
+def _of_object(thing: Thing, scene: Scene) -> dict[str, object]:
     return {
         "shape": thing.shape,
         "motion": thing.motion,
         "size": size(thing),
         "pace": pace(thing),
         "sense": sense(thing),
+        "then": thing.then,
+        "leads": scene.kind == "follow" and thing is scene.things[0],
     }
 
 
@@ -137,6 +145,8 @@ def _of_scene(scene: Scene) -> dict[str, object]:
     back = scene.background
     return {
         "camera": scene.camera.motion,
+        "light": scene.light.motion,
+        "kind": scene.kind,
         "pattern": back.kind,
         "first": back.first,
         "second": back.second,

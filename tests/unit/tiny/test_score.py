@@ -58,7 +58,7 @@ def test_the_truth_is_read():
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_every_damage_leaves_the_prompts_readable(damage: str):
-    for prompt, clip in list(zip(score_prompts(), prompt_clips(), strict=True))[::13]:
+    for prompt, clip in list(zip(score_prompts(), prompt_clips(), strict=True))[::19]:
         assert score(DAMAGE[damage](clip), prompt).ok, prompt
 
 

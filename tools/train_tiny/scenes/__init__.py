@@ -7,16 +7,21 @@ from .captions import caption
 from .palette import BACKGROUND_COLOURS, OBJECT_COLOURS, oklab
 from .prompts import Prompt, prompt_scene, score_prompts
 from .render import render
+from .rich import SAMPLERS, sample_rich_scene
 from .sample import SPLITS, is_novel, sample_scene
 from .scene import (
     BACKGROUNDS,
     CAMERAS,
     DIRECTIONS,
+    KINDS,
+    LIGHTS,
     MOTIONS,
     SHAPES,
     Background,
     Camera,
+    Light,
     Path,
+    PathPair,
     Scene,
     Thing,
     times,
@@ -29,13 +34,18 @@ __all__ = [
     "BACKGROUND_COLOURS",
     "CAMERAS",
     "DIRECTIONS",
+    "KINDS",
+    "LIGHTS",
     "MOTIONS",
     "OBJECT_COLOURS",
+    "SAMPLERS",
     "SHAPES",
     "SPLITS",
     "Background",
     "Camera",
+    "Light",
     "Path",
+    "PathPair",
     "Prompt",
     "Scene",
     "Stream",
@@ -45,6 +55,7 @@ __all__ = [
     "oklab",
     "prompt_scene",
     "render",
+    "sample_rich_scene",
     "sample_scene",
     "score_prompts",
     "times",

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from . import SPLITS, Stream, caption, render, sample_scene
+from . import SAMPLERS, SPLITS, Stream, caption, render
 from .sheet import contact_sheet
 
 
@@ -13,12 +13,13 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="PNG to write")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", choices=SPLITS, default="train")
+    parser.add_argument("--scenes", choices=tuple(SAMPLERS), default="rich")
     parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--frames", type=int, default=17)
     parser.add_argument("--size", type=int, default=128)
     arguments = parser.parse_args()
     seed, split = arguments.seed, arguments.split
-    scenes = [sample_scene(seed, index, split) for index in range(arguments.clips)]
+    scenes = [SAMPLERS[arguments.scenes](seed, index, split) for index in range(arguments.clips)]
     captions = [caption(scene, Stream(seed, "caption", n)) for n, scene in enumerate(scenes)]
     videos = render(scenes, arguments.frames, arguments.size)
     contact_sheet(videos, captions, arguments.output)

@@ -67,6 +67,15 @@ def _render(scenes: Sequence[Scene], video: Tensor) -> None:
         )
         colours = _rgb([OBJECT_COLOURS[colour] for colour, _ in names], video.device)
         video[..., rows, columns].lerp_(colours, alpha[:, None])
+    _light(scenes, u, video)
+
+
+def _light(scenes: Sequence[Scene], u: np.ndarray, video: Tensor) -> None:
+    """Multiplies the colours of video [B, 3, T, H, W] by the light."""
+    for scene, clip in zip(scenes, video, strict=True):
+        if scene.light.motion != "steady":
+            gain = torch.tensor(scene.light.gain(u), dtype=torch.float32).to(video.device)
+            clip.add_(1).mul_(gain[..., None, None]).sub_(1)
 
 
 def _rgb(colours: Sequence[Rgb], device: torch.device) -> Tensor:

@@ -16,6 +16,7 @@ from .scene import (
     Background,
     Camera,
     Path,
+    PathPair,
     Scene,
     Thing,
     times,
@@ -68,14 +69,14 @@ def sample_scene(
     stream = Stream(seed, split, index)
     two = stream.chance(TWO_OBJECTS) if objects is None else objects == 2
     moves = camera and stream.chance(MOVING_CAMERA)
-    view = _camera(stream, stream.pick(CAMERAS[1:])) if moves else Camera()
+    view = make_camera(stream, stream.pick(CAMERAS[1:])) if moves else Camera()
     motions = CAMERA_MOTIONS if moves else MOTIONS
     things = [_thing(stream, view, motions, split)]
     while two:
         things = [_thing(stream, view, motions, split, crowded=True) for _ in range(2)]
         if things[0].colour != things[1].colour and _apart(things, view):
             break
-    background = _background(stream, tuple(thing.colour for thing in things), patterned=moves)
+    background = make_background(stream, tuple(thing.colour for thing in things), patterned=moves)
     return Scene(tuple(things), background, view)
 
 
@@ -93,30 +94,43 @@ def make_thing(
         crowded: keep it small, to leave room for another object.
     """
     path = _path(stream, motion)
+    x, y, radius, angle = place(stream, shape, path, camera, crowded=crowded)
+    return Thing(colour, shape, motion, path, x, y, radius, angle)
+
+
+def place(
+    stream: Stream, shape: str, path: Path | PathPair, camera: Camera, *, crowded: bool = False
+) -> tuple[float, float, float, float]:
+    """Returns x, y, radius and angle from where an object stays in the frame; see `make_thing`."""
     u = times(9)
-    sizes = path.growth**u * camera.scale(u)
+    sizes = path.size(u) * camera.scale(u)
     low, high = RADIUS[0] / sizes.min(), RADIUS[1] / sizes.max()
     outline = SHAPES[shape]
     radius = outline.reach * stream.uniform(low, low + 0.3 * (high - low) if crowded else high)
     # The base may lie where base + offset, magnified, keeps the whole object in the frame.
-    room = 0.5 / camera.scale(u) - radius * path.growth**u - EDGE
+    room = 0.5 / camera.scale(u) - radius * path.size(u) - EDGE
     offset = path.offset(u) - camera.shift(u)
     lowest, highest = (-room - offset).max(axis=1), (room - offset).min(axis=1)
     x, y = (stream.uniform(*sorted(limits)) for limits in zip(lowest, highest, strict=True))
-    angle = outline.upright + math.radians(stream.uniform(-8, 8))
-    return Thing(colour, shape, motion, path, x, y, radius, angle)
+    return x, y, radius, outline.upright + math.radians(stream.uniform(-8, 8))
 
 
 def _thing(
     stream: Stream, camera: Camera, motions: tuple[str, ...], split: str, crowded: bool = False
 ) -> Thing:
     """Returns an object whose colour, shape and motion belong to the split."""
+    colour, shape, motion = pick_combination(stream, motions, split)
+    return make_thing(stream, colour, shape, motion, camera, crowded=crowded)
+
+
+def pick_combination(stream: Stream, motions: tuple[str, ...], split: str) -> tuple[str, str, str]:
+    """Returns a colour, a shape and one of the motions that belong together to the split."""
     while True:
         motion = stream.pick(motions)
         shape = stream.pick(SPINNABLE if motion == "rotate" else tuple(SHAPES))
         colour = stream.pick(tuple(OBJECT_COLOURS))
         if is_novel(colour, shape, motion) == (split == "novel"):
-            return make_thing(stream, colour, shape, motion, camera, crowded=crowded)
+            return colour, shape, motion
 
 
 def _path(stream: Stream, motion: str) -> Path:
@@ -138,7 +152,8 @@ def _path(stream: Stream, motion: str) -> Path:
     return Path()
 
 
-def _camera(stream: Stream, motion: str) -> Camera:
+def make_camera(stream: Stream, motion: str) -> Camera:
+    """Returns a pan or zoom that is large enough to be seen."""
     if motion in ("in", "out"):
         return Camera(motion, math.log(stream.uniform(1.4, 1.65)))
     return Camera(motion, stream.uniform(0.2, 0.4))
@@ -151,10 +166,10 @@ def _apart(things: list[Thing], camera: Camera) -> bool:
     return bool(gap.min() > 3 / 128)
 
 
-def _background(stream: Stream, colours: tuple[str, ...], *, patterned: bool) -> Background:
+def make_background(stream: Stream, colours: tuple[str, ...], *, patterned: bool) -> Background:
     """Returns a background from which every object stands out; patterned shows a moving camera."""
     kind = stream.pick(BACKGROUNDS[1:]) if patterned or stream.chance(PATTERNS) else "plain"
-    first, second = stream.pick(_suitable(colours, kind == "plain"))
+    first, second = stream.pick(suitable_backgrounds(colours, kind == "plain"))
     angle = stream.pick((0.0, 0.25, 0.5, 0.75)) if kind == "stripes" else stream.uniform(-0.1, 0.1)
     if kind == "gradient":
         angle = stream.uniform(-1, 1)
@@ -163,7 +178,7 @@ def _background(stream: Stream, colours: tuple[str, ...], *, patterned: bool) ->
 
 
 @cache
-def _suitable(colours: tuple[str, ...], plain: bool) -> list[tuple[str, str]]:
+def suitable_backgrounds(colours: tuple[str, ...], plain: bool) -> list[tuple[str, str]]:
     """Returns the pairs of background colours that go with the objects' colours."""
     names = tuple(BACKGROUND_COLOURS)
     pairs = [(a, b) for a in names for b in names if (a == b) == plain]

@@ -32,6 +32,14 @@ CAMERAS = ("still", "left", "right", "up", "down", "in", "out")
 
 BACKGROUNDS = ("plain", "gradient", "stripes", "checker")
 
+LIGHTS = ("steady", "darker", "brighter", "warm", "cold")
+"""What the light of a scene does: it gets darker or brighter, or turns warm or cold."""
+
+KINDS = ("simple", "pace", "sequence", "follow", "pass", "camera", "light")
+"""What a clip is about. Of all but "simple", captions always say that, and the score asks for it:
+how fast an object moves, what it does first and then, one object behind another, two that pass
+each other, where the camera goes, and what the light does."""
+
 HOPS = 2
 """Jumps of a bouncing object in one clip."""
 
@@ -106,6 +114,14 @@ class Path:
     growth: float = 1.0
     """Last size divided by first size."""
 
+    def size(self, u: Array) -> Array:
+        """Returns size at times u [T] divided by first size."""
+        return self.growth**u
+
+    def turned(self, u: Array) -> Array:
+        """Returns by how much the object has turned at times u [T]."""
+        return self.spin * u
+
     def offset(self, u: Array) -> Array:
         """Returns how far the object is from its base at times u [T], as x, y [2, T]."""
         angle = self.start + self.sense * 2 * math.pi * u
@@ -115,19 +131,49 @@ class Path:
 
 
 @dataclass(frozen=True)
+class PathPair:
+    """Two motions, one in each half of the clip. Orbits do not begin at their base: not these."""
+
+    first: Path
+    second: Path
+
+    def size(self, u: Array) -> Array:
+        """See `Path`."""
+        early, late = _halves(u)
+        return self.first.size(early) * self.second.size(late)
+
+    def turned(self, u: Array) -> Array:
+        """See `Path`."""
+        early, late = _halves(u)
+        return self.first.turned(early) + self.second.turned(late)
+
+    def offset(self, u: Array) -> Array:
+        """See `Path`."""
+        early, late = _halves(u)
+        return self.first.offset(early) + self.second.offset(late)
+
+
+def _halves(u: Array) -> tuple[Array, Array]:
+    """Returns the times of both halves of a clip, each from 0 to 1."""
+    return np.clip(2 * u, 0, 1), np.clip(2 * u - 1, 0, 1)
+
+
+@dataclass(frozen=True)
 class Thing:
     """One object of a scene."""
 
     colour: str
     shape: str
     motion: str
-    path: Path
+    path: Path | PathPair
     x: float
     y: float
     radius: float
     """Circumradius at u = 0."""
     angle: float
     """Angle of one corner at u = 0."""
+    then: str = ""
+    """Motion in the second half of a clip, where it is another one."""
 
 
 @dataclass(frozen=True)
@@ -162,12 +208,31 @@ class Camera:
 
 
 @dataclass(frozen=True)
+class Light:
+    """A steady change of the light: all colours are multiplied by it."""
+
+    motion: str = "steady"
+    first: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Of red, green and blue in sRGB, at u = 0."""
+    last: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """At u = 1."""
+
+    def gain(self, u: Array) -> Array:
+        """Returns the factors at times u [T], as [3, T]."""
+        first, last = np.array(self.first)[:, None], np.array(self.last)[:, None]
+        return first + (last - first) * u
+
+
+@dataclass(frozen=True)
 class Scene:
     """Everything there is to know about a clip."""
 
     things: tuple[Thing, ...]
+    """Of the kind "follow", the one in front comes first."""
     background: Background
     camera: Camera = Camera()
+    light: Light = Light()
+    kind: str = "simple"
 
 
 def times(frames: int) -> Array:
@@ -179,5 +244,5 @@ def track(thing: Thing, camera: Camera, u: Array) -> Array:
     """Returns what is seen of an object at times u [T]: x, y, circumradius and angle, [T, 4]."""
     scale = camera.scale(u)
     x, y = (np.array([[thing.x], [thing.y]]) + thing.path.offset(u) - camera.shift(u)) * scale
-    radius = thing.radius * thing.path.growth**u * scale
-    return np.stack([x, y, radius, thing.angle + thing.path.spin * u], axis=1)
+    radius = thing.radius * thing.path.size(u) * scale
+    return np.stack([x, y, radius, thing.angle + thing.path.turned(u)], axis=1)
