@@ -20,7 +20,7 @@ from .entries import WeightEntry, asks_for_full_precision, formats_of
 from .files import Expert, OpenFiles, open_files
 from .gguf_layout import whole_shapes
 from .grouping import group
-from .keymap import PART_PREFIXES, PREFIXES, Component, KeyStyle, short_names
+from .keymap import PART_PREFIXES, Component, short_names
 from .models import COMPONENTS, ComponentKind, identify, label_of
 from .sizes import Clues, Config, TextEncoderConfig, variant_of
 from .source import RawTensor
@@ -45,7 +45,6 @@ class CheckpointInfo:
     """Of the matrices that make up the model's size, that of most weights first."""
     bytes: int
     parameters: int
-    key_style: KeyStyle
     remarks: tuple[str, ...] = ()
     """For people: what the file holds that is not used."""
     full_precision: bool = False
@@ -182,7 +181,6 @@ def open_checkpoint(path: CheckpointLike, part: Component = "dit") -> Checkpoint
     config = kind.read_config(Clues(path.name, entries, files.config_json))
     variant = variant_of(config)
     dit_kind = config.kind if isinstance(config, DiTConfig) else None
-    prefixed = spelling.style == "official" and any(r.name.startswith(PREFIXES) for _, r in named)
     return Checkpoint(
         folder=files.folder,
         is_gguf=files.is_gguf,
@@ -200,7 +198,6 @@ def open_checkpoint(path: CheckpointLike, part: Component = "dit") -> Checkpoint
             formats=formats_of(entries.values()),
             bytes=sum(raw.nbytes for raw in tensors.values()),
             parameters=sum(math.prod(entry.shape) for entry in entries.values()),
-            key_style="comfy prefix" if prefixed else spelling.style,
             remarks=weights.remarks,
             full_precision=asks_for_full_precision(entries.values()),
             distilled=_distilled(path, files) if dit_kind else None,

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection
 from typing import Literal
 
 Component = Literal["dit", "vae", "preview_vae", "text_encoder"]
-KeyStyle = Literal["official", "comfy prefix", "diffusers", "transformers", "llama.cpp"]
 
 ShortName = Callable[[str], str | None]
 """From a key to its name without prefix; None for keys of parts that were not asked for."""

@@ -132,7 +132,8 @@ def load_vae(
     with torch.device("meta"):
         vae = build(config)
     _check_tensors(vae, checkpoint)
-    _fill(vae, checkpoint, torch.device(device), lambda *_: weight_dtype)
+    target = torch.device(device)
+    _fill(vae, checkpoint, target, lambda *_: weight_dtype, QuantPolicy(device=target))
     vae.arrange_weights()
     log.info("Loaded %s from %s as %s", checkpoint.info.label, checkpoint.path.name, weight_dtype)
     return vae.eval()
@@ -241,7 +242,7 @@ def _fill(
     checkpoint: Checkpoint,
     device: torch.device,
     kept_dtype: KeptDtype,
-    policy: QuantPolicy | None = None,
+    policy: QuantPolicy,
     matmul: Matmul = DEQUANTIZED,
 ) -> None:
     """Gives every parameter of an empty model its tensor, one by one.
@@ -265,7 +266,12 @@ def _fill(
         traceback.clear_frames(error.__traceback__)
         model.to("meta")
         read.close()
-        raise _full_memory(checkpoint) from error
+        size = checkpoint.info.bytes / 2**30
+        raise MemoryLimitError(
+            f"The computer's memory is full while loading {checkpoint.path.name}. Got no more of "
+            f"it from the system, need up to {size:.1f} GiB. Close other programs, or choose a "
+            "smaller version of the model, such as fp8."
+        ) from error
 
 
 def _check_room(
@@ -298,7 +304,7 @@ def _put_tensors(
     read: Reader,
     device: torch.device,
     kept_dtype: KeptDtype,
-    policy: QuantPolicy | None,
+    policy: QuantPolicy,
     matmul: Matmul,
 ) -> None:
     for name in model.state_dict():
@@ -312,22 +318,11 @@ def _put_tensors(
             continue
         stored = entry.read(read)
         # Against what the file asks only if a person named a format.
-        named = policy is not None and policy.target is not None
-        may_convert = entry.is_block_matrix and (named or not entry.full_precision)
-        if policy is not None and may_convert and policy.takes(stored):
+        may_convert = policy.target is not None or not entry.full_precision
+        if entry.is_block_matrix and may_convert and policy.takes(stored):
             policy.place(module, stored, device)
         elif entry.format.is_plain:
             module.put(StoredWeight(PLAIN[dtype], stored.weight.to(device).to(dtype)))
         else:
             module.put(stored.to(device))
             module.matmul = matmul
-
-
-def _full_memory(checkpoint: Checkpoint) -> MemoryLimitError:
-    """Returns an error of ours for what libraries raise when the system gives no memory."""
-    size = checkpoint.info.bytes / 2**30
-    return MemoryLimitError(
-        f"The computer's memory is full while loading {checkpoint.path.name}. Got no more of "
-        f"it from the system, need up to {size:.1f} GiB. Close other programs, or choose a "
-        "smaller version of the model, such as fp8."
-    )

@@ -14,7 +14,7 @@ from ..errors import CheckpointError, RelativeError
 from ..vae import WanVae, build_vae
 from ..vae.preview import PreviewVaeConfig, build_preview_vae
 from . import keymap, sizes
-from .keymap import Component, KeyStyle
+from .keymap import Component
 from .sizes import Clues, Config, TextEncoderConfig
 from .source import RawTensor, first_names
 
@@ -49,11 +49,10 @@ def find_dit_kind(in_channels: int, latent_channels: int) -> DitKind | None:
 class Spelling:
     """One way to name the tensors of a kind of file."""
 
-    style: KeyStyle
+    official: Callable[[str], str]
+    """From a name to the official one."""
     markers: tuple[str, ...]
     """Keys of such files. Two of them are enough, so that an incomplete file is recognised."""
-    official: Callable[[str], str] = str
-    """From a name to the official one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,7 @@ COMPONENTS = (
         ),
         spellings=(
             Spelling(
-                "official",
+                str,
                 (
                     "head.modulation",
                     "patch_embedding.weight",
@@ -90,14 +89,13 @@ COMPONENTS = (
                 ),
             ),
             Spelling(
-                "diffusers",
+                keymap.dit_name,
                 (
                     "condition_embedder.time_proj.weight",
                     "patch_embedding.weight",
                     "blocks.0.attn1.to_q.weight",
                     "blocks.0.scale_shift_table",
                 ),
-                keymap.dit_name,
             ),
         ),
     ),
@@ -109,7 +107,7 @@ COMPONENTS = (
         build=build_vae,
         spellings=(
             Spelling(
-                "official",
+                str,
                 (
                     "decoder.middle.0.residual.0.gamma",
                     "encoder.middle.0.residual.0.gamma",
@@ -117,22 +115,20 @@ COMPONENTS = (
                 ),
             ),
             Spelling(
-                "diffusers",
+                keymap.vae22_name,
                 (
                     "encoder.down_blocks.0.resnets.0.norm1.gamma",
                     "encoder.down_blocks.0.resnets.0.norm2.gamma",
                     "encoder.down_blocks.0.resnets.1.norm1.gamma",
                 ),
-                keymap.vae22_name,
             ),
             Spelling(
-                "diffusers",
+                keymap.vae21_name,
                 (
                     "decoder.mid_block.resnets.0.norm1.gamma",
                     "encoder.mid_block.resnets.0.norm1.gamma",
                     "decoder.norm_out.gamma",
                 ),
-                keymap.vae21_name,
             ),
         ),
     ),
@@ -143,9 +139,7 @@ COMPONENTS = (
         read_config=sizes.preview_vae_config,
         build=build_preview_vae,
         # Not of its relatives with a larger decoder, whose layers have other numbers.
-        spellings=(
-            Spelling("official", tuple(f"decoder.{layer}.weight" for layer in (1, 8, 14, 20))),
-        ),
+        spellings=(Spelling(str, tuple(f"decoder.{layer}.weight" for layer in (1, 8, 14, 20))),),
     ),
     ComponentKind(
         component="text_encoder",
@@ -154,25 +148,22 @@ COMPONENTS = (
         read_config=sizes.text_encoder_config,
         spellings=(
             Spelling(
-                "official",
+                keymap.umt5_name,
                 (
                     "blocks.0.pos_embedding.embedding.weight",
                     "blocks.1.pos_embedding.embedding.weight",
                     "blocks.0.ffn.gate.0.weight",
                 ),
-                keymap.umt5_name,
             ),
             Spelling(
-                "transformers",
+                str,
                 (
                     "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
                     "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight",
                 ),
             ),
             Spelling(
-                "llama.cpp",
-                ("enc.blk.0.attn_rel_b.weight", "enc.blk.1.attn_rel_b.weight"),
-                keymap.umt5_name,
+                keymap.umt5_name, ("enc.blk.0.attn_rel_b.weight", "enc.blk.1.attn_rel_b.weight")
             ),
         ),
     ),

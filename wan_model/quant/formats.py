@@ -119,7 +119,7 @@ class WeightFormat:
     """(stored, float dtype) -> weight (O, I); no copy if it is that already."""
     quantize: Callable[[Tensor], StoredWeight]
     """From a weight (O, I) of any float dtype, with new scales, rounded to nearest."""
-    requantize: Callable[[Tensor, Stored, torch.Generator], Tensor] | None
+    requantize: Callable[[Tensor, Stored, torch.Generator], Tensor] | None = None
     """(weight fp32 (O, I), stored, random numbers) -> its codes at the scales that are stored.
 
     Rounded up or down at random, so that changes that are smaller than a step are not lost. None
@@ -171,6 +171,15 @@ class WeightFormat:
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether the rows of a weight (O, I) consist of whole blocks."""
         return shape[-1] % (self.rotation or self.block) == 0
+
+
+def only_read(name: str) -> Callable[[Tensor], StoredWeight]:
+    """Returns the `WeightFormat.quantize` of a format that files have, and is never made."""
+
+    def quantize(_: Tensor) -> StoredWeight:
+        raise NotImplementedError(f"{name} can be read only")
+
+    return quantize
 
 
 def convert(stored: StoredWeight, target: WeightFormat) -> StoredWeight:
@@ -368,7 +377,8 @@ MXFP8 = WeightFormat(
     dequantize=_dequantize_mxfp8,
     quantize=lambda weight: StoredWeight(MXFP8, *quantize_mxfp8(weight)),
     requantize=_requantize_with(
-        lambda weight, stored: _per_block(weight, _mxfp8_factors(stored)), partial(_round, FP8)
+        lambda weight, stored: _per_block(weight, _mxfp8_factors(stored)),
+        partial(_round, FP8),
     ),
     # The larger of two exponents, in tiles both.
     roomier=lambda weight, stored: (scale_of(stored).maximum(quantize_mxfp8(weight)[1]), None),

@@ -7,13 +7,12 @@ BF16 of GGUF are the plain formats.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from . import gguf_packing
-from .formats import Stored, StoredWeight, WeightFormat
+from .formats import Stored, StoredWeight, WeightFormat, only_read
 
 DEQUANTIZED_AT_ONCE = 1 << 22
 """Values of a weight: what it takes in fp32 on the way is small then."""
@@ -65,10 +64,6 @@ def _quantize(name: str, encode: Decoder, block: int, weight: Tensor) -> StoredW
     return StoredWeight(kind, torch.cat(parts))
 
 
-def _only_read(name: str, *_: object) -> NoReturn:
-    raise NotImplementedError(f"{name} can be read only")
-
-
 def _format(
     name: str,
     decode: Decoder,
@@ -84,8 +79,7 @@ def _format(
         block_bytes=block_bytes,
         halves_at=halves_at,
         dequantize=partial(_dequantize, decode, block, block_bytes),
-        quantize=partial(_quantize, name, encode, block) if encode else partial(_only_read, name),
-        requantize=None,
+        quantize=partial(_quantize, name, encode, block) if encode else only_read(name),
     )
 
 

@@ -7,13 +7,12 @@ codes are written. Weights lie in it as groups, which share a scale: what a scal
 once for each.
 """
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .gguf_formats import GgufFormat
 from .gguf_packing import IQ4_VALUES
 from .packing import LARGEST
 
@@ -29,34 +28,15 @@ IQ4_LOW, IQ4_HIGH = (
 """The values of IQ4, eight bytes each."""
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A block type, as the kernel takes it."""
+NUMBERS = (
+    *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "IQ4_XS"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+)
+"""The kernel knows a block type by its place here."""
 
-    number: int
-    """By which the kernel knows it."""
-    block: int
-    """Weights of one."""
-    block_bytes: int
-    group: int
-    """Weights that share a scale."""
-
-
-KINDS = {
-    "Q4_0": Kind(0, 32, 18, 32),
-    "Q4_1": Kind(1, 32, 20, 32),
-    "Q5_0": Kind(2, 32, 22, 32),
-    "Q5_1": Kind(3, 32, 24, 32),
-    "Q8_0": Kind(4, 32, 34, 32),
-    "IQ4_NL": Kind(5, 32, 18, 32),
-    "IQ4_XS": Kind(6, 256, 136, 32),
-    "Q2_K": Kind(7, 256, 84, 16),
-    "Q3_K": Kind(8, 256, 110, 16),
-    "Q4_K": Kind(9, 256, 144, 32),
-    "Q5_K": Kind(10, 256, 176, 32),
-    "Q6_K": Kind(11, 256, 210, 16),
-}
-"""By the name of its format."""
+SMALL_GROUP, GROUP = 16, 32
+"""Weights that share a scale."""
+SMALL_GROUPS = ("Q2_K", "Q3_K", "Q6_K")
 
 
 @triton.jit
@@ -188,22 +168,23 @@ def _expand(
     tl.store(at, v.to(codes.dtype.element_ty), inside)
 
 
-def expand(name: str, packed: Tensor, codes: Tensor, scale: Tensor | None) -> None:
+def expand(kind: GgufFormat, packed: Tensor, codes: Tensor, scale: Tensor | None) -> None:
     """Writes a weight (O, I) to `codes`; on the current CUDA device.
 
     Args:
-        name: of its format, a key of `KINDS`.
+        kind: its format, one of `NUMBERS`.
         packed: uint8 (O, bytes of a row), contiguous.
         codes: (O, I), contiguous, of a float dtype; with a scale a key of `packing.LARGEST`.
         scale: fp32 (O, 1) for codes, which are rounded to nearest.
     """
-    kind = KINDS[name]
     rows, width = codes.shape
-    groups = width // kind.group
+    group = SMALL_GROUP if kind.name in SMALL_GROUPS else GROUP
+    groups = width // group
     _expand[(rows,)](
         packed, packed.view(torch.float16), codes, packed if scale is None else scale,
-        SMALLEST_SCALE, kind=kind.number, block=kind.block, block_bytes=kind.block_bytes,
-        group=kind.group, groups=groups, all_groups=triton.next_power_of_2(groups),
+        SMALLEST_SCALE, kind=NUMBERS.index(kind.name), block=kind.block,
+        block_bytes=kind.block_bytes, group=group, groups=groups,
+        all_groups=triton.next_power_of_2(groups),
         largest=0.0 if scale is None else LARGEST[codes.dtype],
         whole=not codes.dtype.is_floating_point,
         low=IQ4_LOW, high=IQ4_HIGH, num_warps=16 if width > WIDE else 8,

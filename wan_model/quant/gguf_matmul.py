@@ -58,7 +58,7 @@ def expand(kind: GgufFormat, packed: Tensor, codes: Tensor, scale: Tensor | None
 class FusedExpander:
     """Expands by one kernel what that takes."""
 
-    kernel: Callable[[str, Tensor, Tensor, Tensor | None], None]
+    kernel: Expander
 
     def __call__(
         self, kind: GgufFormat, packed: Tensor, codes: Tensor, scale: Tensor | None
@@ -67,7 +67,7 @@ class FusedExpander:
         # Triton runs on the current device only.
         here = not packed.is_cuda or packed.device.index == torch.cuda.current_device()
         if here and packed.is_contiguous() and codes.is_contiguous():
-            self.kernel(kind.name, packed, codes, scale)
+            self.kernel(kind, packed, codes, scale)
         else:
             expand(kind, packed, codes, scale)
 

@@ -29,15 +29,10 @@ from .formats import (
     scale_of,
     tensor_scale_of,
 )
-from .linear import (
-    DEQUANTIZED,
-    LinearOperands,
-    Matmul,
-    QuantizedRows,
-    rotated_input,
-)
+from .linear import DEQUANTIZED, LinearOperands, Matmul, QuantizedRows
 from .packing import FP8, LARGEST, LARGEST_E2M1, quantize_rows
 from .rotated_formats import CONVROT_INT8
+from .rotation import rotate
 
 FAST_ACCUMULATION = True
 """Sums in the tensor cores' own registers. Without it Hopper loses the advantage over bf16."""
@@ -84,19 +79,14 @@ class Fp8Matmul:
 
 
 @dataclass(frozen=True)
-class UnitScaleFp8Matmul:
-    """As `Fp8Matmul`, for kernels that take no row-wise scales: they are applied to the result.
+class UnitScaleFp8Matmul(Fp8Matmul):
+    """For kernels that take no row-wise scales: they are applied to the result.
 
     Sums of codes stay below 448 * 448 * I, far inside the range of bf16. Rounding them to bf16
     before the scales adds 2e-3 to an error of 3e-2.
     """
 
     name: str = "fp8, scaled afterwards"
-    codes_dtype: torch.dtype = FP8
-
-    def __call__(self, layer: LinearOperands, x: Tensor) -> Tensor:
-        """See `Matmul`; by way of bf16."""
-        return self.of_rows(layer, QuantizedRows(*quantize_rows(x, FP8)))
 
     def of_rows(self, layer: LinearOperands, rows: QuantizedRows) -> Tensor:
         """See `RowMatmul`."""
@@ -128,7 +118,7 @@ class Int8Matmul:
 
         Without the weights' scale a result may exceed fp16's range, so bf16 holds it until then.
         """
-        codes, scale = quantize_rows(rotated_input(layer, x), torch.int8)
+        codes, scale = quantize_rows(rotate(x, layer.format.rotation), torch.int8)
         codes = codes.flatten(0, -2)
         rows = codes.shape[0]
         codes = F.pad(codes, (0, 0, 0, max(0, MIN_ROWS - rows)))

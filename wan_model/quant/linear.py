@@ -126,7 +126,8 @@ class DequantizedMatmul:
         input is rotated, which rounds as much as rotating the weight back would.
         """
         dtype = layer.compute_dtype
-        x, weight_format = rotated_input(layer, x.to(dtype)), layer.format.base or layer.format
+        x = rotate(x.to(dtype), layer.format.rotation)
+        weight_format = layer.format.base or layer.format
         if weight_format.row_scales and dtype != torch.float16:
             scale = scale_of(layer)
             if scale.ndim < 3:
@@ -136,11 +137,6 @@ class DequantizedMatmul:
 
 
 DEQUANTIZED = DequantizedMatmul()
-
-
-def rotated_input(layer: LinearOperands, x: Tensor) -> Tensor:
-    """Returns an input (..., I) as the weight's codes expect it."""
-    return rotate(x, layer.format.rotation)
 
 
 class Linear(nn.Module):

@@ -17,6 +17,7 @@ from .formats import (
     INT8_SCALED,
     MXFP8,
     NVFP4,
+    PLAIN,
     StoredWeight,
     WeightFormat,
     convert,
@@ -39,7 +40,7 @@ them for each call; an empty tuple makes that the rule. torch._int_mm is not amo
 sums of 32 bits, and scales them afterwards."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class WeightChoice:
     """A format that a person can ask for by name."""
 
@@ -57,32 +58,21 @@ class WeightChoice:
 
 
 CHOICES = (
-    WeightChoice(name="bf16", label="16 bit, range of fp32", format=BF16),
-    WeightChoice(name="fp16", label="16 bit, finer, smaller range", format=FP16),
+    WeightChoice("bf16", "16 bit, range of fp32", BF16),
+    WeightChoice("fp16", "16 bit, finer, smaller range", FP16),
+    WeightChoice("fp8", "8-bit float weights and matmuls", FP8_SCALED, multiplied=True),
+    WeightChoice("fp8 storage", "8-bit float weights, 16-bit matmuls", FP8_SCALED),
+    WeightChoice("int8", "8-bit integer weights and matmuls", INT8_SCALED, multiplied=True),
     WeightChoice(
-        name="fp8", label="8-bit float weights and matmuls", format=FP8_SCALED, multiplied=True
-    ),
-    WeightChoice(
-        name="fp8 storage", label="8-bit float weights, 16-bit matmuls", format=FP8_SCALED
-    ),
-    WeightChoice(
-        name="int8", label="8-bit integer weights and matmuls", format=INT8_SCALED, multiplied=True
-    ),
-    WeightChoice(
-        name="int8 convrot",
-        label="8-bit integers of rotated weights and inputs",
-        format=CONVROT_INT8[ROTATIONS[0]],
+        "int8 convrot",
+        "8-bit integers of rotated weights and inputs",
+        CONVROT_INT8[ROTATIONS[0]],
         multiplied=True,
     ),
+    WeightChoice("nvfp4", "4-bit float weights and matmuls", NVFP4, multiplied=True),
+    WeightChoice("nvfp4 storage", "4-bit float weights, 16-bit matmuls", NVFP4),
     WeightChoice(
-        name="nvfp4", label="4-bit float weights and matmuls", format=NVFP4, multiplied=True
-    ),
-    WeightChoice(name="nvfp4 storage", label="4-bit float weights, 16-bit matmuls", format=NVFP4),
-    WeightChoice(
-        name="mxfp8",
-        label="8-bit float weights and matmuls, scaled per block",
-        format=MXFP8,
-        multiplied=True,
+        "mxfp8", "8-bit float weights and matmuls, scaled per block", MXFP8, multiplied=True
     ),
 )
 
@@ -147,11 +137,10 @@ class QuantPolicy:
         """
         if self.target is None and not self.kernels:
             return asked or stored
-        target = self.target
-        own = target.dtype if target is not None and not target.is_quantized else None
-        if own is not None and target is not None and asked not in (None, own):
+        own = None if self.target is None or self.target.is_quantized else self.target.dtype
+        if own is not None and asked not in (None, own):
             raise SettingsError(
-                f"Weights and precision contradict each other. Got {target.name} weights to "
+                f"Weights and precision contradict each other. Got {PLAIN[own].name} weights to "
                 f"compute in {asked}, need the same for both. Leave one of them out."
             )
         # Quantized weights are far coarser than 16-bit arithmetic: fp32 would only cost time.

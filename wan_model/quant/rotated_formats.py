@@ -5,9 +5,6 @@ Sources: comfy-kitchen, layouts TensorWiseINT8, TensorCoreConvRotW4A4 and AsymW4
 Shape legend: O output features, I input features, N groups of a row.
 """
 
-from functools import partial
-from typing import NoReturn
-
 import torch
 from torch import Tensor
 
@@ -16,6 +13,7 @@ from .formats import (
     REQUANTIZED_AT_ONCE,
     Stored,
     WeightFormat,
+    only_read,
     scale_of,
     tensor_scale_of,
 )
@@ -23,10 +21,6 @@ from .packing import LARGEST, unpack_int4
 from .rotation import ROTATIONS, rotated
 
 CODEBOOK_SIZE = 16
-
-
-def _only_read(name: str, *_: object) -> NoReturn:
-    raise NotImplementedError(f"{name} can be read only")
 
 
 def _dequantize_int4(stored: Stored, dtype: torch.dtype) -> Tensor:
@@ -67,8 +61,7 @@ INT4 = WeightFormat(
     dtype=torch.int8,
     codes_per_item=2,
     dequantize=_dequantize_int4,
-    quantize=partial(_only_read, "int4"),
-    requantize=None,
+    quantize=only_read("int4"),
 )
 """4-bit integers with a scale per row. Only rotated ones are known in files."""
 
@@ -77,8 +70,7 @@ W4A8 = WeightFormat(
     dtype=torch.int8,
     codes_per_item=2,
     dequantize=_dequantize_w4a8,
-    quantize=partial(_only_read, "w4a8"),
-    requantize=None,
+    quantize=only_read("w4a8"),
 )
 """Codes that stand for 8-bit integers: those of a table, times the group's scale, rounded. A scale
 per row makes them weights. Only rotated ones are known in files."""

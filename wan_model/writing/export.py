@@ -30,7 +30,7 @@ NamedWeight = tuple[str, StoredWeight]
 """Official name of a tensor, "blocks.0.ffn.0.weight" or "blocks.0.modulation", and what it is."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ExportFormat:
     """What the weights of a file's blocks are."""
 
@@ -38,8 +38,8 @@ class ExportFormat:
     label: str
     """For people."""
     format: WeightFormat
-    quantize: Callable[[Tensor], StoredWeight]
-    """From a weight (O, I), fp32."""
+    one_scale: bool = False
+    """Whether a whole weight has one scale, even if the format is usually scaled row by row."""
 
     @property
     def is_gguf(self) -> bool:
@@ -54,12 +54,13 @@ class ExportFormat:
     def stored(self, weight: StoredWeight) -> StoredWeight:
         """Returns a weight in this format; codes that have it already are kept."""
         scale = weight.weight_scale
-        of_rows = scale is not None and scale.ndim == 2 and self is not _FP8
+        of_rows = scale is not None and scale.ndim == 2 and not self.one_scale
         if weight.format is self.format and (scale is None or scale.numel() == 1 or of_rows):
             return weight
         if not self.format.is_quantized:
             return convert(weight, self.format)
-        return self.quantize(weight.dequantize(torch.float32))
+        dense = weight.dequantize(torch.float32)
+        return _fp8_with_one_scale(dense) if self.one_scale else self.format.quantize(dense)
 
 
 def _fp8_with_one_scale(weight: Tensor) -> StoredWeight:
@@ -68,32 +69,20 @@ def _fp8_with_one_scale(weight: Tensor) -> StoredWeight:
     return StoredWeight(SCALED[FP8], (weight / scale).to(FP8), scale)
 
 
-_INT8, _CONVROT = SCALED[torch.int8], CONVROT_INT8[ROTATIONS[0]]
-_BF16 = PLAIN[torch.bfloat16]
-_FP8 = ExportFormat(
-    name="fp8",
-    label="8-bit floats, a scale for each weight",
-    format=SCALED[FP8],
-    quantize=_fp8_with_one_scale,
-)
 EXPORTS = (
-    ExportFormat(name="bf16", label="16 bit", format=_BF16, quantize=_BF16.quantize),
-    _FP8,
+    ExportFormat("bf16", "16 bit", PLAIN[torch.bfloat16]),
+    ExportFormat("fp8", "8-bit floats, a scale for each weight", SCALED[FP8], one_scale=True),
+    ExportFormat("int8", "8-bit integers, scales per row", SCALED[torch.int8]),
     ExportFormat(
-        name="int8", label="8-bit integers, scales per row", format=_INT8, quantize=_INT8.quantize
-    ),
-    ExportFormat(
-        name="int8 convrot",
-        label="8-bit integers of rotated weights, scales per row: closer, needs a new ComfyUI",
-        format=_CONVROT,
-        quantize=_CONVROT.quantize,
+        "int8 convrot",
+        "8-bit integers of rotated weights, scales per row: closer, needs a new ComfyUI",
+        CONVROT_INT8[ROTATIONS[0]],
     ),
     *(
         ExportFormat(
-            name=f"GGUF {kind.name}",
-            label=f"blocks of GGUF, {kind.bits} bits a weight, for ComfyUI-GGUF and this pack",
-            format=kind,
-            quantize=kind.quantize,
+            f"GGUF {kind.name}",
+            f"blocks of GGUF, {kind.bits} bits a weight, for ComfyUI-GGUF and this pack",
+            kind,
         )
         for kind in GGUF_FORMATS
         if kind.name in FILE_TYPES
@@ -151,13 +140,13 @@ def exported(weights: Iterable[NamedWeight], target: ExportFormat) -> Iterator[t
         layer = name.rpartition(".")[0]
         if target.is_gguf or not is_block_matrix(name):
             yield name, stored.weight
-        elif target is _FP8:
+        elif target.one_scale:
             yield name, stored.weight
             assert stored.weight_scale is not None, "fp8 is scaled"
             yield f"{layer}.scale_weight", stored.weight_scale.reshape(())
         else:
             yield from weight_tensors(layer, stored)
-    if target is _FP8:
+    if target.one_scale:
         yield FP8_MARK, torch.zeros(2, dtype=FP8)
 
 

@@ -9,6 +9,11 @@ from ....wan_model.errors import PairingError
 from .core_positions import positions
 
 
+def _of_config(name: str) -> property:
+    """Returns an attribute that is a size of the model's `config`."""
+    return property(lambda module: getattr(module.config, name))
+
+
 class CoreAttributes(nn.Module):
     """Mixin of a transformer with a `config`."""
 
@@ -19,50 +24,15 @@ class CoreAttributes(nn.Module):
     """To core an "i2v" model is one with an embedding of the start image, as Wan2.1 has."""
     img_emb = ref_conv = None
 
-    @property
-    def dim(self) -> int:
-        """Hidden width."""
-        return self.config.dim
-
-    @property
-    def ffn_dim(self) -> int:
-        """Inner width of the feed-forward layers."""
-        return self.config.ffn_dim
-
-    @property
-    def freq_dim(self) -> int:
-        """Width of the timestep's sinusoids."""
-        return self.config.freq_dim
-
-    @property
-    def text_dim(self) -> int:
-        """Width of the text encoder's output."""
-        return self.config.text_dim
-
-    @property
-    def text_len(self) -> int:
-        """Tokens that text is padded to."""
-        return self.config.text_len
-
-    @property
-    def in_dim(self) -> int:
-        """Channels of the input."""
-        return self.config.in_channels
-
-    @property
-    def out_dim(self) -> int:
-        """Channels of the latent."""
-        return self.config.out_channels
-
-    @property
-    def num_heads(self) -> int:
-        """Attention heads of a layer."""
-        return self.config.num_heads
-
-    @property
-    def num_layers(self) -> int:
-        """Number of blocks."""
-        return self.config.num_layers
+    dim = _of_config("dim")
+    ffn_dim = _of_config("ffn_dim")
+    freq_dim = _of_config("freq_dim")
+    text_dim = _of_config("text_dim")
+    text_len = _of_config("text_len")
+    in_dim = _of_config("in_channels")
+    out_dim = _of_config("out_channels")
+    num_heads = _of_config("num_heads")
+    num_layers = _of_config("num_layers")
 
     def rope_encode(
         self,

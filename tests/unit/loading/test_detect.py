@@ -111,7 +111,6 @@ def test_toy_transformer(tmp_path: Path):
     file = save(tmp_path / "toy_low.safetensors", state)
     info = detect(str(file))
     assert info.label == "I2V (dim 256, 3 layers), low noise, fp32"
-    assert info.key_style == "comfy prefix"
     assert info.path == file
     assert info.bytes == 4 * info.parameters == sum(4 * t.numel() for t in state.values())
     with pytest.raises(dataclasses.FrozenInstanceError):
