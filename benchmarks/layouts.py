@@ -244,14 +244,16 @@ STEP_CACHE = Layout(
 )
 
 QUALITY = Layout(
-    subject=("models", "videos", "clips", "steps", "precision", "weights"),
+    subject=("models", "videos", "clips", "steps", "precision", "weights", "preset", "loras"),
     columns=(
         _word("videos", "videos"),
+        _word("preset", "preset"),
         _word("steps", "steps"),
         Column("format", _formats),
         _word("clips", "clips"),
         *(_percent(key, key, ".1f") for key in ("colour", "shape", "motion", "count")),
         _percent("all right", "all_right", ".1f"),
+        _number("px a frame", "speed_px", ".2f"),
         _number("first frame, dB: mean", "first_frame_db", ".1f"),
         _number("min", "first_frame_db_min", ".1f"),
         _number("to fp32, dB", "to_fp32_db", ".1f"),
@@ -285,6 +287,18 @@ MOTION = Layout(
     ),
     title=lambda row: f"motion amplitude {row.name('amplitude')}",
     told=("speed_px", "{:.2f} px a frame"),
+)
+
+NEGATIVE = Layout(
+    subject=("way", "videos"),
+    columns=(
+        _word("negative prompt names", "way"),
+        _word("videos", "videos"),
+        _percent("same background", "same_background", ".0f"),
+        _percent("all right", "all_right", ".0f"),
+    ),
+    title=lambda row: f"negative prompt {row.name('way')}, same background",
+    told=("same_background", "{:.0%}"),
 )
 
 SEAMS = Layout(
@@ -330,6 +344,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "quality": QUALITY,
     "quality_vae": QUALITY_VAE,
     "motion": MOTION,
+    "negative": NEGATIVE,
     "seams": SEAMS,
 }
 """By the name that the lines have."""

@@ -12,11 +12,27 @@ OUR_COLOUR = "#2a6fb0"
 PEER_COLOURS = ("#b8b8b8", "#8a8a8a", "#646464")
 BAR_INCHES = 0.28
 QUANTITIES = (("seconds", "seconds"), ("peak_gib", "peak GiB"))
-TIERS = "speed_tiers"
-TIER_QUANTITIES = (
-    ("passes", "forward passes that are left, %", "%.0f", 100),
-    ("to_fp32_db", "videos, PSNR to fp32, dB", "%.1f", 1),
-)
+SPEED = ("speed_px", "pixels of 128 a frame", "%.2f", 1)
+ALL_RIGHT = ("all_right", "videos as the prompt says, %", "%.0f", 100)
+BARS = {
+    "speed_tiers": (
+        lambda row: row.name("tier"),
+        ("passes", "forward passes that are left, %", "%.0f", 100),
+        ("to_fp32_db", "videos, PSNR to fp32, dB", "%.1f", 1),
+    ),
+    "quality": (lambda row: f"{row.name('videos')}, {row.name('preset')}", ALL_RIGHT, SPEED),
+    "motion": (
+        lambda row: f"motion_amplitude {row.name('amplitude')}, {row.name('steps')} steps",
+        SPEED,
+        ("drift_levels", "background's drift, levels of 255", "%.1f", 1),
+    ),
+    "negative": (
+        lambda row: row.name("way"),
+        ("same_background", "videos with the same background, %", "%.0f", 100),
+        ALL_RIGHT,
+    ),
+}
+"""Tables without peers: how a row is called, and two quantities: key, title, form, factor."""
 
 
 def plot(lines: Sequence[Line], folder: Path) -> list[Path]:
@@ -46,23 +62,26 @@ def plot(lines: Sequence[Line], folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         written.append(folder / f"{name}.png")
         figure.savefig(written[-1], dpi=120)
-    if any(line["table"] == TIERS for line in lines):
-        written.append(folder / f"{TIERS}.png")
-        _plot_tiers(lines, written[-1])
+    for name in BARS:
+        rows = [group.rows[0] for group in groups(lines, name, LAYOUTS[name])]
+        if rows:
+            written.append(folder / f"{name}.png")
+            _plot_bars(name, rows, written[-1])
     return written
 
 
-def _plot_tiers(lines: Sequence[Line], file: Path) -> None:
-    """Draws what the tiers of speed leave of the work, and of the videos."""
+def _plot_bars(name: str, rows: Sequence[Row], file: Path) -> None:
+    """Draws two quantities of a table side by side."""
     from matplotlib.figure import Figure
 
-    rows = [group.rows[0].line for group in groups(lines, TIERS, LAYOUTS[TIERS])]
+    called, *quantities = BARS[name]
     figure = Figure(figsize=(8, 1.0 + 2 * BAR_INCHES * len(rows)), layout="constrained")
-    names = [row["tier"] for row in rows]
+    names = [called(row) for row in rows]
     for axes, (key, title, form, scale) in zip(
-        figure.subplots(1, 2, sharey=True), TIER_QUANTITIES, strict=True
+        figure.subplots(1, 2, sharey=True), quantities, strict=True
     ):
-        bars = axes.barh(names, [scale * row[key] for row in rows], height=0.7, color=OUR_COLOUR)
+        values = [scale * (row.line.get(key) or 0) for row in rows]
+        bars = axes.barh(names, values, height=0.7, color=OUR_COLOUR)
         axes.bar_label(bars, fmt=form, padding=3, fontsize=9)
         axes.set_title(title, loc="left", fontsize=10)
         axes.margins(x=0.15)

@@ -6,8 +6,9 @@
     python benchmarks/quality.py --weights fp8 --precision bf16 --against models
 
 Prints JSON lines (`| python benchmarks/report.py --show -` makes tables of them): how many of the
-56 scoring prompts come out right, made with the official solver, shift, boundary and guidance;
-whether a given first frame is kept; what the detector reads in true clips that went through the
+56 scoring prompts come out right, made with the official solver, shift, boundary and guidance, or
+as the LoRAs or a preset have it; how fast the largest object is, in pixels of 128 a frame; whether
+a given first frame is kept; what the detector reads in true clips that went through the
 VAE, the best that could be; and how well the VAEs reconstruct clips that training has not seen
 ("novel": combinations that training never shows). `--models` takes other files of the same names;
 `--weights` another format of weights and matmuls; `--against` compares the clips with those
@@ -148,6 +149,7 @@ def _clip_columns(runs: Sequence[Generated], exact: Sequence[Generated]) -> dict
     scores = [score for run in runs for score in run.scores]
     found = rates(scores)
     shares = {name: getattr(found, name) for name in ("colour", "shape", "motion", "count")}
+    speeds = [128 * score.found[0].motion.speed for score in scores if score.found]
     to_exact = [
         psnr(video, reference)
         for run, other in zip(runs, exact, strict=False)
@@ -157,6 +159,7 @@ def _clip_columns(runs: Sequence[Generated], exact: Sequence[Generated]) -> dict
         "clips": len(scores),
         **shares,
         "all_right": found.all,
+        **({"speed_px": sum(speeds) / len(speeds)} if speeds else {}),
         **_mean_and_min("first_frame_db", [value for run in runs for value in run.first_frame_db]),
         **_mean_and_min("to_fp32_db", to_exact),
         "seconds": sum(run.seconds for run in runs) / len(scores),

@@ -41,6 +41,7 @@ LINES: dict[str, dict[str, Any]] = {
     "quality": {"videos": "t2v", "clips": 56, "colour": 0.982, "all_right": 0.835},
     "quality_vae": {"vae": "Wan2.1", "split": "novel", "clips": 32, "psnr_db": 33.21},
     "motion": {"amplitude": "1.15", "videos": 3, "steps": 8, "speed_px": 2.82},
+    "negative": {"way": "its background, with NAG", "videos": 24, "same_background": 0.125},
     "seams": {"way": "continued", "frames": 33, "videos": 3, "steps": 8, "step_px": 0.98},
 }
 SHOWN = {
@@ -64,6 +65,7 @@ SHOWN = {
     "quality": {"colour": "98.2 %", "all right": "83.5 %", "to fp32, dB": ""},
     "quality_vae": {"VAE": "Wan2.1", "PSNR, dB: mean": "33.2"},
     "motion": {"motion_amplitude": "1.15", "px a frame": "2.82"},
+    "negative": {"negative prompt names": "its background, with NAG", "same background": "12 %"},
     "seams": {"way": "continued", "step over the seam, px off": "0.98", "speed after / before": ""},
 }
 TOLD = {
@@ -77,6 +79,7 @@ TOLD = {
     "quality": "t2v, 56 clips, all right 83.5%",
     "quality_vae": "Wan2.1 VAE, novel clips 33.2 dB",
     "motion": "motion amplitude 1.15 2.82 px a frame",
+    "negative": "negative prompt its background, with NAG, same background 12%",
     "seams": "seam, continued 0.98 px",
 }
 
