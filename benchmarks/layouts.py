@@ -316,10 +316,11 @@ SEAMS = Layout(
 )
 
 SPEED_TIERS = Layout(
-    subject=("tier", "steps", "prompts"),
+    subject=("tier", "attention", "steps", "prompts"),
     columns=(
         _word("speed", "tier"),
         _word("matmuls", "weights"),
+        _word("attention", "attention"),
         _word("step cache", "cache"),
         _percent("passes", "passes", ".0f"),
         _number("video, dB to fp32: mean", "to_fp32_db", ".1f"),

@@ -16,7 +16,7 @@ SPEED = ("speed_px", "pixels of 128 a frame", "%.2f", 1)
 ALL_RIGHT = ("all_right", "videos as the prompt says, %", "%.0f", 100)
 BARS = {
     "speed_tiers": (
-        lambda row: row.name("tier"),
+        lambda row: f"{row.name('tier')}, {row.name('attention')}",
         ("passes", "forward passes that are left, %", "%.0f", 100),
         ("to_fp32_db", "videos, PSNR to fp32, dB", "%.1f", 1),
     ),

@@ -13,7 +13,7 @@ how far thresholds can go at full size, where neighbouring steps are more alike.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from tools.tiny_generate import TinyWan, clip_noise, decode, load_tiny
 from tools.tiny_score import Score, psnr, rates, score
 from tools.train_tiny.scenes import Prompt, score_prompts
 from wan_model.config import NEGATIVE_PROMPT, OFFICIAL
+from wan_model.dit import BlockRunner, run_in_order
 from wan_model.sampling import (
     Prediction,
     StepCache,
@@ -53,12 +54,27 @@ class Run:
 
 
 @torch.no_grad()
-def generate(wan: TinyWan, prompt: Prompt, cache: StepCacheSettings | None, steps: int) -> Run:
-    """Makes one clip, with a cache for each expert as the nodes do."""
+def generate(
+    wan: TinyWan,
+    prompt: Prompt,
+    cache: StepCacheSettings | None,
+    steps: int,
+    runner_at: Callable[[int], BlockRunner] = lambda _: run_in_order,
+) -> Run:
+    """Makes one clip, with a cache for each expert as the nodes do.
+
+    Args:
+        wan: the models.
+        prompt: what is to be seen.
+        cache: of either expert, if any.
+        steps: of the run.
+        runner_at: from a step, counted from 0, to who runs its blocks.
+    """
     text = wan.encode_prompts([prompt.text, NEGATIVE_PROMPT])
     sigmas = make_sigmas(SOLVER, steps, SETTINGS.shift)
     scales = (SETTINGS.cfg_high, SETTINGS.cfg_low)
-    caches = [cache and StepCache(cache, sigmas.tolist(), scale) for scale in scales]
+    levels = sigmas.tolist()
+    caches = [cache and StepCache(cache, levels, scale) for scale in scales]
     run = Run(torch.empty(0), 0)
 
     def velocity(x: Tensor, sigma: float, timestep: float) -> Tensor:
@@ -68,7 +84,9 @@ def generate(wan: TinyWan, prompt: Prompt, cache: StepCacheSettings | None, step
             count = 2 if with_uncond else 1
             run.passes += count
             times = torch.full((count,), timestep)
-            out = wan.experts[expert](x.repeat(count, 1, 1, 1, 1), times, text[:count])
+            runner = runner_at(levels.index(sigma))
+            latents = x.repeat(count, 1, 1, 1, 1)
+            out = wan.experts[expert](latents, times, text[:count], run_blocks=runner)
             x0 = x - sigma * out
             return Prediction(x0[:1], x0[1:] if with_uncond else None)
 

@@ -14,14 +14,14 @@ from ..wan_model.offload import Limits
 from ..wan_model.presets import AUTO, find_tier, tier_names
 from ._comfy.host import runtime
 from ._comfy.model.attention_choice import what_to_install
+from ._comfy.model.computing import Wanted, computing, said_of_devices
 from ._comfy.model.load_models import load_models
-from ._comfy.model.precision_choice import QUANTIZED, precision_at
-from ._comfy.model.precision_choice import explain as explain_precision
+from ._comfy.model.precision_choice import QUANTIZED
 from ._report import reports_errors
 from .checked_inputs import Choice, linked
 from .model_files import missing_file
 from .search_words import search_words
-from .speed_tiers import at_tier, attention_at, said_of
+from .speed_tiers import at_tier, said_of
 
 CATEGORY = "Wan 2.2/load"
 PRECISIONS = ["auto", "bf16", "fp16", "fp32"]
@@ -249,25 +249,35 @@ def _load(
     speed: str,
     node_id: str | None,
 ) -> list[Any]:
-    """Loads the files of one model as MODELs, and shows what they are and how they compute."""
-    device = devices[0]
-    infos = [checkpoint.info for checkpoint in checkpoints]
+    """Loads the files of one model as MODELs, and shows what they are and how they compute.
+
+    Experts on one device share what they have there. Those on two know nothing of each other, and
+    what suits one device may be refused by the other.
+    """
     tier = find_tier(speed)
-    precision = precision_at(tier, precision, infos, device)
-    matmuls = dict.fromkeys(explain_precision(precision, info, device) for info in infos)
-    attend, chosen = attention_at(
-        tier,
-        attention,
-        device,
-        runtime.compute_dtype(precision),
-        trained_sparse=all(info.trained_sparse for info in infos),
-    )
-    patchers = load_models(checkpoints, precision, attend, memory, devices)
-    advice = what_to_install(device)
-    tiered = said_of(tier, matmuls)
+    wanted = Wanted(precision, attention, tier)
+    places: dict[torch.device, list[Checkpoint]] = {}
+    for checkpoint, device in zip(checkpoints, devices, strict=True):
+        places.setdefault(device, []).append(checkpoint)
+    found = {
+        device: computing(wanted, [checkpoint.info for checkpoint in files], device)
+        for device, files in places.items()
+    }
+    patchers = [
+        patcher
+        for device, files in places.items()
+        for patcher in load_models(
+            files, found[device].precision, found[device].attend, memory, device
+        )
+    ]
+    infos = [checkpoint.info for checkpoint in checkpoints]
+    advice = (line for device in places for line in what_to_install(device))
     lines = [
-        *(*(info.label for info in infos), *matmuls, chosen, *tiered, *advice),
-        *infos[0].remarks,
+        *(info.label for info in infos),
+        *said_of_devices(found),
+        *said_of(tier, found.values()),
+        *dict.fromkeys(advice),
+        *dict.fromkeys(remark for info in infos for remark in info.remarks),
     ]
     runtime.show(node_id, "\n".join(lines))
     return [at_tier(tier, patcher) for patcher in patchers]

@@ -16,8 +16,10 @@ from ._comfy.sampling.run import as_video, sample_latent
 from ._comfy.sampling.run_watch import RunWatch
 from ._report import reports_errors
 from .checked_inputs import Conditioning, Latent, Model
+from .loader_settings import pace_key
+from .prompt_check.graph import Graph
+from .prompt_check.known_files import describe_file, find_model
 from .prompt_check.number_rules import WHOLE_RUN
-from .run_plan import pace_key
 from .sampler_models import SamplerModels, start_socket
 from .search_words import search_words
 from .widgets import widgets
@@ -107,7 +109,7 @@ class WanDuetMoESampler(io.ComfyNode):
         chosen_sampler = samplers.make_sampler(chosen.sampler)
         with_noise = add_noise == "enable"
         result, report, watch = _run(guider, chosen_sampler, sigmas, latent_image, seed, with_noise)
-        _remember_pace(guider, watch, high, latent_image)
+        _remember_paces(guider, watch, run, latent_image)
         record = {
             "model": high.label,
             **asdict(chosen),
@@ -137,17 +139,20 @@ def _run(
     return result, "\n".join([*watch.report(), *said]), watch
 
 
-def _remember_pace(guider: MoEGuider, watch: RunWatch, high: facts.ModelFacts, latent: Any) -> None:
-    """Keeps the time of a forward pass for the next run's plan."""
-    pace = watch.pace()
-    first = next(iter(pace), None)
-    if first is None or watch.experts.count(first) < 2:
-        return  # the first step fetches weights and makes kernels
-    passes = next(expert.passes for expert in guider.experts if expert.name == first)
+def _remember_paces(guider: MoEGuider, watch: RunWatch, run: SamplerModels, latent: Any) -> None:
+    """Keeps the time of a forward pass of each expert for the next run's plan."""
+    if run.prompt is None or run.node_id is None:
+        return
+    graph, pace = Graph(run.prompt), watch.settled_pace()
     shape = latent["samples"].shape
     tokens = shape[2] * ((shape[3] + 1) // 2) * ((shape[4] + 1) // 2)
-    seconds = pace[first] / passes / shape[0]
-    run_pace.remember(run_pace.Passes(pace_key(high.label), tokens, seconds))
+    for expert in guider.experts:
+        name = "model_low" if expert.name == "low" else "model_high"
+        model = find_model(graph, describe_file, run.node_id, name)
+        if model is None or expert.name == "start" or expert.name not in pace:
+            continue
+        seconds = pace[expert.name] / expert.passes / shape[0]
+        run_pace.remember(run_pace.Passes(pace_key(graph, model), tokens, seconds))
 
 
 def _note_in_metadata(metadata: Any, node_id: str | None, record: dict[str, Any]) -> None:

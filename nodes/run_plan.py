@@ -1,29 +1,36 @@
 """What a run will be, told before it starts from the workflow and the headers of its files."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
-
-import torch
 
 from ..wan_model.config import DiTConfig, Precision
 from ..wan_model.dit.activation_memory import activation_bytes
 from ..wan_model.errors import WanError
-from ..wan_model.presets import AUTO, Models, Settings, Tier, tiers
+from ..wan_model.presets import AUTO, Models, Settings
 from ..wan_model.sampling import ExpertPlan
 from ..wan_model.shapes import LatentSize, latent_size
 from . import few_steps, run_pace, settings
 from ._comfy.host import runtime
-from ._comfy.model.attention_choice import planned as planned_attention
+from ._comfy.model.computing import computing, said_of_few_tokens
 from ._comfy.model.placement import has_engine_by_default
-from ._comfy.model.precision_choice import explain as explain_precision
 from ._comfy.model.precision_choice import precision_at
 from ._comfy.sampling import samplers
 from ._comfy.sampling.run_watch import GIB, clock
+from .loader_settings import (
+    STEP_CACHE,
+    Place,
+    by_place,
+    is_ours,
+    pace_key,
+    wanted,
+    who_chooses,
+)
 from .prompt_check.graph import Graph
 from .prompt_check.known_files import Describe, Model, describe_file, find_model
+from .speed_tiers import nothing_skipped
 from .video_size import FREE, SIZES, chosen_length, chosen_size
 
-OURS = "WanDuet"
 SIZE = "WanDuetImageToVideo"
 NUMBERS = ("steps", "shift", "boundary", "cfg_high", "cfg_low", "start_steps", "cfg_start")
 """Widgets of which 0 is automatic."""
@@ -47,18 +54,18 @@ def plan_lines(prompt: dict[str, Any], node_id: str) -> list[str]:
     chosen, why = settings_of(graph, node_id, models[0])
     if why:
         lines += [_described(chosen, alone=len(models) < 2), *why]
-    device = runtime.compute_device()
-    tier = _tier(graph, models[0])
-    precision = str(graph.value(models[0].output.node_id, "precision", AUTO))
-    precision = precision_at(tier, precision, [model.info for model in models], device)
-    lines.append(_kernels(graph, models[0], precision, tier, device))
     size = _size(graph, node_id, models[0])
+    try:
+        places = by_place(graph, models)
+    except WanError as error:
+        return [*lines, str(error)]
+    lines += _kernels(graph, places, size, chosen)
     if size is None:
         return lines
     official = models[0].official
     length = 4 * (size.frames - 1) + 1
     lines.append(f"{length / official.fps:.1f} s of video, {size.tokens} tokens")
-    lines.append(_memory(graph, models, precision, size, device))
+    lines.append(_memory(graph, places, size))
     return [*lines, _time(graph, node_id, models, size, chosen)]
 
 
@@ -100,26 +107,40 @@ def automatic(prompt: dict[str, Any], node_id: str) -> dict[str, Any] | None:
     return {**asdict(chosen), "why": why}
 
 
-def _tier(graph: Graph, model: Model) -> Tier | None:
-    return tiers().get(str(graph.value(model.output.node_id, "speed", AUTO)))
-
-
 def _kernels(
-    graph: Graph, model: Model, precision: str, tier: Tier | None, device: torch.device
-) -> str:
-    loader = model.output.node_id
-    if not graph.kind(loader).startswith(OURS):
-        return "Precision and attention: as ComfyUI chooses for its own loader"
+    graph: Graph, places: Sequence[Place], size: LatentSize | None, chosen: Settings
+) -> list[str]:
+    """Returns how models compute, once for those of which the same is to be said."""
+    found = [_how(graph, place, size, chosen) for place in places]
+    if all(lines == found[0] for lines in found):
+        return found[0]
+    return [
+        f"{place.noises[0]}: {line}"
+        for place, lines in zip(places, found, strict=True)
+        for line in lines
+    ]
+
+
+def _how(graph: Graph, place: Place, size: LatentSize | None, chosen: Settings) -> list[str]:
+    """Returns the same of models of one loader on one device."""
+    models = place.models
+    if not is_ours(graph, models[0]):
+        return [who_chooses(graph, models[0])]
+    asked = wanted(graph, models[0])
+    if asked is None:
+        return ["Precision and attention: known when the loader runs"]
     try:
-        matmuls = explain_precision(precision, model.info, device)
+        found = computing(asked, [m.info for m in models], place.device, measured=False)
     except WanError as error:
-        matmuls = str(error)
-    attention = str(graph.value(loader, "attention", AUTO))
-    if tier is not None and attention == AUTO:
-        attention = tier.attention[-1]
-    kernel = planned_attention(attention, device, runtime.compute_dtype(precision))
-    speed = "" if tier is None else f"; speed: {tier.name}"
-    return f"{matmuls}; {kernel}{speed}"
+        return [str(error)]
+    tier = asked.tier
+    speed = [] if tier is None else [f"speed: {tier.name}"]
+    lines = ["; ".join([*found.matmuls, found.attention, *speed])]
+    if size is not None:
+        lines += said_of_few_tokens(found.attend, size.tokens)
+    if not any(kind == STEP_CACHE for model in models for kind, _ in model.way):
+        lines += nothing_skipped(tier, chosen.steps, chosen.cfg_high)
+    return lines
 
 
 def _described(chosen: Settings, *, alone: bool) -> str:
@@ -128,12 +149,6 @@ def _described(chosen: Settings, *, alone: bool) -> str:
     cfg = " | ".join(f"{scale:g}" for scale in scales)
     spacing = "its own noise levels" if chosen.levels else f"shift {chosen.shift:g}"
     return f"{chosen.steps} steps, {chosen.sampler}/{chosen.scheduler}, {spacing}, cfg {cfg}"
-
-
-def pace_key(label: str) -> str:
-    """Returns what runs of equal length have in common: the model, its format and the device."""
-    kind = label.replace(", high noise", "").replace(", low noise", "")
-    return f"{runtime.device_name()} | {kind}"
 
 
 def _size(graph: Graph, node_id: str, model: Model) -> LatentSize | None:
@@ -155,13 +170,19 @@ def _size(graph: Graph, node_id: str, model: Model) -> LatentSize | None:
         return None
 
 
-def _memory(
-    graph: Graph, models: list[Model], precision: str, size: LatentSize, device: torch.device
-) -> str:
-    """Predicts the peak of the device's memory; experts take turns there."""
+def _memory(graph: Graph, places: Sequence[Place], size: LatentSize) -> str:
+    """Predicts the peak of a device's memory; experts take turns there.
+
+    Of two devices it is that of the one where more is needed.
+    """
+    most = max(places, key=lambda place: max(model.info.bytes for model in place.models))
+    device = most.device
+    models = [model for place in places if place.device == device for model in place.models]
     config = models[0].info.config
     assert isinstance(config, DiTConfig)
-    numbers = Precision(compute_dtype=runtime.compute_dtype(precision))
+    asked = wanted(graph, models[0])
+    precision = AUTO if asked is None else precision_at(asked.tier, asked.precision, device)
+    numbers = Precision(compute_dtype=runtime.compute_dtype(precision, device))
     video = activation_bytes(config, numbers, 1, size.frames, size.height, size.width)
     weights = max(model.info.bytes for model in models)
     if device.type == "cpu":
@@ -182,26 +203,26 @@ def _memory(
 def _time(
     graph: Graph, node_id: str, models: list[Model], size: LatentSize, chosen: Settings
 ) -> str:
-    model = models[0]
-    pass_seconds = run_pace.expected_seconds(pace_key(model.info.label), size.tokens)
-    if pass_seconds is None:
-        return "Predicted time: known after the first run of this model here"
-    passes = _passes(graph, node_id, chosen)
-    least, most = (passes * seconds for seconds in pass_seconds)
+    known = [run_pace.expected_seconds(pace_key(graph, m), size.tokens) for m in models]
+    usable = [seconds for seconds in known if seconds is not None]
+    if not usable:
+        return "Predicted time: known after the first run of this model with these settings here"
+    high, low = (known * 2)[:2]
+    passes = zip(_passes(graph, node_id, chosen), (high or low, low or high), strict=True)
+    parts = [(count * least, count * most) for count, (least, most) in passes]
+    least, most = (sum(part) for part in zip(*parts, strict=True))
     return f"Predicted time: {clock(least)} to {clock(most)}"
 
 
-def _passes(graph: Graph, node_id: str, chosen: Settings) -> int:
-    """Returns the forward passes of a run: two in a step with guidance."""
+def _passes(graph: Graph, node_id: str, chosen: Settings) -> tuple[int, int]:
+    """Returns the forward passes of each expert: two in a step with guidance."""
     steps, shift = chosen.steps, chosen.shift
     sigmas = samplers.make_schedule("unipc", "wan", steps, shift, 1.0, chosen.levels)
     alone = not graph.given(node_id, "model_low")
     plan = ExpertPlan.of(sigmas, 0.0 if alone else chosen.boundary, chosen.start_steps)
-    scales = [
-        *[chosen.cfg_start] * plan.steps_start,
-        *[chosen.cfg_high] * plan.steps_high,
-        *[chosen.cfg_low] * plan.steps_low,
-    ]
+    high = [*[chosen.cfg_start] * plan.steps_start, *[chosen.cfg_high] * plan.steps_high]
+    scales = [*high, *[chosen.cfg_low] * plan.steps_low]
     start = int(graph.number(node_id, "start_at_step") or 0)
     end = int(graph.number(node_id, "end_at_step") or len(scales))
-    return sum(1 if scale == 1 else 2 for scale in scales[start:end])
+    passes = [1 if scale == 1 else 2 for scale in scales]
+    return sum(passes[: len(high)][start:end]), sum(passes[max(start, len(high)) : end])

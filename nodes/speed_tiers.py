@@ -1,40 +1,14 @@
-"""What a tier of speed means for what a loader leaves open, on this machine."""
+"""What a tier of speed adds to the MODELs of a loader."""
 
 from collections.abc import Iterable
 from typing import Any
 
-import torch
-
-from ..wan_model.attention import AttentionFn
-from ..wan_model.errors import BackendError
-from ..wan_model.presets import AUTO, Tier
+from ..wan_model.presets import Tier
 from ..wan_model.sampling import StepCacheSettings
 from ._comfy.model import facts
-from ._comfy.model.attention_choice import choose
+from ._comfy.model.computing import Computing
 from ._comfy.model.load_models import SPEED
 from ._comfy.sampling.step_cache_wrappers import with_step_cache
-
-
-def attention_at(
-    tier: Tier | None,
-    attention: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    trained_sparse: bool,
-) -> tuple[AttentionFn, str]:
-    """Returns the attention of a loader, with "auto" as the tier has it, and what is said of it.
-
-    Raises:
-        BackendError: if what was chosen by name cannot run here.
-    """
-    names = tier.attention if tier is not None and attention == AUTO else (attention,)
-    for name in names[:-1]:
-        try:
-            return choose(name, device, dtype, trained_sparse=trained_sparse)
-        except BackendError:
-            continue
-    return choose(names[-1], device, dtype, trained_sparse=trained_sparse)
 
 
 def at_tier(tier: Tier | None, model: Any) -> Any:
@@ -48,9 +22,19 @@ def at_tier(tier: Tier | None, model: Any) -> Any:
     return model
 
 
-def said_of(tier: Tier | None, matmuls: Iterable[str]) -> list[str]:
+def said_of(tier: Tier | None, found: Iterable[Computing]) -> list[str]:
     """Returns what a loader says of a tier, after the lines on matmuls and attention."""
     if tier is None:
         return []
-    formats = " and ".join(dict.fromkeys(line.partition(":")[0] for line in matmuls))
-    return [f"speed {tier.name}: {formats}, attention as above; {tier.steps}"]
+    lines = (line.partition(":")[0] for one in found for line in one.matmuls)
+    return [
+        f"speed {tier.name}: {' and '.join(dict.fromkeys(lines))}, attention as above; {tier.steps}"
+    ]
+
+
+def nothing_skipped(tier: Tier | None, steps: int, guidance_scale: float) -> list[str]:
+    """Returns why the tier's step cache will skip nothing in a run, if that is so."""
+    if tier is None or tier.cache_threshold is None:
+        return []
+    reason = StepCacheSettings(threshold=tier.cache_threshold).why_off(steps, guidance_scale)
+    return [f"No step is skipped: {reason}"] if reason else []

@@ -285,7 +285,10 @@ class OnTwoDevices(io.ComfyNode):
         loading = sys.modules[load.__module__]
         files = [loading.open_checkpoint(path) for path in (arguments[0], of_low[0])]
         devices = [torch.device("cpu"), torch.device("cpu", 0)]
-        high, low = loading.load_models(files, *arguments[1:], devices)
+        (high,), (low,) = (
+            loading.load_models([file], *arguments[1:], device)
+            for file, device in zip(files, devices, strict=True)
+        )
         high.patches, low.patches = model_high.patches, model_low.patches
         assert [high.load_device, low.load_device] == devices
         assert arguments[3] is None or high.pool is not low.pool

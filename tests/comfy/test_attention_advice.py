@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,7 @@ def choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         monkeypatch.setitem(sys.modules, name, package)
     host: Any = ModuleType("advised.nodes._comfy.host.runtime")
     host.cache_folder = lambda: tmp_path / "wanduet"
+    host.on_device = lambda _: nullcontext()
     monkeypatch.setitem(sys.modules, host.__name__, host)
     return importlib.import_module("advised.nodes._comfy.model.attention_choice")
 
@@ -43,8 +45,14 @@ def test_a_plan_names_the_kernel_that_is_remembered(choice: Any, monkeypatch: py
     gpu = choice.Platform("cuda", "NVIDIA Test GPU", (9, 0), lambda _: object(), lambda _: None)
     monkeypatch.setattr(choice.Platform, "current", lambda: gpu)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert choice.planned("auto", cpu, torch.bfloat16) == "attention: sdpa"
-    assert choice.planned("sage", cuda, torch.bfloat16) == "attention: sage"
-    waiting = choice.planned("auto", cuda, torch.bfloat16)
-    assert waiting.startswith("attention: auto chooses sdpa: until the backends are compared")
-    assert "auto_fast chooses " in choice.planned("auto_fast", cuda, torch.bfloat16)
+
+    def planned(name: str, device: torch.device, **options: bool) -> str:
+        return choice.planned(name, device, torch.bfloat16, **options)[1]
+
+    assert planned("auto", cpu) == "attention: sdpa"
+    waiting = "chooses sdpa: until the backends are compared, when 'auto' is first used"
+    assert planned("auto", cuda) == f"attention: auto {waiting}"
+    assert planned("auto_fast", cuda) == f"attention: auto_fast {waiting}"
+    with pytest.raises(ValueError, match="Got 'sage', which "):
+        planned("sage", cuda)
+    assert "slower: kitchen_sol is missing" in planned("auto", cuda, trained_sparse=True)

@@ -125,7 +125,7 @@ def precision(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         package.__path__ = [str(folder)]
         monkeypatch.setitem(sys.modules, name, package)
     host: Any = ModuleType("pack.nodes._comfy.host.runtime")
-    host.compute_dtype = lambda asked: torch.float16 if asked == "fp16" else torch.bfloat16
+    host.compute_dtype = lambda asked, _: torch.float16 if asked == "fp16" else torch.bfloat16
     monkeypatch.setitem(sys.modules, host.__name__, host)
     kernel = importlib.import_module("pack.wan_model.quant.kernels").MatmulKernel
     monkeypatch.setattr(kernel, "_failed_trial", lambda *_: None)
@@ -177,38 +177,50 @@ def test_a_file_that_asks_for_full_precision_is_honoured_and_what_is_faster_name
 
 
 @pytest.mark.parametrize(
-    ("tier", "stored", "asked", "capability", "precision_used"),
+    ("tier", "asked", "used"),
     [
-        ("exact", ["fp8 scaled"], "auto", (9, 0), "bf16"),
-        ("fast", ["fp8 scaled", "fp8 scaled"], "auto", (9, 0), "fp8"),
-        ("fastest", ["fp8 scaled"], "auto", (9, 0), "fp8"),
-        ("fast", ["fp8 scaled"], "auto", (8, 6), "auto"),
-        ("fast", ["fp8 scaled", "fp16"], "auto", (9, 0), "auto"),
-        ("fast", ["fp16"], "auto", (9, 0), "auto"),
-        ("fast", ["fp8 scaled"], "bf16", (9, 0), "bf16"),
-        ("exact", ["fp8 scaled"], "fp8", (9, 0), "fp8"),
-        ("auto", ["fp8 scaled"], "auto", (9, 0), "auto"),
+        ("exact", "auto", "bf16"),
+        ("exact", "fp8", "fp8"),
+        ("fast", "auto", "auto, 8 bit"),
+        ("fastest", "auto", "auto, 8 bit"),
+        ("fast", "bf16", "bf16"),
+        ("auto", "auto", "auto"),
     ],
 )
-def test_what_auto_is_at_a_tier_of_speed(
+def test_what_auto_is_at_a_tier_of_speed(precision: Any, tier: str, asked: str, used: str):
+    found = importlib.import_module("pack.wan_model.presets").find_tier(tier)
+    assert precision.precision_at(found, asked, torch.device("cuda")) == used
+
+
+@pytest.mark.parametrize(
+    ("stored", "capability", "line"),
+    [
+        (["fp8 scaled"], (9, 0), "fp8 matmuls: the file holds fp8; this GPU (9.0) multiplies it"),
+        (["fp8 scaled"], (8, 6), "bf16 matmuls: the file holds fp8; torch._scaled_mm, scaled"),
+        (["fp16"], (9, 0), "bf16 matmuls: the file holds fp16"),
+        (["fp16", "fp8 scaled"], (9, 0), "fp8 and bf16 matmuls: the file holds fp8; this GPU"),
+        (
+            ["fp8 scaled", "nvfp4"],
+            (10, 0),
+            "fp8 matmuls: the file holds nvfp4 and fp8; this GPU (10.0) multiplies fp8; nvfp4 in "
+            "full precision, as the file asks",
+        ),
+    ],
+)
+def test_what_a_fast_tier_says_of_a_file_that_asks_for_full_precision(
     precision: Any,
-    tier: str,
     stored: list[str],
-    asked: str,
     capability: tuple[int, int],
-    precision_used: str,
+    line: str,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """Files that ask for full precision are multiplied in 8 bit; nothing is converted."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     formats = {f.name: f for f in importlib.import_module("pack.wan_model.quant").FORMATS}
-    found = importlib.import_module("pack.wan_model.presets").find_tier(tier)
-    infos = [
-        SimpleNamespace(format=name, formats=[formats[name]], full_precision="fp8" in name)
-        for name in stored
-    ]
-    got = precision.precision_at(found, asked, infos, torch.device("cuda"))
-    assert got == precision_used
+    found = [formats[name] for name in stored]
+    info = SimpleNamespace(format=stored[0], formats=found, full_precision=True)
+    said = precision.explain("auto, 8 bit", info, torch.device("cuda"))
+    assert said.startswith(line)
+    assert "ten times coarser" not in said
 
 
 def test_a_gpu_without_fp8_refuses_it_with_every_reason(

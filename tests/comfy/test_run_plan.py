@@ -5,7 +5,17 @@ from typing import Any
 
 import pytest
 
-from .graphs import T2V, Prompt, experts, image_to_video, moe_sampler, node, random_text, vae
+from .graphs import (
+    T2V,
+    Prompt,
+    experts,
+    image_to_video,
+    model,
+    moe_sampler,
+    node,
+    random_text,
+    vae,
+)
 from .server import ComfyServer
 
 pytestmark = pytest.mark.comfy
@@ -43,12 +53,38 @@ def test_plan_before_and_after_the_first_run(comfy_server: ComfyServer):
     assert after[:5] == before[:5]
     assert " s to " in after[5]
 
-    stock = node("UNETLoader", unet_name=T2V[0], weight_dtype="default")
-    of_stock = plan(comfy_server, {**prompt(201), "experts": stock})
-    assert "Precision and attention: as ComfyUI chooses for its own loader" in of_stock
+    faster = plan(comfy_server, {**prompt(201), **experts(T2V, speed="fastest", attention="auto")})
+    assert faster[2] == (
+        "fp32 matmuls; attention: sdpa; kitchen_sol needs an NVIDIA GPU or an AMD one; "
+        "speed: fastest"
+    )
+    assert faster[3].startswith("No step is skipped: a run of ")
+    assert faster[-1].startswith("Predicted time: known after the first run"), "of this tier"
 
     nothing = {**prompt(201), "experts": node("LoadImage", image="a.png")}
     assert plan(comfy_server, nothing) == []
+
+
+def test_a_plan_says_what_each_loader_will_do(comfy_server: ComfyServer):
+    for loader, said in (
+        ("UNETLoader", "ComfyUI chooses for its own loader"),
+        ("UnetLoaderGGUF", "the loader UnetLoaderGGUF chooses"),
+    ):
+        others = {"experts": node(loader, unet_name=T2V[0])}
+        assert f"Precision and attention: as {said}" in plan(comfy_server, prompt(201) | others)
+
+    pair = {**model(T2V[0], "one"), **model(T2V[1], "two", precision="auto")}
+    sampler = moe_sampler(seed=1, model_high=("one", 0), model_low=("two", 0))
+    apart = plan(comfy_server, {**prompt(201), **pair, **sampler})
+    assert "High noise: fp32 matmuls; attention: sdpa" in apart
+    assert "Low noise: fp32 matmuls: this runs on the CPU; attention: sdpa" in apart
+
+    pair = experts(T2V, device_low="cuda:7")
+    assert plan(comfy_server, prompt(201) | pair)[-1].startswith("This computer has no such device")
+    pair = experts(T2V, attention="sage")
+    assert "Got 'sage', which needs an NVIDIA GPU" in plan(comfy_server, prompt(201) | pair)[2]
+    pair = experts(T2V, speed=("elsewhere", 0))
+    assert "known when the loader runs" in plan(comfy_server, prompt(201) | pair)[2]
 
 
 def test_report_and_values_stay_with_the_run(comfy_server: ComfyServer):

@@ -74,7 +74,7 @@ def test_a_file_that_was_trained_so_says_where_it_runs_dense(
     assert result.status == "success", result.error
     (text,) = result.texts("model")
     assert "was trained with sparse attention and runs here with full attention" in text
-    assert "slower: 'kitchen_sol' needs an NVIDIA GPU" in text
+    assert "slower: kitchen_sol needs an NVIDIA GPU" in text
 
 
 @pytest.mark.parametrize(

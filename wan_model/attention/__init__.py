@@ -4,12 +4,23 @@ from .advice import Advice, advice
 from .auto import FAST_MAX_ERROR, MAX_ERROR, recall, remember
 from .backend import AttentionFn, Backend, Constraints, Platform
 from .guarded import FirstPasses, Guarded, copies_of, guarded, name_of, try_again
-from .registry import BackendStatus, explain, names, resolve, resolve_fast, resolve_sparse
+from .kernel_timing import measure
+from .registry import (
+    WAITING,
+    BackendStatus,
+    Measure,
+    explain,
+    names,
+    resolve,
+    resolve_fast,
+    resolve_sparse,
+)
 from .sol import SparseSchedule
 
 __all__ = [
     "FAST_MAX_ERROR",
     "MAX_ERROR",
+    "WAITING",
     "Advice",
     "AttentionFn",
     "Backend",
@@ -17,12 +28,14 @@ __all__ = [
     "Constraints",
     "FirstPasses",
     "Guarded",
+    "Measure",
     "Platform",
     "SparseSchedule",
     "advice",
     "copies_of",
     "explain",
     "guarded",
+    "measure",
     "name_of",
     "names",
     "recall",

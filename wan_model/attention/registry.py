@@ -40,6 +40,9 @@ BACKENDS: tuple[Backend, ...] = (
     *sage.BACKENDS,
     kitchen.BACKEND,
 )
+WAITING = "until the backends are compared, when 'auto' is first used"
+"""End of the status of "auto" where nothing has been measured yet."""
+
 AUTO_LABEL = "The fastest of the backends that are as exact as 16 bit allows"
 
 
@@ -79,7 +82,7 @@ def resolve(
     memory: Path | None = None,
     max_error: float = MAX_ERROR,
     platform: Platform | None = None,
-    measure: Measure = measure,
+    measure: Measure | None = measure,
 ) -> AttentionFn:
     """Returns the attention function called `name`, or the one that "auto" chooses.
 
@@ -89,7 +92,8 @@ def resolve(
         memory: file in which "auto" remembers what it measured. None: it takes sdpa.
         max_error: greatest rms error that "auto" accepts.
         platform: where it is to run; this process by default.
-        measure: tries functions by name.
+        measure: tries functions by name; None: nothing is tried, and "auto" goes by what is
+            remembered.
 
     Raises:
         BackendError: for an unknown name or a backend that cannot run here, or not in this dtype,
@@ -122,7 +126,7 @@ def resolve_sparse(
     trained: bool = False,
     memory: Path | None = None,
     platform: Platform | None = None,
-    measure: Measure = measure,
+    measure: Measure | None = measure,
 ) -> SparseSchedule:
     """Returns comfy-kitchen's sparse attention, dense with what "auto" chooses.
 
@@ -151,7 +155,7 @@ def resolve_fast(
     *,
     memory: Path | None = None,
     platform: Platform | None = None,
-    measure: Measure = measure,
+    measure: Measure | None = measure,
 ) -> AttentionFn:
     """Returns the fastest attention within `FAST_MAX_ERROR`, exact in the first steps of a run.
 
@@ -252,7 +256,7 @@ def _auto(
     measurements = recall(memory, key)
     if measurements is None:
         if measure is None:
-            return Choice(DEFAULT, "until the backends are compared, when 'auto' is first used")
+            return Choice(DEFAULT, WAITING)
         try:
             measurements = measure(functions, dtype)
         except torch.OutOfMemoryError:

@@ -72,7 +72,8 @@ def load_dit(
         residual_dtype: of the residual stream.
         weights: format of the blocks' weights, one of `quant.names()`, or a policy. By default
             quantized ones stay as they are and are dequantized when used; with "auto" they are
-            multiplied as they are where that is fast.
+            multiplied as they are where that is fast, and with "auto, 8 bit" those of 8 bits also
+            if the file asks to have them dequantized.
         compute_device: where the model will run, which decides what formats there are, and where
             weights are converted. None: `device`.
         attention: an attention function, or the name of a backend.
@@ -317,9 +318,9 @@ def _put_tensors(
             setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
             continue
         stored = entry.read(read)
-        # Against what the file asks only if a person named a format.
-        may_convert = policy.target is not None or not entry.full_precision
-        if entry.is_block_matrix and may_convert and policy.takes(stored):
+        # Against what the file asks only if a person says so.
+        may = not entry.full_precision or policy.overrules(stored.format)
+        if entry.is_block_matrix and may and policy.takes(stored):
             policy.place(module, stored, device)
         elif entry.format.is_plain:
             module.put(StoredWeight(PLAIN[dtype], stored.weight.to(device).to(dtype)))

@@ -29,10 +29,11 @@ from .linear import (
     QuantizedRows,
 )
 from .packing import quantize_rows, scale_weight, unscale_weight
-from .policy import AS_STORED, QuantPolicy, WeightChoice, find, names, policy_for
+from .policy import AS_STORED, AUTO_8_BIT, QuantPolicy, WeightChoice, find, names, policy_for
 
 __all__ = [
     "AS_STORED",
+    "AUTO_8_BIT",
     "DEQUANTIZED",
     "FORMATS",
     "GGUF_FORMATS",

@@ -4,8 +4,8 @@ A name asked for means that format or an error. Within a format the first kernel
 device is taken; a weight that it cannot take is dequantized for each call instead.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -33,6 +33,10 @@ AS_STORED = "as stored"
 """Weights stay as the file has them; quantized ones are dequantized before their matmul."""
 
 AUTO = "auto"
+
+AUTO_8_BIT = "auto, 8 bit"
+"""As "auto", which also has weights of 8 bits multiplied as they are that their file wants to be
+dequantized. Those of fewer bits are not, and 16-bit ones stay what they are."""
 
 AUTO_KERNELS = tuple(kernel for kernel in KERNELS if kernel.make is not Int8Matmul)
 """With which `auto` multiplies quantized weights of a file. Where none of them runs it dequantizes
@@ -90,6 +94,8 @@ class QuantPolicy:
     expanded: tuple[MatmulKernel, ...] = ()
     """Multiply what weights of few bits are expanded to: fp8 or int8 of GGUF's, int8 of rotated
     ones of 4 bits."""
+    eight_bit: bool = False
+    """Whether weights of 8 bits are multiplied as they are against their file's wish."""
     reason: str = ""
     """Of an automatic choice; for people, without a full stop."""
 
@@ -97,6 +103,10 @@ class QuantPolicy:
     def multiplied(self) -> tuple[MatmulKernel, ...]:
         """All kernels."""
         return (*self.kernels, *self.expanded)
+
+    def overrules(self, stored: WeightFormat) -> bool:
+        """Whether a weight in this format is not asked if it wants to be dequantized."""
+        return self.target is not None or (self.eight_bit and _has_8_bits(stored))
 
     def takes(self, stored: StoredWeight) -> bool:
         """Whether a weight is placed by this, or else by whoever loads it, as it is stored."""
@@ -149,7 +159,7 @@ class QuantPolicy:
 
 def names() -> list[str]:
     """Returns the names that `load_dit` takes for its weights."""
-    return [AS_STORED, AUTO, *(choice.name for choice in CHOICES)]
+    return [AS_STORED, AUTO, AUTO_8_BIT, *(choice.name for choice in CHOICES)]
 
 
 def find(name: str) -> WeightChoice:
@@ -181,7 +191,8 @@ def policy_for(
         device: where the model will run.
         stored: formats of the blocks' weights in the file, that of most first, which "auto"
             looks at.
-        full_precision: whether the file asks for dequantized matmuls, which "auto" honours.
+        full_precision: whether the file asks for dequantized matmuls, which "auto" honours, and
+            "auto, 8 bit" for weights of fewer bits.
 
     Raises:
         BackendError: for an unknown name, or if no kernel of the format works on the device; it
@@ -189,8 +200,9 @@ def policy_for(
     """
     if name == AS_STORED:
         return QuantPolicy(device=device)
-    if name == AUTO:
-        return _automatic(device, stored, full_precision=full_precision)
+    if name in (AUTO, AUTO_8_BIT):
+        policy = _automatic(device, stored, _spared(name, stored) if full_precision else ())
+        return replace(policy, eight_bit=name == AUTO_8_BIT)
     choice = find(name)
     if not choice.kernels:
         return QuantPolicy(device=device, target=choice.format)
@@ -203,12 +215,27 @@ def policy_for(
     return QuantPolicy(device=device, target=choice.format, kernels=(kernel,))
 
 
+def _spared(name: str, stored: Sequence[WeightFormat]) -> list[WeightFormat]:
+    """Returns the formats of a file that asks for full precision which get it."""
+    return [found for found in stored if name == AUTO or not _has_8_bits(found)]
+
+
+def _has_8_bits(found: WeightFormat) -> bool:
+    """Whether it has codes of 8 bits; scales of blocks take a part of a bit more."""
+    return found.is_quantized and found.bits >= 8
+
+
 def _automatic(
-    device: torch.device, stored: Sequence[WeightFormat], *, full_precision: bool
+    device: torch.device, stored: Sequence[WeightFormat], spared: Collection[WeightFormat]
 ) -> QuantPolicy:
     """Multiplies quantized weights as they are where that is fast and the file does not forbid it.
 
     It converts nothing.
+
+    Args:
+        device: where the model will run.
+        stored: formats of its weights.
+        spared: those of them that are dequantized, as the file asks.
     """
     if device.type == "cpu":
         return QuantPolicy(device=device, reason="this runs on the CPU")
@@ -217,16 +244,38 @@ def _automatic(
     coarse = [kind.name for kind in stored if is_coarse(kind, stored)]
     if coarse and not held:
         return _expanding(device, coarse)
-    wide = {found: as_int8(found) for found in stored}
-    wanted = dict.fromkeys([*held, *(kind for kind in wide.values() if kind is not None)])
-    if not wanted:
+    wide = {found: kind for found in stored if (kind := as_int8(found)) is not None}
+    if not held and not wide:
         found = " and ".join(weight_format.name for weight_format in stored)
         return QuantPolicy(device=device, reason=f"the file holds {found}")
-    narrow = [found.name for found, kind in wide.items() if kind is not None]
-    in_file = " and ".join([*(_short(kind) for kind in held), *narrow])
-    if full_precision:
-        reason = f"the file holds {in_file} and asks for matmuls in full precision"
+    in_file = [*map(_short, held), *(found.name for found in wide)]
+    held = [kind for kind in held if not any(holds(found, kind) for found in spared)]
+    wide = {found: kind for found, kind in wide.items() if found not in spared}
+    left = [name for name in in_file if name not in [*map(_short, held), *(f.name for f in wide)]]
+    holds_what = f"the file holds {' and '.join(in_file)}"
+    if not held and not wide:
+        reason = f"{holds_what} and asks for matmuls in full precision"
         return QuantPolicy(device=device, reason=reason)
+    kernels, reasons = _multiplying(dict.fromkeys([*held, *wide.values()]), device)
+    if kernels:
+        which = " and ".join(_short(kernel.format) for kernel in kernels)
+        which = which if reasons or left else "them" if len(kernels) > 1 else "it"
+        gpu = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        reasons = [f"this GPU ({gpu}) multiplies {which}", *reasons]
+    if left:
+        reasons.append(f"{' and '.join(left)} in full precision, as the file asks")
+    return QuantPolicy(
+        device=device,
+        kernels=tuple(kernel for kernel in kernels if kernel.format in held),
+        expanded=tuple(kernel for kernel in kernels if kernel.format in wide.values()),
+        reason=f"{holds_what}; {'; '.join(reasons)}",
+    )
+
+
+def _multiplying(
+    wanted: Iterable[WeightFormat], device: torch.device
+) -> tuple[list[MatmulKernel], list[str]]:
+    """Returns a kernel for each format that has one on a device, and why others have none."""
     kernels: list[MatmulKernel] = []
     reasons: list[str] = []
     for kind in wanted:
@@ -234,17 +283,7 @@ def _automatic(
         kernel, why_not = _first_available(usable, device)
         kernels += [] if kernel is None else [kernel]
         reasons += why_not[-1:] if kernel is None else []
-    if kernels:
-        which = " and ".join(_short(kernel.format) for kernel in kernels)
-        which = which if reasons else "them" if len(kernels) > 1 else "it"
-        gpu = ".".join(map(str, torch.cuda.get_device_capability(device)))
-        reasons = [f"this GPU ({gpu}) multiplies {which}", *reasons]
-    return QuantPolicy(
-        device=device,
-        kernels=tuple(kernel for kernel in kernels if kernel.format in held),
-        expanded=tuple(kernel for kernel in kernels if kernel.format in wide.values()),
-        reason=f"the file holds {in_file}; {'; '.join(reasons)}",
-    )
+    return kernels, reasons
 
 
 def _expanding(device: torch.device, names: Collection[str]) -> QuantPolicy:

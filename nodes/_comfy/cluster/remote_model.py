@@ -98,6 +98,15 @@ def _source(models: Sequence[Any], labels: Sequence[str]) -> Source:
             )
     precision, limits = models[0].get_attachment(LOADED_WITH)
     dit = models[0].model.diffusion_model
+    alike = {
+        (m.get_attachment(LOADED_WITH), name_of(m.model.diffusion_model.attend)) for m in models
+    }
+    if len(alike) > 1:
+        raise PairingError(
+            "Both experts run alike where they are distributed. Got a precision, an attention or "
+            "limits of memory that differ, need the same for both. Load them with one 'Wan 2.2 "
+            "Load 14B Experts' whose devices are auto."
+        )
     return Source(
         files=tuple(str(model.get_attachment(CHECKPOINT).path) for model in models),
         labels=tuple(labels),

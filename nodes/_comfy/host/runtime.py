@@ -145,12 +145,12 @@ def on_device(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def device_name() -> str:
-    """Returns what the device is called, "cpu" for a processor."""
-    return str(comfy.model_management.get_torch_device_name(compute_device()))
+def device_name(device: torch.device) -> str:
+    """Returns what a device is called, "cpu" for a processor."""
+    return str(comfy.model_management.get_torch_device_name(device))
 
 
-def compute_dtype(precision: str) -> torch.dtype:
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Returns what blocks compute in, beside 8-bit matmuls, for a choice of precision.
 
     Unless it is named, that is bf16 where the device computes in it, fp16 on older GPUs, fp32 on a
@@ -159,7 +159,6 @@ def compute_dtype(precision: str) -> torch.dtype:
     explicit = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     if precision in explicit:
         return explicit[precision]
-    device = compute_device()
     if comfy.model_management.is_device_cpu(device):
         return torch.float32
     if comfy.model_management.should_use_bf16(device):

@@ -6,11 +6,14 @@ import torch
 
 from ....wan_model.attention import (
     FAST_MAX_ERROR,
+    WAITING,
     AttentionFn,
+    Measure,
     Platform,
     SparseSchedule,
     advice,
     explain,
+    measure,
     recall,
     remember,
     resolve,
@@ -41,7 +44,8 @@ def choose(
         name: a backend, or "auto", which compares those that are as exact as 16 bit allows, once
             for each GPU and set of versions: about a second and 0.7 GiB. Sparse attention has it
             choose for the layers and steps that stay dense.
-        device: where the model will run; "auto" compares on CUDA only.
+        device: where the model will run, the current one if it is a GPU; "auto" compares on CUDA
+            only.
         dtype: that it computes in.
         trained_sparse: whether the model was trained with sparse attention, which "auto" then
             chooses where it runs.
@@ -49,49 +53,61 @@ def choose(
     Raises:
         BackendError: if the backend cannot run here, or not in this dtype.
     """
+    return _choose(name, device, dtype, measure, trained_sparse=trained_sparse)
+
+
+def planned(
+    name: str, device: torch.device, dtype: torch.dtype, *, trained_sparse: bool = False
+) -> tuple[AttentionFn, str]:
+    """Returns what `choose` would, as far as that is known without measuring; raises as it does."""
+    return _choose(name, device, dtype, None, trained_sparse=trained_sparse)
+
+
+def refusal(name: str, error: BackendError) -> str:
+    """Returns why an attention cannot run here, as a sentence without a full stop."""
+    got = str(error).partition("Got ")[2].partition(", need")[0]
+    known = got.removeprefix(f"{name!r}, which ")
+    return f"{name} {known}" if known != got else f"{name} does not take {got}"
+
+
+def _choose(
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    measuring: Measure | None,
+    *,
+    trained_sparse: bool,
+) -> tuple[AttentionFn, str]:
+    memory = runtime.cache_folder() / MEASUREMENTS
     if trained_sparse and name in ("auto", FAST, SPARSE.name):
-        return _choose_trained(name, device, dtype)
+        return _choose_trained(name, device, dtype, memory, measuring)
     if name == SPARSE.name:
-        return _choose_sparse(runtime.cache_folder() / MEASUREMENTS, dtype)
+        return _choose_sparse(dtype, memory, measuring)
     if device.type != "cuda":
         automatic = name in ("auto", FAST)
         function = resolve("auto" if automatic else name, dtype=dtype)
         return function, f"attention: {'sdpa' if automatic else name}"
-    memory = runtime.cache_folder() / MEASUREMENTS
     if name == FAST:
-        return _choose_fast(memory, dtype)
-    function = resolve(name, dtype=dtype, memory=memory)
+        return _choose_fast(dtype, memory, measuring)
+    function = resolve(name, dtype=dtype, memory=memory, measure=measuring)
     if name != "auto":
         return function, f"attention: {name}"
     return function, f"attention: auto {explain(dtype=dtype, memory=memory)[0].status}"
 
 
-def planned(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Returns which attention `choose` would take, as far as that is known without measuring."""
-    if name not in ("auto", FAST):
-        return f"attention: {name}"
-    if device.type != "cuda":
-        return "attention: sdpa"
-    memory = runtime.cache_folder() / MEASUREMENTS
-    exact = f"auto {explain(dtype=dtype, memory=memory)[0].status}"
-    if name == "auto":
-        return f"attention: {exact}"
-    fast = explain(dtype=dtype, memory=memory, max_error=FAST_MAX_ERROR)[0].status
-    return f"attention: {FAST} {fast}. In the first steps {exact}"
-
-
-def _choose_trained(name: str, device: torch.device, dtype: torch.dtype) -> tuple[AttentionFn, str]:
+def _choose_trained(
+    name: str, device: torch.device, dtype: torch.dtype, memory: Path, measuring: Measure | None
+) -> tuple[AttentionFn, str]:
     """As the file was trained; "auto" is dense where that cannot run."""
     try:
-        schedule = resolve_sparse(dtype, trained=True, memory=runtime.cache_folder() / MEASUREMENTS)
+        schedule = resolve_sparse(dtype, trained=True, memory=memory, measure=measuring)
     except BackendError as error:
         if name == SPARSE.name:
             raise
-        attend, text = choose(name, device, dtype)
-        reason = str(error).partition("Got ")[2].partition(", need")[0].replace(", which", "")
+        attend, text = _choose(name, device, dtype, measuring, trained_sparse=False)
         return attend, (
             f"{text}. This file was trained with sparse attention and runs here with full "
-            f"attention, which is slower: {reason}"
+            f"attention, which is slower: {refusal(SPARSE.name, error)}"
         )
     return schedule, (
         f"attention: {SPARSE.name} as this file was trained: {TRAINED_PART:.0%} of the blocks of "
@@ -99,8 +115,10 @@ def _choose_trained(name: str, device: torch.device, dtype: torch.dtype) -> tupl
     )
 
 
-def _choose_sparse(memory: Path, dtype: torch.dtype) -> tuple[AttentionFn, str]:
-    schedule = resolve_sparse(dtype, memory=memory)
+def _choose_sparse(
+    dtype: torch.dtype, memory: Path, measuring: Measure | None
+) -> tuple[AttentionFn, str]:
+    schedule = resolve_sparse(dtype, memory=memory, measure=measuring)
     dense = explain(dtype=dtype, memory=memory)[0].status
     return schedule, (
         f"attention: {SPARSE.name} in the last {1 - schedule.dense_part:.0%} of the steps, without "
@@ -108,23 +126,29 @@ def _choose_sparse(memory: Path, dtype: torch.dtype) -> tuple[AttentionFn, str]:
     )
 
 
-def _choose_fast(memory: Path, dtype: torch.dtype) -> tuple[AttentionFn, str]:
-    function = resolve_fast(dtype, memory=memory)
+def _choose_fast(
+    dtype: torch.dtype, memory: Path, measuring: Measure | None
+) -> tuple[AttentionFn, str]:
+    function = resolve_fast(dtype, memory=memory, measure=measuring)
     exact = f"auto {explain(dtype=dtype, memory=memory)[0].status}"
-    if not isinstance(function, SparseSchedule):
-        return function, f"attention: {exact}; no 8-bit kernel is faster here"
     fast = explain(dtype=dtype, memory=memory, max_error=FAST_MAX_ERROR)[0].status
-    return function, (
-        f"attention: in the last {1 - function.dense_part:.0%} of the steps {FAST} {fast}. Before, "
-        f"{exact}"
-    )
+    if isinstance(function, SparseSchedule):
+        return function, (
+            f"attention: in the last {1 - function.dense_part:.0%} of the steps {FAST} {fast}. "
+            f"Before, {exact}"
+        )
+    if fast.endswith(WAITING):
+        return function, f"attention: {FAST} {fast}"
+    return function, f"attention: {exact}; no 8-bit kernel is faster here"
 
 
 def what_to_install(device: torch.device) -> list[str]:
     """Returns what would make attention faster on this GPU, each line once a machine."""
     if device.type != "cuda":
         return []
-    platform, memory = Platform.current(), runtime.cache_folder() / MEASUREMENTS
+    with runtime.on_device(device):
+        platform = Platform.current()
+    memory = runtime.cache_folder() / MEASUREMENTS
     lines = []
     for missing in advice(platform):
         key = f"told on {platform.gpu}: {missing.backend.name}"

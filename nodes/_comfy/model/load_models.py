@@ -15,7 +15,7 @@ from ....wan_model.loading import Checkpoint, load_dit, open_checkpoint, unchang
 from ....wan_model.offload import HostModel, Limits
 from ....wan_model.writing import converted_file
 from ..host.kernel_cache import kernels_kept
-from ..host.runtime import cache_folder, compute_dtype
+from ..host.runtime import cache_folder, compute_dtype, on_device
 from .base_model import base_model
 from .comfy_dit import ComfyWanDiT
 from .comfy_linear import ComfyLinear
@@ -50,12 +50,11 @@ def load_models(
     precision: str,
     attention: AttentionFn,
     limits: Limits | None,
-    devices: Sequence[torch.device] = (),
+    device: torch.device | None = None,
 ) -> list[comfy.model_patcher.ModelPatcher]:
-    """Loads the transformer files of one model, one or two experts, as MODELs.
+    """Loads transformer files of one model for one device, one or two experts, as MODELs.
 
-    Experts on one device share a weights engine; those on two have one each, and nothing of one
-    makes room for the other.
+    They share a weights engine.
 
     Args:
         checkpoints: the files, opened.
@@ -63,19 +62,16 @@ def load_models(
         attention: for all blocks.
         limits: for the weights engine; None has it plan freely where it is the default, and leaves
             the weights to ComfyUI's memory manager elsewhere.
-        devices: that each of them runs on; by default ComfyUI's for all.
+        device: that they run on; None: ComfyUI's.
 
     Raises:
         CheckpointError: if one is not a healthy Wan2.2 transformer.
         BackendError: for a precision that cannot be had here.
         SettingsError: if a limit cannot be met by this model.
     """
-    if len(set(devices)) > 1:
-        options = (precision, attention, limits)
-        apart = zip(checkpoints, devices, strict=True)
-        return [_load_on(device, [one], *options)[0] for one, device in apart]
-    device = devices[0] if devices else comfy.model_management.get_torch_device()
-    return _load_on(device, checkpoints, precision, attention, limits)
+    device = device or comfy.model_management.get_torch_device()
+    with on_device(device):
+        return _load_on(device, checkpoints, precision, attention, limits)
 
 
 def _load_on(
@@ -85,14 +81,14 @@ def _load_on(
     attention: AttentionFn,
     limits: Limits | None,
 ) -> list[comfy.model_patcher.ModelPatcher]:
-    """Loads files whose MODELs share what they have on one device."""
+    """Loads files for the current device."""
     engine = Limits() if limits is None and has_engine_by_default(device) else limits
     on_host = torch.device("cpu")
     offload_device = comfy.model_management.unet_offload_device() if engine is None else on_host
     load = partial(
         load_dit,
         device=offload_device,
-        dtype=compute_dtype(precision),
+        dtype=compute_dtype(precision, device),
         weights=weights_of(precision),
         compute_device=device,
         attention=attention,

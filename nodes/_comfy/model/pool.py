@@ -152,7 +152,9 @@ class ExpertPool:
         """
         self._stop_reading_ahead()
         pace = self._pace.factor
-        plan = self._slack.plan(self._request(expert, shape, pace, compiled=compiled))
+        with runtime.on_device(self._torch_device):
+            request = self._request(expert, shape, pace, compiled=compiled)
+        plan = self._slack.plan(request)
         self._settled = False
         self._estimated_seconds = plan.compute_seconds / pace
         if self._engine is None:

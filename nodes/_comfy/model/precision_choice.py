@@ -1,13 +1,11 @@
 """Which formats a model's matmuls have on this machine."""
 
-from collections.abc import Sequence
-
 import torch
 
 from ....wan_model.errors import BackendError
 from ....wan_model.loading import CheckpointInfo
 from ....wan_model.presets import AUTO, Tier
-from ....wan_model.quant import AS_STORED, policy_for
+from ....wan_model.quant import AS_STORED, AUTO_8_BIT, policy_for
 from ..host import runtime
 
 QUANTIZED = ("fp8", "int8", "nvfp4")
@@ -18,30 +16,22 @@ NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 def weights_of(precision: str) -> str:
     """Returns what `load_dit` is to make of the weights of a file."""
-    return precision if precision in ("auto", *QUANTIZED) else AS_STORED
+    return precision if precision in (AUTO, AUTO_8_BIT, *QUANTIZED) else AS_STORED
 
 
-def precision_at(
-    tier: Tier | None, precision: str, infos: Sequence[CheckpointInfo], device: torch.device
-) -> str:
+def precision_at(tier: Tier | None, precision: str, device: torch.device) -> str:
     """Returns the precision of a loader, with "auto" as a tier of speed has it.
 
-    Weights of 16 bits stay so: converting them takes time and memory, which a person asks for by
-    name.
+    Nothing is converted: that takes time and memory, which a person asks for by name.
 
     Args:
         tier: of the loader; None: none.
         precision: of its widget.
-        infos: the files of its models.
-        device: where they will run.
+        device: where the model will run.
     """
     if tier is None or precision != AUTO:
         return precision
-    if not tier.eight_bit:
-        return NAMES[runtime.compute_dtype(precision)]
-    names = {multiplied_as_stored(info, device) for info in infos}
-    name = names.pop() if len(names) == 1 else None
-    return name if name is not None and any(info.full_precision for info in infos) else precision
+    return AUTO_8_BIT if tier.eight_bit else NAMES[runtime.compute_dtype(precision, device)]
 
 
 def explain(precision: str, info: CheckpointInfo, device: torch.device) -> str:
@@ -57,28 +47,23 @@ def explain(precision: str, info: CheckpointInfo, device: torch.device) -> str:
     """
     if precision in QUANTIZED:
         return f"{precision} matmuls: {_kernel(precision, device)}{_conversion(precision, info)}"
-    dtype = NAMES[runtime.compute_dtype(precision)]
-    if precision != "auto":
+    dtype = NAMES[runtime.compute_dtype(precision, device)]
+    if weights_of(precision) == AS_STORED:
         return f"{dtype} matmuls"
-    policy = policy_for("auto", device, info.formats, full_precision=info.full_precision)
-    names = " and ".join(kernel.format.name.removesuffix(" scaled") for kernel in policy.multiplied)
-    return f"{names or dtype} matmuls: {policy.reason}{_faster(info, device)}"
+    policy = policy_for(precision, device, info.formats, full_precision=info.full_precision)
+    names = [kernel.format.name.removesuffix(" scaled") for kernel in policy.multiplied]
+    if not names or any(not found.is_quantized for found in info.formats):
+        names.append(dtype)
+    faster = _faster(info, device) if precision == AUTO else ""
+    return f"{' and '.join(names)} matmuls: {policy.reason}{faster}"
 
 
 def _faster(info: CheckpointInfo, device: torch.device) -> str:
     """Returns what a file that asks for full precision could be multiplied with here."""
-    named = multiplied_as_stored(info, device) if info.full_precision else None
-    return f" ('{named}' is faster, and ten times coarser)" if named else ""
-
-
-def multiplied_as_stored(info: CheckpointInfo, device: torch.device) -> str | None:
-    """Returns the precision by whose name a file's weights are multiplied as they are.
-
-    None if the device has no matmul for them, or a widget no name.
-    """
-    kernels = policy_for("auto", device, info.formats).kernels
+    kernels = policy_for(AUTO, device, info.formats).kernels if info.full_precision else ()
     names = [kernel.format.name.removesuffix(" scaled") for kernel in kernels]
-    return next((name for name in names if name in QUANTIZED), None)
+    named = next((name for name in names if name in QUANTIZED), None)
+    return f" ('{named}' is faster, and ten times coarser)" if named else ""
 
 
 def _kernel(precision: str, device: torch.device) -> str:

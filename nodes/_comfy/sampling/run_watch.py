@@ -72,6 +72,16 @@ class RunWatch:
             seconds.setdefault(expert, []).append(spent)
         return {expert: statistics.median_low(each) for expert, each in seconds.items()}
 
+    def settled_pace(self) -> dict[str, float]:
+        """Returns the mean seconds per step of each expert, skipped ones too, without its first.
+
+        That one fetches weights and makes kernels. Experts of one step are left out.
+        """
+        seconds: dict[str, list[float]] = {}
+        for expert, spent in zip(self._ran(), self._spent(), strict=True):
+            seconds.setdefault(expert, []).append(spent)
+        return {expert: statistics.fmean(each[1:]) for expert, each in seconds.items() if each[1:]}
+
     def report(self) -> list[str]:
         """Returns what is to be said when the run is over."""
         spent, pace = self._spent(), self.pace()

@@ -22,7 +22,7 @@ from tests.unit.loading.checkpoints import (
 from wan_model import detect, load_dit
 from wan_model.errors import CheckpointError
 from wan_model.quant import DEQUANTIZED, SCALED, Linear, QuantPolicy
-from wan_model.quant.kernels import kernels_for
+from wan_model.quant.kernels import MatmulKernel, kernels_for
 
 CONVROT_IN_PARAMS = {"format": "int8_tensorwise", "params": {"convrot": True}}
 E4M3, E5M2, INT8 = torch.float8_e4m3fn, torch.float8_e5m2, torch.int8
@@ -112,8 +112,8 @@ def test_full_precision_is_a_files_wish_that_only_a_person_overrules(spell, exac
     file = save(tmp_path / "a.safetensors", spell(dit_state()))
     kernels = kernels_for(SCALED[E4M3])[:1]
     automatic = QuantPolicy(device=torch.device("cpu"), kernels=kernels)
-    named = replace(automatic, target=SCALED[E4M3])
-    for policy, dequantized in ((automatic, exact), (named, False)):
+    named, eight_bit = replace(automatic, target=SCALED[E4M3]), replace(automatic, eight_bit=True)
+    for policy, dequantized in ((automatic, exact), (named, False), (eight_bit, False)):
         model = load_dit(file, weights=policy)
         layers = [layer for layer in model.blocks.modules() if isinstance(layer, Linear)]
         assert {layer.matmul == DEQUANTIZED for layer in layers} == {dequantized}
@@ -130,6 +130,23 @@ def test_one_layers_note_holds_for_it_alone(tmp_path: Path):
     assert model.get_submodule(free).matmul != DEQUANTIZED
     assert all(model.get_submodule(layer).matmul == DEQUANTIZED for layer in others)
     assert not detect(file).full_precision
+
+
+def test_what_is_not_of_8_bits_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(MatmulKernel, "_failed_trial", lambda *_: None)
+    state, plain = comfy_notes(dit_state()), dit_state()
+    wide, *others = block_layers(state)
+    del state[f"{wide}.weight_scale"], state[f"{wide}.input_scale"], state[f"{wide}.comfy_quant"]
+    state[f"{wide}.weight"] = plain[f"{wide}.weight"].bfloat16()
+    file = save(tmp_path / "a.safetensors", state)
+    assert detect(file).full_precision
+    for name, dequantized in (("auto", True), ("auto, 8 bit", False)):
+        model = load_dit(file, weights=name, compute_device="cuda")
+        layer = model.get_submodule(wide)
+        assert torch.equal(layer.weight, state[f"{wide}.weight"])
+        found = {model.get_submodule(other).matmul == DEQUANTIZED for other in others}
+        assert found == {dequantized}
 
 
 def test_notes_in_the_metadata(tmp_path: Path):

@@ -34,7 +34,7 @@ BLOCKS = ["nvfp4", "nvfp4 storage", "mxfp8"]
 
 def test_names() -> None:
     eight = ["fp8", "fp8 storage", "int8", "int8 convrot"]
-    assert names() == [AS_STORED, "auto", "bf16", "fp16", *eight, *BLOCKS]
+    assert names() == [AS_STORED, "auto", "auto, 8 bit", "bf16", "fp16", *eight, *BLOCKS]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,102 @@
+"""What the loaders of a workflow are set to, read before it runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..wan_model.presets import AUTO, tiers
+from ._comfy.host import runtime
+from ._comfy.model.computing import Wanted
+from .prompt_check.graph import Graph
+from .prompt_check.known_files import Model
+
+OURS = "WanDuet"
+CORES = "UNETLoader"
+SETTINGS = ("precision", "attention", "speed")
+DEVICES = ("device_high", "device_low")
+"""Of our loader of two experts, by output."""
+NOISES = ("High noise", "Low noise")
+STEP_CACHE = "WanDuetStepCache"
+"""Of what lies between loader and sampler, the node whose values make passes longer or shorter."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Models that one loader loads for one device."""
+
+    device: torch.device
+    models: list[Model]
+    noises: list[str]
+    """What they are for, for people."""
+
+
+def is_ours(graph: Graph, model: Model) -> bool:
+    """Whether one of our loaders loads a model."""
+    return graph.kind(model.output.node_id).startswith(OURS)
+
+
+def who_chooses(graph: Graph, model: Model) -> str:
+    """Returns what is to be said of precision and attention where our loader does not load."""
+    kind = graph.kind(model.output.node_id)
+    who = "ComfyUI chooses for its own loader" if kind == CORES else f"the loader {kind} chooses"
+    return f"Precision and attention: as {who}"
+
+
+def wanted(graph: Graph, model: Model) -> Wanted | None:
+    """Returns what one of our loaders is set to; None if another node decides some of it."""
+    loader = model.output.node_id
+    if any(graph.given(loader, name) for name in SETTINGS):
+        return None
+    precision, attention, speed = (str(graph.value(loader, name, AUTO)) for name in SETTINGS)
+    return Wanted(precision, attention, tiers().get(speed))
+
+
+def device_of(graph: Graph, model: Model) -> torch.device:
+    """Returns where a model will run.
+
+    Raises:
+        SettingsError: if there is no such device.
+    """
+    name = str(graph.value(model.output.node_id, DEVICES[min(model.output.slot, 1)], AUTO))
+    return runtime.device_called(name) if is_ours(graph, model) else runtime.compute_device()
+
+
+def by_place(graph: Graph, models: Sequence[Model]) -> list[Place]:
+    """Returns where models run: those of one loader on one device together.
+
+    Raises:
+        SettingsError: as `device_of`.
+    """
+    places: dict[tuple[str, torch.device], Place] = {}
+    for model, noise in zip(models, NOISES, strict=False):
+        device = device_of(graph, model)
+        place = places.setdefault((model.output.node_id, device), Place(device, [], []))
+        place.models.append(model)
+        place.noises.append(noise)
+    return list(places.values())
+
+
+def pace_key(graph: Graph, model: Model) -> str:
+    """Returns what runs of equal length have in common, to tell a run's time by those before it.
+
+    That is the device, the model with its format, what its loader is set to, and the nodes between
+    loader and sampler.
+
+    Raises:
+        SettingsError: as `device_of`.
+    """
+    label = model.info.label.replace(", high noise", "").replace(", low noise", "")
+    loader = model.output.node_id
+    settings = [f"{name} {graph.inputs(loader).get(name, AUTO)}" for name in SETTINGS]
+    memory = graph.link(loader, "memory")
+    if memory is not None:
+        settings.append(f"memory {graph.values(memory.node_id)}")
+    between = [
+        f"{kind} {values}" if kind == STEP_CACHE else kind for kind, values in model.way[:-1]
+    ]
+    device = runtime.device_name(device_of(graph, model))
+    how = ", ".join(settings)
+    if not is_ours(graph, model):
+        how = f"{graph.kind(loader)} {graph.values(loader)}"
+    return " | ".join([device, label, how, *between])
