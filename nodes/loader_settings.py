@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ..wan_model.presets import AUTO, tiers
+from ..wan_model.sampling import StepCacheSettings
 from ._comfy.host import runtime
 from ._comfy.model.computing import Wanted
 from .prompt_check.graph import Graph
@@ -18,7 +19,8 @@ DEVICES = ("device_high", "device_low")
 """Of our loader of two experts, by output."""
 NOISES = ("High noise", "Low noise")
 STEP_CACHE = "WanDuetStepCache"
-"""Of what lies between loader and sampler, the node whose values make passes longer or shorter."""
+PACED = (STEP_CACHE, "WanDuetDistribute")
+"""Of what lies between loader and sampler, nodes whose values make passes longer or shorter."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,16 @@ def by_place(graph: Graph, models: Sequence[Model]) -> list[Place]:
     return list(places.values())
 
 
-def pace_key(graph: Graph, model: Model) -> str:
+def pace_key(graph: Graph, model: Model, steps: int) -> str:
     """Returns what runs of equal length have in common, to tell a run's time by those before it.
 
-    That is the device, the model with its format, what its loader is set to, and the nodes between
-    loader and sampler.
+    That is the device, the model with its format, what its loader is set to, the nodes between
+    loader and sampler, and whether there are steps to skip.
+
+    Args:
+        graph: the workflow.
+        model: found in it.
+        steps: of the run.
 
     Raises:
         SettingsError: as `device_of`.
@@ -92,9 +99,9 @@ def pace_key(graph: Graph, model: Model) -> str:
     memory = graph.link(loader, "memory")
     if memory is not None:
         settings.append(f"memory {graph.values(memory.node_id)}")
-    between = [
-        f"{kind} {values}" if kind == STEP_CACHE else kind for kind, values in model.way[:-1]
-    ]
+    between = [f"{kind} {values}" if kind in PACED else kind for kind, values in model.way[:-1]]
+    if StepCacheSettings().why_off(steps, guidance_scale=1):
+        between.append("few steps")
     device = runtime.device_name(device_of(graph, model))
     how = ", ".join(settings)
     if not is_ours(graph, model):

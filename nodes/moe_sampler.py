@@ -109,7 +109,7 @@ class WanDuetMoESampler(io.ComfyNode):
         chosen_sampler = samplers.make_sampler(chosen.sampler)
         with_noise = add_noise == "enable"
         result, report, watch = _run(guider, chosen_sampler, sigmas, latent_image, seed, with_noise)
-        _remember_paces(guider, watch, run, latent_image)
+        _remember_paces(guider, watch, run, latent_image, chosen.steps)
         record = {
             "model": high.label,
             **asdict(chosen),
@@ -139,7 +139,9 @@ def _run(
     return result, "\n".join([*watch.report(), *said]), watch
 
 
-def _remember_paces(guider: MoEGuider, watch: RunWatch, run: SamplerModels, latent: Any) -> None:
+def _remember_paces(
+    guider: MoEGuider, watch: RunWatch, run: SamplerModels, latent: Any, steps: int
+) -> None:
     """Keeps the time of a forward pass of each expert for the next run's plan."""
     if run.prompt is None or run.node_id is None:
         return
@@ -152,7 +154,7 @@ def _remember_paces(guider: MoEGuider, watch: RunWatch, run: SamplerModels, late
         if model is None or expert.name == "start" or expert.name not in pace:
             continue
         seconds = pace[expert.name] / expert.passes / shape[0]
-        run_pace.remember(run_pace.Passes(pace_key(graph, model), tokens, seconds))
+        run_pace.remember(run_pace.Passes(pace_key(graph, model, steps), tokens, seconds))
 
 
 def _note_in_metadata(metadata: Any, node_id: str | None, record: dict[str, Any]) -> None:

@@ -203,12 +203,13 @@ def _memory(graph: Graph, places: Sequence[Place], size: LatentSize) -> str:
 def _time(
     graph: Graph, node_id: str, models: list[Model], size: LatentSize, chosen: Settings
 ) -> str:
-    known = [run_pace.expected_seconds(pace_key(graph, m), size.tokens) for m in models]
-    usable = [seconds for seconds in known if seconds is not None]
-    if not usable:
+    keys = [pace_key(graph, model, chosen.steps) for model in models]
+    known = [run_pace.expected_seconds(key, size.tokens) for key in keys]
+    some = next((seconds for seconds in known if seconds is not None), None)
+    if some is None:
         return "Predicted time: known after the first run of this model with these settings here"
-    high, low = (known * 2)[:2]
-    passes = zip(_passes(graph, node_id, chosen), (high or low, low or high), strict=True)
+    seconds = (known[0] or some, known[-1] or some)
+    passes = zip(_passes(graph, node_id, chosen), seconds, strict=True)
     parts = [(count * least, count * most) for count, (least, most) in passes]
     least, most = (sum(part) for part in zip(*parts, strict=True))
     return f"Predicted time: {clock(least)} to {clock(most)}"
