@@ -202,7 +202,7 @@ def test_what_auto_is_at_a_tier_of_speed(precision: Any, tier: str, asked: str, 
         (
             ["fp8 scaled", "nvfp4"],
             (10, 0),
-            "fp8 matmuls: the file holds nvfp4 and fp8; this GPU (10.0) multiplies fp8; nvfp4 in "
+            "fp8 matmuls: the file holds fp8 and nvfp4; this GPU (10.0) multiplies fp8; nvfp4 in "
             "full precision, as the file asks",
         ),
     ],
