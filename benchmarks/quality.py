@@ -36,7 +36,7 @@ from tools.tiny_score.quality import (
     reconstruction_db,
     score_through_vae,
 )
-from tools.train_tiny.scenes import Prompt, score_prompts
+from tools.train_tiny.scenes import Prompt, RichPrompt, rich_prompts, score_prompts
 from tools.train_tiny.scenes.sheet import contact_sheet
 from wan_model.config import Kind
 from wan_model.presets import AUTO, preset_names
@@ -52,6 +52,11 @@ TASKS: dict[str, tuple[Kind, bool]] = {
     "ti2v-text": ("ti2v", False),
 }
 """Kind of model, and whether it is given the first frame."""
+
+Asked = Prompt | RichPrompt
+
+PROMPTS = {"simple": score_prompts, "rich": rich_prompts}
+"""Rich ones are for models that were trained on such scenes."""
 
 VAES: dict[str, Kind] = {"Wan2.1": "t2v", "Wan2.2": "ti2v"}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -69,7 +74,7 @@ def main() -> None:
         if options.against:
             exact, _ = _generate(task, preset, options.against, torch.float32, AS_STORED, options)
         made = {"videos": task, "steps": steps, "weights": options.weights, **about}
-        made |= {"preset": preset, "loras": options.loras is not None}
+        made |= {"preset": preset, "loras": options.loras is not None, "scenes": options.scenes}
         emit("quality", made | _clip_columns(runs, exact))
         if options.save:
             _save(runs, options.save / (task if preset == AUTO else f"{task}-{preset}"))
@@ -79,7 +84,7 @@ def main() -> None:
         if options.vae_clips
     }
     for name, vae in vaes.items():
-        true = score_through_vae(vae, _spread(score_prompts(), options.limit))
+        true = score_through_vae(vae, _spread(PROMPTS[options.scenes](), options.limit))
         emit("quality", {"videos": f"true clips, {name} VAE", **about, **_clip_columns([true], [])})
         if options.save:
             _save([true], options.save / f"true-{name}")
@@ -97,6 +102,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--kinds", nargs="*", choices=TASKS, default=list(TASKS))
     parser.add_argument("--steps", type=int, help="default: as many as the models want")
+    parser.add_argument("--scenes", choices=PROMPTS, default="simple", help="of the prompts")
     parser.add_argument("--seeds", type=int, default=1, help="clips of each prompt")
     parser.add_argument("--limit", type=int, default=56, help="prompts, taken evenly from all")
     parser.add_argument("--vae-clips", type=int, default=32, help="of each split; 0: no VAE")
@@ -130,7 +136,7 @@ def _generate(
         loras=options.loras,
         preset=preset,
     )
-    prompts = _spread(score_prompts(), options.limit)
+    prompts = _spread(PROMPTS[options.scenes](), options.limit)
     runs = [
         make_and_score(wan, prompts, with_image=with_image, steps=options.steps, seed=seed)
         for seed in range(options.seeds)
@@ -138,7 +144,7 @@ def _generate(
     return runs, wan.settings(options.steps).steps
 
 
-def _spread(prompts: Sequence[Prompt], limit: int) -> list[Prompt]:
+def _spread(prompts: Sequence[Asked], limit: int) -> list[Asked]:
     """Returns at most `limit` prompts from all over the list."""
     limit = min(limit, len(prompts))
     return [prompts[number * len(prompts) // limit] for number in range(limit)]
@@ -160,10 +166,20 @@ def _clip_columns(runs: Sequence[Generated], exact: Sequence[Generated]) -> dict
         **shares,
         "all_right": found.all,
         **({"speed_px": sum(speeds) / len(speeds)} if speeds else {}),
+        **_kinds(runs),
         **_mean_and_min("first_frame_db", [value for run in runs for value in run.first_frame_db]),
         **_mean_and_min("to_fp32_db", to_exact),
         "seconds": sum(run.seconds for run in runs) / len(scores),
     }
+
+
+def _kinds(runs: Sequence[Generated]) -> dict[str, float]:
+    """Returns the shares in which rich prompts of each kind show what they are about, if any."""
+    right: dict[str, list[bool]] = {}
+    for prompt, score in (p for run in runs for p in zip(run.prompts, run.scores, strict=True)):
+        if isinstance(prompt, RichPrompt):
+            right.setdefault(prompt.scene.kind, []).append(score.kind_ok)
+    return {f"{kind}_shown": sum(values) / len(values) for kind, values in right.items()}
 
 
 def _mean_and_min(name: str, values: Sequence[float]) -> dict[str, float]:
@@ -186,7 +202,7 @@ def _save(runs: Sequence[Generated], stem: Path) -> None:
 
 def _faults(score: Score) -> str:
     """Returns what to add to a caption."""
-    names = ("colour", "shape", "motion", "count")
+    names = ("colour", "shape", "motion", "count", "kind")
     wrong = [name for name in names if not getattr(score, f"{name}_ok")]
     return f" ({', '.join(wrong)} WRONG)" if wrong else ""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..train_tiny.scenes import Prompt, Scene, Thing, times, track
+from ..train_tiny.scenes import Prompt, RichPrompt, Scene, Thing, times, track
 from ..train_tiny.scenes.words import (
     COLOUR_WORDS,
     DIRECTION_WORDS,
@@ -18,7 +18,7 @@ from ..train_tiny.scenes.words import (
 )
 from .motion import name_motion
 
-Target = Scene | Prompt | str
+Target = Scene | Prompt | RichPrompt | str
 
 _FRAMES = 17
 
@@ -42,6 +42,8 @@ def expect(target: Target) -> tuple[Expected, ...]:
     Raises:
         PromptError: no coloured shape is found in a prompt.
     """
+    if isinstance(target, RichPrompt):
+        target = target.scene
     if isinstance(target, Scene):
         return tuple(_seen(thing, target) for thing in target.things)
     if isinstance(target, Prompt):

@@ -13,7 +13,7 @@ from torch import Tensor
 from wan_model.vae import WanVae
 
 from ..tiny_generate import FRAMES, SIZE_PX, TinyWan, decode, generate
-from ..train_tiny.scenes import Prompt, prompt_scene, render, sample_scene
+from ..train_tiny.scenes import Prompt, RichPrompt, prompt_scene, render, sample_scene
 from .score import Score, first_frame_psnr, psnr, score
 from .table import Rates, rates
 
@@ -31,7 +31,7 @@ EQUAL_DB = 100.0
 class Generated:
     """Clips of some prompts."""
 
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[Prompt | RichPrompt, ...]
     videos: Tensor
     """fp32 (B, 3, T, H, W), about [-1, 1], on the CPU."""
     scores: tuple[Score, ...]
@@ -48,7 +48,7 @@ class Generated:
 
 def make_and_score(
     wan: TinyWan,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt | RichPrompt],
     *,
     with_image: bool,
     steps: int | None = None,
@@ -78,7 +78,7 @@ def make_and_score(
     return _scored(prompts, torch.cat(videos), tuple(first_frame_db), seconds)
 
 
-def score_through_vae(vae: WanVae, prompts: Sequence[Prompt]) -> Generated:
+def score_through_vae(vae: WanVae, prompts: Sequence[Prompt | RichPrompt]) -> Generated:
     """Renders a scene for each prompt, encodes and decodes it, and reads that.
 
     This is as good as a perfect transformer could be with this VAE.
@@ -91,7 +91,7 @@ def score_through_vae(vae: WanVae, prompts: Sequence[Prompt]) -> Generated:
     return _scored(prompts, torch.cat(videos), (), time.perf_counter() - start)
 
 
-def first_frames(prompts: Sequence[Prompt], size_px: int = SIZE_PX) -> Tensor:
+def first_frames(prompts: Sequence[Prompt | RichPrompt], size_px: int = SIZE_PX) -> Tensor:
     """Returns frame 0 of a scene for each prompt, (B, 3, H, W) in [-1, 1]."""
     return render([prompt_scene(prompt) for prompt in prompts], FRAMES, size_px)[:, :, 0]
 
@@ -114,7 +114,10 @@ def reconstruction_db(vae: WanVae, split: str, clips: int) -> list[float]:
 
 
 def _scored(
-    prompts: Sequence[Prompt], videos: Tensor, first_frame_db: tuple[float, ...], seconds: float
+    prompts: Sequence[Prompt | RichPrompt],
+    videos: Tensor,
+    first_frame_db: tuple[float, ...],
+    seconds: float,
 ) -> Generated:
     scores = tuple(score(video, prompt) for video, prompt in zip(videos, prompts, strict=True))
     return Generated(tuple(prompts), videos, scores, first_frame_db, seconds)

@@ -6,7 +6,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from ..train_tiny.scenes import Scene
+from ..train_tiny.scenes import RichPrompt, Scene
 from .detect import Detected
 from .expect import Expected, Target, expect
 from .rich import read, shows_kind
@@ -42,6 +42,8 @@ def score(video: Tensor, target: Target) -> Score:
     Raises:
         PromptError: the prompt names no object that can be scored.
     """
+    if isinstance(target, RichPrompt):
+        target = target.scene
     kind = target.kind if isinstance(target, Scene) else "simple"
     reading, expected = read(video, kind), expect(target)
     result = compare(reading.found, expected)

@@ -17,6 +17,8 @@ class Rates:
     motion: float
     count: float
     all: float
+    kind: float = 1.0
+    """What scenes of a richer kind are about."""
 
 
 def rates(scores: Sequence[Score]) -> Rates:
@@ -32,6 +34,7 @@ def rates(scores: Sequence[Score]) -> Rates:
         share(lambda score: score.motion_ok),
         share(lambda score: score.count_ok),
         share(lambda score: score.ok),
+        share(lambda score: score.kind_ok),
     )
 
 

@@ -16,6 +16,7 @@ Several stages may be given at once; `--seconds` is for each of them (as a rule 
 times), and the schedule is cut to what the machine does in that time. Other commands:
 `clips` (makes those of `--stages` beforehand, for instance on a second GPU), `tokenizer`, `sizes`,
 `import` (the shipped files of `--models` in place of stages that were not run),
+`words` (gives a trained tokenizer and text encoder the words that only the recipe's scenes need),
 `preview` (generated clips of `--stages` as a PNG), `experts` (the table of docs/two-experts.md),
 `export` and `plot`; these but `clips` need no GPU.
 
@@ -39,6 +40,9 @@ default, those of the next training; see `scenes.rich`.
 Needs torch, transformers, sentencepiece, safetensors, einops, pillow, numpy and ftfy; `plot` also
 matplotlib.
 
+Shipped weights learn the rich scenes by `import words text_encoder`, then their stages in any
+order, all with `--go-on`: each begins with its own weights, at lower rates; the VAEs stay.
+
 To train a finished stage longer, delete its file in DIR/state and give `--init-from` its own name:
 it begins with its weights and a fresh schedule.
 """
@@ -50,6 +54,7 @@ from pathlib import Path
 import torch
 
 from .config import ClipRecipe, Recipe
+from .config_continued import continued
 from .distill import export_loras, run_distillation
 from .distill_config import Distillation
 from .experts import compare_experts
@@ -57,6 +62,7 @@ from .experts_plot import plot_experts
 from .export import export_all
 from .files import TrainingFolder
 from .import_shipped import import_shipped
+from .new_words import add_words
 from .plot import plot_curves
 from .preview import preview
 from .runs import make_clips, open_tokenizer, run_stage
@@ -71,6 +77,7 @@ def main() -> None:
     distillation = Distillation()
     arguments = _parse(Recipe(), distillation)
     recipe = Recipe(clips=ClipRecipe(scenes=arguments.scenes))
+    recipe = continued(recipe) if arguments.go_on else recipe
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
@@ -93,6 +100,8 @@ def main() -> None:
                 print(f"{open_tokenizer(recipe, folder).size} pieces")
             case "import":
                 print("imported:", *import_shipped(arguments.models, folder))
+            case "words":
+                print("new words:", *add_words(recipe, folder))
             case "export":
                 for file in (*export_all(recipe, folder), *export_loras(distillation, folder)):
                     print(f"{file.stat().st_size:>10} {file.name}")
@@ -121,6 +130,7 @@ def _parse(recipe: Recipe, distillation: Distillation) -> argparse.Namespace:
         "tokenizer",
         "sizes",
         "import",
+        "words",
         "clips",
         "preview",
         "experts",
@@ -137,6 +147,7 @@ def _parse(recipe: Recipe, distillation: Distillation) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="length of the schedule, whatever the time")
     parser.add_argument("--stop-after", type=int, help="stop after so many steps")
     parser.add_argument("--init-from", choices=stages, help="stage to begin with")
+    parser.add_argument("--go-on", action="store_true", help="stages begin with their own weights")
     parser.add_argument("--scenes", choices=tuple(SAMPLERS), default=Recipe().clips.scenes)
     parser.add_argument("--stages", nargs="+", default=["t2v"], choices=tuple(recipe.dits))
     cuda = torch.cuda.is_available()

@@ -103,6 +103,8 @@ class TextRecipe:
         steps=8000, seconds=110, batch_size=128, learning_rate=2e-3, matrix_learning_rate=4e-3
     )
     """Of the questions."""
+    init_from: str | None = None
+    """Stage whose weights it starts with."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,6 +53,9 @@ def run_stage(
     seconds = seconds or _optimisation_seconds(recipe, name)
     if name == TEXT_ENCODER:
         stage = TextStage(name, recipe, device, open_tokenizer(recipe, folder))
+        source = init_from or recipe.text.init_from
+        if source and not folder.state(name).is_file():
+            load_text_encoder(stage.model[TEXT_ENCODER], folder.read_weights(source))
     elif name in recipe.vaes:
         stage = VaeStage(name, recipe, device, _compute_dtype(device))
     else:

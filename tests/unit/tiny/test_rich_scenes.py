@@ -20,6 +20,7 @@ from tools.train_tiny.scenes import (
     CAMERAS,
     KINDS,
     LIGHTS,
+    OBJECT_COLOURS,
     Camera,
     Light,
     Path,
@@ -27,7 +28,9 @@ from tools.train_tiny.scenes import (
     Stream,
     caption,
     is_novel,
+    prompt_scene,
     render,
+    rich_prompts,
     sample_rich_scene,
     sample_scene,
     times,
@@ -150,3 +153,17 @@ def test_noise_shows_nothing():
         assert not score(noise, scenes_of(kind, 1)[0]).ok
     assert read(noise, "camera").camera == "still"
     assert read(noise, "light").light == "steady"
+
+
+def test_rich_prompts_cover_everything_and_describe_their_scenes():
+    prompts = rich_prompts()
+    assert len({prompt.text for prompt in prompts}) == len(prompts) == 56
+    assert set(RICH) == {prompt.scene.kind for prompt in prompts}
+    seen = {thing.colour for prompt in prompts for thing in prompt.scene.things}
+    assert seen == set(OBJECT_COLOURS)
+    for prompt in prompts:
+        assert any(words in prompt.text for words in SAID[prompt.scene.kind])
+        for thing in prompt.scene.things:
+            assert f"{thing.colour} {thing.shape}" in prompt.text
+    for prompt in (prompts[13], prompts[22]):
+        assert score(render([prompt_scene(prompt)])[0], prompt).ok, prompt.text

@@ -8,6 +8,7 @@ from .palette import BACKGROUND_COLOURS, OBJECT_COLOURS, oklab
 from .prompts import Prompt, prompt_scene, score_prompts
 from .render import render
 from .rich import SAMPLERS, sample_rich_scene
+from .rich_prompts import RichPrompt, rich_prompts
 from .sample import SPLITS, is_novel, sample_scene
 from .scene import (
     BACKGROUNDS,
@@ -47,6 +48,7 @@ __all__ = [
     "Path",
     "PathPair",
     "Prompt",
+    "RichPrompt",
     "Scene",
     "Stream",
     "Thing",
@@ -55,6 +57,7 @@ __all__ = [
     "oklab",
     "prompt_scene",
     "render",
+    "rich_prompts",
     "sample_rich_scene",
     "sample_scene",
     "score_prompts",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from .palette import OBJECT_COLOURS
+from .rich_prompts import RichPrompt
 from .sample import is_novel, make_thing
 from .scene import DIRECTIONS, MOTIONS, SHAPES, SPINNABLE, Background, Camera, Scene
 from .stream import Stream
@@ -42,8 +43,13 @@ def score_prompts() -> tuple[Prompt, ...]:
     return tuple(prompts)
 
 
-def prompt_scene(prompt: Prompt, seed: int = 0) -> Scene:
-    """Returns a scene that a prompt describes, whose frame 0 serves as the image of I2V."""
+def prompt_scene(prompt: Prompt | RichPrompt, seed: int = 0) -> Scene:
+    """Returns a scene that a prompt describes, whose frame 0 serves as the image of I2V.
+
+    A rich prompt has one of its own, whatever the seed.
+    """
+    if isinstance(prompt, RichPrompt):
+        return prompt.scene
     stream = Stream(seed, "prompt", prompt.text)
     thing = make_thing(stream, prompt.colour, prompt.shape, prompt.motion, Camera())
     backdrop = "dark grey" if prompt.colour in ("white", "yellow", "cyan") else "light grey"

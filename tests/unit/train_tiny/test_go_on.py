@@ -1,0 +1,60 @@
+"""Trained weights go on with richer scenes: new words, and stages that begin with themselves."""
+
+from dataclasses import replace
+
+import torch
+
+from tests.unit.train_tiny.micro import CPU, micro_recipe, run
+from tools.train_tiny import new_words
+from tools.train_tiny.config import SHIPPED, TEXT_ENCODER, Recipe
+from tools.train_tiny.config_continued import continued
+from tools.train_tiny.data import Clips
+from tools.train_tiny.files import TrainingFolder
+from tools.train_tiny.new_words import add_words
+from tools.train_tiny.text_encoder import build_text_encoder
+from tools.train_tiny.tokenizer import Tokenizer, train_tokenizer
+
+
+def test_words_that_only_richer_scenes_need_get_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(new_words, "CAPTIONS", 300)
+    recipe = micro_recipe()
+    simple = replace(recipe, clips=replace(recipe.clips, scenes="simple"))
+    clips = Clips(simple.clips, recipe.seed, "train", CPU)
+    folder = TrainingFolder(tmp_path)
+    folder.tokenizer.write_bytes(train_tokenizer(simple, clips))
+    before = Tokenizer.load(folder.tokenizer, 200)
+    encoder = build_text_encoder(recipe.text, before.size)
+    folder.write_weights(TEXT_ENCODER, encoder.state_dict(), {})
+
+    added = add_words(recipe, folder)
+    after = Tokenizer.load(folder.tokenizer, 200)
+    assert {"then", "follows", "past"} <= set(added)
+    assert after.size == before.size + len(added)
+    assert [len(after.ids(word)) for word in added] == [2] * len(added)  # and the closing one
+    texts = [clips.caption(scene, n, 1) for n, scene in enumerate(clips.scenes(0, 200))]
+    assert [before.ids(text) for text in texts] == [after.ids(text) for text in texts]
+    table = folder.read_weights(TEXT_ENCODER)["shared.weight"].float()
+    parts = table[before.ids("then")[:-1]]
+    assert torch.allclose(table[after.ids("then")[0]], parts.mean(dim=0), atol=1e-2)
+    assert add_words(recipe, folder) == []
+
+
+def test_every_shipped_stage_begins_with_itself():
+    recipe, again = Recipe(), continued(Recipe())
+    for stage in SHIPPED:
+        assert again.dits[stage].init_from == stage
+        assert again.dit_config(stage) == recipe.dit_config(stage)
+    assert again.text.init_from == TEXT_ENCODER
+
+
+def test_a_text_encoder_goes_on_with_its_weights(trained, tmp_path):
+    recipe = micro_recipe()
+    slow = replace(recipe.text.optimisation, learning_rate=0.0, matrix_learning_rate=0.0)
+    recipe = replace(recipe, text=replace(recipe.text, init_from=TEXT_ENCODER, optimisation=slow))
+    folder = TrainingFolder(tmp_path)
+    folder.tokenizer.write_bytes(trained.tokenizer.read_bytes())
+    expected = trained.read_weights(TEXT_ENCODER)
+    folder.write_weights(TEXT_ENCODER, expected, {})
+    run(TEXT_ENCODER, folder, recipe, steps=1)
+    for name, weight in folder.read_weights(TEXT_ENCODER).items():
+        assert torch.allclose(weight.float(), expected[name].float(), atol=1e-2), name
