@@ -53,7 +53,7 @@ from pathlib import Path
 
 import torch
 
-from .config import ClipRecipe, Recipe
+from .config import ClipRecipe, PoolRecipe, Recipe
 from .config_continued import continued
 from .distill import export_loras, run_distillation
 from .distill_config import Distillation
@@ -76,8 +76,9 @@ def main() -> None:
     """Command line."""
     distillation = Distillation()
     arguments = _parse(Recipe(), distillation)
-    recipe = Recipe(clips=ClipRecipe(scenes=arguments.scenes))
-    recipe = continued(recipe) if arguments.go_on else recipe
+    clips, pool = ClipRecipe(scenes=arguments.scenes), PoolRecipe(clips=arguments.pool)
+    recipe = Recipe(clips=clips, pool=pool)
+    recipe = continued(recipe, arguments.go_on) if arguments.go_on else recipe
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
@@ -147,7 +148,9 @@ def _parse(recipe: Recipe, distillation: Distillation) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="length of the schedule, whatever the time")
     parser.add_argument("--stop-after", type=int, help="stop after so many steps")
     parser.add_argument("--init-from", choices=stages, help="stage to begin with")
-    parser.add_argument("--go-on", action="store_true", help="stages begin with their own weights")
+    parser.add_argument("--pool", type=int, default=PoolRecipe().clips, help="clips to train on")
+    go_on = "stages begin with their own weights; RATE: times the learning rates"
+    parser.add_argument("--go-on", type=float, nargs="?", const=1.0, metavar="RATE", help=go_on)
     parser.add_argument("--scenes", choices=tuple(SAMPLERS), default=Recipe().clips.scenes)
     parser.add_argument("--stages", nargs="+", default=["t2v"], choices=tuple(recipe.dits))
     cuda = torch.cuda.is_available()

@@ -11,30 +11,34 @@ TI2V_IMAGE_PROBABILITY = 0.4
 """Text alone is TI2V's weaker part."""
 
 
-def continued(recipe: Recipe) -> Recipe:
+def continued(recipe: Recipe, rate: float = 1.0) -> Recipe:
     """Returns a recipe in which every shipped stage but the VAEs begins with its own weights.
 
     They must be in the training folder (`import`); a stage's file in its folder `state` is in the
     way of a second leg and is to be deleted before.
+
+    Args:
+        recipe: of training from random weights.
+        rate: factor of all learning rates, such as less than 1 for a second leg.
     """
     dits = dict(recipe.dits)
     for stage in SHIPPED:
         own = dits[stage]
         seconds, batch = own.optimisation.seconds, own.optimisation.batch_size
-        again = dit_optimisation(60000, seconds, RATES[own.kind], batch_size=batch)
+        again = dit_optimisation(60000, seconds, rate * RATES[own.kind], batch_size=batch)
         dits[stage] = replace(own, init_from=stage, optimisation=again)
     dits["ti2v"] = replace(dits["ti2v"], image_probability=TI2V_IMAGE_PROBABILITY)
     text = replace(
-        recipe.text, init_from=TEXT_ENCODER, optimisation=_slower(recipe.text.optimisation)
+        recipe.text, init_from=TEXT_ENCODER, optimisation=_slower(recipe.text.optimisation, rate)
     )
     return replace(recipe, dits=dits, text=text)
 
 
-def _slower(optimisation: Optimisation) -> Optimisation:
-    """Returns half the learning rates, from which to fall almost at once."""
+def _slower(optimisation: Optimisation, rate: float) -> Optimisation:
+    """Returns half the learning rates, times a factor, from which to fall almost at once."""
     return replace(
         optimisation,
-        learning_rate=optimisation.learning_rate / 2,
-        matrix_learning_rate=optimisation.matrix_learning_rate / 2,
+        learning_rate=rate * optimisation.learning_rate / 2,
+        matrix_learning_rate=rate * optimisation.matrix_learning_rate / 2,
         decay_fraction=0.85,
     )
