@@ -70,9 +70,14 @@ def parse_prompt(text: str) -> tuple[Expected, ...]:
     of the second holds for both.
 
     Raises:
-        PromptError: no coloured shape is found.
+        PromptError: no coloured shape is found, or more is said than is read from words.
     """
     text = " ".join(text.lower().split())
+    if more := _MORE.search(text):
+        raise PromptError(
+            f"Sequences, pairs and light are not read from words. Got {more[0]!r}, need one motion "
+            "of each object. Score a `RichPrompt` or a scene instead."
+        )
     objects = list(_OBJECT.finditer(text))
     if not objects:
         raise PromptError(
@@ -123,4 +128,9 @@ _SHAPES = _inverted(SHAPE_WORDS)
 _MOTIONS = _motion_phrases()
 _OBJECT = re.compile(rf"\b(?P<colour>{_either(_COLOURS)})(?: \w+)? (?P<shape>{_either(_SHAPES)})\b")
 _MOTION = re.compile(rf"\b(?:{_either(_MOTIONS)})\b")
+_MORE = re.compile(
+    r"\b(?:then|follow(?:s|ed|ing)|chas(?:es|ing)|past|pass(?:es|ing)?|it gets"
+    r"|the light (?:fades|comes|turns))\b"
+)
+"""What captions say of the richer kinds of scenes but the speed and the camera."""
 _ADVERBS = re.compile(r"\b(?:slowly|gently|quickly|fast|counterclockwise|clockwise) ?")

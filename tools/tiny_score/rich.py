@@ -84,10 +84,12 @@ def pace(motion: Motion) -> str:
 def halves(track: Track) -> tuple[Motion, Motion]:
     """Returns what an object does in each half of the time in which it is seen."""
     middle = (len(track.frames) + 1) // 2
-    return tuple(
-        name_motion(track.frames[part], track.centre[part], track.radius[part], track.angle[part])
-        for part in (slice(None, middle), slice(-middle, None))
-    )
+    return _motion(track, slice(None, middle)), _motion(track, slice(-middle, None))
+
+
+def _motion(track: Track, part: slice) -> Motion:
+    frames, centre = track.frames[part], track.centre[part]
+    return name_motion(frames, centre, track.radius[part], track.angle[part])
 
 
 def _follows(front: Track, back: Track, motion: str) -> bool:

@@ -108,3 +108,5 @@ def test_sentences_of_people():
 def test_a_prompt_without_an_object_is_refused():
     with pytest.raises(PromptError, match="need a colour and a shape"):
         expect("a cat on the beach")
+    with pytest.raises(PromptError, match="Got 'then', need one motion"):
+        expect("a red ball moves right, then up")

@@ -310,11 +310,13 @@ def light_scene(stream: Stream, colour: str, shape: str, motion: str, light: str
 
 def _light(stream: Stream, motion: str) -> Light:
     amount = stream.uniform(0.9, 1.1)
-    if motion in ("darker", "brighter"):
-        dim, full = (0.45 * amount,) * 3, (1.0,) * 3
-        return Light(motion, *((full, dim) if motion == "darker" else (dim, full)))
-    tint = {"warm": (1.0, 0.8, 0.5 * amount), "cold": (0.5 * amount, 0.8, 1.0)}[motion]
-    return Light(motion, last=tint)
+    part = 0.45 * amount
+    if motion == "darker":
+        return Light(motion, last=(part, part, part))
+    if motion == "brighter":
+        return Light(motion, first=(part, part, part))
+    part = 0.5 * amount
+    return Light(motion, last=(1.0, 0.8, part) if motion == "warm" else (part, 0.8, 1.0))
 
 
 _MAKERS: dict[str, Callable[[Stream, str], Scene]] = {
