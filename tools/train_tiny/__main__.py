@@ -41,7 +41,8 @@ Needs torch, transformers, sentencepiece, safetensors, einops, pillow, numpy and
 matplotlib.
 
 Shipped weights learn the rich scenes by `import words text_encoder`, then their stages in any
-order, all with `--go-on`: each begins with its own weights, at lower rates; the VAEs stay.
+order, all with `--go-on`: each begins with its own weights, at lower rates, and of the VAEs the
+decoders alone are trained.
 
 To train a finished stage longer, delete its file in DIR/state and give `--init-from` its own name:
 it begins with its weights and a fresh schedule.

@@ -75,6 +75,9 @@ class VaeRecipe:
     """Clips whose latents get mean 0 and standard deviation 1 when training ends."""
     smallest_std: float = 0.02
     """A latent channel that varies less than this is not stretched to standard deviation 1."""
+    init_from: str | None = None
+    """Stage whose weights it starts with. Then the encoder stays as it is, and with it the latents
+    that transformers have been trained on; only the decoder is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,9 @@ TI2V_IMAGE_PROBABILITY = 0.4
 
 
 def continued(recipe: Recipe, rate: float = 1.0) -> Recipe:
-    """Returns a recipe in which every shipped stage but the VAEs begins with its own weights.
+    """Returns a recipe in which every shipped stage begins with its own weights.
+
+    Of the VAEs, only the decoders are trained.
 
     They must be in the training folder (`import`); a stage's file in its folder `state` is in the
     way of a second leg and is to be deleted before.
@@ -31,7 +33,11 @@ def continued(recipe: Recipe, rate: float = 1.0) -> Recipe:
     text = replace(
         recipe.text, init_from=TEXT_ENCODER, optimisation=_slower(recipe.text.optimisation, rate)
     )
-    return replace(recipe, dits=dits, text=text)
+    vaes = {
+        name: replace(vae, init_from=name, optimisation=_slower(vae.optimisation, rate))
+        for name, vae in recipe.vaes.items()
+    }
+    return replace(recipe, dits=dits, text=text, vaes=vaes)
 
 
 def _slower(optimisation: Optimisation, rate: float) -> Optimisation:

@@ -58,6 +58,9 @@ def run_stage(
             load_text_encoder(stage.model[TEXT_ENCODER], folder.read_weights(source))
     elif name in recipe.vaes:
         stage = VaeStage(name, recipe, device, _compute_dtype(device))
+        source = init_from or recipe.vaes[name].init_from
+        if source and not folder.state(name).is_file():
+            stage.model.load_state_dict(folder.read_weights(source))
     else:
         stage = open_dit_stage(name, recipe, folder, device)
         source = init_from or stage.own.init_from

@@ -154,6 +154,9 @@ class VaeStage:
         self.optimisation = self.own.optimisation
         torch.manual_seed(generator(torch.device("cpu"), recipe.seed, name).initial_seed())
         self.model = build_vae(self.own.model, device, dtype)
+        if self.own.init_from:
+            for part in (self.model.encoder, self.model.conv1):
+                part.requires_grad_(False)
         self.train_clips, self.val_clips = (
             Clips(recipe.clips, recipe.seed, split, device) for split in ("train", "val")
         )
@@ -175,7 +178,8 @@ class VaeStage:
     def loss(self, batch: Batch) -> tuple[Tensor, Batch]:
         """Returns the loss of reconstructing a batch."""
         own, video = self.own, batch["video"]
-        mean, log_variance = posterior(self.model, video)
+        with torch.set_grad_enabled(not self.own.init_from):
+            mean, log_variance = posterior(self.model, video)
         output = reconstruct(self.model, mean + (log_variance / 2).exp() * batch["noise"])
         mse = F.mse_loss(output, video)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
@@ -195,6 +199,8 @@ class VaeStage:
     def finish(self) -> dict[str, Tensor]:
         """Returns the state dict to be shipped, bf16: trained weights, latents normalised."""
         vae = self.model.float()
+        if self.own.init_from:
+            return {name: tensor.bfloat16() for name, tensor in vae.state_dict().items()}
         mean, std = latent_moments(vae, self._videos(self.train_clips, self.own.moment_clips))
         normalise_latents(vae, mean, std.clamp(min=self.own.smallest_std))
         return {name: tensor.bfloat16() for name, tensor in vae.state_dict().items()}

@@ -45,6 +45,7 @@ def test_every_shipped_stage_begins_with_itself():
         assert again.dits[stage].init_from == stage
         assert again.dit_config(stage) == recipe.dit_config(stage)
     assert again.text.init_from == TEXT_ENCODER
+    assert all(vae.init_from == name for name, vae in again.vaes.items())
 
 
 def test_a_text_encoder_goes_on_with_its_weights(trained, tmp_path):
@@ -58,3 +59,18 @@ def test_a_text_encoder_goes_on_with_its_weights(trained, tmp_path):
     run(TEXT_ENCODER, folder, recipe, steps=1)
     for name, weight in folder.read_weights(TEXT_ENCODER).items():
         assert torch.allclose(weight.float(), expected[name].float(), atol=1e-2), name
+
+
+def test_a_vae_goes_on_with_its_decoder_alone(trained, tmp_path):
+    recipe, name = micro_recipe(), "vae22"
+    vaes = {name: replace(recipe.vaes[name], init_from=name)}
+    folder = TrainingFolder(tmp_path)
+    before = trained.read_weights(name)
+    folder.write_weights(name, before, {})
+    run(name, folder, replace(recipe, vaes=vaes), steps=2)
+    changed = {
+        key.split(".")[0]
+        for key, weight in folder.read_weights(name).items()
+        if not torch.equal(weight, before[key])
+    }
+    assert changed == {"decoder", "conv2"}
