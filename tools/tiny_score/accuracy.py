@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..train_tiny.scenes import Scene, render, sample_scene
+from ..train_tiny.scenes import KINDS, Scene, render, sample_rich_scene, sample_scene
 from .score import Score, score
 from .table import rates
 
@@ -56,17 +56,20 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=17)
     parser.add_argument("--objects", type=int, choices=(1, 2), default=1)
     parser.add_argument("--camera", action="store_true", help="let the camera move in some clips")
+    parser.add_argument("--kind", choices=KINDS[1:], help="clips of this kind of richer scenes")
     options = parser.parse_args()
     scenes = [
-        sample_scene(options.seed, n, "val", objects=options.objects, camera=options.camera)
+        sample_rich_scene(options.seed, n, "val", kind=options.kind)
+        if options.kind
+        else sample_scene(options.seed, n, "val", objects=options.objects, camera=options.camera)
         for n in range(options.clips)
     ]
-    print("| clips | colour | shape | motion | count | ms per clip |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    print("| clips | colour | shape | motion | count | kind | ms per clip |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for damage in DAMAGE:
         started = time.perf_counter()
         found = rates([truth_score(scene, damage, options.frames) for scene in scenes])
-        shares = (found.colour, found.shape, found.motion, found.count)
+        shares = (found.colour, found.shape, found.motion, found.count, found.kind)
         elapsed = 1000 * (time.perf_counter() - started) / len(scenes)
         cells = (damage, *(f"{100 * share:.1f} %" for share in shares), f"{elapsed:.0f}")
         print("| " + " | ".join(cells) + " |", flush=True)
