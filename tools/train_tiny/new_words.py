@@ -18,10 +18,13 @@ from .data import Clips
 from .files import TrainingFolder
 from .tokenizer import Tokenizer
 
-CAPTIONS = 1500
-"""Captions that are looked through."""
+SCENES = 1500
+"""Scenes whose captions are looked through."""
 
-LEAST = 4
+VARIANTS = 8
+"""Captions of each."""
+
+LEAST = 30
 """How often a word must occur in them."""
 
 BEGINNING = "\u2581"
@@ -71,8 +74,11 @@ def _words(recipe: Recipe, least: int) -> set[str]:
     clips = Clips(recipe.clips, recipe.seed, "train", torch.device("cpu"))
     counts = Counter(
         word
-        for number, scene in enumerate(clips.scenes(0, CAPTIONS))
-        for word in re.findall(r"[a-z]+", clean_prompt(clips.caption(scene, number, 0)).lower())
+        for number, scene in enumerate(clips.scenes(0, SCENES))
+        for variant in range(VARIANTS)
+        for word in re.findall(
+            r"[a-z]+", clean_prompt(clips.caption(scene, number, variant)).lower()
+        )
     )
     return {word for word, often in counts.items() if often >= least}
 

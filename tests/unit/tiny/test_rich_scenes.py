@@ -165,5 +165,4 @@ def test_rich_prompts_cover_everything_and_describe_their_scenes():
         assert any(words in prompt.text for words in SAID[prompt.scene.kind])
         for thing in prompt.scene.things:
             assert f"{thing.colour} {thing.shape}" in prompt.text
-    for prompt in (prompts[13], prompts[22]):
-        assert score(render([prompt_scene(prompt)])[0], prompt).ok, prompt.text
+    assert score(render([prompt_scene(prompts[22])])[0], prompts[22]).ok

@@ -16,7 +16,8 @@ from tools.train_tiny.tokenizer import Tokenizer, train_tokenizer
 
 
 def test_words_that_only_richer_scenes_need_get_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(new_words, "CAPTIONS", 300)
+    monkeypatch.setattr(new_words, "SCENES", 150)
+    monkeypatch.setattr(new_words, "LEAST", 4)
     recipe = micro_recipe()
     simple = replace(recipe, clips=replace(recipe.clips, scenes="simple"))
     clips = Clips(simple.clips, recipe.seed, "train", CPU)
@@ -31,7 +32,7 @@ def test_words_that_only_richer_scenes_need_get_pieces(tmp_path, monkeypatch):
     assert {"then", "follows", "past"} <= set(added)
     assert after.size == before.size + len(added)
     assert [len(after.ids(word)) for word in added] == [2] * len(added)  # and the closing one
-    texts = [clips.caption(scene, n, 1) for n, scene in enumerate(clips.scenes(0, 200))]
+    texts = [clips.caption(scene, n, 9) for n, scene in enumerate(clips.scenes(0, 150))]
     assert [before.ids(text) for text in texts] == [after.ids(text) for text in texts]
     table = folder.read_weights(TEXT_ENCODER)["shared.weight"].float()
     parts = table[before.ids("then")[:-1]]
