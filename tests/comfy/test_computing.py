@@ -19,13 +19,18 @@ SEQUENCE = 12_000
 """Tokens from which sparse attention pays."""
 
 
-@pytest.fixture
-def computing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """The module, on a machine with two GPUs, of which the first has comfy-kitchen's kernels."""
+@pytest.fixture(scope="module")
+def computing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The module, on a machine with two GPUs, of which the second is too old for most kernels."""
+    with pytest.MonkeyPatch.context() as patches:
+        yield on_two_gpus(patches, tmp_path_factory.mktemp("computing"))
+
+
+def on_two_gpus(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Any:
     folders = {"two": REPOSITORY, "two.nodes": REPOSITORY / "nodes"}
-    for name, folder in folders.items():
+    for name, place in folders.items():
         package = ModuleType(name)
-        package.__path__ = [str(folder)]
+        package.__path__ = [str(place)]
         monkeypatch.setitem(sys.modules, name, package)
     host: Any = ModuleType("two.nodes._comfy.host.runtime")
     current = [FIRST]
@@ -37,7 +42,7 @@ def computing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         current.pop(0)
 
     halves = {FIRST: torch.bfloat16, SECOND: torch.float16}
-    host.cache_folder = lambda: tmp_path / "wanduet"
+    host.cache_folder = lambda: folder / "wanduet"
     host.on_device = on_device
     host.compute_dtype = lambda _, device: halves[device]
     monkeypatch.setitem(sys.modules, host.__name__, host)
