@@ -38,7 +38,7 @@ from tools.train_tiny import scenes
 FRAMES, WINDOW, LONG = 17, 17, 33
 FAST = "fast"
 AMPLITUDES = (1.0, 1.15, 1.3, 1.5)
-MOTIONS = ("right", "left", "up", "down", "orbit", "down-right")
+MOTIONS = ("right", "left", "up", "down", "orbit", "down right")
 JOIN = {"blend": "cut", "match_colours": False, "overlap": 0, "loop": False, "fps": 16.0}
 
 
