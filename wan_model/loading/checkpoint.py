@@ -150,7 +150,7 @@ def open_checkpoint(path: CheckpointLike, part: Component = "dit") -> Checkpoint
     """Opens a checkpoint; one that is open already is returned as it is.
 
     Args:
-        path: a .safetensors file, a shard or the index of a sharded one, or a folder with one.
+        path: see `CheckpointLike`.
         part: which one to take of a file that holds several, see `short_names`.
 
     Raises:
@@ -176,8 +176,7 @@ def open_checkpoint(path: CheckpointLike, part: Component = "dit") -> Checkpoint
         name = short(key)
         return None if name is None else spelling.official(name)
 
-    weights = group(path.name, kind.component, tensors, files.metadata, official)
-    entries = weights.entries
+    entries, extras, remarks = group(path.name, kind.component, tensors, files.metadata, official)
     config = kind.read_config(Clues(path.name, entries, files.config_json))
     variant = variant_of(config)
     dit_kind = config.kind if isinstance(config, DiTConfig) else None
@@ -186,7 +185,7 @@ def open_checkpoint(path: CheckpointLike, part: Component = "dit") -> Checkpoint
         is_gguf=files.is_gguf,
         kind=kind,
         entries=entries,
-        extras=weights.extras,
+        extras=extras,
         metadata=files.metadata,
         info=CheckpointInfo(
             path=path,
@@ -198,7 +197,7 @@ def open_checkpoint(path: CheckpointLike, part: Component = "dit") -> Checkpoint
             formats=formats_of(entries.values()),
             bytes=sum(raw.nbytes for raw in tensors.values()),
             parameters=sum(math.prod(entry.shape) for entry in entries.values()),
-            remarks=weights.remarks,
+            remarks=remarks,
             full_precision=asks_for_full_precision(entries.values()),
             distilled=_distilled(path, files) if dit_kind else None,
         ),

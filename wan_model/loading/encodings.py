@@ -37,9 +37,6 @@ NOTE = "comfy_quant"
 NOTES_IN_METADATA = "_quantization_metadata"
 """Key of ComfyUI's notes in a file's metadata: JSON, {"layers": {layer: note}}."""
 
-ROTATION = 256
-"""Inputs in a rotated group, where a note does not tell."""
-
 Dtypes = Mapping[str, torch.dtype]
 """By stored dtype, what it is in memory."""
 
@@ -287,7 +284,7 @@ def _rotation_of(note: Mapping[str, Any]) -> int:
     always = bool(called) and all(encoding.format.rotation for encoding in called)
     if not (always or fields.get("convrot")):
         return 0
-    size = fields.get("convrot_groupsize", ROTATION)
+    size = fields.get("convrot_groupsize", ROTATIONS[0])
     return size if type(size) is int and size > 0 else -1
 
 

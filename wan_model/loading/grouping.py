@@ -7,7 +7,7 @@ some formats, beside the weights or in the metadata. They are grouped once, when
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,25 +42,13 @@ know of them."""
 MAX_NOTE_BYTES = 1 << 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class Grouped:
-    """What some tensors are."""
-
-    entries: dict[str, WeightEntry]
-    """By official name."""
-    extras: dict[str, RawTensor]
-    """Tensors that are no weights, by official name."""
-    remarks: tuple[str, ...]
-    """For people: what there is that is not used."""
-
-
 def group(
     file: str,
     component: Component,
     tensors: Mapping[str, RawTensor],
     metadata: Mapping[str, str],
     official: Callable[[str], str | None],
-) -> Grouped:
+) -> tuple[dict[str, WeightEntry], dict[str, RawTensor], tuple[str, ...]]:
     """Puts every weight together with its scales and its note.
 
     Args:
@@ -69,6 +57,9 @@ def group(
         tensors: by official name.
         metadata: of the file.
         official: from a tensor's name in the file to the official one, None for other models'.
+
+    Returns:
+        weights and tensors that are none, by official name, and remarks on what is not used.
 
     Raises:
         CheckpointError: for formats that cannot be read, weights without their scales, and notes
@@ -79,7 +70,8 @@ def group(
     notes = dict(_notes(file, layers, metadata, official))
     entries: dict[str, WeightEntry] = {}
     incomplete: list[str] = []
-    of_all = _mark_asks(layers)
+    mark = layers.get("", {}).get(MARK)
+    of_all = mark is not None and math.prod(mark.shape) == MARKED_FULL
     for layer, leaves in layers.items():
         for name, entry in _entries(file, layer, leaves, notes.get(layer), of_all):
             if entry is None:
@@ -107,13 +99,7 @@ def group(
     for layer, note in notes.items():
         entry = entries.get(f"{layer}.weight")
         note.check(file, entry.format if entry else None)
-    return Grouped(entries=entries, extras=extras, remarks=remarks)
-
-
-def _mark_asks(layers: Mapping[str, Mapping[str, RawTensor]]) -> bool:
-    """Whether the file's mark asks for matmuls of its weights in full precision."""
-    mark = layers.get("", {}).get(MARK)
-    return mark is not None and math.prod(mark.shape) == MARKED_FULL
+    return entries, extras, remarks
 
 
 def _entries(

@@ -64,8 +64,7 @@ def load_dit(
     Layers that compute in fp32 (embeddings, norms, modulation, head) keep what the file stores.
 
     Args:
-        path: a .safetensors or .gguf file, a shard or the index of a sharded one, or a folder
-            with one; or a checkpoint that is open already.
+        path: see `CheckpointLike`.
         device: where the weights go.
         dtype: in which the blocks compute and their weights are kept, but fp16 and bf16 stay what
             they are for the other. None: that of the file, bf16 if it is quantized.
@@ -117,8 +116,7 @@ def load_vae(
     """Loads the Wan2.1 or the Wan2.2 VAE, or a preview VAE of either, whichever the file holds.
 
     Args:
-        path: a .safetensors file, a shard or the index of a sharded one, or a folder with one; or
-            a checkpoint that is open already.
+        path: see `CheckpointLike`.
         device: where the weights go.
         dtype: of the weights and the arithmetic. None: that of the file.
 

@@ -38,8 +38,8 @@ from .packing import (
 Scales = tuple[Tensor | None, Tensor | None]
 """weight_scale and weight_scale_2 of a weight."""
 
-REQUANTIZED_AT_ONCE = 1 << 22
-"""Codes of a weight: what rounding needs for them beside the weight is small then."""
+AT_ONCE = 1 << 22
+"""Values of a weight that change their format: what that takes in fp32 on the way is small then."""
 
 
 class Stored(Protocol):
@@ -293,7 +293,7 @@ def _requantize_with(
     def requantize(weight: Tensor, stored: Stored, generator: torch.Generator) -> Tensor:
         values = codes(weight, stored)
         parts: list[Tensor] = []
-        for run in values.split(max(1, REQUANTIZED_AT_ONCE // values.shape[-1])):
+        for run in values.split(max(1, AT_ONCE // values.shape[-1])):
             chance = torch.rand(run.shape, generator=generator, device=run.device)
             parts.append(rounded(run, chance))
         return torch.cat(parts)

@@ -12,10 +12,7 @@ import torch
 from torch import Tensor
 
 from . import gguf_packing
-from .formats import Stored, StoredWeight, WeightFormat, only_read
-
-DEQUANTIZED_AT_ONCE = 1 << 22
-"""Values of a weight: what it takes in fp32 on the way is small then."""
+from .formats import AT_ONCE, Stored, StoredWeight, WeightFormat, only_read
 
 Decoder = Callable[[Tensor], Tensor]
 """Bytes of blocks (N, B) -> their weights, fp32 (N, weights of a block); an encoder: back."""
@@ -46,7 +43,7 @@ def _dequantize(
     packed = stored.weight
     shape = *packed.shape[:-1], packed.shape[-1] // block_bytes * block
     blocks = packed.reshape(-1, block_bytes)
-    at_once = DEQUANTIZED_AT_ONCE // block
+    at_once = AT_ONCE // block
     if len(blocks) <= at_once or torch.compiler.is_compiling():
         return decode(blocks).to(dtype).view(shape)
     out = torch.empty((len(blocks), block), dtype=dtype, device=packed.device)
@@ -57,7 +54,7 @@ def _dequantize(
 
 def _quantize(name: str, encode: Decoder, block: int, weight: Tensor) -> StoredWeight:
     kind = next(one for one in GGUF_FORMATS if one.name == name)
-    rows = max(1, DEQUANTIZED_AT_ONCE // weight.shape[-1])
+    rows = max(1, AT_ONCE // weight.shape[-1])
     parts = [
         encode(some.float().reshape(-1, block)).view(len(some), -1) for some in weight.split(rows)
     ]

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernel_trial import triton_kernels_if_right
-from .formats import PLAIN, StoredWeight, WeightFormat
-from .gguf_formats import DEQUANTIZED_AT_ONCE, GgufFormat
+from .formats import AT_ONCE, PLAIN, StoredWeight, WeightFormat
+from .gguf_formats import GgufFormat
 from .kernels import MatmulKernel
 from .linear import DEQUANTIZED, Expansion, LinearOperands
 from .packing import quantize_rows
@@ -43,7 +43,7 @@ Expander = Callable[[GgufFormat, Tensor, Tensor, Tensor | None], None]
 
 def expand(kind: GgufFormat, packed: Tensor, codes: Tensor, scale: Tensor | None) -> None:
     """Writes a weight, in PyTorch: an `Expander`."""
-    rows = max(1, DEQUANTIZED_AT_ONCE // codes.shape[-1])
+    rows = max(1, AT_ONCE // codes.shape[-1])
     for start in range(0, len(codes), rows):
         some = slice(start, start + rows)
         dense = StoredWeight(kind, packed[some]).dequantize(torch.float32)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .formats import (
+    AT_ONCE,
     INT8_SCALED,
-    REQUANTIZED_AT_ONCE,
     Stored,
     WeightFormat,
     only_read,
@@ -41,7 +41,7 @@ def _write_w4a8(stored: Stored, weight: Tensor) -> Tensor:
     levels = _levels(stored).to(weight.dtype)
     groups = levels.shape[1]
     # In runs, since codes are looked up by numbers of 64 bits.
-    run = max(1, REQUANTIZED_AT_ONCE // weight.shape[1])
+    run = max(1, AT_ONCE // weight.shape[1])
     for part, packed, table in zip(
         weight.split(run), stored.weight.split(run), levels.split(run), strict=True
     ):

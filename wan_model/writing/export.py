@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import SettingsError
 from ..loading.entries import is_block_matrix
+from ..loading.grouping import MARK, MARKED_FULL
 from ..quant import GGUF_FORMATS, PLAIN, SCALED, StoredWeight, WeightFormat, convert
 from ..quant.gguf_formats import GgufFormat
 from ..quant.packing import FP8, LARGEST
@@ -20,9 +21,6 @@ from ..quant.rotated_formats import CONVROT_INT8
 from ..quant.rotation import ROTATIONS
 from .gguf_writer import ARCHITECTURE, FILE_TYPES, GgufLayout
 from .writer import FileLayout, weight_tensors, write_checkpoint
-
-FP8_MARK = "scaled_fp8"
-"""Its two elements ask for matmuls in full precision."""
 
 METADATA = {"format": "pt"}
 
@@ -147,7 +145,7 @@ def exported(weights: Iterable[NamedWeight], target: ExportFormat) -> Iterator[t
         else:
             yield from weight_tensors(layer, stored)
     if target.one_scale:
-        yield FP8_MARK, torch.zeros(2, dtype=FP8)
+        yield MARK, torch.zeros(MARKED_FULL, dtype=FP8)
 
 
 def export_checkpoint(

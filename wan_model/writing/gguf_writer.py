@@ -9,8 +9,6 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
-
 from ..loading.source_gguf import (
     ALIGNMENT,
     ARRAY,
@@ -21,6 +19,7 @@ from ..loading.source_gguf import (
     TYPES,
     VERSIONS,
 )
+from ..loading.source_safetensors import DTYPES
 from ..quant import GGUF_FORMATS, StoredWeight
 from .writer import Layout, Place
 
@@ -32,8 +31,6 @@ FILE_TYPES = {"Q4_0": 2, "Q8_0": 7}
 """What llama.cpp calls files of mostly one type."""
 
 MOST_SIDES = 4
-
-PLAIN_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 _TYPE_NUMBERS = {kind.name: number for number, kind in TYPES.items()}
 _SCALAR_NUMBERS = {code: number for number, code in SCALARS.items()}
@@ -57,7 +54,7 @@ class GgufLayout(Layout):
         end = 0
         for name, weight in weights:
             packed = weight.format in GGUF_FORMATS
-            kind = weight.format.name if packed else PLAIN_TYPES[weight.weight.dtype]
+            kind = weight.format.name if packed else DTYPES[weight.weight.dtype]
             shape = weight.format.shape(tuple(weight.weight.shape))
             places[name] = Place(kind, shape, end, weight.weight.nbytes)
             end += weight.weight.nbytes + -weight.weight.nbytes % ALIGNMENT
