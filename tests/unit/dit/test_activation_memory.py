@@ -128,14 +128,19 @@ def test_copies_of_8_bit_attention_are_counted(name, measured_gib):
     assert estimate / GIB == pytest.approx(measured_gib, abs=0.01)
 
 
-PRECISIONS = pytest.mark.parametrize(
-    "precision", [FP32, BF16, BF16_RESIDUAL], ids=["fp32", "bf16", "small"]
-)
+IMAGE = (1, 60, 104)
 A14B_CASES = [
-    *((I2V_A14B, size, 1) for size in (SIZE_720P81, SIZE_480P81, SIZE_480P17, (1, 60, 104))),
-    # A second sample and fewer channels add up alike at any size.
-    *((I2V_A14B, size, 2) for size in (SIZE_480P17, (1, 60, 104))),
-    *((T2V_A14B, size, 1) for size in (SIZE_480P17, (1, 60, 104))),
+    *((BF16, I2V_A14B, size, 1) for size in (SIZE_720P81, SIZE_480P81, SIZE_480P17, IMAGE)),
+    # Another precision, a second sample and fewer channels add up alike at any size.
+    *((one, I2V_A14B, SIZE_720P81, 1) for one in (FP32, BF16_RESIDUAL)),
+    *((one, I2V_A14B, IMAGE, 2) for one in (FP32, BF16, BF16_RESIDUAL)),
+    *((one, T2V_A14B, SIZE_480P17, 1) for one in (FP32, BF16, BF16_RESIDUAL)),
+]
+TI2V_CASES = [
+    *((BF16, size, batch) for size, batch in ((SIZE_704P121, 1), (SIZE_704P17, 2))),
+    *((BF16, SIZE_704P1, batch) for batch in (1, 2)),
+    *((one, SIZE_704P121, 1) for one in (FP32, BF16_RESIDUAL)),
+    *((one, SIZE_704P1, 2) for one in (FP32, BF16_RESIDUAL)),
 ]
 
 
@@ -147,17 +152,13 @@ def check_estimate(config: DiTConfig, precision: Precision, size: Size, batch: i
 
 
 @pytest.mark.usefixtures("one_kernel_norm")
-@PRECISIONS
-@pytest.mark.parametrize(("config", "size", "batch"), A14B_CASES)
-def test_the_estimate_of_a14b_is_what_is_alive(config, precision, size, batch):
+@pytest.mark.parametrize(("precision", "config", "size", "batch"), A14B_CASES)
+def test_the_estimate_of_a14b_is_what_is_alive(precision, config, size, batch):
     check_estimate(config, precision, size, batch)
 
 
 @pytest.mark.usefixtures("one_kernel_norm", "timestep_per_token")
-@PRECISIONS
-@pytest.mark.parametrize(
-    ("size", "batch"), [(SIZE_704P121, 1), (SIZE_704P17, 2), (SIZE_704P1, 1), (SIZE_704P1, 2)]
-)
+@pytest.mark.parametrize(("precision", "size", "batch"), TI2V_CASES)
 def test_the_estimate_of_5b_with_an_image_is_what_is_alive(precision, size, batch):
     check_estimate(TI2V_5B, precision, size, batch)
 

@@ -42,7 +42,7 @@ def test_shift_sigma() -> None:
 def test_sigmas_and_timesteps_of_every_list(solver: str) -> None:
     """One rule serves all lists: the fp32 list alone yields the official truncated timesteps."""
     for shift in SHIFTS:
-        for steps in range(1, 101):
+        for steps in (*range(1, 41), 50, 100):
             sigmas = make_sigmas(solver, steps, shift)
             reference = exact(solver, steps, shift)
             timesteps = (reference * 1000).long().tolist()

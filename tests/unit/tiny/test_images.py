@@ -1,17 +1,23 @@
 """tools.make_images, and the images that it drew for the templates."""
 
+from functools import cache, partial
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from tools import make_images
 from tools.make_images import CIRCLE, WORKFLOWS, draw_inputs, save_animation, video_frames
 from tools.tiny_score import read_video
 from tools.train_tiny.scenes import render
 
 
-def test_the_templates_images_are_the_tools(tmp_path: Path):
+def test_the_templates_images_are_the_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each size of the lake is painted once."""
+    lake = cache(partial(make_images.paint_lake, 0.0))
+    monkeypatch.setattr(make_images, "paint_lake", lambda _, *size: lake(*size))
     draw_inputs(tmp_path)
     shipped = WORKFLOWS / "input"
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in shipped.iterdir()}

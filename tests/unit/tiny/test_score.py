@@ -28,6 +28,7 @@ from tools.train_tiny.scenes import (
     SHAPES,
     Background,
     Path,
+    Prompt,
     Scene,
     Thing,
     prompt_scene,
@@ -45,32 +46,30 @@ def random(*shape: int) -> Tensor:
 
 
 @cache
-def prompt_clips() -> tuple[Tensor, ...]:
-    return tuple(render([prompt_scene(prompt)])[0] for prompt in score_prompts())
+def prompt_clips() -> tuple[tuple[Prompt, Tensor], ...]:
+    return tuple((p, render([prompt_scene(p)])[0]) for p in score_prompts()[::9])
 
 
 def test_the_truth_is_read():
     """Of clips that are as bad as a small VAE might make them."""
-    scenes = [sample_scene(11, index, objects=1, camera=False) for index in range(24)]
+    scenes = [sample_scene(11, index, objects=1, camera=False) for index in range(12)]
     found = rates([truth_score(scene, WORST) for scene in scenes])
     assert min(found.colour, found.shape, found.motion, found.count) >= 0.98, found
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("damage", [one for one in DAMAGE if one != WORST])
 def test_every_damage_leaves_the_prompts_readable(damage: str):
-    for prompt, clip in list(zip(score_prompts(), prompt_clips(), strict=True))[::19]:
+    for prompt, clip in prompt_clips()[::3]:
         assert score(DAMAGE[damage](clip), prompt).ok, prompt
 
 
 def test_two_objects_and_a_moving_camera_are_read():
-    scores = [
-        truth_score(sample_scene(12, index, objects=2), "clean", frames=21) for index in range(10)
-    ]
-    assert rates(scores).all >= 0.9
+    scenes = [sample_scene(12, index, objects=2) for index in range(5)]
+    assert rates([truth_score(scene, "clean", frames=21) for scene in scenes]).all == 1
 
 
 def test_wrong_prompts_are_rejected():
-    for prompt, clip in list(zip(score_prompts(), prompt_clips(), strict=True))[::9]:
+    for prompt, clip in prompt_clips():
         found = detect(clip)
         colour, shape, motion = prompt.colour, prompt.shape, prompt.motion
         for other in set(OBJECT_COLOURS) - {colour}:

@@ -36,7 +36,7 @@ def videos(frames: int = 9, batch: int = 2) -> torch.Tensor:
     return torch.rand(batch, 3, frames, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-@pytest.mark.parametrize("frames", [1, 5, 17])
+@pytest.mark.parametrize("frames", [1, 9])
 def test_whole_clips_give_what_streaming_gives(vae, frames):
     vae, video = vae.double(), videos(frames)
     with torch.no_grad():
