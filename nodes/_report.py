@@ -6,6 +6,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from ..wan_model.errors import MemoryLimitError, RelativeError, WanError
+from ..wan_model.host_memory import is_full
 
 LIMITS_ADVICE = (
     "Limits are inputs of the 'Wan 2.2 VRAM & Block Swap' node: 0 leaves the VRAM budget open, -1 "
@@ -15,6 +16,11 @@ LIMITS_ADVICE = (
 RELATIVES_ADVICE = (
     "Or load this one with ComfyUI's 'Load Diffusion Model': 'Wan 2.2 Sampler' takes both its "
     "experts."
+)
+
+FULL_MEMORY = (
+    "The computer's memory is full. Got '{}', need more memory from the system. Close other "
+    "programs, or choose a smaller model or a smaller video."
 )
 
 Execute = TypeVar("Execute", bound=Callable[..., Any])
@@ -29,7 +35,8 @@ class WanDuetError(ValueError):
 def reports_errors(execute: Execute) -> Execute:
     """Turns the library's errors into one that ComfyUI shows as it is. Others pass through.
 
-    The library knows no nodes, so where its advice concerns one, that is named here.
+    Beside them, what PyTorch and Python raise when the computer's memory is full. The library knows
+    no nodes, so where its advice concerns one, that is named here.
     """
 
     @wraps(execute)
@@ -40,6 +47,12 @@ def reports_errors(execute: Execute) -> Execute:
             # ComfyUI keeps errors for a while, and they what their functions had loaded.
             traceback.clear_frames(error.__traceback__)
             raise WanDuetError(_for_the_editor(error)) from error
+        except (MemoryError, RuntimeError) as error:
+            if not is_full(error):
+                raise
+            traceback.clear_frames(error.__traceback__)
+            got = str(error).partition("\n")[0] or type(error).__name__
+            raise WanDuetError(FULL_MEMORY.format(got)) from error
 
     return wrapper  # pyright: ignore[reportReturnType]
 

@@ -2,12 +2,13 @@
 
 import json
 import logging
-import os
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..wan_model.whole_file import write_whole
 from ._comfy.host import runtime
 
 logger = logging.getLogger(__name__)
@@ -36,10 +37,7 @@ def remember(passes: Passes) -> None:
         known = _read(path)
         latest = [*known.get(passes.key, []), [passes.tokens, passes.seconds]]
         known[passes.key] = latest[-KEPT:]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(known), encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(known).encode())
     except OSError:
         logger.debug("The pace of this run was not kept.", exc_info=True)
 
@@ -61,8 +59,18 @@ def expected_seconds(key: str, tokens: int) -> tuple[float, float] | None:
 
 
 def _read(path: Path) -> dict[str, list[Any]]:
+    """Returns the runs that are noted in a file, which somebody may have changed."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    kinds = found.items() if isinstance(found, dict) else ()
+    return {k: [run for run in runs if _is_run(run)] for k, runs in kinds if isinstance(runs, list)}
+
+
+def _is_run(run: Any) -> bool:
+    match run:
+        case [int(tokens), int(seconds) | float(seconds)]:
+            return tokens > 0 and 0 < seconds < math.inf
+        case _:
+            return False

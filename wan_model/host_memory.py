@@ -1,14 +1,19 @@
-"""Memory of the computer that a program may have: what a container allows, and giving it back."""
+"""Memory of the computer: what a container allows, the signs that it is full, giving it back."""
 
 import ctypes
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 UNLIMITED = 1 << 60
 """What older kernels write where there is no limit, or more."""
 
 ROOT = Path("/")
+
+FULL = ("allocate memory", "not enough memory", "can't start new thread")
+"""What PyTorch's messages say on Linux and on Windows, and Python's, whose threads need some."""
 
 
 def available_bytes(root: Path = ROOT) -> int:
@@ -70,6 +75,16 @@ def _room(folder: Path, limit: str, usage: str, cache: str) -> int | None:
     except (OSError, ValueError):
         return None  # "max", or no such controller
     return None if allowed >= UNLIMITED else max(0, allowed - (used - files))
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error means that the system gives no more memory; a GPU's is another one.
+
+    PyTorch has no type of its own for it.
+    """
+    if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, RuntimeError):
+        return isinstance(error, MemoryError)
+    return any(text in str(error) for text in FULL)
 
 
 def give_back() -> None:

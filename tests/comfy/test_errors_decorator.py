@@ -58,12 +58,38 @@ def test_limits_of_memory_are_said_to_be_inputs_of_a_node(report: Any, errors: A
         execute()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory"),
+        RuntimeError("unable to mmap 9 bytes from file <a>: Cannot allocate memory (12)"),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_a_full_memory_is_said_so_wherever_it_shows(report: Any, error: Exception):
+    @report.reports_errors
+    def execute() -> None:
+        raise error
+
+    with pytest.raises(report.WanDuetError, match=r"^The computer's memory is full\. Got"):
+        execute()
+
+
 class Interrupted(BaseException):
     """As ComfyUI's InterruptProcessingException may be."""
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("full"), Interrupted(), KeyError("x"), ValueError("y")]
+    "error",
+    [
+        torch.OutOfMemoryError("Tried to allocate memory"),
+        RuntimeError("a shape"),
+        Interrupted(),
+        KeyError("x"),
+        ValueError("y"),
+    ],
 )
 def test_other_errors_pass(report: Any, error: BaseException):
     @report.reports_errors

@@ -19,6 +19,7 @@ LAYERS = (
         "gpu_classes",
         "host_memory",
         "presets",
+        "whole_file",
     },
     {"attention", "quant", "offload"},
     {"dit", "vae"},

@@ -6,10 +6,11 @@ versions, so that a machine measures once.
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from ..whole_file import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -84,11 +85,8 @@ def recall(path: Path, key: str) -> list[Measurement] | None:
 def remember(path: Path, key: str, measurements: Sequence[Measurement]) -> None:
     """Writes measurements under `key`; a file that cannot be written costs a message only."""
     content = {**_read(path), key: [asdict(m) for m in measurements]}
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(content, indent=1).encode())
     except OSError as error:
         log.warning("Could not remember the attention measurements: %s", error)
 
@@ -98,7 +96,7 @@ def _read(path: Path) -> dict[str, list]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         log.warning("Ignoring the attention measurements in %s: %s", path, error)
         return {}
     return content if isinstance(content, dict) else {}

@@ -18,7 +18,7 @@ from ..attention import AttentionFn, resolve
 from ..config import DiTConfig, Precision, VaeConfig
 from ..dit import WanDiT
 from ..errors import CheckpointError, MemoryLimitError, SettingsError
-from ..host_memory import container_room
+from ..host_memory import container_room, give_back, is_full
 from ..offload import FileRegion
 from ..quant import (
     AS_STORED,
@@ -35,7 +35,7 @@ from ..quant import (
 from ..vae import WanVae
 from .checkpoint import Checkpoint, CheckpointInfo, CheckpointLike, open_checkpoint
 from .entries import WeightEntry
-from .source import FULL_MEMORY, Reader, first_names
+from .source import Reader, first_names
 
 log = logging.getLogger(__name__)
 
@@ -259,12 +259,13 @@ def _fill(
     try:
         _put_tensors(model, checkpoint, read, device, kept_dtype, policy, matmul)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(s in str(error) for s in FULL_MEMORY):
+        if not is_full(error):
             raise
         # Whoever keeps the error shall not keep what has been loaded.
         traceback.clear_frames(error.__traceback__)
         model.to("meta")
         read.close()
+        give_back()
         size = checkpoint.info.bytes / 2**30
         raise MemoryLimitError(
             f"The computer's memory is full while loading {checkpoint.path.name}. Got no more of "

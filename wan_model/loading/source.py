@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-
-FULL_MEMORY = ("allocate memory", "not enough memory")
-"""What torch's messages say on Linux and on Windows; it has no type of its own for the host."""
+from ..host_memory import is_full
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +103,7 @@ def _map(raw: RawTensor) -> torch.UntypedStorage:
             raise damaged(raw.file, "It was cut off", f"{nbytes} bytes", need)
         mapped = torch.UntypedStorage.from_file(str(raw.file), shared=False, nbytes=nbytes)
     except (RuntimeError, OSError) as error:
-        if any(text in str(error) for text in FULL_MEMORY):
+        if is_full(error):
             raise  # not the file's fault
         raise damaged(raw.file, "It cannot be mapped", error, "a readable file") from error
     assert isinstance(mapped, torch.UntypedStorage)

@@ -40,7 +40,8 @@ FAST_ACCUMULATION = True
 TRIAL = 256
 """Side of the square weight that a kernel is tried with: several tiles of scales each way."""
 
-FAILURES = (ImportError, AttributeError, TypeError, ValueError, AssertionError, RuntimeError)
+FAILURES = (ImportError, OSError, AttributeError, TypeError, ValueError, AssertionError)
+FAILURES += (RuntimeError,)
 """What a kernel raises that is missing or does not run here."""
 
 MIN_ROWS = 32

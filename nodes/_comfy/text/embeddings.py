@@ -2,20 +2,21 @@
 
 import hashlib
 import logging
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
 
 import comfy.sd
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ....wan_model.config import TEXT_LEN
 from ....wan_model.errors import NotFiniteError, PairingError
 from ....wan_model.prompt import clean_prompt, cut_tokens
+from ....wan_model.whole_file import ENDING, write_whole
 from ..host.runtime import cache_folder
 from .umt5 import ENCODER
 
@@ -99,14 +100,15 @@ def _cache_file(clip: comfy.sd.CLIP, tokens: list[int]) -> Path | None:
 
 def _kept(file: Path, length: int) -> Tensor | None:
     """Returns the embedding of so many tokens from disk; None if it is not there or damaged."""
-    if not file.is_file():
-        return None
+    # Another server may remove it at any moment, so nothing is asked first and nothing made here.
     try:
         embedding = load_file(file)["embedding"]
         with suppress(OSError):  # of a folder that cannot be written, nothing is removed either
-            file.touch()
+            os.utime(file)
         if embedding.shape[:-1] != (1, length) or not embedding.isfinite().all():
             raise ValueError(f"{file.name} does not hold {length} tokens in finite numbers")
+    except FileNotFoundError:
+        return None
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         logger.warning("A text embedding kept on disk is made anew: %s", error)
         return None
@@ -115,19 +117,12 @@ def _kept(file: Path, length: int) -> Tensor | None:
 
 def _store(file: Path, embedding: Tensor) -> None:
     """Writes an embedding whole or not at all, and makes room. A full disk is no error."""
-    # Other servers may share the folder.
-    part = file.with_suffix(f".{uuid4().hex}.part")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"embedding": embedding.contiguous()}, part)
-        part.replace(file)
+        write_whole(file, save({"embedding": embedding.contiguous()}))
         with suppress(OSError):  # another server may be removing the same files
             _make_room(file.parent)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         logger.warning("The text embedding was not kept on disk: %s", error)
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def _make_room(folder: Path) -> None:
@@ -137,5 +132,5 @@ def _make_room(folder: Path) -> None:
     total, now = 0, time.time()
     for file, stat in used:
         total += stat.st_size
-        if total > CACHE_BYTES or (file.suffix == ".part" and now - stat.st_mtime > OLD_SECONDS):
+        if total > CACHE_BYTES or (file.suffix == ENDING and now - stat.st_mtime > OLD_SECONDS):
             file.unlink(missing_ok=True)

@@ -3,10 +3,9 @@
 import hashlib
 import json
 import logging
-from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
 
+from ....wan_model.whole_file import write_whole
 from ..host.runtime import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -32,18 +31,13 @@ def kept_answer(question: bytes) -> str | None:
 def keep_answer(question: bytes, answer: str) -> None:
     """Writes an answer whole or not at all; the oldest make room. A full disk is no error."""
     file = _file(question)
-    part = file.with_suffix(f".{uuid4().hex}.part")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"prompt": answer}, ensure_ascii=False), "utf-8")
-        part.replace(file)
+        write_whole(file, json.dumps({"prompt": answer}, ensure_ascii=False).encode())
         files = sorted(file.parent.iterdir(), key=lambda one: one.stat().st_mtime)
         for old in files[:-MOST_FILES]:
             old.unlink(missing_ok=True)
     except OSError as error:
         logger.warning("The prompt was not kept on disk: %s", error)
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def _file(question: bytes) -> Path:

@@ -62,7 +62,8 @@ def test_what_the_preparation_gains(kind, limit, gain):
     torch.manual_seed(0)
     qkv = data(kind)
     assert error(prepared, qkv) < limit
-    assert error(unprepared, qkv) > gain * error(prepared, qkv)
+    # Before PyTorch 2.8, a cast of what is too large gives NaN.
+    assert not error(unprepared, qkv) <= gain * error(prepared, qkv)
 
 
 def test_arguments_stay_as_they_are_and_samples_are_apart(monkeypatch):

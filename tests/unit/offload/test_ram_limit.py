@@ -24,19 +24,23 @@ from wan_model.errors import MemoryLimitError
 from wan_model.loading import load_dit
 from wan_model.offload import HostModel, OffloadEngine
 
-def taken():
-    line = next(line for line in open("/proc/self/status") if line.startswith("VmSize"))
+def status(name):
+    line = next(line for line in open("/proc/self/status") if line.startswith(name + ":"))
     return int(line.split()[1]) * 1024
 
+def held(path):  # freed addresses may stay taken, as glibc likes it, without memory behind them
+    mapped = [line.split()[0].split("-") for line in open("/proc/self/maps") if path in line]
+    return status("RssAnon") + sum(int(end, 16) - int(start, 16) for start, end in mapped)
+
 def limit(nbytes):
-    resource.setrlimit(resource.RLIMIT_AS, (taken() + nbytes, -1))
+    resource.setrlimit(resource.RLIMIT_AS, (status("VmSize") + nbytes, -1))
 """
 
 LOAD = """
 small, path, *shares = sys.argv[1:]
 size = open(path, "rb").seek(0, 2)
 load_dit(small, dtype=torch.float32)  # takes what is taken only once
-before = taken()
+before = held(path)
 kept = []
 for share in shares:
     limit(int(float(share) * size))
@@ -46,7 +50,7 @@ for share in shares:
         print(error)
         print(str(error.__cause__).splitlines()[0])
         kept.append(error)  # as a debugger does, or Python 3.13 for longer than one would think
-    print((taken() - before) / size)
+    print((held(path) - before) / size)
 limit(4 * size)
 load_dit(path, dtype=torch.float32)
 """
