@@ -4,6 +4,7 @@ Ray finds a free GPU, and tells when an actor, its computer or its GPU's process
 belongs to this program: Ray ends it when this program ends, and ComfyUI ends with its actor.
 """
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable
@@ -18,6 +19,10 @@ INSTALL = "pip install ray"
 PACKAGE = Path(__file__).parent
 STORE_BYTES = 100 << 20
 """Of shared memory: next to nothing travels through Ray."""
+
+PLACE_SECONDS = 120.0
+"""In which there is a GPU for a worker whose GPU is free. One that is gone with its computer never
+is, and prompts do not wait for it for ever."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,13 @@ class RayEngine:
             .remote(self._spec, slot, HERE if self._alone else "")
         )
         try:
-            problem, host, pid = await actor.start.remote()
+            problem, host, pid = await asyncio.wait_for(actor.start.remote(), PLACE_SECONDS)
+        except asyncio.TimeoutError:
+            problem = (
+                f"Ray has no free GPU for worker {slot}. Got none in {PLACE_SECONDS:.0f} s, need "
+                "the computer that had it, or another one. Look at it with 'ray status'."
+            )
+            host, pid = "", 0
         except self._ray.exceptions.RayError as error:
             problem, host, pid = str(error).strip().partition("\n")[0], "", 0
         if problem:
@@ -121,7 +132,7 @@ def connected(address: str) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(logging_level=logging.WARNING, namespace="wanduet-farm", **options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # a start that takes too long has no kind of its own in Ray
         where = f"at {address}" if address else "on this computer"
         raise FarmError(
             f"Ray does not start {where}. Got '{error}', need a running cluster or enough memory "

@@ -22,6 +22,7 @@ from ..offload import (
     PlanRequest,
     Runner,
     Work,
+    lowered,
     measure_copy,
     measure_matmul,
     measure_memory,
@@ -45,13 +46,20 @@ class PlacedExperts:
         stages: of their blocks.
     """
 
-    def __init__(self, hosts: Sequence[HostModel], device: torch.device, limits: Limits) -> None:
+    def __init__(
+        self,
+        hosts: Sequence[HostModel],
+        device: torch.device,
+        limits: Limits,
+        shortages: int = 0,
+    ) -> None:
         """Takes nothing of the device yet.
 
         Args:
             hosts: with equal numbers of blocks.
             device: that computes.
             limits: of its memory.
+            shortages: how often processes before this one ran out of memory with their plans.
 
         Raises:
             SettingsError: if a limit cannot be met by these models.
@@ -59,7 +67,7 @@ class PlacedExperts:
         limits.check(len(hosts[0].blocks))
         self._hosts, self._limits, self._device = tuple(hosts), limits, device
         self._queues = open_device(device)
-        self._slack = AllocatorSlack(device)
+        self._slack, self._shortages = AllocatorSlack(device), shortages
         self._rates: tuple[float, float, DeviceRates] | None = None
         self.stages = FastestStages(self.dit(0).precision)
         self._engine: OffloadEngine | None = None
@@ -103,6 +111,8 @@ class PlacedExperts:
         """
         if self._planned != (size, ranks):
             plan = self._slack.plan(self._request(size, ranks))
+            if self._shortages:
+                plan = lowered(plan, self._shortages * plan.margin_bytes)
             if self._engine is None:
                 self._engine = OffloadEngine(self._hosts, plan, self._queues)
             elif self._engine.plan.placement != plan.placement:

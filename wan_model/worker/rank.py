@@ -94,6 +94,7 @@ class Worker:
         limits: Mapping[str, int | None],
         folder: str,
         by_layers: bool = False,
+        shortages: int = 0,
     ) -> int:
         """Loads one expert or two; their weights stay in their files until they run.
 
@@ -105,6 +106,8 @@ class Worker:
             limits: fields of `Limits`.
             folder: where converted weights are kept; "" if there is nothing to convert.
             by_layers: whether each rank is to hold some of the blocks only.
+            shortages: how often processes before these ran out of memory: so much more is left
+                free.
 
         Returns:
             bytes of all weights.
@@ -133,7 +136,7 @@ class Worker:
         allowed = Limits(**limits)
         if self._line is not None:
             allowed = self._line.part_of(allowed)
-        self._experts = PlacedExperts(hosts, self._device, allowed)
+        self._experts = PlacedExperts(hosts, self._device, allowed, shortages)
         return self._experts.nbytes
 
     def load_vae(self, file: str, dtype: str) -> None:

@@ -113,6 +113,7 @@ class RemotePool:
         self._layers: list[Any] = [None] * len(source.files)
         self._vae = ("", "")
         self._chosen: dict[tuple[int, ...], Degrees] = {}
+        self._shortages = 0
 
     def prepare(self, expert: int, *_: Any, **__: Any) -> None:
         """Has the processes started, with an expert's LoRAs."""
@@ -127,13 +128,21 @@ class RemotePool:
             expert: number of it.
             inputs: as of `Worker.predict`.
             options: likewise.
+
+        Raises:
+            MemoryLimitError: if it does not fit. The next one leaves more of each GPU free.
         """
         latent = inputs["latent"]
         assert latent is not None
         team, number = self._team(expert), self._number(expert)
         degrees = self._degrees(team, latent)
         on_host = {n: None if t is None else t.detach().cpu() for n, t in inputs.items()}
-        answers = team.all("predict", number, on_host, degrees.cfg, degrees.ulysses, options)
+        split = (degrees.cfg, degrees.ulysses)
+        try:
+            answers = team.all("predict", number, on_host, *split, options)
+        except MemoryLimitError:
+            self._shortages += 1
+            raise
         result, self.device_bytes, said = answers[0]
         self.passes += 1
         for line in said:
@@ -257,7 +266,7 @@ class RemotePool:
             groups = [(file,) for file in source.files]
         limits = asdict(source.limits.shared(self._ranks, available_bytes()))
         kinds = (source.dtype, source.weights, source.attention, limits, source.folder)
-        kinds += (self._mode == "layers",)
+        kinds += (self._mode == "layers", self._shortages)
         teams: list[ActorTeam] = []
         with ExitStack() as started:  # ends all of them if one fails, or on cancel
             for files in groups:
@@ -283,7 +292,9 @@ class RemotePool:
             "experts": "each expert on half of them",
             "layers": "each holds some of the blocks",
         }[self._mode]
-        return f"{', '.join(self._source.labels)}: on {self._ranks} {each}: {how}"
+        labels = ", ".join(self._source.labels)
+        spared = "; more memory is left free, since it ran out before" if self._shortages else ""
+        return f"{labels}: on {self._ranks} {each}: {how}{spared}"
 
     def _show(self, text: str) -> None:
         runtime.show(runtime.running_node(), text, heading=self.heading)
