@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -24,6 +24,16 @@ REPOSITORY = Path(__file__).parents[1]
 if not torch.cuda.is_available():
     # Read when Triton is imported, which comes later: then its kernels run on the CPU.
     os.environ["TRITON_INTERPRET"] = "1"
+
+TOGETHER = {
+    "browser": ("tests/browser/",),
+    "card": (
+        "tests/comfy/test_loras",
+        "tests/comfy/test_memory_card",
+        "tests/comfy/test_precision",
+    ),
+}
+"""Beginnings of the files that share a browser with its pages, or a server of their own."""
 
 HELPER_NODES = (
     "fault_nodes.py",
@@ -106,6 +116,19 @@ def pytest_runtest_call(item: pytest.Item):
         if "_scaled_mm" not in str(error) or cpu_multiplies_fp8():
             raise
         pytest.skip(f"{item.name}: torch {torch.__version__} multiplies no fp8 on a CPU.")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keeps in one process a file's tests, and those of files that share what is slow to start."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return next((name for name, start in TOGETHER.items() if file.startswith(start)), file)
+
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session")

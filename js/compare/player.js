@@ -65,6 +65,7 @@ export class ComparePlayer {
     this.index = 0;
     this.wipe = 0.5;
     this.difference = false;
+    this.closed = false;
     /** @type {any} */
     this.timer = null;
     this.canvas = document.createElement("canvas");
@@ -160,7 +161,7 @@ export class ComparePlayer {
   async draw() {
     const wanted = this.index;
     const [a, b] = await Promise.all(this.videos.map((video) => video.get(wanted)));
-    if (wanted !== this.index) return;
+    if (this.closed || wanted !== this.index) return;
     const { width, height } = this.canvas;
     const context = this.canvas.getContext("2d");
     if (!context) return;
@@ -190,6 +191,7 @@ export class ComparePlayer {
   }
 
   close() {
+    this.closed = true;
     this.stop();
     for (const video of this.videos) video.close();
   }

@@ -46,12 +46,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder for screenshots."""
+def results() -> Path | None:
+    """Folder for screenshots, which are made only where somebody wants them."""
     wanted = os.environ.get("WANDUET_RESULTS")
-    folder = Path(wanted) if wanted else tmp_path_factory.mktemp("browser")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    if not wanted:
+        return None
+    Path(wanted).mkdir(parents=True, exist_ok=True)
+    return Path(wanted)
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +99,7 @@ def arguments(frontend: str) -> tuple[str, ...]:
     return ("--front-end-root", folder)
 
 
-@pytest.fixture(scope="module", params=MODES, ids=lambda mode: mode.name)
+@pytest.fixture(scope="session", params=MODES, ids=lambda mode: mode.name)
 def open_editor(
     request: pytest.FixtureRequest, browser: Browser, server_of: ServerOf
 ) -> Iterator[Editor]:

@@ -136,9 +136,10 @@ class Editor:
         """Queues the graph and returns the last message about it: {"type", "detail"}."""
         return self.call("run", timeout * 1000)
 
-    def screenshot(self, results: Path, name: str) -> None:
-        """Saves a screenshot of the page for people to look at."""
-        self.page.screenshot(path=results / f"{self.mode.name}-{name}.png")
+    def screenshot(self, results: Path | None, name: str) -> None:
+        """Saves a screenshot of the page for people to look at, if there is a folder for it."""
+        if results:
+            self.page.screenshot(path=results / f"{self.mode.name}-{name}.png")
 
     def accessibility_faults(self, selector: str) -> list[str]:
         """Returns what axe-core finds wrong with the elements, rule and element by rule."""

@@ -287,12 +287,14 @@ window.wanduetTest = {
       }
     };
     const api = app.api ?? window.comfyAPI.api.api;
+    this.recording = new AbortController();
     for (const type of ["wanduet.step", "wanduet.preview"]) {
-      api.addEventListener(type, () => queueMicrotask(look));
+      api.addEventListener(type, () => queueMicrotask(look), this.recording);
     }
   },
 
   recorded() {
+    this.recording.abort();
     return { notes: [...this.seen.notes], images: [...this.seen.images] };
   },
 

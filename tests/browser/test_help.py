@@ -31,7 +31,7 @@ def chinese(
     context.close()
 
 
-def test_the_editor_speaks_chinese(chinese: Editor, results: Path):
+def test_the_editor_speaks_chinese(chinese: Editor, results: Path | None):
     node = chinese.call("add", SAMPLER, 700, 250)
     chinese.settle()
     names = chinese.page.evaluate(LABELS, node)

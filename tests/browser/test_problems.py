@@ -27,7 +27,7 @@ def cross(editor: Editor, loader: str, sampler: str) -> None:
     editor.call("connect", loader, 0, sampler, "model_low")
 
 
-def test_a_mistake_is_said_before_the_run_and_goes_with_it(editor: Editor, results: Path):
+def test_a_mistake_is_said_before_the_run_and_goes_with_it(editor: Editor, results: Path | None):
     loader, sampler = add_pair(editor)
     editor.page.wait_for_selector(".wanduet-plan")
     assert at_node(editor, sampler) == []
@@ -55,7 +55,7 @@ def test_a_mistake_is_said_before_the_run_and_goes_with_it(editor: Editor, resul
     assert second.startswith("The run ends before its first step.")
 
 
-def test_a_run_says_it_in_a_toast_once(editor: Editor, results: Path):
+def test_a_run_says_it_in_a_toast_once(editor: Editor, results: Path | None):
     loader, sampler = add_pair(editor)
     cross(editor, loader, sampler)
     wait_for_problems(editor, sampler, 1)

@@ -63,8 +63,10 @@ def without_seeds(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_loads_survives_a_reload_and_exports_the_api_workflow(
-    editor: Editor, results: Path, template: dict[str, Any], request
+    editor: Editor, results: Path | None, template: dict[str, Any], request
 ):
+    if editor.mode.name == "newest-canvas":
+        pytest.skip("the renderer plays no part")
     path: Path = request.node.callspec.params["template"]
     editor.load(template)
     editor.call("fitView")
@@ -77,7 +79,6 @@ def test_loads_survives_a_reload_and_exports_the_api_workflow(
     api = json.loads((REPOSITORY / "workflows" / "api" / path.name).read_text(encoding="utf-8"))
     assert content(editor.api_prompt()) == content(api)
 
-    editor.load(editor.serialize())
     saved = editor.serialize()
     editor.load(saved)
     assert editor.serialize() == saved
@@ -92,7 +93,7 @@ def content(prompt: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("template", TO_RUN, ids=lambda path: path.stem, indirect=True)
-def test_runs(editor: Editor, results: Path, template: dict[str, Any], request):
+def test_runs(editor: Editor, results: Path | None, template: dict[str, Any], request):
     editor.load(template)
     editor.call("setWidgetsEverywhere", TOY_RUN)
     before = widget_values(editor.serialize())

@@ -4,7 +4,6 @@ The reference is a file of the same weights, dequantized, into which ComfyUI mer
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from wan_model.writing import converted_file
 
 from .devices import cpu_only
 from .graphs import T2V, Prompt, memory, model, moe_sampler, node, random_text, save
-from .server import ComfyServer, prepare
+from .server import ComfyServer
 from .stock import LORA, empty_latent, latent
 
 pytestmark = [pytest.mark.comfy, cpu_only]
@@ -37,7 +36,6 @@ KINDS = "kinds.safetensors"
 E5M2 = "e5m2.safetensors"
 BEYOND = "beyond.safetensors"
 """A whole difference that takes a weight far above the range of its format."""
-HELPERS = ("helper_nodes.py", "emulated_card.py", "memory_nodes.py")
 ROOMY, TIGHT = 1024, 1
 """MiB of the emulated card: all fits, or only what ComfyUI cannot stream."""
 PLACES: dict[str, tuple[int, dict[str, Any] | None]] = {
@@ -106,17 +104,13 @@ def kinds() -> dict[str, Tensor]:
     }
 
 
-@pytest.fixture(scope="module")
-def card(
-    comfyui: Path, toy_models: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ComfyServer]:
-    """A server with an emulated card, and files of dequantized weights."""
-    base = tmp_path_factory.mktemp("loras")
-    prepare(base, toy_models, HELPERS)
+@pytest.fixture(scope="module", autouse=True)
+def files(card: ComfyServer, toy_models: Path) -> None:
+    """Writes weights of every format for the server, and their dequantized form."""
     models = toy_models / "diffusion_models"
-    made = base / "made"
+    made = card.base / "made"
     made.mkdir()
-    folder = base / "models" / "diffusion_models"
+    folder = card.base / "models" / "diffusion_models"
     paths = [models / name for name in (FP8, NVFP4, MXFP8)]
     int8 = converted_file(models / T2V[0], "int8", made, device=torch.device("cpu"))
     (folder / INT8).symlink_to(int8.info.path)
@@ -124,8 +118,6 @@ def card(
     for path in (*paths, folder / INT8, folder / E5M2):
         save_file(dequantized(path), folder / f"exact_{path.name}")
     save_file(write_dit(folder / GGUF, load_file(models / T2V[0]), "Q4_1"), folder / EXACT_GGUF)
-    with ComfyServer(comfyui, base, arguments=("--cpu",)) as server:
-        yield server
 
 
 def sampled(

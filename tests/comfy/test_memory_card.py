@@ -1,7 +1,5 @@
 """Our MODELs and others on one small card, emulated: whoever needs room gets it, and no more."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +8,7 @@ import torch
 from wan_model.dit.activation_memory import WORKSPACE_BYTES
 
 from .graphs import T2V, Prompt, memory, model, moe_sampler, node, save
-from .server import ComfyServer, prepare
+from .server import ComfyServer
 from .stock import LORA
 from .test_memory_manager import INPUTS, LINKS, lines, pair, run
 
@@ -19,20 +17,8 @@ pytestmark = pytest.mark.comfy
 VIDEO_MIB = (WORKSPACE_BYTES >> 20) + 1
 """What one forward pass of the toy models takes beside the weights, rounded up."""
 
-HELPERS = ("helper_nodes.py", "instrument_nodes.py", "memory_nodes.py", "emulated_card.py")
 LIMITS = {"prefetch_blocks": 0}
 """Any limit: the engine is not used on a CPU otherwise. This one allows for a single slot."""
-
-
-@pytest.fixture(scope="module")
-def card(
-    comfyui: Path, toy_models: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ComfyServer]:
-    """A server with a card of nothing yet."""
-    base = tmp_path_factory.mktemp("card")
-    prepare(base, toy_models, HELPERS)
-    with ComfyServer(comfyui, base, arguments=("--cpu",)) as server:
-        yield server
 
 
 def insert(server: ComfyServer, weights_mib: int) -> None:

@@ -14,7 +14,7 @@ SHIFT, STEPS = 3.0, 10
 BOUND = 1e-3
 TEXT = {"positive": ("positive", 0), "negative": ("negative", 0)}
 MODELS = {**model(T2V_HIGH, "ours"), **stock_model(T2V_HIGH, "stock")}
-SAMPLERS = ("sa_solver", "dpmpp_sde", "seeds_3", "er_sde")
+SAMPLERS = ("sa_solver", "dpmpp_sde", "er_sde")
 
 
 def one_model(node_id: str, source: str, **options: Any) -> Prompt:

@@ -3,8 +3,6 @@
 import importlib
 import shutil
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -14,7 +12,7 @@ from torch import Tensor
 
 from .devices import cpu_only, gpu_only
 from .graphs import T2V, Prompt, experts, memory, model, moe_sampler, node, random_text, save
-from .server import REPOSITORY, ComfyServer, prepare
+from .server import REPOSITORY, ComfyServer
 from .stock import LORA, empty_latent, latent
 
 pytestmark = pytest.mark.comfy
@@ -22,18 +20,6 @@ pytestmark = pytest.mark.comfy
 LINKS = {"positive": ("positive", 0), "negative": ("negative", 0), "latent_image": ("latent", 0)}
 INPUTS: Prompt = {**random_text(64, 20), **empty_latent()}
 FP8 = "toy_t2v_high_noise_scaled_fp8.safetensors"
-HELPERS = ("helper_nodes.py", "emulated_card.py", "precision_nodes.py", "memory_nodes.py")
-
-
-@pytest.fixture(scope="module")
-def card(
-    comfyui: Path, toy_models: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ComfyServer]:
-    """A server with an emulated card of nothing yet."""
-    base = tmp_path_factory.mktemp("precision")
-    prepare(base, toy_models, HELPERS)
-    with ComfyServer(comfyui, base, arguments=("--cpu",)) as server:
-        yield server
 
 
 def insert(server: ComfyServer, mib: int) -> None:

@@ -24,15 +24,15 @@ ALL = score_prompts()
 TEXT_PROMPTS = tuple(ALL[4 * m + m // 5] for m in range(len(MOTIONS)))
 """14 prompts: one may fail where 95 % must be right, two where it is 85 %."""
 IMAGE_PROMPTS = tuple(ALL[4 * m + m % 4] for m in range(len(MOTIONS)))
-"""One of each motion; every second one is made."""
+"""One of each motion; every third one is made."""
 FEW_PROMPTS = IMAGE_PROMPTS[1::4]
 
 
-def make(kind: Kind, prompts: tuple[Prompt, ...], **changes: object) -> Generated:
+def make(kind: Kind, prompts: tuple[Prompt, ...], steps: int = 0, **changes: object) -> Generated:
     """Returns one clip of each prompt; `changes` are of the models."""
     wan = load_tiny(MODELS, kind)
     wan = TinyWan(**{**vars(wan), **changes})
-    return make_and_score(wan, prompts, with_image=kind != "t2v", steps=STEPS[kind])
+    return make_and_score(wan, prompts, with_image=kind != "t2v", steps=steps or STEPS[kind])
 
 
 def faults(clips: Generated) -> str:
@@ -63,7 +63,7 @@ def test_text_to_video_shows_what_the_prompt_says():
 
 @pytest.mark.parametrize("kind", ["i2v", "ti2v"])
 def test_an_image_is_kept_and_moves_as_the_prompt_says(kind: Kind):
-    clips = make(kind, IMAGE_PROMPTS[::2])
+    clips = make(kind, IMAGE_PROMPTS[::3])
     assert min(clips.first_frame_db) >= 24, faults(clips)
     assert clips.rates.motion >= 0.8, faults(clips)
 
@@ -98,6 +98,6 @@ def test_untrained_weights_do_not_pass():
         if parameter.dtype.itemsize > 1:
             noise = torch.randn(parameter.shape, generator=rng)
             parameter.data = parameter.std(correction=0).to(noise) * noise
-    clips = make("ti2v", FEW_PROMPTS, experts=experts)
+    clips = make("ti2v", FEW_PROMPTS, steps=2, experts=experts)
     assert clips.rates.all == 0, faults(clips)
     assert clips.rates.motion < 0.5, faults(clips)
