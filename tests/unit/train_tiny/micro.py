@@ -20,7 +20,7 @@ from tools.train_tiny.runs import run_stage
 from tools.train_tiny.trainer import Progress
 
 CPU = torch.device("cpu")
-STEPS = 6
+STEPS = 4
 MICRO_SIZE = DiTSize(dim=128, ffn_dim=64, layers=1)
 CLIPS_AT_ONCE = 8
 
@@ -34,7 +34,7 @@ def micro_recipe() -> Recipe:
         batch_size=4,
         learning_rate=2e-3,
         matrix_learning_rate=4e-3,
-        warmup_steps=3,
+        warmup_steps=2,
         ema_decay=0.5,
     )
     vaes = {
@@ -42,7 +42,7 @@ def micro_recipe() -> Recipe:
             vae,
             model=replace(vae.model, encoder_dim=4, decoder_dim=4),
             optimisation=replace(optimisation, batch_size=2),
-            moment_clips=8,
+            moment_clips=4,
         )
         for name, vae in real.vaes.items()
     }
@@ -67,7 +67,7 @@ def micro_recipe() -> Recipe:
             question_scenes=40,
             optimisation=optimisation,
         ),
-        pool=PoolRecipe(clips=24, captions=2, group_size=2, vae_groups=2, vae_refresh_steps=2),
+        pool=PoolRecipe(clips=16, captions=2, group_size=2, vae_groups=2, vae_refresh_steps=2),
         vaes=vaes,
         dits=dits,
     )
