@@ -36,6 +36,7 @@ TOGETHER = {
 """Beginnings of the files that share a browser with its pages, or a server of their own."""
 
 HELPER_NODES = (
+    "endless_nodes.py",
     "fault_nodes.py",
     "helper_nodes.py",
     "instrument_nodes.py",

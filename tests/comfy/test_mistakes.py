@@ -268,6 +268,7 @@ RIGHT: dict[str, Prompt] = {
     "no low-noise expert by null": prompt(model(TI2V), wan_vae=VAE_22, **ONE),
     "a switch at the last step": prompt(experts(), steps=8, start_at_step=8),
     "what only the run knows": prompt(experts(), steps=["unknown", 0], cfg_high=["unknown", 0]),
+    "the fourth output of one type": prompt(experts(), steps=("many", 3)),
     "nothing before the switch": prompt(experts(), steps=8, start_at_step=0, end_at_step=0),
 }
 """What could be taken for a mistake."""
@@ -276,6 +277,7 @@ RIGHT: dict[str, Prompt] = {
 @pytest.mark.parametrize("case", RIGHT)
 def test_what_is_no_mistake(comfy_server: ComfyServer, case: str):
     names = {name: node("PrimitiveString", value=name) for name in ("name", "other")}
+    names |= {"many": node("WanDuetTestManyOutputs")}
     answer = comfy_server.post("/wanduet/check", {"prompt": RIGHT[case] | names})
     assert answer["problems"] == []
 
