@@ -35,8 +35,8 @@ class WanDuetError(ValueError):
 def reports_errors(execute: Execute) -> Execute:
     """Turns the library's errors into one that ComfyUI shows as it is. Others pass through.
 
-    Beside them, what PyTorch and Python raise when the computer's memory is full. The library knows
-    no nodes, so where its advice concerns one, that is named here.
+    Beside them, what PyTorch, safetensors and Python raise when the computer's memory is full. The
+    library knows no nodes, so where its advice concerns one, that is named here.
     """
 
     @wraps(execute)
@@ -47,7 +47,7 @@ def reports_errors(execute: Execute) -> Execute:
             # ComfyUI keeps errors for a while, and they what their functions had loaded.
             traceback.clear_frames(error.__traceback__)
             raise WanDuetError(_for_the_editor(error)) from error
-        except (MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError, OSError) as error:
             if not is_full(error):
                 raise
             traceback.clear_frames(error.__traceback__)

@@ -19,7 +19,9 @@ DEVICES = ("device_high", "device_low")
 """Of our loader of two experts, by output."""
 NOISES = ("High noise", "Low noise")
 STEP_CACHE = "WanDuetStepCache"
-PACED = (STEP_CACHE, "WanDuetDistribute")
+WINDOWS = "WanDuetContextWindows"
+CORES_WINDOWS = ("WanContextWindowsManual", "ContextWindowsManual")
+PACED = (STEP_CACHE, WINDOWS, *CORES_WINDOWS, "WanDuetCompile", "WanDuetDistribute")
 """Of what lies between loader and sampler, nodes whose values make passes longer or shorter."""
 
 
@@ -46,9 +48,12 @@ def who_chooses(graph: Graph, model: Model) -> str:
 
 
 def wanted(graph: Graph, model: Model) -> Wanted | None:
-    """Returns what one of our loaders is set to; None if another node decides some of it."""
+    """Returns what one of our loaders is set to; None if another node decides some of it.
+
+    The devices are a part of it, since both settings depend on them where they are automatic.
+    """
     loader = model.output.node_id
-    if any(graph.given(loader, name) for name in SETTINGS):
+    if any(graph.given(loader, name) for name in (*SETTINGS, *DEVICES)):
         return None
     precision, attention, speed = (str(graph.value(loader, name, AUTO)) for name in SETTINGS)
     return Wanted(precision, attention, tiers().get(speed))
@@ -79,31 +84,37 @@ def by_place(graph: Graph, models: Sequence[Model]) -> list[Place]:
     return list(places.values())
 
 
-def pace_key(graph: Graph, model: Model, steps: int) -> str:
+def pace_key(graph: Graph, model: Model, steps: int) -> str | None:
     """Returns what runs of equal length have in common, to tell a run's time by those before it.
 
     That is the device, the model with its format, what its loader is set to, the nodes between
-    loader and sampler, and whether there are steps to skip.
+    loader and sampler, and whether there are steps to skip. None where links decide some of it.
 
     Args:
         graph: the workflow.
         model: found in it.
-        steps: of the run.
+        steps: that run.
 
     Raises:
         SettingsError: as `device_of`.
     """
+    if wanted(graph, model) is None:
+        return None
     label = model.info.label.replace(", high noise", "").replace(", low noise", "")
     loader = model.output.node_id
-    settings = [f"{name} {graph.inputs(loader).get(name, AUTO)}" for name in SETTINGS]
-    memory = graph.link(loader, "memory")
-    if memory is not None:
-        settings.append(f"memory {graph.values(memory.node_id)}")
     between = [f"{kind} {values}" if kind in PACED else kind for kind, values in model.way[:-1]]
+    known = [values for kind, values in model.way[:-1] if kind in PACED]
+    if is_ours(graph, model):
+        how = ", ".join(f"{name} {graph.value(loader, name, AUTO)}" for name in SETTINGS)
+        memory = graph.link(loader, "memory")
+        if memory is not None:
+            known.append(graph.values(memory.node_id))
+            how += f", memory {known[-1]}"
+    else:
+        known.append(graph.values(loader))
+        how = f"{graph.kind(loader)} {known[-1]}"
+    if None in known:
+        return None
     if StepCacheSettings().why_off(steps, guidance_scale=1):
         between.append("few steps")
-    device = runtime.device_name(device_of(graph, model))
-    how = ", ".join(settings)
-    if not is_ours(graph, model):
-        how = f"{graph.kind(loader)} {graph.values(loader)}"
-    return " | ".join([device, label, how, *between])
+    return " | ".join([runtime.device_name(device_of(graph, model)), label, how, *between])

@@ -1,5 +1,6 @@
 """The sampler over both experts."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -106,10 +107,11 @@ class WanDuetMoESampler(io.ComfyNode):
         runtime.show(cls.hidden.unique_id, text)
         guider = run.guider(chosen, start, heading=text)
         guider.set_conds(positive, negative)
+        keys = _pace_keys(run, max(0, len(sigmas) - 1))
         chosen_sampler = samplers.make_sampler(chosen.sampler)
         with_noise = add_noise == "enable"
         result, report, watch = _run(guider, chosen_sampler, sigmas, latent_image, seed, with_noise)
-        _remember_paces(guider, watch, run, latent_image, chosen.steps)
+        _remember_paces(guider, watch, keys, latent_image["samples"].shape)
         record = {
             "model": high.label,
             **asdict(chosen),
@@ -139,22 +141,31 @@ def _run(
     return result, "\n".join([*watch.report(), *said]), watch
 
 
+def _pace_keys(run: SamplerModels, steps: int) -> dict[str, str]:
+    """Returns what the times of a run's inputs are kept under, where that is known before it."""
+    if run.prompt is None or run.node_id is None:
+        return {}
+    graph, keys = Graph(run.prompt), {}
+    for name in ("model_high", "model_low"):
+        model = find_model(graph, describe_file, run.node_id, name)
+        key = None if model is None else pace_key(graph, model, steps)
+        if key is not None:
+            keys[name] = key
+    return keys
+
+
 def _remember_paces(
-    guider: MoEGuider, watch: RunWatch, run: SamplerModels, latent: Any, steps: int
+    guider: MoEGuider, watch: RunWatch, keys: dict[str, str], shape: Sequence[int]
 ) -> None:
     """Keeps the time of a forward pass of each expert for the next run's plan."""
-    if run.prompt is None or run.node_id is None:
-        return
-    graph, pace = Graph(run.prompt), watch.settled_pace()
-    shape = latent["samples"].shape
+    pace = watch.settled_pace()
     tokens = shape[2] * ((shape[3] + 1) // 2) * ((shape[4] + 1) // 2)
     for expert in guider.experts:
-        name = "model_low" if expert.name == "low" else "model_high"
-        model = find_model(graph, describe_file, run.node_id, name)
-        if model is None or expert.name == "start" or expert.name not in pace:
+        key = keys.get("model_low" if expert.name == "low" else "model_high")
+        if key is None or expert.name == "start" or expert.name not in pace:
             continue
         seconds = pace[expert.name] / expert.passes / shape[0]
-        run_pace.remember(run_pace.Passes(pace_key(graph, model, steps), tokens, seconds))
+        run_pace.remember(run_pace.Passes(key, tokens, seconds))
 
 
 def _note_in_metadata(metadata: Any, node_id: str | None, record: dict[str, Any]) -> None:

@@ -18,7 +18,9 @@ from ._comfy.model.precision_choice import precision_at
 from ._comfy.sampling import samplers
 from ._comfy.sampling.run_watch import GIB, clock
 from .loader_settings import (
+    CORES_WINDOWS,
     STEP_CACHE,
+    WINDOWS,
     Place,
     by_place,
     is_ours,
@@ -59,14 +61,15 @@ def plan_lines(prompt: dict[str, Any], node_id: str) -> list[str]:
         places = by_place(graph, models)
     except WanError as error:
         return [*lines, str(error)]
-    lines += _kernels(graph, places, size, chosen)
+    steps = _running_steps(graph, node_id, chosen.steps)
+    lines += _kernels(graph, places, size, (len(steps), chosen.cfg_high))
     if size is None:
         return lines
     official = models[0].official
     length = 4 * (size.frames - 1) + 1
     lines.append(f"{length / official.fps:.1f} s of video, {size.tokens} tokens")
     lines.append(_memory(graph, places, size))
-    return [*lines, _time(graph, node_id, models, size, chosen)]
+    return [*lines, _time(graph, node_id, models, size, chosen, steps)]
 
 
 def settings_of(
@@ -107,11 +110,25 @@ def automatic(prompt: dict[str, Any], node_id: str) -> dict[str, Any] | None:
     return {**asdict(chosen), "why": why}
 
 
+def _running_steps(graph: Graph, node_id: str, steps: int) -> range:
+    """Returns which steps of a schedule run, as `trim_steps` takes them."""
+    start = int(graph.number(node_id, "start_at_step") or 0)
+    end = graph.number(node_id, "end_at_step")
+    return range(start, steps if end is None else min(int(end), steps))
+
+
 def _kernels(
-    graph: Graph, places: Sequence[Place], size: LatentSize | None, chosen: Settings
+    graph: Graph, places: Sequence[Place], size: LatentSize | None, run: tuple[int, float]
 ) -> list[str]:
-    """Returns how models compute, once for those of which the same is to be said."""
-    found = [_how(graph, place, size, chosen) for place in places]
+    """Returns how models compute, once for those of which the same is to be said.
+
+    Args:
+        graph: the workflow.
+        places: where they run.
+        size: of the video, if it is known.
+        run: its steps, and the guidance scale.
+    """
+    found = [_how(graph, place, size, run) for place in places]
     if all(lines == found[0] for lines in found):
         return found[0]
     return [
@@ -121,7 +138,7 @@ def _kernels(
     ]
 
 
-def _how(graph: Graph, place: Place, size: LatentSize | None, chosen: Settings) -> list[str]:
+def _how(graph: Graph, place: Place, size: LatentSize | None, run: tuple[int, float]) -> list[str]:
     """Returns the same of models of one loader on one device."""
     models = place.models
     if not is_ours(graph, models[0]):
@@ -136,10 +153,12 @@ def _how(graph: Graph, place: Place, size: LatentSize | None, chosen: Settings) 
     tier = asked.tier
     speed = [] if tier is None else [f"speed: {tier.name}"]
     lines = ["; ".join([*found.matmuls, found.attention, *speed])]
-    if size is not None:
+    between = {kind for model in models for kind, _ in model.way}
+    in_windows = not between.isdisjoint((WINDOWS, *CORES_WINDOWS))
+    if size is not None and not in_windows:  # attention sees a window's tokens
         lines += said_of_few_tokens(found.attend, size.tokens)
-    if not any(kind == STEP_CACHE for model in models for kind, _ in model.way):
-        lines += nothing_skipped(tier, chosen.steps, chosen.cfg_high)
+    if STEP_CACHE not in between:
+        lines += nothing_skipped(tier, *run, in_windows=in_windows)
     return lines
 
 
@@ -175,6 +194,8 @@ def _memory(graph: Graph, places: Sequence[Place], size: LatentSize) -> str:
 
     Of two devices it is that of the one where more is needed.
     """
+    if any(wanted(graph, model) is None for place in places for model in place.models):
+        return "Predicted peak: known when the loader runs"
     most = max(places, key=lambda place: max(model.info.bytes for model in place.models))
     device = most.device
     models = [model for place in places if place.device == device for model in place.models]
@@ -201,29 +222,34 @@ def _memory(graph: Graph, places: Sequence[Place], size: LatentSize) -> str:
 
 
 def _time(
-    graph: Graph, node_id: str, models: list[Model], size: LatentSize, chosen: Settings
+    graph: Graph,
+    node_id: str,
+    models: list[Model],
+    size: LatentSize,
+    chosen: Settings,
+    steps: range,
 ) -> str:
-    keys = [pace_key(graph, model, chosen.steps) for model in models]
-    known = [run_pace.expected_seconds(key, size.tokens) for key in keys]
+    keys = [pace_key(graph, model, len(steps)) for model in models]
+    if None in keys:
+        return "Predicted time: not known, since links set how the model is loaded or run"
+    known = [run_pace.expected_seconds(key, size.tokens) for key in keys if key is not None]
     some = next((seconds for seconds in known if seconds is not None), None)
     if some is None:
         return "Predicted time: known after the first run of this model with these settings here"
     seconds = (known[0] or some, known[-1] or some)
-    passes = zip(_passes(graph, node_id, chosen), seconds, strict=True)
+    passes = zip(_passes(graph, node_id, chosen, steps), seconds, strict=True)
     parts = [(count * least, count * most) for count, (least, most) in passes]
     least, most = (sum(part) for part in zip(*parts, strict=True))
     return f"Predicted time: {clock(least)} to {clock(most)}"
 
 
-def _passes(graph: Graph, node_id: str, chosen: Settings) -> tuple[int, int]:
+def _passes(graph: Graph, node_id: str, chosen: Settings, steps: range) -> tuple[int, int]:
     """Returns the forward passes of each expert: two in a step with guidance."""
-    steps, shift = chosen.steps, chosen.shift
-    sigmas = samplers.make_schedule("unipc", "wan", steps, shift, 1.0, chosen.levels)
+    whole, shift = chosen.steps, chosen.shift
+    sigmas = samplers.make_schedule("unipc", "wan", whole, shift, 1.0, chosen.levels)
     alone = not graph.given(node_id, "model_low")
     plan = ExpertPlan.of(sigmas, 0.0 if alone else chosen.boundary, chosen.start_steps)
     high = [*[chosen.cfg_start] * plan.steps_start, *[chosen.cfg_high] * plan.steps_high]
     scales = [*high, *[chosen.cfg_low] * plan.steps_low]
-    start = int(graph.number(node_id, "start_at_step") or 0)
-    end = int(graph.number(node_id, "end_at_step") or len(scales))
-    passes = [1 if scale == 1 else 2 for scale in scales]
-    return sum(passes[: len(high)][start:end]), sum(passes[max(start, len(high)) : end])
+    passes = [(1 if scale == 1 else 2) * (step in steps) for step, scale in enumerate(scales)]
+    return sum(passes[: len(high)]), sum(passes[len(high) :])

@@ -8,7 +8,7 @@ from ..wan_model.sampling import StepCacheSettings
 from ._comfy.model import facts
 from ._comfy.model.computing import Computing
 from ._comfy.model.load_models import SPEED
-from ._comfy.sampling.step_cache_wrappers import with_step_cache
+from ._comfy.sampling.step_cache_wrappers import IN_WINDOWS, with_step_cache
 
 
 def at_tier(tier: Tier | None, model: Any) -> Any:
@@ -32,9 +32,12 @@ def said_of(tier: Tier | None, found: Iterable[Computing]) -> list[str]:
     ]
 
 
-def nothing_skipped(tier: Tier | None, steps: int, guidance_scale: float) -> list[str]:
+def nothing_skipped(
+    tier: Tier | None, steps: int, guidance_scale: float, *, in_windows: bool
+) -> list[str]:
     """Returns why the tier's step cache will skip nothing in a run, if that is so."""
     if tier is None or tier.cache_threshold is None:
         return []
     reason = StepCacheSettings(threshold=tier.cache_threshold).why_off(steps, guidance_scale)
+    reason = IN_WINDOWS if in_windows else reason
     return [f"No step is skipped: {reason}"] if reason else []

@@ -1,6 +1,7 @@
 """Memory of the computer: what a container allows, the signs that it is full, giving it back."""
 
 import ctypes
+import errno
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,11 @@ UNLIMITED = 1 << 60
 
 ROOT = Path("/")
 
-FULL = ("allocate memory", "not enough memory", "can't start new thread")
-"""What PyTorch's messages say on Linux and on Windows, and Python's, whose threads need some."""
+FULL = ("allocate memory", "not enough memory", "os error 1455)", "error code: <1455>")
+"""What messages of PyTorch and safetensors say on Linux and on Windows, there in any language."""
+
+FULL_ON_WINDOWS = (8, 1455)
+"""Windows' own numbers: no memory, and no room in the file that it pages memory to."""
 
 
 def available_bytes(root: Path = ROOT) -> int:
@@ -80,9 +84,12 @@ def _room(folder: Path, limit: str, usage: str, cache: str) -> int | None:
 def is_full(error: BaseException) -> bool:
     """Whether an error means that the system gives no more memory; a GPU's is another one.
 
-    PyTorch has no type of its own for it.
+    PyTorch has no type of its own for it, nor has safetensors, whose errors have no number.
     """
-    if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, RuntimeError):
+    if isinstance(error, OSError) and error.errno is not None:
+        number = getattr(error, "winerror", None)
+        return error.errno == errno.ENOMEM or number in FULL_ON_WINDOWS
+    if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, RuntimeError | OSError):
         return isinstance(error, MemoryError)
     return any(text in str(error) for text in FULL)
 

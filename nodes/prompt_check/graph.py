@@ -9,6 +9,8 @@ MAX_CHAIN = 100
 
 MODEL_INPUTS = ("model", "model_high", "model1")
 LOW = "model_low"
+VAE = "vae"
+"""What shares GPUs with a MODEL, and changes nothing of it."""
 LOW_OUTPUT = 1
 
 Lazy = Callable[[str], Collection[str]]
@@ -60,7 +62,7 @@ class Graph:
     def values(self, node_id: str) -> str | None:
         """Returns all of a node's own values, to be compared; None if a link decides more."""
         inputs = self.inputs(node_id).items()
-        if any(isinstance(v, list) and name not in (*MODEL_INPUTS, LOW) for name, v in inputs):
+        if any(isinstance(v, list) and name not in (*MODEL_INPUTS, LOW, VAE) for name, v in inputs):
             return None
         return str(sorted((name, v) for name, v in inputs if not isinstance(v, list)))
 

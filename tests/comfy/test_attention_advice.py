@@ -56,3 +56,11 @@ def test_a_plan_names_the_kernel_that_is_remembered(choice: Any, monkeypatch: py
     with pytest.raises(ValueError, match="Got 'sage', which "):
         planned("sage", cuda)
     assert "slower: kitchen_sol is missing" in planned("auto", cuda, trained_sparse=True)
+
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(choice, "measure", full)
+    for name in ("auto", "auto_fast"):
+        said = choice.choose(name, cuda, torch.bfloat16)[1]
+        assert said == f"attention: {name} chooses sdpa: {choice.NO_ROOM}"

@@ -1,5 +1,6 @@
 """The one place where the library's errors become the editor's; all others pass untouched."""
 
+import errno
 import importlib
 import sys
 from types import ModuleType
@@ -65,7 +66,10 @@ def test_limits_of_memory_are_said_to_be_inputs_of_a_node(report: Any, errors: A
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory"),
         RuntimeError("unable to mmap 9 bytes from file <a>: Cannot allocate memory (12)"),
-        RuntimeError("can't start new thread"),
+        RuntimeError("Couldn't map view of shared file <a>, error code: <1455>"),
+        OSError("The paging file is too small for this operation to complete. (os error 1455)"),
+        OSError("Cannot allocate memory (os error 12)"),
+        OSError(errno.ENOMEM, "a text in another language"),
     ],
 )
 def test_a_full_memory_is_said_so_wherever_it_shows(report: Any, error: Exception):
@@ -86,6 +90,8 @@ class Interrupted(BaseException):
     [
         torch.OutOfMemoryError("Tried to allocate memory"),
         RuntimeError("a shape"),
+        RuntimeError("can't start new thread"),  # mostly the limit of processes
+        FileNotFoundError(errno.ENOENT, "No such file", "not enough memory.png"),
         Interrupted(),
         KeyError("x"),
         ValueError("y"),

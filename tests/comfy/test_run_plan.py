@@ -48,14 +48,17 @@ def test_plan_before_and_after_the_first_run(comfy_server: ComfyServer):
     assert before[5].startswith("Predicted time: ")
 
     times = comfy_server.base / "user" / "wanduet" / "paces.json"
-    if times.exists():  # a damaged one is as none, before a run and after it
-        times.write_text(json.dumps(dict.fromkeys(json.loads(times.read_text()), 5)))
-        assert plan(comfy_server, prompt(201))[5].startswith("Predicted time: known after")
+    times.parent.mkdir(parents=True, exist_ok=True)
+    damaged = [[0, 1], ["a", 1], [36, float("nan")], [36]]  # as none, before a run and after it
+    times.write_text(json.dumps({"a": damaged, "b": 5}))
+    assert plan(comfy_server, prompt(201))[5].startswith("Predicted time: known after")
     result = comfy_server.run(prompt(201))
     assert result.status == "success", result.error
     after = plan(comfy_server, prompt(201))
     assert after[:5] == before[:5]
     assert " s to " in after[5]
+    times.write_text(json.dumps(dict.fromkeys(json.loads(times.read_text()), damaged)))
+    assert plan(comfy_server, prompt(201))[5].startswith("Predicted time: known after")
 
     faster = plan(comfy_server, {**prompt(201), **experts(T2V, speed="fastest", attention="auto")})
     assert faster[2] == (
@@ -87,8 +90,32 @@ def test_a_plan_says_what_each_loader_will_do(comfy_server: ComfyServer):
     assert plan(comfy_server, prompt(201) | pair)[-1].startswith("This computer has no such device")
     pair = experts(T2V, attention="sage")
     assert "Got 'sage', which needs an NVIDIA GPU" in plan(comfy_server, prompt(201) | pair)[2]
-    pair = experts(T2V, speed=("elsewhere", 0))
-    assert "known when the loader runs" in plan(comfy_server, prompt(201) | pair)[2]
+    for linked in ("speed", "device_low"):
+        lines = plan(comfy_server, prompt(201) | experts(T2V, **{linked: ("elsewhere", 0)}))
+        assert lines[2] == "Precision and attention: known when the loader runs"
+        assert lines[-2] == "Predicted peak: known when the loader runs"
+        assert lines[-1].startswith("Predicted time: not known, since links ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "said"),
+    [
+        ("WanDuetContextWindows", {"window_length": 81}, "known after"),
+        ("WanDuetContextWindows", {"window_length": ("elsewhere", 0)}, "not known"),
+        ("WanDuetDistribute", {"gpus": 2, "vae": ("vae", 0)}, "known after"),
+    ],
+)
+def test_a_plan_heeds_what_lies_behind_the_loader(
+    comfy_server: ComfyServer, kind: str, values: dict[str, Any], said: str
+):
+    links = {"model_high": ("experts", 0), "model_low": ("experts", 1)}
+    behind = {"behind": node(kind, **links, **values)}
+    run = {"steps": 20, "start_at_step": 15, "end_at_step": 19}
+    sampler = moe_sampler(seed=1, model_high=("behind", 0), model_low=("behind", 1), **run)
+    lines = plan(comfy_server, prompt(1) | experts(T2V, speed="fastest") | behind | sampler)
+    reason = "context windows run " if "Windows" in kind else "a run of 4 steps has none to spare"
+    assert any(line.startswith(f"No step is skipped: {reason}") for line in lines)
+    assert lines[-1].startswith(f"Predicted time: {said}")
 
 
 def test_report_and_values_stay_with_the_run(comfy_server: ComfyServer):

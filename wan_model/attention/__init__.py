@@ -6,6 +6,7 @@ from .backend import AttentionFn, Backend, Constraints, Platform
 from .guarded import FirstPasses, Guarded, copies_of, guarded, name_of, try_again
 from .kernel_timing import measure
 from .registry import (
+    NO_ROOM,
     WAITING,
     BackendStatus,
     Measure,
@@ -20,6 +21,7 @@ from .sol import SparseSchedule
 __all__ = [
     "FAST_MAX_ERROR",
     "MAX_ERROR",
+    "NO_ROOM",
     "WAITING",
     "Advice",
     "AttentionFn",

@@ -43,6 +43,9 @@ BACKENDS: tuple[Backend, ...] = (
 WAITING = "until the backends are compared, when 'auto' is first used"
 """End of the status of "auto" where nothing has been measured yet."""
 
+NO_ROOM = "too little memory is free to compare backends"
+"""The same where it could not be measured."""
+
 AUTO_LABEL = "The fastest of the backends that are as exact as 16 bit allows"
 
 
@@ -202,10 +205,14 @@ def explain(
     memory: Path | None = None,
     max_error: float = MAX_ERROR,
     platform: Platform | None = None,
+    measure: Measure | None = None,
 ) -> list[BackendStatus]:
-    """Returns what "auto" would choose, then every backend with its status. Measures nothing."""
+    """Returns what "auto" would choose, then every backend with its status.
+
+    Measures nothing unless told how, and then only what `memory` does not have.
+    """
     platform = platform or Platform.current()
-    choice = _auto(platform, memory, max_error, None, dtype)
+    choice = _auto(platform, memory, max_error, measure, dtype)
     return [
         BackendStatus("auto", AUTO_LABEL, f"chooses {choice.name}: {choice.why}"),
         *(BackendStatus(b.name, b.label, _status(b, platform)) for b in BACKENDS),
@@ -260,7 +267,7 @@ def _auto(
         try:
             measurements = measure(functions, dtype)
         except torch.OutOfMemoryError:
-            return Choice(DEFAULT, "too little memory is free to compare backends")
+            return Choice(DEFAULT, NO_ROOM)
         remember(memory, key, measurements)
     return choose([m for m in measurements if m.name in functions], max_error)
 

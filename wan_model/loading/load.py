@@ -258,7 +258,7 @@ def _fill(
     read = Reader()
     try:
         _put_tensors(model, checkpoint, read, device, kept_dtype, policy, matmul)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, OSError) as error:
         if not is_full(error):
             raise
         # Whoever keeps the error shall not keep what has been loaded.

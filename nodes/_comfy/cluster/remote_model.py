@@ -96,27 +96,31 @@ def _source(models: Sequence[Any], labels: Sequence[str]) -> Source:
                 "auto_fast, need one kernel for all steps. Choose another attention at the "
                 "loader by name; on auto, its speed 'fast' or 'fastest' chooses these."
             )
-    precision, limits = models[0].get_attachment(LOADED_WITH)
-    dit = models[0].model.diffusion_model
-    alike = {
-        (m.get_attachment(LOADED_WITH), name_of(m.model.diffusion_model.attend)) for m in models
-    }
-    if len(alike) > 1:
+    if len({_how(model) for model in models}) > 1:
         raise PairingError(
             "Both experts run alike where they are distributed. Got a precision, an attention or "
             "limits of memory that differ, need the same for both. Load them with one 'Wan 2.2 "
             "Load 14B Experts' whose devices are auto."
         )
+    precision, limits, dtype, attention = _how(models[0])
+    dit = models[0].model.diffusion_model
     return Source(
         files=tuple(str(model.get_attachment(CHECKPOINT).path) for model in models),
         labels=tuple(labels),
-        dtype=str(dit.precision.compute_dtype).removeprefix("torch."),
+        dtype=str(dtype).removeprefix("torch."),
         weights=weights_of(precision),
-        attention=name_of(dit.attend),
-        limits=limits or Limits(),
+        attention=attention,
+        limits=limits,
         folder=str(cache_folder() / CONVERTED) if precision in QUANTIZED else "",
         heads=dit.config.num_heads,
     )
+
+
+def _how(model: Any) -> tuple[str, Limits, torch.dtype, str]:
+    """Returns how a MODEL runs: precision as it was asked for, limits, dtype and attention."""
+    precision, limits = model.get_attachment(LOADED_WITH)
+    dit = model.model.diffusion_model
+    return precision, limits or Limits(), dit.precision.compute_dtype, name_of(dit.attend)
 
 
 def _remote(model: Any, pool: RemotePool, expert: int) -> Any:

@@ -1,11 +1,13 @@
 """Which attention kernel a model gets on this machine."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ....wan_model.attention import (
     FAST_MAX_ERROR,
+    NO_ROOM,
     WAITING,
     AttentionFn,
     Measure,
@@ -92,7 +94,8 @@ def _choose(
     function = resolve(name, dtype=dtype, memory=memory, measure=measuring)
     if name != "auto":
         return function, f"attention: {name}"
-    return function, f"attention: auto {explain(dtype=dtype, memory=memory)[0].status}"
+    chosen = explain(dtype=dtype, memory=memory, measure=measuring)[0].status
+    return function, f"attention: auto {chosen}"
 
 
 def _choose_trained(
@@ -119,7 +122,7 @@ def _choose_sparse(
     dtype: torch.dtype, memory: Path, measuring: Measure | None
 ) -> tuple[AttentionFn, str]:
     schedule = resolve_sparse(dtype, memory=memory, measure=measuring)
-    dense = explain(dtype=dtype, memory=memory)[0].status
+    dense = explain(dtype=dtype, memory=memory, measure=measuring)[0].status
     return schedule, (
         f"attention: {SPARSE.name} in the last {1 - schedule.dense_part:.0%} of the steps, without "
         f"the first layer, above {schedule.min_tokens} tokens. Elsewhere, auto {dense}"
@@ -130,14 +133,15 @@ def _choose_fast(
     dtype: torch.dtype, memory: Path, measuring: Measure | None
 ) -> tuple[AttentionFn, str]:
     function = resolve_fast(dtype, memory=memory, measure=measuring)
-    exact = f"auto {explain(dtype=dtype, memory=memory)[0].status}"
-    fast = explain(dtype=dtype, memory=memory, max_error=FAST_MAX_ERROR)[0].status
+    known: Any = {"dtype": dtype, "memory": memory, "measure": measuring}
+    exact = f"auto {explain(**known)[0].status}"
+    fast = explain(**known, max_error=FAST_MAX_ERROR)[0].status
     if isinstance(function, SparseSchedule):
         return function, (
             f"attention: in the last {1 - function.dense_part:.0%} of the steps {FAST} {fast}. "
             f"Before, {exact}"
         )
-    if fast.endswith(WAITING):
+    if fast.endswith((WAITING, NO_ROOM)):
         return function, f"attention: {FAST} {fast}"
     return function, f"attention: {exact}; no 8-bit kernel is faster here"
 

@@ -20,6 +20,9 @@ from ..host import runtime
 KEY = "wanduet.step_cache"
 """Of the wrappers on a MODEL, and of the running cache in model options."""
 
+IN_WINDOWS = "context windows run the model on another part of the video each time"
+"""Why nothing is reused there."""
+
 
 @dataclass(frozen=True)
 class StepCaching:
@@ -48,7 +51,7 @@ class StepCaching:
         options = guider.model_options
         reason = self.settings.why_off(len(sigmas) - 1, guider.cfg)
         if options.get("context_handler") is not None:
-            reason = "context windows run the model on another part of the video each time"
+            reason = IN_WINDOWS
         if reason:
             if self.node_id is not None:
                 self._show(f"nothing is skipped: {reason}")

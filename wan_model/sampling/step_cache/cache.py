@@ -98,10 +98,7 @@ class StepCacheSettings:
     def why_off(self, steps: int, guidance_scale: float) -> str:
         """Returns why nothing would be reused in a run; empty if something may be."""
         if steps < MIN_STEPS:
-            return (
-                f"a run of {steps} steps has none to spare (distilled models take 4 to 8), from "
-                f"{MIN_STEPS} on it is used"
-            )
+            return f"a run of {steps} steps has none to spare; from {MIN_STEPS} steps on some are"
         if self.method == "cfg" and guidance_scale == 1:
             return "at cfg 1 the negative prompt is not computed anyway"
         return ""
