@@ -62,6 +62,9 @@ def main() -> int:
         "WANDUET_COMFYUI_PACKAGES": str(PACKAGES),
         "WANDUET_NEWEST_FRONTEND": str(FRONTEND / "comfyui_frontend_package" / "static"),
         "PATH": str(PYTHON.parent) + os.pathsep + os.environ.get("PATH", ""),
+        # Tests start Python a hundred times. Packages that pip did not compile are compiled once.
+        "PYTHONPYCACHEPREFIX": str(VENV / "bytecode"),
+        "PYTHONDONTWRITEBYTECODE": "",
     }
     if arguments.action == "test":
         # On tensors of toy size more threads cost more than they give.
@@ -72,9 +75,9 @@ def main() -> int:
         for command in first
     ]
     codes = [subprocess.run(last, cwd=ROOT, env=environment, check=False).returncode]
-    for process in beside:
+    for command, process in zip(first, beside, strict=True):
         said, _ = process.communicate()
-        say(f"{' '.join(process.args[2:])}\n{said}")
+        say(f"{' '.join(command[2:])}\n{said}")
         codes.append(process.returncode)
     return next((code for code in codes if code), 0)
 

@@ -173,15 +173,18 @@ def server_environment() -> dict[str, str]:
     environment, where a CPU build of torch makes it unusable for other packages.
     """
     packages = os.environ.get("WANDUET_COMFYUI_PACKAGES", "")
+    temporary = Path(tempfile.gettempdir())
     paths = [path for path in (packages, os.environ.get("PYTHONPATH", "")) if path]
     return {
         **(GPU_ENVIRONMENT if on_gpu() else {}),
         "PYTHONPATH": os.pathsep.join(paths),
-        "PYTHONDONTWRITEBYTECODE": "1",
+        # Beside no source file, and not compiled anew by every server.
+        "PYTHONPYCACHEPREFIX": sys.pycache_prefix or str(temporary / "wanduet_tests_bytecode"),
+        "PYTHONDONTWRITEBYTECODE": "",
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
         # Each server has a user folder of its own, where graphs would be compiled anew.
-        "TORCHINDUCTOR_CACHE_DIR": str(Path(tempfile.gettempdir()) / "wanduet_tests_inductor"),
+        "TORCHINDUCTOR_CACHE_DIR": str(temporary / "wanduet_tests_inductor"),
     }
 
 

@@ -1,6 +1,5 @@
 """The nodes as ComfyUI shows them: a frozen contract, tooltips, a quick import."""
 
-import compileall
 import copy
 import os
 import subprocess
@@ -82,11 +81,11 @@ def test_every_node_is_found_by_what_people_type(object_info: dict[str, Any]):
 def test_importing_the_pack_is_quick(comfyui: Path, tmp_path: Path):
     script = Path(__file__).with_name("measure_import.py")
     pack = install_pack(tmp_path)
-    compileall.compile_dir(pack, quiet=1)  # as after the first start of a real server
     command = [sys.executable, str(script), str(comfyui), str(pack)]
     environment = os.environ | server_environment()
     seconds: list[float] = []
-    while len(seconds) < 2 and min(seconds, default=1.0) >= MAX_IMPORT_SECONDS:
+    # The first start compiles the sources.
+    while len(seconds) < 4 and min(seconds, default=1.0) >= MAX_IMPORT_SECONDS:
         output = subprocess.check_output(command, env=environment, cwd=tmp_path, text=True)
         seconds.append(float(output))
     assert min(seconds) < MAX_IMPORT_SECONDS, seconds
