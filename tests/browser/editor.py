@@ -105,7 +105,7 @@ class Editor:
 
     def settle(self) -> None:
         """Waits until changes have been drawn, and our routes have answered."""
-        self.call("settle")
+        self.call("settle", LONGEST_WAIT)
 
     def clear(self) -> None:
         """Empties the graph."""

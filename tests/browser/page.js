@@ -7,8 +7,12 @@ window.wanduetTest = {
   // Waits until changes have been drawn and our routes have answered all that was asked. Counted
   // here and not by the network's events, which a busy machine delivers before or after the page
   // has read the answer.
-  async settle() {
-    for (let quiet = 0; quiet < 4; quiet = this.asked ? 0 : quiet + 1) await this.frames(1);
+  async settle(longest) {
+    const limit = performance.now() + longest;
+    for (let quiet = 0; quiet < 4; quiet = this.asked ? 0 : quiet + 1) {
+      if (performance.now() > limit) throw new Error(`${this.asked} questions have no answer.`);
+      await this.frames(1);
+    }
   },
 
   asked: 0,
