@@ -29,8 +29,9 @@ def start(spec: ComfySpec, slot: int, host: str) -> "subprocess.Popen[bytes]":
 
 def wait(child: "subprocess.Popen[bytes]", spec: ComfySpec, slot: int) -> int:
     """Returns a ComfyUI's code once it has ended."""
+    short = True
     while True:
         try:
             return child.wait(LOOK_SECONDS)
         except subprocess.TimeoutExpired:
-            shorten_while_written(spec.log(slot))
+            short = shorten_while_written(spec.log(slot), quiet=not short)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ HEARTBEAT_SECONDS = 30.0
 """How often a quiet connection is tried."""
 
 STEADY_SECONDS = 60.0
-"""Who has lived for so long is started again at once."""
+"""Who was ready for so long is started again at once."""
 
 LONGEST_PAUSE = 60.0
 
@@ -47,6 +48,8 @@ class Slot:
     number: int
     state: str = "starting"
     lives: int = 0
+    ready_since: float = math.inf
+    """By the monotonic clock; a start that takes long is no steady life."""
 
 
 class Crew:
@@ -92,8 +95,8 @@ class Crew:
         """Has a ComfyUI in a slot, for ever."""
         failures = 0
         while True:
-            began = time.monotonic()
             slot.lives += 1
+            slot.ready_since = math.inf
             try:
                 how = await self._live(slot)
             except (FarmError, OSError) as error:
@@ -102,7 +105,8 @@ class Crew:
                 logger.exception("Worker %d could not be started.", slot.number)
                 how = repr(error)
             slot.state = f"ended: {how}"
-            failures = 0 if time.monotonic() - began > STEADY_SECONDS else failures + 1
+            steady = time.monotonic() - slot.ready_since > STEADY_SECONDS
+            failures = 0 if steady else failures + 1
             if failures >= MOST_FAILURES:
                 self._farm.expected.discard(slot.number)
                 self._farm.changed()
@@ -133,9 +137,11 @@ class Crew:
         finally:
             work.cancel()
             end.cancel()
-            await self._farm.lost(worker, how)
-            await process.end()
-            self._processes.pop(slot.number, None)
+            try:
+                await process.end()  # first: what it runs is about to run again somewhere else
+            finally:
+                await self._farm.lost(worker, how)
+                self._processes.pop(slot.number, None)
 
     async def _work(self, slot: Slot, worker: Worker) -> None:
         """Adds a worker to the farm once it answers, and watches it."""
@@ -147,7 +153,7 @@ class Crew:
         await self._farm.clients.add_worker(worker)
         self._farm.expected.add(slot.number)
         self._farm.joined(worker)
-        slot.state = "ready"
+        slot.state, slot.ready_since = "ready", time.monotonic()
         logger.info("Worker %d is ready: %s", slot.number, worker.url)
         changed = asyncio.Event()
         await asyncio.gather(self._watch(worker, changed), self._survey(worker, changed))

@@ -93,8 +93,7 @@ class Front:
 
     async def post_prompt(self, request: web.Request) -> web.StreamResponse:
         """Queues a prompt."""
-        body = await questions.json_object(request)
-        questions.check_prompt(body)
+        body = questions.checked_prompt(await questions.json_object(request))
         status, answer = await self._farm.queue(body)
         return web.json_response(answer, status=status)
 

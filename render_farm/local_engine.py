@@ -27,11 +27,12 @@ class LocalProcess:
 
     async def wait(self) -> str:
         """Waits until it has ended, and returns how."""
+        short = True
         while True:
             try:
                 return f"code {await asyncio.wait_for(self.child.wait(), LOOK_SECONDS)}"
             except asyncio.TimeoutError:
-                shorten_while_written(self.log)
+                short = shorten_while_written(self.log, quiet=not short)
 
     async def end(self) -> None:
         """Ends it, whatever it does."""

@@ -87,9 +87,9 @@ def text(body: Mapping[str, Any], name: str) -> str:
         WrongQuestionError: if it is something else.
     """
     value = body.get(name)
-    if value is not None and not isinstance(value, str):
+    if value is not None and not _is_text(value):
         refuse(name, value, "a text")
-    return value or ""
+    return "" if value is None else str(value)
 
 
 def texts(body: Mapping[str, Any], name: str) -> list[str]:
@@ -101,9 +101,14 @@ def texts(body: Mapping[str, Any], name: str) -> list[str]:
     value = body.get(name)
     if value is None:
         return []
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+    if not isinstance(value, list) or not all(map(_is_text, value)):
         refuse(name, value, "a list of texts")
-    return value
+    return [str(each) for each in value]
+
+
+def _is_text(value: Any) -> bool:
+    """Numbers, too: ComfyUI takes them for an id, and makes a text of it."""
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)
 
 
 def flag(body: Mapping[str, Any], name: str) -> bool:
@@ -118,8 +123,12 @@ def flag(body: Mapping[str, Any], name: str) -> bool:
     return bool(value)
 
 
-def check_prompt(body: Mapping[str, Any]) -> None:
-    """Refuses a prompt that a worker would not survive, or whose description nobody could read.
+def checked_prompt(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a request as workers can have it: ids are texts, and every node has its inputs.
+
+    A prompt that a worker would not survive, or whose description nobody could read, is refused.
+    A ComfyUI queues a node that has no inputs, not even empty ones, if no output needs it. Then
+    it stops at it, and runs nothing any more.
 
     Raises:
         WrongQuestionError: if it is one.
@@ -130,13 +139,14 @@ def check_prompt(body: Mapping[str, Any]) -> None:
     if not isinstance(nodes, dict):
         refuse("prompt", nodes, "the nodes of a workflow in API format, by their ids")
     for number, node in nodes.items():
-        if not isinstance(node, dict) or not isinstance(node.get("inputs", {}), dict):
+        if not isinstance(node, dict) or not isinstance(_inputs(node), dict):
             refuse(f"node {number}", node, "an object with 'class_type' and 'inputs'")
         if not isinstance(node.get("class_type", ""), str):
             refuse(f"class_type of node {number}", node["class_type"], "a text")
-    if (prompt_id := text(body, "prompt_id")) and not PROMPT_ID.fullmatch(prompt_id):
+    names = ("prompt_id", "client_id")
+    ids = {name: given for name in names if (given := text(body, name))}
+    if (prompt_id := ids.get("prompt_id")) and not PROMPT_ID.fullmatch(prompt_id):
         refuse("prompt_id", prompt_id, "up to 200 letters, digits, '-', '_', '.' or ':'")
-    text(body, "client_id")
     flag(body, "front")
     texts(body, "partial_execution_targets")
     extra = body.get("extra_data")
@@ -144,6 +154,13 @@ def check_prompt(body: Mapping[str, Any]) -> None:
         refuse("extra_data", extra, "an object")
     if "number" in body:
         _check_place(body["number"])
+    whole = {number: {**node, "inputs": _inputs(node)} for number, node in nodes.items()}
+    return {**body, **ids, "prompt": whole}
+
+
+def _inputs(node: Mapping[str, Any]) -> Any:
+    inputs = node.get("inputs")
+    return {} if inputs is None else inputs
 
 
 def _check_place(number: Any) -> None:

@@ -1,12 +1,14 @@
 """What workers do not share: a folder that is this user's alone, logs that do not grow for ever."""
 
+import logging
 import os
-import shutil
 import stat
 import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 MOST_LOG_BYTES = 16 << 20
 """Of a log and of the one before it."""
@@ -43,18 +45,34 @@ def claim(folder: Path) -> None:
         )
 
 
-def shorten(log: Path) -> None:
-    """Moves a log's text to a second file once there is too much of it.
+def shorten(log: Path, *, quiet: bool = False) -> bool:
+    """Moves the end of a log's text to a second file once there is too much of it.
 
-    The program that writes goes on in the same file. A line in between may get lost.
+    The program that writes goes on in the same file. A line in between may get lost. A log that
+    cannot be shortened, for instance on a full disk, stays as it is: no worker ends for that.
+
+    Args:
+        log: a worker's.
+        quiet: say nothing of a failure.
+
+    Returns:
+        Whether it is as short as it should be.
     """
-    with suppress(FileNotFoundError):  # nothing was written yet, or somebody has tidied up
+    try:
         if log.stat().st_size > MOST_LOG_BYTES:
-            shutil.copyfile(log, log.with_suffix(".old.log"))
+            with log.open("rb") as source, log.with_suffix(".old.log").open("wb") as kept:
+                source.seek(-MOST_LOG_BYTES, os.SEEK_END)
+                kept.write(source.read(MOST_LOG_BYTES))
             os.truncate(log, 0)
+    except FileNotFoundError:
+        return True  # nothing was written yet, or somebody has tidied up
+    except OSError as error:
+        if not quiet:
+            logger.warning("A worker's log cannot be shortened and goes on growing: %s", error)
+        return False
+    return True
 
 
-def shorten_while_written(log: Path) -> None:
+def shorten_while_written(log: Path, *, quiet: bool = False) -> bool:
     """Does the same while a program has it open, on systems where that writes at its end."""
-    if sys.platform != "win32":
-        shorten(log)
+    return sys.platform == "win32" or shorten(log, quiet=quiet)

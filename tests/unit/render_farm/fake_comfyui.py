@@ -38,6 +38,7 @@ class FakeComfyUI:
         """So many prompts arrive, but the connection breaks before the answer."""
         self.check_seconds = 0.0
         self._ended = asyncio.Event()
+        self._waited = asyncio.Event()
 
     async def start(self) -> None:
         app = web.Application()
@@ -58,14 +59,21 @@ class FakeComfyUI:
         self.port = self._runner.addresses[0][1]
 
     async def wait(self) -> str:
-        await self._ended.wait()
+        await self._waited.wait()
+        if not self._ended.is_set():
+            raise OSError("Nobody knows.")
         return "killed"
+
+    def hide(self) -> None:
+        """Goes on, but whoever waits for its end gets an error."""
+        self._waited.set()
 
     async def end(self) -> None:
         """Ends in the middle of whatever it does."""
         if self._ended.is_set():
             return
         self._ended.set()
+        self._waited.set()
         for task in self.running.values():
             task.cancel()
         self.running.clear()
@@ -126,7 +134,7 @@ class FakeComfyUI:
         await self.tell("execution_start", about, client)
         ending = "execution_success"
         try:
-            await asyncio.sleep(sum(node["inputs"]["seconds"] for node in prompt.values()))
+            await asyncio.sleep(sum(node["inputs"].get("seconds", 0) for node in prompt.values()))
             await self.tell("progress", about, client)
         except asyncio.CancelledError:
             if self._ended.is_set():

@@ -7,6 +7,8 @@ import pytest
 
 from render_farm import crew as crew_module
 from render_farm import worker as worker_module
+from render_farm.farm import Farm
+from render_farm.worker import Worker
 
 from .fake_comfyui import FakeEngine, in_own_loop
 from .test_farm import Person, idle, ready, running, tell, until
@@ -71,7 +73,10 @@ def test_the_only_worker_with_a_file_comes_back(monkeypatch: pytest.MonkeyPatch)
     tell(story)
 
 
-def test_nobody_waits_for_a_slot_that_does_not_start():
+def test_nobody_waits_for_a_slot_that_does_not_start(monkeypatch: pytest.MonkeyPatch):
+    """However long each start takes: only who was ready has lived."""
+    monkeypatch.setattr(crew_module, "STEADY_SECONDS", 0.0)
+
     async def story(person: Person, engine: FakeEngine) -> None:
         engine.files[2].add("two.gguf")
         _, answer = await person.post("/prompt", asking_for("two.gguf", 30))
@@ -165,6 +170,28 @@ def test_a_start_that_fails_is_tried_again():
             await ready(person, 1)
 
     in_own_loop(story())
+
+
+def test_what_runs_ends_before_it_runs_again(monkeypatch: pytest.MonkeyPatch):
+    """A worker that nobody can wait for may still be at work."""
+
+    async def story(person: Person, engine: FakeEngine) -> None:
+        first = engine.alive[1]
+        name = await person.queue(0.3)
+        await until(lambda: asyncio.sleep(0, name in first.running))
+        lost, running_then = Farm.lost, []
+
+        async def noting(farm: Farm, worker: Worker, how: str) -> None:
+            running_then.extend(first.running)
+            await lost(farm, worker, how)
+
+        monkeypatch.setattr(Farm, "lost", noting)
+        first.hide()
+        await idle(person)
+        assert (running_then, name in await person.get("/history")) == ([], True)
+        assert [each.started for each in engine.all] == [[name], [name]]
+
+    tell(story, 1)
 
 
 def test_a_download_that_breaks_off():

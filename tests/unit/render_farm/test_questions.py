@@ -1,5 +1,6 @@
 """Whatever clients send, it is answered in words, and the farm goes on."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from render_farm import crew as crew_module
 from render_farm.front import Front
 
 from .fake_comfyui import FakeEngine
-from .test_farm import Person, idle, tell
+from .test_farm import Person, idle, tell, until
 
 NODE = {"1": {"inputs": {"seconds": 0}}}
 
@@ -26,8 +27,8 @@ WRONG_BODIES: dict[str, list[Any]] = {
         {"prompt": None},
         *({"prompt": junk} for junk in (*JUNK[:3], {"1": 5}, {"1": {"inputs": []}})),
         {"prompt": {"1": {"class_type": ["x"]}}},
-        *({"prompt": NODE, "prompt_id": junk} for junk in (5, [], {}, "a/b", "..", "a?", "\ud800")),
-        *({"prompt": NODE, "client_id": junk} for junk in (5, ["a"], {})),
+        *({"prompt": NODE, "prompt_id": junk} for junk in ([], {}, "a/b", "..", "a?", "\ud800")),
+        *({"prompt": NODE, "client_id": junk} for junk in (True, ["a"], {})),
         *({"prompt": NODE, "extra_data": junk} for junk in (5, "x", [1])),
         *({"prompt": NODE, "partial_execution_targets": junk} for junk in (5, "1", [{}])),
         *({"prompt": NODE, "number": junk} for junk in ("x", [], None, 1e400)),
@@ -35,7 +36,7 @@ WRONG_BODIES: dict[str, list[Any]] = {
     ],
     "/queue": [{"delete": 5}, {"delete": "x"}, {"delete": [{}]}, {"clear": "false"}],
     "/history": [{"delete": 5}, {"delete": [[]]}, {"clear": [1]}],
-    "/interrupt": [{"prompt_id": 5}, {"client_id": {}}],
+    "/interrupt": [{"prompt_id": []}, {"client_id": {}}],
     "/free": [{"free_memory": "x"}, {"unload_models": {}}],
     "/api/jobs/cancel": [{"job_ids": 5}, {"job_ids": [{}]}, {"job_ids": "x"}],
 }
@@ -87,10 +88,33 @@ def test_no_route_trips():
             for where, what in asked:
                 status, text = await answer_of(person, method, where, **what)
                 assert status < 500, (where, what, text)
-        body = {"prompt": NODE, "extra_data": {"extra_pnginfo": [{"workflow": 1}]}, "number": "5"}
+        extra = {"extra_pnginfo": [{"workflow": 1}]}
+        body = {"prompt": NODE, "extra_data": extra, "number": "5", "prompt_id": "last"}
         assert (await person.post("/prompt", body))[0] == 200
         await idle(person)
-        assert len(await person.get("/history?max_items=-1&offset=0")) <= 1
-        assert engine.alive[1].started
+        history = await person.get("/history")
+        assert [record["outputs"] for record in history.values()] == [{"by": 1}]
+        assert engine.alive[1].started == list(history) == ["last"]
+        await person.get("/history?max_items=-1&offset=0")
+
+    tell(story, 1)
+
+
+def test_numbers_are_ids_and_a_node_may_lack_inputs():
+    async def story(person: Person, engine: FakeEngine) -> None:
+        listening = await person.listen("7")
+        for name, bare in enumerate(({}, {"inputs": None})):
+            nodes = {**NODE, "2": {**bare, "class_type": "x"}}
+            body = {"prompt": nodes, "prompt_id": name, "client_id": 7}
+            status, answer = await person.post("/prompt", body)
+            assert (status, answer.get("prompt_id")) == (200, str(name))
+        await idle(person)
+        history = await person.get("/history")
+        assert [record["prompt"][2]["2"]["inputs"] for record in history.values()] == [{}, {}]
+        await until(lambda: asyncio.sleep(0, person.about("execution_success") == ["0", "1"]))
+        assert (await person.post("/history", {"delete": [0]}))[0] == 200
+        assert list(await person.get("/history")) == ["1"]
+        assert engine.alive[1].started == ["0", "1"]
+        listening.cancel()
 
     tell(story, 1)
