@@ -42,7 +42,7 @@ matplotlib.
 
 Shipped weights learn the rich scenes by `import words text_encoder`, then their stages in any
 order, all with `--go-on`: each begins with its own weights, at lower rates, and of the VAEs the
-decoders alone are trained.
+decoders alone are trained. LoRAs do not go on: the lightning stages train them anew.
 
 To train a finished stage longer, delete its file in DIR/state and give `--init-from` its own name:
 it begins with its weights and a fresh schedule.
@@ -50,6 +50,7 @@ it begins with its weights and a fresh schedule.
 
 import argparse
 import logging
+import math
 from pathlib import Path
 
 import torch
@@ -79,7 +80,7 @@ def main() -> None:
     arguments = _parse(Recipe(), distillation)
     clips, pool = ClipRecipe(scenes=arguments.scenes), PoolRecipe(clips=arguments.pool)
     recipe = Recipe(clips=clips, pool=pool)
-    recipe = continued(recipe, arguments.go_on) if arguments.go_on else recipe
+    recipe = continued(recipe, arguments.go_on) if arguments.go_on is not None else recipe
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
@@ -151,12 +152,19 @@ def _parse(recipe: Recipe, distillation: Distillation) -> argparse.Namespace:
     parser.add_argument("--init-from", choices=stages, help="stage to begin with")
     parser.add_argument("--pool", type=int, default=PoolRecipe().clips, help="clips to train on")
     go_on = "stages begin with their own weights; RATE: times the learning rates"
-    parser.add_argument("--go-on", type=float, nargs="?", const=1.0, metavar="RATE", help=go_on)
+    parser.add_argument("--go-on", type=_rate, nargs="?", const=1.0, metavar="RATE", help=go_on)
     parser.add_argument("--scenes", choices=tuple(SAMPLERS), default=Recipe().clips.scenes)
     parser.add_argument("--stages", nargs="+", default=["t2v"], choices=tuple(recipe.dits))
     cuda = torch.cuda.is_available()
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
     return parser.parse_args()
+
+
+def _rate(text: str) -> float:
+    rate = float(text)
+    if not 0 < rate < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text}, need a number above 0")
+    return rate
 
 
 if __name__ == "__main__":

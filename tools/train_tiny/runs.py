@@ -59,7 +59,8 @@ def run_stage(
     elif name in recipe.vaes:
         stage = VaeStage(name, recipe, device, _compute_dtype(device))
         source = init_from or recipe.vaes[name].init_from
-        if source and not folder.state(name).is_file():
+        # The encoder of a VAE that goes on is not trained, so that no state has it.
+        if source and (recipe.vaes[name].init_from or not folder.state(name).is_file()):
             stage.model.load_state_dict(folder.read_weights(source))
     else:
         stage = open_dit_stage(name, recipe, folder, device)

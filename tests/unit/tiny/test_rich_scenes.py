@@ -90,6 +90,14 @@ def test_captions_say_what_it_is_about(kind: str):
         assert any(words in text for words in SAID[kind]), text
 
 
+def test_stripes_lie_across_the_cameras_way():
+    """Diagonal ones would look the same with a way to the side and with one up or down."""
+    scenes = [s for s in scenes_of("camera", 40) if s.background.kind == "stripes"]
+    seen = {(s.camera.motion, round(s.background.angle / math.pi, 3)) for s in scenes}
+    assert {("left", 0.0), ("up", 0.5)} <= seen
+    assert seen <= {(way, 0.5 if way in ("up", "down") else 0.0) for way in CAMERAS}
+
+
 @pytest.mark.parametrize("split", ["train", "novel"])
 def test_novel_combinations_are_held_out(split: str):
     for kind in RICH:

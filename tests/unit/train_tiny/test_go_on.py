@@ -1,11 +1,14 @@
 """Trained weights go on with richer scenes: new words, and stages that begin with themselves."""
 
+import sys
 from dataclasses import replace
 
+import pytest
 import torch
 
 from tests.unit.train_tiny.micro import CPU, micro_recipe, run
 from tools.train_tiny import new_words
+from tools.train_tiny.__main__ import main
 from tools.train_tiny.config import SHIPPED, TEXT_ENCODER, Recipe
 from tools.train_tiny.config_continued import continued
 from tools.train_tiny.data import Clips
@@ -49,6 +52,16 @@ def test_every_shipped_stage_begins_with_itself():
     assert all(vae.init_from == name for name, vae in again.vaes.items())
 
 
+@pytest.mark.parametrize("rate", ["0", "-1", "nan"])
+def test_a_rate_that_trains_nothing_is_refused(
+    rate: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["train_tiny", "sizes", "--go-on", rate])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"got {rate}, need a number above 0" in capsys.readouterr().err
+
+
 def test_a_text_encoder_goes_on_with_its_weights(trained, tmp_path):
     recipe = micro_recipe()
     slow = replace(recipe.text.optimisation, learning_rate=0.0, matrix_learning_rate=0.0)
@@ -68,7 +81,8 @@ def test_a_vae_goes_on_with_its_decoder_alone(trained, tmp_path):
     folder = TrainingFolder(tmp_path)
     before = trained.read_weights(name)
     folder.write_weights(name, before, {})
-    run(name, folder, replace(recipe, vaes=vaes), steps=2)
+    for _ in range(2):  # stopped, and on where it was
+        run(name, folder, replace(recipe, vaes=vaes), steps=2, stop_after=1)
     changed = {
         key.split(".")[0]
         for key, weight in folder.read_weights(name).items()
