@@ -55,6 +55,13 @@ def _formats(row: Row) -> str:
     return row.name("precision") + (f", weights {weights}" if weights else "")
 
 
+def _kinds(row: Row) -> str:
+    """Returns how many rich scenes of each kind show what they are about."""
+    ends = "_shown"
+    shares = {key: share for key, share in row.line.items() if key.endswith(ends)}
+    return ", ".join(f"{key.removesuffix(ends)} {shares[key]:.0%}" for key in shares)
+
+
 def _card(row: Row) -> str:
     return row.number("card_gib", "g") if row.line.get("card_gib") else "whole"
 
@@ -244,15 +251,20 @@ STEP_CACHE = Layout(
 )
 
 QUALITY = Layout(
-    subject=("models", "videos", "clips", "steps", "precision", "weights", "preset", "loras"),
+    subject=(
+        *("models", "videos", "scenes", "clips"),
+        *("steps", "precision", "weights", "preset", "loras"),
+    ),
     columns=(
         _word("videos", "videos"),
+        _word("scenes", "scenes"),
         _word("preset", "preset"),
         _word("steps", "steps"),
         Column("format", _formats),
         _word("clips", "clips"),
         *(_percent(key, key, ".1f") for key in ("colour", "shape", "motion", "count")),
         _percent("all right", "all_right", ".1f"),
+        Column("kinds shown", _kinds),
         _number("px a frame", "speed_px", ".2f"),
         _number("first frame, dB: mean", "first_frame_db", ".1f"),
         _number("min", "first_frame_db_min", ".1f"),

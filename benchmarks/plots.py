@@ -20,7 +20,11 @@ BARS = {
         ("passes", "forward passes that are left, %", "%.0f", 100),
         ("to_fp32_db", "videos, PSNR to fp32, dB", "%.1f", 1),
     ),
-    "quality": (lambda row: f"{row.name('videos')}, {row.name('preset')}", ALL_RIGHT, SPEED),
+    "quality": (
+        lambda row: ", ".join(filter(None, map(row.name, ("videos", "scenes", "preset")))),
+        ALL_RIGHT,
+        SPEED,
+    ),
     "motion": (
         lambda row: f"motion_amplitude {row.name('amplitude')}, {row.name('steps')} steps",
         SPEED,
@@ -80,13 +84,18 @@ def _plot_bars(name: str, rows: Sequence[Row], file: Path) -> None:
     for axes, (key, title, form, scale) in zip(
         figure.subplots(1, 2, sharey=True), quantities, strict=True
     ):
-        values = [scale * (row.line.get(key) or 0) for row in rows]
-        bars = axes.barh(names, values, height=0.7, color=OUR_COLOUR)
+        known = {
+            place: scale * row.line[key]
+            for place, row in enumerate(rows)
+            if row.line.get(key) is not None
+        }
+        bars = axes.barh(list(known), list(known.values()), height=0.7, color=OUR_COLOUR)
+        axes.set_yticks(range(len(rows)), names)
         axes.bar_label(bars, fmt=form, padding=3, fontsize=9)
         axes.set_title(title, loc="left", fontsize=10)
         axes.margins(x=0.15)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].invert_yaxis()
+    figure.axes[0].set_ylim(len(rows) - 0.5, -0.5)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120)
 

@@ -85,7 +85,8 @@ def main() -> None:
     }
     for name, vae in vaes.items():
         true = score_through_vae(vae, _spread(PROMPTS[options.scenes](), options.limit))
-        emit("quality", {"videos": f"true clips, {name} VAE", **about, **_clip_columns([true], [])})
+        made = {"videos": f"true clips, {name} VAE", **about, "scenes": options.scenes}
+        emit("quality", made | _clip_columns([true], []))
         if options.save:
             _save([true], options.save / f"true-{name}")
     for (name, vae), split in product(vaes.items(), ("val", "novel")):
