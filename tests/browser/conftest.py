@@ -103,7 +103,7 @@ def arguments(frontend: str) -> tuple[str, ...]:
 def open_editor(
     request: pytest.FixtureRequest, browser: Browser, server_of: ServerOf
 ) -> Iterator[Editor]:
-    """One page per way of running the editor, closed when done: it draws all the time."""
+    """One page per way of running the editor, which all files share: loading it takes seconds."""
     mode: Mode = request.param
     context = browser.new_context(viewport=VIEWPORT)
     editor = Editor(context.new_page(), server_of(mode.frontend), mode)
