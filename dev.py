@@ -137,9 +137,10 @@ def commands(action: str, rest: Sequence[str]) -> list[list[str]]:
         [python, "-m", "ruff", "format", "--check"],
         [python, "-m", "pyright"],
     ]
-    # A file's tests stay together: they share a server.
+    # A file's tests stay together: they share a server. One that ends its process is tried again.
     count = min(os.cpu_count() or 1, MOST_WORKERS)
     workers = ["-n", str(count), "--dist", "loadfile", "--no-loadscope-reorder"]
+    workers += ["--max-worker-restart", "1"]
     return lint if action == "lint" else [*lint, [python, "-m", "pytest", *workers, *rest]]
 
 

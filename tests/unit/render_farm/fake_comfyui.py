@@ -10,6 +10,9 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
+AT_ONCE = 0.01
+"""For `shutdown_timeout`: to aiohttp, 0 is no limit, and a fresh connection would hold the end."""
+
 
 def in_own_loop(story: Coroutine[Any, Any, None]) -> None:
     """Runs a story in a thread of its own: tests of the browser keep a loop in this one."""
@@ -52,7 +55,7 @@ class FakeComfyUI:
         app.router.add_get("/api/jobs/{job_id}", self.none)
         app.router.add_get("/view", self.view)
         app.router.add_route("*", "/{path:.*}", self.other)
-        self._runner = web.AppRunner(app, shutdown_timeout=0)
+        self._runner = web.AppRunner(app, shutdown_timeout=AT_ONCE)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.host, 0)
         await site.start()

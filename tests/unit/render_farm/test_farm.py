@@ -15,7 +15,7 @@ from render_farm import crew as crew_module
 from render_farm.engine import FarmError
 from render_farm.launch import application
 
-from .fake_comfyui import FakeEngine, in_own_loop
+from .fake_comfyui import AT_ONCE, FakeEngine, in_own_loop
 
 
 class Person:
@@ -62,7 +62,7 @@ Story = Callable[[Person, FakeEngine], Awaitable[None]]
 @asynccontextmanager
 async def running(slots: int) -> AsyncIterator[tuple[Person, FakeEngine]]:
     engine = FakeEngine(slots)
-    runner = web.AppRunner(await application(engine, mark_files=True), shutdown_timeout=0)
+    runner = web.AppRunner(await application(engine, mark_files=True), shutdown_timeout=AT_ONCE)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
