@@ -9,13 +9,26 @@ from workflow_specs import (
     MORNING,
     PROMPT,
     SIZE,
+    ModelFile,
     Node,
     Port,
     Position,
     Workflow,
     a14b,
     image,
+    lora_pair_node,
 )
+
+SVI = tuple(
+    ModelFile(
+        "loras",
+        f"SVI_v2_PRO_Wan2.2-I2V-A14B_{one}_lora_rank_128_fp16.safetensors",
+        "https://huggingface.co/Kijai/WanVideo_comfy/resolve/main",
+        "LoRAs/Stable-Video-Infinity/v2.0",
+    )
+    for one in ("HIGH", "LOW")
+)
+"""Stable Video Infinity 2.0 Pro, in ComfyUI's format."""
 
 LAKE_ON = (
     "A rowing boat turns slowly on a calm mountain lake, a light wind draws lines on the water, "
@@ -55,11 +68,24 @@ def windowed(
     return replace(base, nodes=nodes)
 
 
-def continued(name: str, prompts: tuple[str, ...], text: str) -> Workflow:
-    """A workflow of clips that go on where the one before ends, each with a prompt of its own."""
-    base = a14b(name, "i2v", prompts[0], text, {"start_image": image("Start image", MORNING)})
+def continued(
+    name: str, prompts: tuple[str, ...], text: str, given: str = "start_image"
+) -> Workflow:
+    """A workflow of clips that go on where the one before ends, each with a prompt of its own.
+
+    Args:
+        name: of the workflow.
+        prompts: one for each clip.
+        text: what it does.
+        given: input that the image goes to: `start_image` of the first clip, or `anchor_image` of
+            all.
+    """
+    title = given.replace("_", " ").capitalize()
+    base = a14b(name, "i2v", prompts[0], text, {given: image(title, MORNING)})
     nodes, clips = dict(base.nodes), {"clip_1": ("sampler", 0)}
-    told = [Port("start_image", "size", "start_image", is_widget=False), PROMPT]
+    shown_by = tuple(f"size_{number}" for number in range(2, len(prompts) + 1))
+    also = shown_by if given == "anchor_image" else ()
+    told = [Port(given, "size", given, is_widget=False, also=also), PROMPT]
     for number, prompt in enumerate(prompts[1:], 2):
         before = "sampler" if number == 2 else f"sampler_{number - 1}"
         names = {key: f"{key}_{number}" for key in ("prompt", "size", "sampler")}
@@ -84,6 +110,18 @@ def continued(name: str, prompts: tuple[str, ...], text: str) -> Workflow:
     return replace(base, nodes=nodes, ports=(*told, SIZE[0]))
 
 
+def anchored(name: str, prompts: tuple[str, ...], text: str) -> Workflow:
+    """Clips whose motion goes on, by the LoRA SVI 2 Pro: an anchor image, and latents."""
+    base = continued(name, prompts, text, "anchor_image")
+    links = {"model_high": ("loras", 0), "model_low": ("loras", 1)}
+    behind = {
+        key: replace(node, inputs={**node.inputs, **links})
+        for key, node in base.nodes.items()
+        if node.kind == "WanDuetMoESampler"
+    }
+    return replace(base, nodes={**base.nodes, "loras": lora_pair_node(*SVI), **behind})
+
+
 def _moved(node: Node, right: int, inputs: dict[str, Any]) -> Node:
     """A node with other inputs, further right."""
     place = (node.position[0] + right, node.position[1])
@@ -103,9 +141,15 @@ LONG_WORKFLOWS = (
         "Wan 2.2 Long Video (Continued Clips) 14B",
         (LAKE, LAKE_ON, LAKE_END),
         "Animates an image for 15 seconds: three clips, each with a prompt of its own, each going "
-        "on from the last frame of the one before. With the LoRA *SVI 2 Pro* the motion goes on as "
-        "well: inside, connect the image to *anchor_image* of all three sizes instead of "
-        "*start_image*.",
+        "on from the last frame of the one before. For motion that goes on as well there is *Long "
+        "Video (SVI 2 Pro)*.",
+    ),
+    anchored(
+        "Wan 2.2 Long Video (SVI 2 Pro) 14B",
+        (LAKE, LAKE_ON, LAKE_END),
+        "Animates an image for 14 seconds, with the LoRAs *SVI 2 Pro*: three clips, each with a "
+        "prompt of its own, each going on with the motion of the one before. Your image is the "
+        "anchor that keeps colours and faces the same in all of them.",
     ),
     windowed(
         "Wan 2.2 Seamless Loop 14B",

@@ -51,6 +51,7 @@ LAKES = {
     "Wan 2.2 Image to Video 5B": (0.0, 0.09),
     "Wan 2.2 Long Video (Context Windows) 14B": (0.3, 0.75),
     "Wan 2.2 Long Video (Continued Clips) 14B": (0.0, 0.3),
+    "Wan 2.2 Long Video (SVI 2 Pro) 14B": (0.0, 0.45),
     "Wan 2.2 Seamless Loop 14B": (0.5, 0.56),
 }
 """The part of the day that a thumbnail shows."""

@@ -7,6 +7,7 @@ from workflow_specs import (
     common_nodes,
     expert_nodes,
     image,
+    lora_pair_node,
     model_nodes,
     ports,
     sampler_node,
@@ -49,13 +50,6 @@ FOUR_STEPS_NOTE = (
     "Nothing else is set: steps 0 and quality `auto` are what the LoRAs want, and the sampler's "
     "plan says so. A real 4-step LoRA for the 14B experts is used in the same way."
 )
-
-
-def lora_pair_node(high: ModelFile, low: ModelFile) -> Node:
-    """LoRAs for a pair of experts."""
-    links = {"model_high": ("experts", 0), "model_low": ("experts", 1)}
-    inputs = {**links, "lora_high": high.name, "lora_low": low.name}
-    return Node("WanDuetLoraPair", (0, 540), (400, 300), inputs, (high, low))
 
 
 def tiny(

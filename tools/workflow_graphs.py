@@ -201,7 +201,11 @@ def subgraph_id(workflow: Workflow) -> uuid.UUID:
 def subgraph(workflow: Workflow, layout: Layout, schemas: Schemas) -> dict[str, Any]:
     """Returns the definition of a workflow's subgraph."""
     builder, nodes = GraphBuilder(), []
-    slots = {(port.node, port.input): slot for slot, port in enumerate(workflow.ports)}
+    slots = {
+        (node, port.input): slot
+        for slot, port in enumerate(workflow.ports)
+        for node in (port.node, *port.also)
+    }
     for name, number in layout.inside.items():
         node = workflow.nodes[name]
         sources = {
@@ -232,7 +236,7 @@ def subgraph(workflow: Workflow, layout: Layout, schemas: Schemas) -> dict[str, 
         "revision": 0,
         "config": {},
         "name": workflow.blueprint,
-        "inputNode": {"id": GRAPH_INPUT, "bounding": [-260, 0, 140, 40 + 20 * len(slots)]},
+        "inputNode": {"id": GRAPH_INPUT, "bounding": [-260, 0, 140, 40 + 20 * len(workflow.ports)]},
         "outputNode": {"id": GRAPH_OUTPUT, "bounding": [1690, 0, 120, 60]},
         "inputs": [
             boundary(

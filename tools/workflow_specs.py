@@ -25,11 +25,13 @@ class ModelFile:
     name: str
     repository: str | None = WAN22
     """None: it comes with the pack."""
+    path: str = ""
+    """Its folder in the repository, where that is not `folder`."""
 
     @property
     def url(self) -> str:
         """Download link."""
-        return f"{self.repository}/{self.folder}/{self.name}"
+        return f"{self.repository}/{self.path or self.folder}/{self.name}"
 
     def as_dict(self) -> dict[str, str]:
         """As the editor's missing-model dialog reads it."""
@@ -39,8 +41,11 @@ class ModelFile:
         """As a line of the note."""
         if not self.repository:
             return f"- `models/{self.folder}`: {self.name}"
+        line = f"- `models/{self.folder}`: [{self.name}]({self.url})"
+        if not self.url.startswith(MODELSCOPE[0]):
+            return line
         mirror = self.url.replace(*MODELSCOPE).replace("/resolve/main/", "/resolve/master/")
-        return f"- `models/{self.folder}`: [{self.name}]({self.url}) ([ModelScope]({mirror}))"
+        return f"{line} ([ModelScope]({mirror}))"
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class Port:
     is_widget: bool = True
     output: int = 0
     """Of the node outside that has the port's name."""
+    also: tuple[str, ...] = ()
+    """More nodes whose input of this name it is."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,13 @@ def model_nodes(model: ModelFile) -> dict[str, Node]:
     """Loader of one model for all steps."""
     inputs = {"model_name": model.name}
     return {"model": Node("WanDuetModelLoader", (0, 0), (400, 160), inputs, (model,))}
+
+
+def lora_pair_node(high: ModelFile, low: ModelFile) -> Node:
+    """LoRAs for a pair of experts."""
+    links = {"model_high": ("experts", 0), "model_low": ("experts", 1)}
+    inputs = {**links, "lora_high": high.name, "lora_low": low.name}
+    return Node("WanDuetLoraPair", (0, 540), (400, 300), inputs, (high, low))
 
 
 def common_nodes(

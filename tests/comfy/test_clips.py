@@ -135,10 +135,30 @@ def test_a_clip_goes_on_from_the_last_frame(comfy_server: ComfyServer, toy_model
     assert_same_video(frames, torch.cat((first, second[1:])))
 
 
+def svi_2_pro(anchor: Tensor, before: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+    """The recipe of Stable Video Infinity 2.0 Pro, written down anew: one latent is carried over.
+
+    Args:
+        anchor: normalised latent (1, 16, 1, h, w) of the image.
+        before: normalised latent (1, 16, T', h, w) of the clip before.
+        count: latent frames of the new clip.
+
+    Returns:
+        Condition (1, 16, count, h, w), and what of it is not given, in each of the mask's four
+        channels (1, 4, count, h, w).
+    """
+    condition, unknown = torch.zeros(2, count, *anchor.shape[-2:], 16).movedim(-1, 1)
+    condition[:, 0], unknown[:, 1:] = anchor[0, :, 0], 1
+    if before is not None:
+        condition[:, 1] = before[0, :, -1]
+    return condition[None], unknown[None, :4]
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_an_anchor_is_laid_out_as_svi_2_pro_is_trained(
     comfy_server: ComfyServer, toy_models: Path, first: bool
 ):
+    """Joined, five frames of a clip that goes on are left out: the anchor, and the motion's."""
     image = node("WanDuetTestImage", seed=5, width=64, height=48, count=1, channels=3)
     previous = {} if first else {"previous_latent": ("before", 0)}
     prompt: Prompt = {
@@ -148,8 +168,14 @@ def test_an_anchor_is_laid_out_as_svi_2_pro_is_trained(
         **save("anchor", image=("anchor", 0)),
         **image_to_video(**LINKS, length=17, anchor_image=("anchor", 0), **previous),
         **save("svi", conditioning=("size", 0)),
-        **joined("before", clip_2=("size", 2)),
     }
+    if not first:
+        prompt |= {
+            **experts(I2V),
+            **moe_sampler(steps=1),
+            **save("after", latent=("sampler", 0)),
+            **joined("before", "sampler"),
+        }
     run(comfy_server, prompt)
 
     wan_vae = wan_model.load_vae(toy_models / "vae" / VAE_21, dtype=torch.float32)
@@ -159,17 +185,15 @@ def test_an_anchor_is_laid_out_as_svi_2_pro_is_trained(
         torch.tensor(values).view(1, -1, 1, 1, 1)
         for values in (wan_vae.latent_mean, wan_vae.latent_std)
     )
-    parts = [
-        wan_vae.encode(anchor),
-        *([] if first else [(before[:, :, -1:] - mean) / std]),
-        torch.zeros(1, 16, 4 if first else 3, 6, 8),
-    ]
+    latent, unknown = svi_2_pro(wan_vae.encode(anchor), None if first else (before - mean) / std, 5)
     condition = saved(comfy_server, "svi")
     given = (condition["concat_latent_image"] - mean) / std
-    torch.testing.assert_close(given, torch.cat(parts, dim=2), atol=1e-4, rtol=0)
-    assert torch.equal(condition["concat_mask"], 1 - known_frames_mask(17, 1, 0, 6, 8))
-    # The anchor and the four frames of the motion are left out; a clip of its own repeats one.
-    assert len(saved(comfy_server, "joined")["image"]) == 9 + (16 if first else 12)
+    torch.testing.assert_close(given, latent, atol=1e-4, rtol=0)
+    assert torch.equal(condition["concat_mask"], unknown)
+    if not first:
+        parts = (before, saved(comfy_server, "after")["samples"])
+        kept, new = (decoded(toy_models, part) for part in parts)
+        assert_same_video(saved(comfy_server, "joined")["image"], torch.cat((kept, new[5:])))
 
 
 def test_5b_goes_on_from_the_last_frames(comfy_server: ComfyServer, toy_models: Path):

@@ -28,7 +28,7 @@ CORE = {
 }
 SMALL = {"size": "width x height", "seconds": 0.0, "length": 9, "steps": 3}
 IMAGE_SIZE = (96, 64)
-FRAMES = {"Continued Clips": 9 + 8 + 8, "Seamless Loop": 4 * 3}
+FRAMES = {"Continued Clips": 9 + 8 + 8, "SVI 2 Pro": 9 + 4 + 4, "Seamless Loop": 4 * 3}
 """Of templates whose videos have other lengths than their clips."""
 
 

@@ -60,8 +60,10 @@ SUBSTITUTES = {
     "wan2.2_vae.safetensors": "toy_wan2.2_vae.safetensors",
     "wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise.safetensors": "toy_lora.safetensors",
     "wan2.2_t2v_lightx2v_4steps_lora_v1.1_low_noise.safetensors": "toy_lora.safetensors",
+    "SVI_v2_PRO_Wan2.2-I2V-A14B_HIGH_lora_rank_128_fp16.safetensors": "toy_lora.safetensors",
+    "SVI_v2_PRO_Wan2.2-I2V-A14B_LOW_lora_rank_128_fp16.safetensors": "toy_lora.safetensors",
 }
-"""Toy file for each file of the Comfy-Org repackaged collection that the workflows name."""
+"""Toy file for each file that the workflows name."""
 
 
 def make_checkpoints(models: Path) -> None:
