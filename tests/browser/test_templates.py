@@ -13,7 +13,7 @@ from .workflows import nodes, templates
 
 pytestmark = pytest.mark.browser
 
-SIMILAR = ("Video to Video", "Timed Prompts", "Regional Prompts")
+SIMILAR = ("Video to Video", "Timed Prompts", "Regional Prompts", "Continued Clips")
 """In names of templates whose nodes and links are of the kinds that others have."""
 
 TEMPLATES = [
