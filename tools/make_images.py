@@ -72,8 +72,8 @@ def draw_inputs(folder: Path) -> None:
 
 
 def draw_masks(folder: Path) -> None:
-    """Writes images whose transparent parts are masks: around the boat, and the left half."""
-    for name, box in (("lake-boat", (480, 400, 860, 620)), ("left-half", (-640, -720, 640, 1440))):
+    """Writes images whose transparent parts are masks: the boat's way, and the left half."""
+    for name, box in (("lake-boat", (240, 410, 670, 650)), ("left-half", (-640, -720, 640, 1440))):
         alpha = Image.new("L", (1280, 720), 255)
         draw = ImageDraw.Draw(alpha)
         shape = draw.ellipse if name == "lake-boat" else draw.rectangle

@@ -3,12 +3,14 @@
 from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
 from tools import make_images
+from tools.lake import paint_lake
 from tools.make_images import CIRCLE, WORKFLOWS, draw_inputs, save_animation, video_frames
 from tools.tiny_score import read_video
 from tools.train_tiny.scenes import render
@@ -25,6 +27,17 @@ def test_the_templates_images_are_the_tools(tmp_path: Path, monkeypatch: pytest.
     circle = read_video(shipped / "wan22-tiny-circle.png")
     torch.testing.assert_close(circle, read_video(tmp_path / "wan22-tiny-circle.png"))
     torch.testing.assert_close(circle, render([CIRCLE], frames=1)[0], atol=0.5 / 127.5, rtol=0)
+
+
+@pytest.mark.parametrize("time", [0.0, 0.3])
+def test_a_mask_holds_the_boat_in_the_first_and_last_frame(time: float):
+    with Image.open(WORKFLOWS / "input" / "wan22-lake-boat.png") as mask:
+        kept = np.asarray(mask.getchannel("A")) > 0
+    lake = np.asarray(paint_lake(time, *kept.shape[::-1])).astype(int)
+    hull = (abs(lake - (70, 34, 30)) < 3).all(-1)
+
+    assert hull.sum() > 300
+    assert not (hull & kept).any()
 
 
 def test_a_thumbnail_shows_every_frame(tmp_path: Path):
