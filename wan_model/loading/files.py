@@ -138,9 +138,7 @@ def find_files(path: Path) -> CheckpointFiles:
     refuse_other_files(path)
     for index in sorted(path.parent.glob(f"*{INDEX_SUFFIX}")):
         if _mentions(index, path.name):
-            sharded = _read_index(index)
-            if path.name in (file.name for file in sharded.files):
-                return sharded
+            return _read_index(index)
     if SHARD_NAME.search(path.name):
         raise CheckpointError(
             f"{path.name} is one part of a sharded checkpoint without an index. Got no "
@@ -220,7 +218,7 @@ def _mentions(index: Path, name: str) -> bool:
     A shard's index is read even if it is damaged: without it, nothing is known of the others.
     """
     try:
-        text = index.read_bytes() if _is_small_file(index) else b""
+        text = _read_text(index)
         if os.fsencode(name) not in text:
             return False
         fields = parse_json(text)
@@ -230,14 +228,15 @@ def _mentions(index: Path, name: str) -> bool:
     return isinstance(keys, dict) and name in keys.values()
 
 
-def _is_small_file(index: Path) -> bool:
-    return index.is_file() and index.stat().st_size <= MAX_HEADER_BYTES
+def _read_text(index: Path) -> bytes:
+    """Returns nothing of what is too large for an index, or no file."""
+    small = index.is_file() and index.stat().st_size <= MAX_HEADER_BYTES
+    return index.read_bytes() if small else b""
 
 
 def _read_index(index: Path) -> CheckpointFiles:
-    text = index.read_bytes() if _is_small_file(index) else b""
     try:
-        fields = parse_json(text)
+        fields = parse_json(_read_text(index))
     except ValueError as error:
         raise damaged(index, "The index cannot be read", error, "JSON") from error
     keys = fields.get("weight_map") if isinstance(fields, dict) else None

@@ -154,20 +154,25 @@ def _replace(table: dict[str, str], name: str) -> str:
     return name
 
 
+def _replace_in_blocks(
+    block: str, inside: dict[str, str], outside: dict[str, str], name: str
+) -> str:
+    """Returns the name with what follows a block's number replaced, or what is in no block."""
+    found = re.match(block, name)
+    if found is None:
+        return _replace(outside, name)
+    return found[0] + _replace(inside, name[found.end() :])
+
+
 def dit_name(name: str) -> str:
     """Returns the official name of what diffusers calls so in a transformer."""
-    block = re.match(r"blocks\.\d+\.", name)
-    if block is None:
-        return _replace(_DIT_OUTSIDE, name)
-    return block[0] + _replace(_DIT_BLOCK, name[block.end() :])
+    return _replace_in_blocks(r"blocks\.\d+\.", _DIT_BLOCK, _DIT_OUTSIDE, name)
 
 
 def umt5_name(name: str) -> str:
     """Returns the name that transformers has for a tensor of a text encoder."""
-    block = re.match(r"(?:enc\.blk|blocks)\.(\d+)\.", name)
-    if block is None:
-        return _replace(_UMT5_OUTSIDE, name)
-    return f"encoder.block.{block[1]}." + _replace(_UMT5_BLOCK, name[block.end() :])
+    name = re.sub(r"^(?:enc\.blk|blocks)\.(\d+)\.", r"encoder.block.\1.", name)
+    return _replace_in_blocks(r"encoder\.block\.\d+\.", _UMT5_BLOCK, _UMT5_OUTSIDE, name)
 
 
 def diffusers_dit_name(name: str) -> str:
@@ -175,10 +180,8 @@ def diffusers_dit_name(name: str) -> str:
 
     Parts that only Wan2.1's image inputs and VACE have are named as well.
     """
-    block = re.match(r"(?:vace_)?blocks\.\d+\.", name)
-    if block is None:
-        return _replace(_TO_DIFFUSERS_OUTSIDE, name)
-    return block[0] + _replace(_TO_DIFFUSERS_BLOCK, name[block.end() :])
+    block = r"(?:vace_)?blocks\.\d+\."
+    return _replace_in_blocks(block, _TO_DIFFUSERS_BLOCK, _TO_DIFFUSERS_OUTSIDE, name)
 
 
 def vae21_name(name: str) -> str:

@@ -22,10 +22,8 @@ from ..host_memory import container_room, give_back, is_full
 from ..offload import FileRegion
 from ..quant import (
     AS_STORED,
-    DEQUANTIZED,
     PLAIN,
     Linear,
-    Matmul,
     QuantPolicy,
     StoredWeight,
     fastest_matmul,
@@ -97,9 +95,7 @@ def load_dit(
     attend = resolve(attention) if isinstance(attention, str) else attention
     with torch.device("meta"):
         model = dit_class(config, precision=precision, attention=attend, linear=linear_class)
-    _check_tensors(model, checkpoint)
-    matmul = fastest_matmul(policy.device, info.formats, policy.expanded)
-    _fill(model, checkpoint, torch.device(device), _kept_dtype, policy, matmul)
+    _fill(model, checkpoint, torch.device(device), _kept_dtype, policy)
     layers = [m for m in model.blocks.modules() if isinstance(m, Linear)]
     formats = Counter(f"{layer.format.name} ({layer.matmul.name})" for layer in layers)
     counts = ", ".join(f"{count} {name}" for name, count in formats.items())
@@ -130,7 +126,6 @@ def load_vae(
     weight_dtype = dtype or _default_dtype(checkpoint.info)
     with torch.device("meta"):
         vae = build(config)
-    _check_tensors(vae, checkpoint)
     target = torch.device(device)
     _fill(vae, checkpoint, target, lambda *_: weight_dtype, QuantPolicy(device=target))
     vae.arrange_weights()
@@ -181,22 +176,21 @@ def _default_dtype(info: CheckpointInfo) -> torch.dtype:
     return most.dtype if most.dtype in COMPUTE_DTYPES else torch.float32
 
 
-def _check_tensors(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Refuses a checkpoint that is not exactly the model: names and shapes.
-
-    Raises:
-        CheckpointError: counts what is missing, unexpected and of another shape, with names.
-    """
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    check_shapes(expected, checkpoint, checkpoint.entries)
-
-
 def check_shapes(
     expected: Mapping[str, tuple[int, ...]],
     checkpoint: Checkpoint,
     found: Mapping[str, WeightEntry],
 ) -> None:
-    """The same, for a model of which only the shapes are known, and entries by its names."""
+    """Refuses a checkpoint that is not exactly the model.
+
+    Args:
+        expected: shapes of the model's tensors, by name.
+        checkpoint: of which `found` are the entries, for messages.
+        found: entries by the model's names.
+
+    Raises:
+        CheckpointError: counts what is missing, unexpected and of another shape, with names.
+    """
     extra = [entry for name, entry in found.items() if name not in expected]
     differences = {
         "missing": [name for name in expected if name not in found],
@@ -242,22 +236,23 @@ def _fill(
     device: torch.device,
     kept_dtype: KeptDtype,
     policy: QuantPolicy,
-    matmul: Matmul = DEQUANTIZED,
 ) -> None:
     """Gives every parameter of an empty model its tensor, one by one.
 
     A linear layer's tensor that needs no change and stays on the CPU remains a view of the file.
-    Weights of the blocks' linear layers are what the policy says, if it takes them. Other quantized
-    ones are multiplied with `matmul`.
+    Weights of the blocks' linear layers are what the policy says, if it takes them.
 
     Raises:
-        CheckpointError: for broken scales, or if the file cannot be read after all.
+        CheckpointError: for tensors that are not exactly the model's, for broken scales, or if the
+            file cannot be read after all.
         MemoryLimitError: if the computer's memory is full.
     """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    check_shapes(expected, checkpoint, checkpoint.entries)
     _check_room(model, checkpoint, device, kept_dtype)
     read = Reader()
     try:
-        _put_tensors(model, checkpoint, read, device, kept_dtype, policy, matmul)
+        _put_tensors(model, checkpoint, read, device, kept_dtype, policy)
     except (MemoryError, RuntimeError, OSError) as error:
         if not is_full(error):
             raise
@@ -305,8 +300,8 @@ def _put_tensors(
     device: torch.device,
     kept_dtype: KeptDtype,
     policy: QuantPolicy,
-    matmul: Matmul,
 ) -> None:
+    matmul = fastest_matmul(policy.device, checkpoint.info.formats, policy.expanded)
     for name in model.state_dict():
         entry, (layer, _, leaf) = checkpoint.entries[name], name.rpartition(".")
         module = model.get_submodule(layer)

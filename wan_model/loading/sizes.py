@@ -23,11 +23,7 @@ HEAD_DIM = 128
 UPSCALING_PIXELS = 12
 """Output channels of a Wan2.1 VAE whose pixels become squares of four."""
 
-OTHER_PREVIEW_VAES = {
-    "taehv": "HunyuanVideo",
-    "taecvx": "CogVideoX",
-    "taeos": "Open-Sora",
-}
+OTHER_PREVIEW_VAES = {"taehv": "HunyuanVideo", "taecvx": "CogVideoX", "taeos": "Open-Sora"}
 """By the start of the file name: the model of preview VAEs with the same tensors as Wan's."""
 
 
@@ -190,9 +186,8 @@ def preview_vae_config(clues: Clues) -> PreviewVaeConfig:
     if z_dim not in (16, 48):
         raise CheckpointError(
             f"{clues.file} is a preview VAE for a different model. Got {z_dim} latent channels, "
-            f"need "
-            "16 (Wan 2.1, for 14B) or 48 (Wan 2.2, for 5B). Choose taew2_1, lighttaew2_1, taew2_2 "
-            "or lighttaew2_2."
+            "need 16 (Wan 2.1, for 14B) or 48 (Wan 2.2, for 5B). Choose taew2_1, lighttaew2_1, "
+            "taew2_2 or lighttaew2_2."
         )
     encodes = any(name.startswith("encoder.") for name in clues.entries)
     return PreviewVaeConfig(
@@ -218,8 +213,7 @@ def _preview_family(clues: Clues) -> Family:
         if name.startswith(start):
             raise CheckpointError(
                 f"{clues.file} is a preview VAE for a different model, judging by its name. Got "
-                f"one "
-                f"of {model}, need one of Wan: taew2_1 or lighttaew2_1 for 14B. Choose another "
+                f"one of {model}, need one of Wan: taew2_1 or lighttaew2_1 for 14B. Choose another "
                 "file, or rename it if the name is wrong."
             )
     if "light" in name or "taew" in name:

@@ -68,17 +68,16 @@ def _shapes(
     """Returns the shapes of all tensors; two widths are read from the first block."""
     dim, heads = sizes.dim, sizes.num_heads
     widths: list[int] = []
-    for part in (f"{ATTENTION}.q", f"{FEED_FORWARD}.wi_0"):
-        entry = entries.get(f"encoder.block.0.{part}.weight")
+    layers = [f"encoder.block.0.{part}" for part in (f"{ATTENTION}.q", f"{FEED_FORWARD}.wi_0")]
+    for layer in layers:
+        entry = entries.get(f"{layer}.weight")
         widths.append(entry.shape[0] if entry and entry.shape else 0)
     inner, wide = widths
     if 0 in widths or inner % heads:
-        names = [f"encoder.block.0.{ATTENTION}.q", f"encoder.block.0.{FEED_FORWARD}.wi_0"]
         raise CheckpointError(
             f"{checkpoint.path.name} is not a complete umT5 encoder. Got {inner} and {wide} rows "
-            f"for "
-            f"{first_names(names)}, need both, the first a multiple of {heads} heads. Download "
-            "the file again."
+            f"for {first_names(layers)}, need both, the first a multiple of {heads} heads. "
+            "Download the file again."
         )
     block = {
         **dict.fromkeys([f"{ATTENTION}.{part}.weight" for part in "qkv"], (inner, dim)),

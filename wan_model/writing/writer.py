@@ -27,7 +27,7 @@ def weight_tensors(layer: str, stored: StoredWeight) -> Iterator[tuple[str, Tens
     encoding = encoding_of(stored.format)
     for leaf, tensor in stored.tensors():
         yield f"{layer}.{encoding.leaves.get(leaf, leaf)}", tensor
-    if encoding.note is not None and encoding.can_note(stored):
+    if encoding.can_note(stored):
         yield f"{layer}.{NOTE}", write_note(encoding)
 
 
