@@ -20,8 +20,16 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(crew_module, "POLL_SECONDS", 0.01)
 
 
-def asking_for(model: str, seconds: float = 0.0) -> dict[str, object]:
-    return {"prompt": {"1": {"inputs": {"seconds": seconds, "model": model}}}}
+def asking_for(model: str) -> dict[str, object]:
+    return {"prompt": {"1": {"inputs": {"seconds": 0.0, "model": model}}}}
+
+
+async def run_where_the_file_is(person: Person, engine: FakeEngine, seconds: float) -> str:
+    """Waits until a prompt runs that only the second worker has a file for; returns its name."""
+    engine.files[2].add("two.gguf")
+    name = await person.queue(seconds, "two.gguf")
+    await until(lambda: asyncio.sleep(0, name in engine.alive[2].running))
+    return name
 
 
 def test_a_file_that_one_worker_lacks():
@@ -34,10 +42,7 @@ def test_a_file_that_one_worker_lacks():
             long = [await person.queue(30) for _ in range(2 * busy)]
             names = []
             for _ in range(2):
-                for model in ("one.gguf", "two.gguf"):
-                    status, answer = await person.post("/prompt", asking_for(model))
-                    assert status == 200, answer
-                    names.append(answer["prompt_id"])
+                names += [await person.queue(0.0, model) for model in ("one.gguf", "two.gguf")]
             await person.post("/interrupt", {})
             await idle(person)
             history = await person.get("/history")
@@ -62,10 +67,7 @@ def test_the_only_worker_with_a_file_comes_back(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(crew_module, "LONGEST_PAUSE", 0.2)
 
     async def story(person: Person, engine: FakeEngine) -> None:
-        engine.files[2].add("two.gguf")
-        _, answer = await person.post("/prompt", asking_for("two.gguf", 0.3))
-        name = answer["prompt_id"]
-        await until(lambda: asyncio.sleep(0, name in engine.alive[2].running))
+        name = await run_where_the_file_is(person, engine, 0.3)
         await engine.alive[2].end()
         found = await until(lambda: person.get(f"/history/{name}"))
         assert found[name]["outputs"]["by"] == 2
@@ -78,10 +80,7 @@ def test_nobody_waits_for_a_slot_that_does_not_start(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(crew_module, "STEADY_SECONDS", 0.0)
 
     async def story(person: Person, engine: FakeEngine) -> None:
-        engine.files[2].add("two.gguf")
-        _, answer = await person.post("/prompt", asking_for("two.gguf", 30))
-        name = answer["prompt_id"]
-        await until(lambda: asyncio.sleep(0, name in engine.alive[2].running))
+        name = await run_where_the_file_is(person, engine, 30)
         engine.broken = OSError("No space left.")
         await engine.alive[2].end()
         found = await until(lambda: person.get(f"/history/{name}"))

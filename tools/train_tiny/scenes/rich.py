@@ -6,7 +6,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -161,32 +161,23 @@ def _straight(motion: str, way: float) -> Path:
     return Path(dx=x * way, dy=y * way)
 
 
-def _follow(stream: Stream, split: str) -> Scene:
+def _together(kind: str, stream: Stream, split: str) -> Scene:
     motion = stream.pick(STRAIGHT)
-    looks = _two_looks(stream, motion, motion, split)
-    return two_things(stream, "follow", motion, looks)
+    while True:
+        looks = [pick_combination(stream, (one,), split)[:2] for one in _motions(kind, motion)]
+        if looks[0][0] != looks[1][0]:
+            return two_things(stream, kind, motion, (looks[0], looks[1]))
 
 
-def _pass(stream: Stream, split: str) -> Scene:
-    motion = stream.pick(STRAIGHT)
-    looks = _two_looks(stream, motion, opposite(motion), split)
-    return two_things(stream, "pass", motion, looks)
+def _motions(kind: str, motion: str) -> tuple[str, str]:
+    """Returns those of two objects that belong together, of which the first one's is given."""
+    return motion, motion if kind == "follow" else opposite(motion)
 
 
 def opposite(motion: str) -> str:
     """Returns "left" for "right"."""
     x, y = DIRECTIONS[motion]
     return next(name for name, signs in DIRECTIONS.items() if signs == (-x, -y))
-
-
-def _two_looks(
-    stream: Stream, first: str, second: str, split: str
-) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Returns colour and shape of two objects with these motions."""
-    while True:
-        looks = [pick_combination(stream, (motion,), split)[:2] for motion in (first, second)]
-        if looks[0][0] != looks[1][0]:
-            return looks[0], looks[1]
 
 
 def two_things(
@@ -219,7 +210,6 @@ def two_things(
             (starts[0], middle + side * apart / 2),
             (-starts[1], middle - side * apart / 2),
         )
-    motions = (motion, motion if kind == "follow" else opposite(motion))
     x, y = DIRECTIONS[motion]
     things = tuple(
         Thing(
@@ -232,7 +222,7 @@ def two_things(
             SHAPES[look[1]].upright + math.radians(stream.uniform(-8, 8)),
         )
         for look, own, way, (along, across), radius in zip(
-            looks, motions, ways, bases, radii, strict=True
+            looks, _motions(kind, motion), ways, bases, radii, strict=True
         )
     )
     colours = tuple(colour for colour, _ in looks)
@@ -322,8 +312,8 @@ def _light(stream: Stream, motion: str) -> Light:
 _MAKERS: dict[str, Callable[[Stream, str], Scene]] = {
     "pace": _pace,
     "sequence": _sequence,
-    "follow": _follow,
-    "pass": _pass,
+    "follow": partial(_together, "follow"),
+    "pass": partial(_together, "pass"),
     "camera": _moving_camera,
     "light": _changing_light,
 }
