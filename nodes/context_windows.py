@@ -59,21 +59,32 @@ class WanDuetContextWindows(io.ComfyNode):
         model_low: Any = None,
     ) -> io.NodeOutput:
         """Returns clones of both MODELs."""
-        length = latent_frames(window_length)
-        overlap = window_overlap // 4
-        if overlap > length // 2:
-            raise SettingsError(
-                f"The windows overlap too much. Got window_overlap {window_overlap} for "
-                f"window_length {window_length}, need at most {length // 2 * 4}. Use less overlap "
-                "or longer windows."
-            )
-        windows = Windows(length, overlap, window_schedule, free_noise, loop, keep_image)
+        lengths = window_lengths(window_length, window_overlap)
+        windows = Windows(*lengths, window_schedule, free_noise, loop, keep_image)
         high = facts.model_facts(model_high)
         clones = [with_context_windows(model_high, windows, high.latent_channels)]
         if model_low is not None:
             facts.check_experts(high, facts.model_facts(model_low))
             clones.append(with_context_windows(model_low, windows, high.latent_channels))
         return io.NodeOutput(*clones, *[None] * (2 - len(clones)))
+
+
+def window_lengths(window_length: int, window_overlap: int) -> tuple[int, int]:
+    """Returns both in latent frames.
+
+    Raises:
+        SettingsError: for an overlap of more than half a window.
+        ShapeError: for a length that is not 4n+1.
+    """
+    length = latent_frames(window_length)
+    overlap = window_overlap // 4
+    if overlap > length // 2:
+        raise SettingsError(
+            f"The windows overlap too much. Got window_overlap {window_overlap} for "
+            f"window_length {window_length}, need at most {length // 2 * 4}. Use less overlap "
+            "or longer windows."
+        )
+    return length, overlap
 
 
 NODES: list[type[io.ComfyNode]] = [WanDuetContextWindows]

@@ -21,7 +21,8 @@ NOISES = ("High noise", "Low noise")
 STEP_CACHE = "WanDuetStepCache"
 WINDOWS = "WanDuetContextWindows"
 CORES_WINDOWS = ("WanContextWindowsManual", "ContextWindowsManual")
-PACED = (STEP_CACHE, WINDOWS, *CORES_WINDOWS, "WanDuetCompile", "WanDuetDistribute")
+ALL_WINDOWS = (WINDOWS, *CORES_WINDOWS)
+PACED = (STEP_CACHE, "WanDuetCompile", "WanDuetDistribute")
 """Of what lies between loader and sampler, nodes whose values make passes longer or shorter."""
 
 
@@ -88,7 +89,8 @@ def pace_key(graph: Graph, model: Model, steps: int) -> str | None:
     """Returns what runs of equal length have in common, to tell a run's time by those before it.
 
     That is the device, the model with its format, what its loader is set to, the nodes between
-    loader and sampler, and whether there are steps to skip. None where links decide some of it.
+    loader and sampler, and whether nothing is skipped by what could. Context windows are a matter
+    of how long and how many passes are. None where links decide some of it.
 
     Args:
         graph: the workflow.
@@ -98,12 +100,16 @@ def pace_key(graph: Graph, model: Model, steps: int) -> str | None:
     Raises:
         SettingsError: as `device_of`.
     """
-    if wanted(graph, model) is None:
+    asked = wanted(graph, model)
+    if asked is None:
         return None
+    tier_skips = asked.tier is not None and asked.tier.cache_threshold is not None
     label = model.info.label.replace(", high noise", "").replace(", low noise", "")
     loader = model.output.node_id
-    between = [f"{kind} {values}" if kind in PACED else kind for kind, values in model.way[:-1]]
-    known = [values for kind, values in model.way[:-1] if kind in PACED]
+    windows = [values for kind, values in model.way[:-1] if kind in ALL_WINDOWS]
+    others = [(kind, values) for kind, values in model.way[:-1] if kind not in ALL_WINDOWS]
+    between = [f"{kind} {values}" if kind in PACED else kind for kind, values in others]
+    known = [*windows, *(values for kind, values in others if kind in PACED)]
     if is_ours(graph, model):
         how = ", ".join(f"{name} {graph.value(loader, name, AUTO)}" for name in SETTINGS)
         memory = graph.link(loader, "memory")
@@ -115,6 +121,7 @@ def pace_key(graph: Graph, model: Model, steps: int) -> str | None:
         how = f"{graph.kind(loader)} {known[-1]}"
     if None in known:
         return None
-    if StepCacheSettings().why_off(steps, guidance_scale=1):
-        between.append("few steps")
+    skips = any(kind == STEP_CACHE for kind, _ in others) or tier_skips
+    if skips and (windows or StepCacheSettings().why_off(steps, guidance_scale=1)):
+        between.append("every step")
     return " | ".join([runtime.device_name(device_of(graph, model)), label, how, *between])

@@ -11,6 +11,7 @@ from ..wan_model.sampling import ExpertPlan, trim_steps
 from . import run_pace, settings
 from ._comfy.host import runtime
 from ._comfy.model import facts
+from ._comfy.model.window_work import frames_seen, windows_per_step
 from ._comfy.sampling import samplers
 from ._comfy.sampling.guider import MoEGuider
 from ._comfy.sampling.run import as_video, sample_latent
@@ -159,12 +160,17 @@ def _remember_paces(
 ) -> None:
     """Keeps the time of a forward pass of each expert for the next run's plan."""
     pace = watch.settled_pace()
-    tokens = shape[2] * ((shape[3] + 1) // 2) * ((shape[4] + 1) // 2)
     for expert in guider.experts:
         key = keys.get("model_low" if expert.name == "low" else "model_high")
         if key is None or expert.name == "start" or expert.name not in pace:
             continue
-        seconds = pace[expert.name] / expert.passes / shape[0]
+        handler = expert.patcher.model_options.get("context_handler")
+        windows = windows_per_step(handler, shape[2], len(watch.experts))
+        if windows is None:
+            continue
+        seen = frames_seen(handler, shape[2])
+        tokens = seen * ((shape[3] + 1) // 2) * ((shape[4] + 1) // 2)
+        seconds = pace[expert.name] / expert.passes / shape[0] / windows
         run_pace.remember(run_pace.Passes(key, tokens, seconds))
 
 

@@ -15,12 +15,12 @@ from ._comfy.host import runtime
 from ._comfy.model.computing import computing, said_of_few_tokens
 from ._comfy.model.placement import has_engine_by_default
 from ._comfy.model.precision_choice import precision_at
+from ._comfy.model.window_work import Cut
 from ._comfy.sampling import samplers
 from ._comfy.sampling.run_watch import GIB, clock
 from .loader_settings import (
-    CORES_WINDOWS,
+    ALL_WINDOWS,
     STEP_CACHE,
-    WINDOWS,
     Place,
     by_place,
     is_ours,
@@ -32,8 +32,10 @@ from .prompt_check.graph import Graph
 from .prompt_check.known_files import Describe, Model, describe_file, find_model
 from .speed_tiers import nothing_skipped
 from .video_size import FREE, SIZES, chosen_length, chosen_size
+from .window_plan import Seen, seen_at
 
 SIZE = "WanDuetImageToVideo"
+MODELS = ("model_high", "model_low")
 NUMBERS = ("steps", "shift", "boundary", "cfg_high", "cfg_low", "start_steps", "cfg_start")
 """Widgets of which 0 is automatic."""
 
@@ -46,10 +48,8 @@ def plan_lines(prompt: dict[str, Any], node_id: str) -> list[str]:
         node_id: of the sampler.
     """
     graph = Graph(prompt)
-    found = [
-        find_model(graph, describe_file, node_id, name) for name in ("model_high", "model_low")
-    ]
-    models = [model for model in found if model is not None]
+    found = {name: find_model(graph, describe_file, node_id, name) for name in MODELS}
+    models = [model for model in found.values() if model is not None]
     if not models:
         return []
     lines = [f"{model.info.label}, {model.info.bytes / GIB:.1f} GiB" for model in models]
@@ -65,11 +65,15 @@ def plan_lines(prompt: dict[str, Any], node_id: str) -> list[str]:
     lines += _kernels(graph, places, size, (len(steps), chosen.cfg_high))
     if size is None:
         return lines
-    official = models[0].official
-    length = 4 * (size.frames - 1) + 1
-    lines.append(f"{length / official.fps:.1f} s of video, {size.tokens} tokens")
-    lines.append(_memory(graph, places, size))
-    return [*lines, _time(graph, node_id, models, size, chosen, steps)]
+    seen = [
+        seen_at(graph, node_id, name, size.frames, len(steps))
+        for name, model in found.items()
+        if model is not None
+    ]
+    lines.append(_length(size, models[0].official.fps, seen))
+    lines.append(_memory(graph, places, size, max(each.frames for each in seen)))
+    keys = [pace_key(graph, model, len(steps)) for model in models]
+    return [*lines, _time(keys, size, seen, _passes(graph, node_id, chosen, steps))]
 
 
 def settings_of(
@@ -154,7 +158,7 @@ def _how(graph: Graph, place: Place, size: LatentSize | None, run: tuple[int, fl
     speed = [] if tier is None else [f"speed: {tier.name}"]
     lines = ["; ".join([*found.matmuls, found.attention, *speed])]
     between = {kind for model in models for kind, _ in model.way}
-    in_windows = not between.isdisjoint((WINDOWS, *CORES_WINDOWS))
+    in_windows = not between.isdisjoint(ALL_WINDOWS)
     if size is not None and not in_windows:  # attention sees a window's tokens
         lines += said_of_few_tokens(found.attend, size.tokens)
     if STEP_CACHE not in between:
@@ -189,10 +193,20 @@ def _size(graph: Graph, node_id: str, model: Model) -> LatentSize | None:
         return None
 
 
-def _memory(graph: Graph, places: Sequence[Place], size: LatentSize) -> str:
+def _length(size: LatentSize, fps: float, seen: Sequence[Seen]) -> str:
+    """Says how long a video is, and what of it the model sees at once."""
+    length = f"{(4 * (size.frames - 1) + 1) / fps:.1f} s of video"
+    most = max(seen, key=lambda each: each.frames)
+    if most.windows in (None, 1):
+        return f"{length}, {size.tokens} tokens"
+    tokens = most.frames * size.tokens // size.frames
+    return f"{length}, in about {most.windows:.0f} windows of {tokens} tokens"
+
+
+def _memory(graph: Graph, places: Sequence[Place], size: LatentSize, frames: int) -> str:
     """Predicts the peak of a device's memory; experts take turns there.
 
-    Of two devices it is that of the one where more is needed.
+    Of two devices it is that of the one where more is needed. A pass sees so many latent frames.
     """
     if any(wanted(graph, model) is None for place in places for model in place.models):
         return "Predicted peak: known when the loader runs"
@@ -204,7 +218,9 @@ def _memory(graph: Graph, places: Sequence[Place], size: LatentSize) -> str:
     asked = wanted(graph, models[0])
     precision = AUTO if asked is None else precision_at(asked.tier, asked.precision, device)
     numbers = Precision(compute_dtype=runtime.compute_dtype(precision, device))
-    video = activation_bytes(config, numbers, 1, size.frames, size.height, size.width)
+    shape = (1, config.out_channels, size.frames, size.height, size.width)
+    video = activation_bytes(config, numbers, 1, frames, size.height, size.width)
+    video += Cut(shape, frames).beside_bytes(config.cond_channels)
     weights = max(model.info.bytes for model in models)
     if device.type == "cpu":
         total = video + sum(model.info.bytes for model in models)
@@ -222,23 +238,38 @@ def _memory(graph: Graph, places: Sequence[Place], size: LatentSize) -> str:
 
 
 def _time(
-    graph: Graph,
-    node_id: str,
-    models: list[Model],
-    size: LatentSize,
-    chosen: Settings,
-    steps: range,
+    keys: Sequence[str | None], size: LatentSize, seen: Sequence[Seen], passes: tuple[int, int]
 ) -> str:
-    keys = [pace_key(graph, model, len(steps)) for model in models]
+    """Predicts the time of a run by those before it.
+
+    Args:
+        keys: of each model, what its times are kept under; None where links decide.
+        size: of the video.
+        seen: what each model sees of it at once.
+        passes: of each expert, one in each window.
+    """
     if None in keys:
         return "Predicted time: not known, since links set how the model is loaded or run"
-    known = [run_pace.expected_seconds(key, size.tokens) for key in keys if key is not None]
+    windows = [each.windows for each in seen if each.windows is not None]
+    if len(windows) < len(seen):
+        return "Predicted time: not known with these context windows"
+    known = [
+        run_pace.expected_seconds(key, each.frames * size.tokens // size.frames)
+        for key, each in zip(keys, seen, strict=True)
+        if key is not None
+    ]
     some = next((seconds for seconds in known if seconds is not None), None)
     if some is None:
         return "Predicted time: known after the first run of this model with these settings here"
-    seconds = (known[0] or some, known[-1] or some)
-    passes = zip(_passes(graph, node_id, chosen, steps), seconds, strict=True)
-    parts = [(count * least, count * most) for count, (least, most) in passes]
+    parts = [
+        (count * times * least, count * times * most)
+        for count, times, (least, most) in zip(
+            passes,
+            (windows[0], windows[-1]),
+            (known[0] or some, known[-1] or some),
+            strict=True,
+        )
+    ]
     least, most = (sum(part) for part in zip(*parts, strict=True))
     return f"Predicted time: {clock(least)} to {clock(most)}"
 

@@ -66,6 +66,7 @@ class TakeMemory(io.ComfyNode):
             "pinned": model.pool._engine.pinned_bytes,
             "block_bytes": model.pool._engine.plan.request.sizes.block_bytes,
             "activation_bytes": model.pool._engine.plan.request.work.activation_bytes,
+            "run_bytes": model.pool._engine.plan.request.work.run_bytes,
         }
         write_line(name, state)
         return io.NodeOutput(latent)

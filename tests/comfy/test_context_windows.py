@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .graphs import (
     I2V,
+    T2V,
     TI2V,
     VAE_22,
     Prompt,
@@ -26,6 +27,7 @@ from .graphs import (
 )
 from .server import ComfyServer
 from .stock import T2V_HIGH
+from .test_other_nodes_core import widgets
 
 pytestmark = pytest.mark.comfy
 
@@ -61,10 +63,10 @@ def windows(**options: object) -> Prompt:
 
 
 def sample(
-    server: ComfyServer, name: str, prompt: Prompt
+    server: ComfyServer, name: str, prompt: Prompt, latent: str = "sampler"
 ) -> tuple[Tensor, list[dict[str, Tensor]]]:
     """Runs a prompt; returns the latent and what the model was given, call by call."""
-    result = server.run({**random_text(64, 20), **prompt, **save(name, latent=("sampler", 0))})
+    result = server.run({**random_text(64, 20), **prompt, **save(name, latent=(latent, 0))})
     assert result.status == "success", result.error
     calls = sorted(server.output.glob(f"{name}_[0-9]*.safetensors"), key=number_of)
     return load_file(server.output / f"{name}.safetensors")["samples"], [*map(load_file, calls)]
@@ -111,6 +113,8 @@ def test_windows_begin_with_the_frame_before(comfy_server: ComfyServer):
     _, calls = sample(comfy_server, "before", prompt)
 
     assert [call["input"].shape[2] for call in calls] == [4, 4, 4]
+    lines = comfy_server.post("/wanduet/check", {"prompt": prompt})["plans"]["sampler"]
+    assert "1.6 s of video, in about 3 windows of 48 tokens" in lines
     frames = [call["input"] for call in calls]
     assert torch.equal(frames[0][:, :, 1:], frames[1][:, :, :3])
     assert torch.equal(frames[1][:, :, 2:], frames[2][:, :, :2])
@@ -187,31 +191,43 @@ def test_a_model_for_the_first_steps_has_windows_of_its_own(comfy_server: ComfyS
 
 
 def test_a_long_video_takes_the_memory_of_a_window(comfy_server: ComfyServer):
-    planned = {}
-    for name, frames, source in (("short", WINDOW, "experts"), ("long", LENGTH, "windows")):
-        both = {"model_high": (source, 0), "model_low": (source, 1)}
+    """Beside it there are its latents. Newer cores' own windows are a frame longer than set."""
+    known = comfy_server.object_info("WanContextWindowsManual")["WanContextWindowsManual"]
+    cores = {**widgets(known), "context_length": WINDOW, "context_overlap": 4}
+    planned, latents, calls = {}, {}, {}
+    for name, frames, source in (
+        ("short", WINDOW, "record_0"),
+        ("longer", WINDOW + 4, "record_0"),
+        ("windows", LENGTH, "windows"),
+        ("cores", LENGTH, "cores"),
+    ):
         prompt: Prompt = {
             **memory(blocks_to_swap=1),
-            **experts(memory=("memory", 0)),
-            **windows(model_high=("experts", 0), model_low=("experts", 1)),
+            **model(T2V[0], "model", memory=("memory", 0)),
+            **recorded(f"fit_{name}", (("model", 0),)),
+            **windows(model_low=None),
+            "cores": node("WanContextWindowsManual", model=("record_0", 0), **cores),
             **vae(),
             **image_to_video(**{**LINKS, "length": frames}),
-            **moe_sampler(**both, steps=2),
+            **moe_sampler(model_high=(source, 0), model_low=None, steps=1),
             "look": node(
                 "WanDuetTestTakeMemory",
-                model=("experts", 0),
+                model=("model", 0),
                 latent=("sampler", 0),
                 nbytes=0,
                 name=f"{name}_window",
             ),
-            **random_text(64, 20),
-            **save(f"{name}_latent", latent=("look", 0)),
         }
-        result = comfy_server.run(prompt)
-        assert result.status == "success", result.error
+        _, given = sample(comfy_server, f"fit_{name}", prompt, "look")
         told = (comfy_server.output / f"{name}_window.jsonl").read_text().splitlines()[-1]
-        planned[name] = json.loads(told)["activation_bytes"]
-    assert planned["long"] == planned["short"] > 0
+        state = json.loads(told)
+        planned[name], latents[name] = state["activation_bytes"], state["run_bytes"]
+        calls[name] = {call["input"].shape[2] for call in given}
+    assert calls["windows"] == calls["short"] == {4}
+    assert planned["windows"] == planned["short"] < planned["longer"]
+    assert planned["cores"] == planned["longer" if max(calls["cores"]) == 5 else "short"]
+    assert latents["windows"] >= 9 * 4 * 16 * 3 * 6 * 8 > latents["short"] == 0
+    assert latents["cores"] > 0
 
 
 def test_too_much_overlap_is_refused(comfy_server: ComfyServer):

@@ -150,6 +150,7 @@ def test_a_lora_file_says_what_it_does(comfy_server: ComfyServer):
         "'Wan 2.2 Load LoRA Pair' reads files of more",
     )
     other += " trainers."
+    wrong = f"{nothing[:-1]}; choose one made for it: 14B and 5B need their own."
     for options in ({}, {"memory": ("memory", 0)}):
         prompt = {**random_text(), **empty_latent(), **memory(), **model(T2V_HIGH, **options)}
         for name in files:
@@ -162,7 +163,7 @@ def test_a_lora_file_says_what_it_does(comfy_server: ComfyServer):
 
         assert [result.texts(name) for name in files] == [
             ["LoRA: 6 matched, 0 skipped, 0 failed."],
-            [f"LoRA: 0 matched, 0 skipped, 6 failed (made for weights of another size){nothing}"],
+            [f"LoRA: 0 matched, 0 skipped, 6 failed (made for weights of another size){wrong}"],
             [f"LoRA: 0 matched, 0 skipped, 0 failed{nothing[:-1]}; {other}"],
             ["LoRA: 6 matched, 0 skipped, 0 failed."],
         ]
@@ -189,7 +190,7 @@ def test_a_hook_lora_of_another_width_says_so(
     assert result.status == "success", result.error
     said = [text for text in result.texts("with") if "LoRA" in text]
     size = "made for weights of another size"
-    nothing = "It has no effect on this model."
+    nothing = "It has no effect on this model; choose one made for it: 14B and 5B need their own."
     assert said == [f"LoRA: 0 matched, 0 skipped, 6 failed ({size}). {nothing}"]
     saved = [latent(comfy_server, f"narrow_{name}") for name in ("with", "without")]
     assert difference(*saved) < 1e-4  # hooked conditions run apart from others

@@ -20,6 +20,15 @@ from .server import ComfyServer
 
 pytestmark = pytest.mark.comfy
 
+EXPERTS = {"model_high": ("experts", 0), "model_low": ("experts", 1)}
+CUT = {
+    "window_length": 13,
+    "window_overlap": 4,
+    "window_schedule": "static",
+    "free_noise": True,
+    "loop": False,
+    "keep_image": True,
+}
 LINKS = {"positive": ("positive", 0), "negative": ("negative", 0)}
 
 
@@ -57,6 +66,22 @@ def test_plan_before_and_after_the_first_run(comfy_server: ComfyServer):
     after = plan(comfy_server, prompt(201))
     assert after[:5] == before[:5]
     assert " s to " in after[5]
+    both = {"model_high": ("behind", 0), "model_low": ("behind", 1)}
+    cut = {
+        **prompt(201),
+        **image_to_video(**LINKS, length=49),
+        **moe_sampler(seed=201, **both),
+        "behind": node("WanDuetContextWindows", **EXPERTS, **CUT),
+    }
+    long = plan(comfy_server, cut)
+    assert long[3] == "3.1 s of video, in about 6 windows of 48 tokens"
+    assert long[4] == before[4], "hardly more than a window"
+    assert " s to " in long[5], "known from runs without windows"
+    assert plan(comfy_server, {**cut, **image_to_video(**LINKS, length=9)})[3] == before[3]
+    cut["behind"]["inputs"]["window_overlap"] = 99
+    refused = plan(comfy_server, cut)
+    assert refused[3] == "3.1 s of video, 156 tokens"
+    assert refused[5] == "Predicted time: not known with these context windows"
     times.write_text(json.dumps(dict.fromkeys(json.loads(times.read_text()), damaged)))
     assert plan(comfy_server, prompt(201))[5].startswith("Predicted time: known after")
 
@@ -100,16 +125,15 @@ def test_a_plan_says_what_each_loader_will_do(comfy_server: ComfyServer):
 @pytest.mark.parametrize(
     ("kind", "values", "said"),
     [
-        ("WanDuetContextWindows", {"window_length": 81}, "known after"),
-        ("WanDuetContextWindows", {"window_length": ("elsewhere", 0)}, "not known"),
+        ("WanDuetContextWindows", CUT, "known after"),
+        ("WanDuetContextWindows", {**CUT, "window_length": ("elsewhere", 0)}, "not known"),
         ("WanDuetDistribute", {"gpus": 2, "vae": ("vae", 0)}, "known after"),
     ],
 )
 def test_a_plan_heeds_what_lies_behind_the_loader(
     comfy_server: ComfyServer, kind: str, values: dict[str, Any], said: str
 ):
-    links = {"model_high": ("experts", 0), "model_low": ("experts", 1)}
-    behind = {"behind": node(kind, **links, **values)}
+    behind = {"behind": node(kind, **EXPERTS, **values)}
     run = {"steps": 20, "start_at_step": 15, "end_at_step": 19}
     sampler = moe_sampler(seed=1, model_high=("behind", 0), model_low=("behind", 1), **run)
     lines = plan(comfy_server, prompt(1) | experts(T2V, speed="fastest") | behind | sampler)

@@ -118,7 +118,7 @@ class OffloadEngine:
         if not repeats:
             self.unload()
             self.apply(lowered(failed, failed.margin_bytes))
-            video_bytes = failed.request.work.activation_bytes
+            video_bytes = failed.request.work.video_bytes
             raise MemoryLimitError(
                 f"The GPU ran out of memory. Got {failed.weight_bytes / GIB:.2f} GiB of weights "
                 f"and a video of {video_bytes / GIB:.2f} GiB, need room for both. Run it once more "
@@ -279,7 +279,7 @@ class OffloadEngine:
             # There is as much as was thought, so the video takes more than that.
             advice = [advice[1], "remove LoRAs and other additions from the model", advice[0]]
         found = "an unknown number of" if free is None else f"{free / GIB:.2f}"
-        video = plan.request.work.activation_bytes / GIB
+        video = plan.request.work.video_bytes / GIB
         return MemoryLimitError(
             "The GPU ran out of memory although all blocks were streamed. Got "
             f"{found} GiB free without this model, need {plan.weight_bytes / GIB:.2f} GiB for the "

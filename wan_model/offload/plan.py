@@ -62,6 +62,13 @@ class Work:
     """Computation of one block."""
     slack_bytes: int = 0
     """What stays free beside them: memory that the device's allocator holds and cannot use."""
+    run_bytes: int = 0
+    """What a run takes once, beside its passes: latents of a video longer than a pass sees."""
+
+    @property
+    def video_bytes(self) -> int:
+        """Bytes of the video, at the peak of a pass."""
+        return self.activation_bytes + self.run_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +184,7 @@ class Plan:
     @property
     def peak_bytes(self) -> int:
         """Predicted VRAM at the peak of a forward pass."""
-        return self.weight_bytes + self.request.work.activation_bytes
+        return self.weight_bytes + self.request.work.video_bytes
 
     @property
     def pinned_bytes(self) -> int:
@@ -250,7 +257,7 @@ def make_plan(request: PlanRequest) -> Plan:
     """
     sizes, limits = request.sizes, request.limits
     limits.check(sizes.blocks)
-    room = request.usable_bytes - request.work.activation_bytes - sizes.outside_bytes
+    room = request.usable_bytes - request.work.video_bytes - sizes.outside_bytes
     wanted_slots = DEFAULT_SLOTS if limits.prefetch_blocks is None else limits.prefetch_blocks + 1
     room_blocks = room // sizes.block_bytes if room > 0 else 0
     if limits.blocks_to_swap is not None:
@@ -379,7 +386,7 @@ def _does_not_fit(plan: Plan) -> MemoryLimitError:
     needed_bytes = plan.peak_bytes + (slack if left else 0)
     return MemoryLimitError(
         f"The video does not fit into the GPU's memory. Got {allowed / GIB:.2f} GiB {kind}, "
-        f"need {needed_bytes / GIB:.2f} GiB: {request.work.activation_bytes / GIB:.2f} for the "
+        f"need {needed_bytes / GIB:.2f} GiB: {request.work.video_bytes / GIB:.2f} for the "
         f"video at this size and length, {plan.weight_bytes / GIB:.2f} for the part of the model "
         f"that is there at a time ({plan.buffers} of {request.sizes.blocks} blocks){left}. Try in "
         f"this order: {'; '.join(advice)}.",
@@ -391,5 +398,5 @@ def _shorten(least: Plan) -> str:
     """Says how much smaller a video would have to be. Its memory grows with its pixels."""
     advice = "make the video shorter or smaller"
     room = least.request.usable_bytes - least.weight_bytes
-    percent = 100 * room // max(1, least.request.work.activation_bytes)
+    percent = 100 * room // max(1, least.request.work.video_bytes)
     return f"{advice}: about {percent} % of its pixels would fit" if 0 < percent < 100 else advice

@@ -116,6 +116,15 @@ def inputs_and_outputs(kind: str) -> tuple[dict[str, Any], int] | None:
     return {name: given[0] for name, given in _inputs(kind).items()}, outputs
 
 
+def node_class(kind: str) -> Any:
+    """Returns a node's class by its id.
+
+    Raises:
+        KeyError: if there is none.
+    """
+    return _classes()[kind]
+
+
 def _inputs(kind: str) -> dict[str, Any]:
     """Returns how a class describes its inputs, by name."""
     node = _classes().get(kind)

@@ -17,6 +17,7 @@ from .comfy_dit import ComfyWanDiT
 from .lora_shelf import LoraShelf
 from .pool import Shape
 from .saving import SavingModel
+from .window_work import Cut
 
 
 class _PlannedMemory:
@@ -25,12 +26,18 @@ class _PlannedMemory:
     diffusion_model: ComfyWanDiT
     sampled_shape: Shape | None = None
     """What memory was asked for last. Before ComfyUI loads a model, that is for one sample."""
+    beside_bytes = 0
+    """What a run takes beside its passes and has not taken yet, of the same question."""
+    cut: Cut | None = None
+    """The video that ComfyUI prepares, if windows cut it."""
 
     def memory_required(self, input_shape: list[int], **_shapes: Any) -> int:
         """Returns bytes for an input (B, C, T, H, W)."""
-        self.sampled_shape = tuple(input_shape)
-        batch, _, frames, height, width = input_shape
-        return self.diffusion_model.activation_bytes(batch, frames, height, width)
+        dit, cut = self.diffusion_model, self.cut
+        self.sampled_shape = tuple(input_shape) if cut is None else cut.of_pass(input_shape)
+        self.beside_bytes = 0 if cut is None else cut.beside_bytes(dit.config.cond_channels)
+        batch, _, frames, height, width = self.sampled_shape
+        return dit.activation_bytes(batch, frames, height, width) + self.beside_bytes
 
 
 class WanModel16(_PlannedMemory, SavingModel, comfy.model_base.WAN21):

@@ -196,8 +196,9 @@ def check_latent(model: ModelFacts, samples: Any) -> None:
         return
     if channels in VAE_FILES and samples.ndim == 5:
         raise PairingError(
-            f"This latent was made with a different VAE. Got {channels} channels, {model.label} "
-            f"needs {model.latent_channels}. Load the VAE {VAE_FILES[model.latent_channels]}."
+            f"This latent is for another model. Got {channels} channels, {model.label} needs "
+            f"{model.latent_channels}. Make it with 'Wan 2.2 Video Size & Images' and the VAE "
+            f"{VAE_FILES[model.latent_channels]}."
         )
     raise PairingError(
         f"This latent is not a Wan video. Got shape {tuple(samples.shape)}, need (B, "

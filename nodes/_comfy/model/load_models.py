@@ -9,6 +9,7 @@ from typing import Any
 import comfy.model_management
 import comfy.model_patcher
 import torch
+from comfy.patcher_extension import WrappersMP
 
 from ....wan_model.attention import AttentionFn
 from ....wan_model.loading import Checkpoint, load_dit, open_checkpoint, unchanged_regions
@@ -26,6 +27,7 @@ from .patcher import WanPatcher
 from .placement import has_engine_by_default
 from .pool import ExpertPool
 from .precision_choice import QUANTIZED, weights_of
+from .window_work import KEY, note_windows
 
 CHECKPOINT = "wanduet_checkpoint"
 """Attachment of a patcher: the CheckpointInfo of the file it came from."""
@@ -114,6 +116,7 @@ def _load_on(
     for patcher, info in zip(patchers, infos, strict=True):
         patcher.set_attachments(CHECKPOINT, info)
         patcher.set_attachments(LOADED_WITH, (precision, limits))
+        patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, note_windows)
         # Of newer cores, which have no other way to a copy on another GPU.
         patcher.cached_patcher_init = (load_again, (info.path, precision, attention, limits))
     return patchers

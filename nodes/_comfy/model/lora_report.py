@@ -12,6 +12,7 @@ from .low_rank import PREFIX
 
 OTHER_NODE = "; 'Wan 2.2 Load LoRA Pair' reads files of more trainers"
 """Advice: stock nodes look for some spellings of names only."""
+OTHER_FILE = "; choose one made for it: 14B and 5B need their own"
 
 
 def report(
@@ -39,7 +40,7 @@ def report(
     if failed:
         text += " (made for weights of another size)"
     if not matched:
-        text += ". It has no effect on this model" + ("" if patches else OTHER_NODE)
+        text += ". It has no effect on this model" + (OTHER_FILE if patches else OTHER_NODE)
     runtime.show(runtime.running_node(), f"{text}.")
 
 

@@ -76,7 +76,10 @@ class WanPatcher(SavingPatcher):
                 self.pool.move(torch.device(device_to))
             self.unpatch_hooks()
             compiled = COMPILED in self.model_options.get("transformer_options", {})
-            self.pool.prepare(self.model.expert, self.model.sampled_shape, compiled=compiled)
+            base = self.model
+            self.pool.prepare(
+                base.expert, base.sampled_shape, beside_bytes=base.beside_bytes, compiled=compiled
+            )
             self.model.device = device_to
             self.model.model_loaded_weight_memory = self.loaded_size()
             self.model.current_weight_patches_uuid = self.patches_uuid

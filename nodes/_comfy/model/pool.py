@@ -73,6 +73,7 @@ class ExpertPool:
         heading: what the running node says above the plan.
         step_passes: by expert, forward passes in one step; None while that is not known.
         passes: forward passes so far.
+        under_way: whether what the running video takes beside forward passes is there already.
     """
 
     def __init__(self, models: Sequence[HostModel], device: torch.device, limits: Limits) -> None:
@@ -89,6 +90,7 @@ class ExpertPool:
         self.heading = ""
         self.step_passes: list[int | None] = [None] * len(models)
         self.passes = 0
+        self.under_way = False
         self._hosts = tuple(models)
         self._limits = limits
         self._ahead: ReadAhead | None = None
@@ -139,12 +141,20 @@ class ExpertPool:
         return 0 if self._engine is None else self._engine.device_bytes
 
     @kernels_kept()
-    def prepare(self, expert: int, shape: Shape | None, *, compiled: bool = False) -> None:
+    def prepare(
+        self,
+        expert: int,
+        shape: Shape | None,
+        *,
+        beside_bytes: int = 0,
+        compiled: bool = False,
+    ) -> None:
         """Plans for a latent's shape, shows the plan, and begins to fetch an expert.
 
         Args:
             expert: number of it.
-            shape: of the latent; None if that is not known.
+            shape: of the latent that a pass sees; None if that is not known.
+            beside_bytes: what the run takes beside its passes.
             compiled: whether its blocks' stages are.
 
         Raises:
@@ -154,6 +164,8 @@ class ExpertPool:
         pace = self._pace.factor
         with runtime.on_device(self._torch_device):
             request = self._request(expert, shape, pace, compiled=compiled)
+        if not self.under_way:
+            request = replace(request, work=replace(request.work, run_bytes=beside_bytes))
         plan = self._slack.plan(request)
         self._settled = False
         self._estimated_seconds = plan.compute_seconds / pace
@@ -299,8 +311,9 @@ def still_good(plan: Plan, new: Plan) -> bool:
         return False
     slack = 0 if new.request.limits.blocks_to_swap is not None else SETTLED_PART
     gain = plan.streamed - new.streamed + len(new.kept) - len(plan.kept)
+    work = new.request.work
     return (
-        plan.request.work.activation_bytes == new.request.work.activation_bytes
-        and plan.peak_bytes + new.request.work.slack_bytes // 2 <= new.request.limit_bytes
+        plan.request.work.activation_bytes == work.activation_bytes
+        and plan.weight_bytes + work.video_bytes + work.slack_bytes // 2 <= new.request.limit_bytes
         and gain <= slack * new.request.sizes.blocks
     )

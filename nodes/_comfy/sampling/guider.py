@@ -192,6 +192,9 @@ class MoEGuider(comfy.samplers.CFGGuider):
         rest = (denoise_mask, callback, disable_pbar, seed)
         if self.watch is not None:
             self.watch.start()
+        for expert in (*self.experts, self.first):
+            if isinstance(expert.patcher, WanPatcher):
+                expert.patcher.pool.under_way = True
         return super().inner_sample(noise, latent_image, device, sampler, sigmas, *rest, **extra)
 
     def outer_predict_noise(
@@ -272,7 +275,7 @@ class MoEGuider(comfy.samplers.CFGGuider):
         for expert in (*self.experts, self.first):
             if isinstance(expert.patcher, WanPatcher):
                 pool, number = expert.patcher.pool, expert.patcher.model.expert
-                pool.heading = self.heading if running else ""
+                pool.heading, pool.under_way = self.heading if running else "", False
                 pool.step_passes[number] = expert.passes if running else None
 
     def _tell_passes(self, expert: Expert) -> None:

@@ -18,14 +18,12 @@ from torch import Tensor
 
 from ....wan_model.errors import SettingsError
 from ....wan_model.sampling import free_noise
+from ..model.window_work import TIME, frames_seen
 
 try:
     from comfy import context_windows
 except ImportError:
     context_windows = None
-
-TIME = 2
-"""Dimension of latent frames."""
 
 KEY = "wanduet.context_windows"
 SHIFT = 0.381966
@@ -100,7 +98,16 @@ class WanWindows(_BASE):
 
     def should_use_context(self, model: Any, conds: Any, x_in: Tensor, *_: Any) -> bool:  # noqa: ARG002
         """Tells whether a latent is longer than a window, or a loop."""
-        return self.windows.loop or x_in.shape[TIME] > self.windows.length
+        return self.cuts(x_in.shape[TIME])
+
+    def cuts(self, frames: int) -> bool:
+        """Tells the same of a number of latent frames."""
+        return self.windows.loop or frames > self.windows.length
+
+    def frames_at_once(self, frames: int) -> int:
+        """Returns the latent frames that the model sees of so many that are cut."""
+        # A loop that is one window is seen with the frame before it, too.
+        return frames + 1 if frames <= self.windows.length else self.windows.length
 
     def execute(
         self,
@@ -231,8 +238,8 @@ def with_context_windows(model: ModelPatcher, windows: Windows, channels: int) -
             "comfy/context_windows.py, need 0.3.49 or newer. Update ComfyUI."
         )
     clone = model.clone()
-    clone.model_options["context_handler"] = WanWindows(windows, channels == 48)
-    clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _MemoryOfOne(windows))
+    handler = clone.model_options["context_handler"] = WanWindows(windows, channels == 48)
+    clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _MemoryOfOne(handler))
     if windows.free_noise:
         clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _FreeNoise(windows))
     return clone
@@ -240,16 +247,15 @@ def with_context_windows(model: ModelPatcher, windows: Windows, channels: int) -
 
 @dataclass(frozen=True)
 class _MemoryOfOne:
-    """Has a run's memory planned for one window."""
+    """Has a run's memory planned for one window, for core's MODELs: ours know by themselves."""
 
-    windows: Windows
+    handler: WanWindows
 
     def __call__(
         self, executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        shape, loop = list(noise_shape), int(self.windows.loop)
-        # A loop that is one window is seen with the frame before it, too.
-        shape[TIME] = min(shape[TIME], self.windows.length) + loop
+        shape = list(noise_shape)
+        shape[TIME] = frames_seen(self.handler, shape[TIME])
         return executor(model, shape, *args, **kwargs)
 
 

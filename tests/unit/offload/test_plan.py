@@ -28,8 +28,9 @@ def requests(draw: st.DrawFn) -> PlanRequest:
     work = Work(
         activation_bytes=draw(st.integers(0, 10 * GIB)),
         block_seconds=draw(st.floats(1e-3, 1)),
+        run_bytes=draw(st.integers(0, GIB)),
     )
-    least = work.activation_bytes + sizes.outside_bytes + 2 * sizes.block_bytes
+    least = work.activation_bytes + work.run_bytes + sizes.outside_bytes + 2 * sizes.block_bytes
     machine = Machine(
         free_vram_bytes=least + draw(st.integers(0, 90 * GIB)),
         free_ram_bytes=draw(st.integers(0, 128 * GIB)),
@@ -74,6 +75,7 @@ def plan_or_skip(request: PlanRequest):
 def test_plans_keep_the_limits(request):
     plan, sizes, limits = plan_or_skip(request), request.sizes, request.limits
     assert plan.peak_bytes <= request.limit_bytes
+    assert plan.peak_bytes - plan.weight_bytes == request.work.video_bytes
     assert plan.slots <= plan.streamed
     assert (plan.slots > 0) == (plan.streamed > 0)
     assert set(plan.resident) | set(plan.kept) <= set(range(sizes.blocks))

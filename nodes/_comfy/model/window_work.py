@@ -1,0 +1,119 @@
+"""How much of a video a forward pass sees under context windows, and how many passes a step takes.
+
+A handler lies in a MODEL's options and calls the model once for each of its windows, so a pass
+needs the memory of one. Latents, noise and conditions stay as long as the video. Of a handler that
+is not known here it is taken that it shows all of a video at once.
+"""
+
+import statistics
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+try:
+    from comfy import context_windows
+except ImportError:
+    context_windows = None
+
+KEY = "wanduet.window_work"
+TIME = 2
+"""Dimension of latent frames."""
+
+SOME_STEPS = 8
+FP32 = 4
+LATENTS = 12
+"""Tensors of a latent's size that a run holds while it predicts: noise, given latent, mask, the
+solver's sample and its history, sums and results of both prompts, a preview's copy. Counted in
+tests of solvers: up to 9."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A video that is about to be sampled in windows."""
+
+    shape: tuple[int, ...]
+    """(B, C, T, H, W) of its latent."""
+    seen: int
+    """Latent frames of one forward pass."""
+
+    def of_pass(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Returns the shape of a pass for which ComfyUI was asked for this one."""
+        return (*shape[:TIME], self.seen, *shape[TIME + 1 :])
+
+    def beside_bytes(self, cond_channels: int) -> int:
+        """Returns what the rest of the video takes that a pass does not see.
+
+        Args:
+            cond_channels: of an image's condition, which both prompts have.
+        """
+        batch, channels, frames, height, width = self.shape
+        values = LATENTS * channels + 2 * cond_channels
+        return batch * values * max(0, frames - self.seen) * height * width * FP32
+
+
+def frames_seen(handler: Any, frames: int) -> int:
+    """Returns the latent frames that the model sees at once of so many; all, if it is not known."""
+    if not _cuts(handler, frames):
+        return frames
+    if hasattr(handler, "frames_at_once"):
+        return handler.frames_at_once(frames)
+    # Newer cores show the frame before a window, too.
+    return min(frames, handler.context_length + bool(getattr(handler, "causal_window_fix", False)))
+
+
+def windows_per_step(handler: Any, frames: int, steps: int) -> float | None:
+    """Returns how often the model is called for one prompt in a step; None if it is not known.
+
+    Args:
+        handler: of a MODEL's options, or None.
+        frames: of the whole latent.
+        steps: of the run. Windows that move differ by one from step to step: some are asked for.
+    """
+    cuts = handler is not None and _cuts(handler, frames)
+    if not cuts:
+        return None if cuts is None else 1.0
+    asked, counts = copy(handler), []
+    for asked._step in range(max(1, min(steps, SOME_STEPS))):
+        counts.append(len(asked.context_schedule.func(frames, asked, {})))
+    return statistics.fmean(counts)
+
+
+def _cuts(handler: Any, frames: int) -> bool | None:
+    """Tells whether a video of so many latent frames is cut into windows; None: not known."""
+    if hasattr(handler, "cuts"):
+        return handler.cuts(frames)
+    return frames > handler.context_length if _is_cores(handler) else None
+
+
+def _is_cores(handler: Any) -> bool:
+    """Whether a handler is core's own and cuts in time, in a way that it can itself."""
+    return (
+        context_windows is not None
+        and type(handler) is context_windows.IndexListContextHandler
+        and handler.dim == TIME
+        and 0 <= handler.context_overlap < handler.context_length
+        and handler.context_schedule.name in context_windows.CONTEXT_MAPPING
+    )
+
+
+def note_windows(
+    executor: Any,
+    model: Any,
+    noise_shape: Sequence[int],
+    conds: Any,
+    model_options: Any = None,
+    **more: Any,
+) -> Any:
+    """Has memory planned for one window: put around a MODEL's preparation for sampling.
+
+    Others around it may have a shape cut for themselves; what counts is the handler that will run.
+    """
+    handler = (model_options or {}).get("context_handler")
+    base, shape = model.model, tuple(noise_shape)
+    if handler is not None and len(shape) == TIME + 3:
+        base.cut = Cut(shape, frames_seen(handler, shape[TIME]))
+    try:
+        return executor(model, noise_shape, conds, model_options=model_options, **more)
+    finally:
+        base.cut = None
