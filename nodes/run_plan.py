@@ -70,10 +70,13 @@ def plan_lines(prompt: dict[str, Any], node_id: str) -> list[str]:
         for name, model in found.items()
         if model is not None
     ]
-    lines.append(_length(size, models[0].official.fps, seen))
-    lines.append(_memory(graph, places, size, max(each.frames for each in seen)))
+    batch = _batch(graph, node_id)
+    shape = (batch, models[0].channels, size.frames, size.height, size.width)
+    lines.append(_length(size, models[0].official.fps, seen, batch))
+    lines.append(_memory(graph, places, Cut(shape, max(each.frames for each in seen))))
     keys = [pace_key(graph, model, len(steps)) for model in models]
-    return [*lines, _time(keys, size, seen, _passes(graph, node_id, chosen, steps))]
+    passes = [batch * count for count in _passes(graph, node_id, chosen, steps)]
+    return [*lines, _time(keys, size, seen, passes)]
 
 
 def settings_of(
@@ -193,9 +196,17 @@ def _size(graph: Graph, node_id: str, model: Model) -> LatentSize | None:
         return None
 
 
-def _length(size: LatentSize, fps: float, seen: Sequence[Seen]) -> str:
+def _batch(graph: Graph, node_id: str) -> int:
+    """Returns how many videos a run makes at once."""
+    source = graph.link(node_id, "latent_image")
+    count = None if source is None else graph.number(source.node_id, "batch_size")
+    return max(1, int(count or 1))
+
+
+def _length(size: LatentSize, fps: float, seen: Sequence[Seen], batch: int) -> str:
     """Says how long a video is, and what of it the model sees at once."""
-    length = f"{(4 * (size.frames - 1) + 1) / fps:.1f} s of video"
+    seconds = (4 * (size.frames - 1) + 1) / fps
+    length = f"{seconds:.1f} s of video" if batch == 1 else f"{batch} videos of {seconds:.1f} s"
     most = max(seen, key=lambda each: each.frames)
     if most.windows in (None, 1):
         return f"{length}, {size.tokens} tokens"
@@ -203,10 +214,10 @@ def _length(size: LatentSize, fps: float, seen: Sequence[Seen]) -> str:
     return f"{length}, in about {most.windows:.0f} windows of {tokens} tokens"
 
 
-def _memory(graph: Graph, places: Sequence[Place], size: LatentSize, frames: int) -> str:
+def _memory(graph: Graph, places: Sequence[Place], cut: Cut) -> str:
     """Predicts the peak of a device's memory; experts take turns there.
 
-    Of two devices it is that of the one where more is needed. A pass sees so many latent frames.
+    Of two devices it is that of the one where more is needed.
     """
     if any(wanted(graph, model) is None for place in places for model in place.models):
         return "Predicted peak: known when the loader runs"
@@ -218,9 +229,9 @@ def _memory(graph: Graph, places: Sequence[Place], size: LatentSize, frames: int
     asked = wanted(graph, models[0])
     precision = AUTO if asked is None else precision_at(asked.tier, asked.precision, device)
     numbers = Precision(compute_dtype=runtime.compute_dtype(precision, device))
-    shape = (1, config.out_channels, size.frames, size.height, size.width)
-    video = activation_bytes(config, numbers, 1, frames, size.height, size.width)
-    video += Cut(shape, frames).beside_bytes(config.cond_channels)
+    batch, _, frames, height, width = cut.of_pass(cut.shape)
+    video = activation_bytes(config, numbers, batch, frames, height, width)
+    video += cut.beside_bytes(config.cond_channels)
     weights = max(model.info.bytes for model in models)
     if device.type == "cpu":
         total = video + sum(model.info.bytes for model in models)
@@ -238,7 +249,7 @@ def _memory(graph: Graph, places: Sequence[Place], size: LatentSize, frames: int
 
 
 def _time(
-    keys: Sequence[str | None], size: LatentSize, seen: Sequence[Seen], passes: tuple[int, int]
+    keys: Sequence[str | None], size: LatentSize, seen: Sequence[Seen], passes: Sequence[int]
 ) -> str:
     """Predicts the time of a run by those before it.
 

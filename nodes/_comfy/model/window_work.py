@@ -23,9 +23,9 @@ TIME = 2
 SOME_STEPS = 8
 FP32 = 4
 LATENTS = 12
-"""Tensors of a latent's size that a run holds while it predicts: noise, given latent, mask, the
-solver's sample and its history, sums and results of both prompts, a preview's copy. Counted in
-tests of solvers: up to 9."""
+"""Tensors of a latent's size that a run holds while the model predicts: noise as drawn and as
+FreeNoise orders it, given latent and mask, a solver's sample and up to four of its history, sums of
+both prompts, a preview's. An upper bound."""
 
 
 @dataclass(frozen=True)
