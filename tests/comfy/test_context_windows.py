@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .graphs import (
     I2V,
-    T2V,
     TI2V,
     VAE_22,
     Prompt,
@@ -191,7 +190,10 @@ def test_a_model_for_the_first_steps_has_windows_of_its_own(comfy_server: ComfyS
 
 
 def test_a_long_video_takes_the_memory_of_a_window(comfy_server: ComfyServer):
-    """Beside it there are its latents. Newer cores' own windows are a frame longer than set."""
+    """Beside it there are its latents, from the first step on: not again for the other expert.
+
+    Newer cores' own windows are a frame longer than set.
+    """
     known = comfy_server.object_info("WanContextWindowsManual")["WanContextWindowsManual"]
     cores = {**widgets(known), "context_length": WINDOW, "context_overlap": 4}
     planned, latents, calls = {}, {}, {}
@@ -200,19 +202,22 @@ def test_a_long_video_takes_the_memory_of_a_window(comfy_server: ComfyServer):
         ("longer", WINDOW + 4, "record_0"),
         ("windows", LENGTH, "windows"),
         ("cores", LENGTH, "cores"),
+        ("both", LENGTH, "both"),
     ):
+        low = {"model_low": ("both", 1), "steps": 2} if name == "both" else {"model_low": None}
         prompt: Prompt = {
             **memory(blocks_to_swap=1),
-            **model(T2V[0], "model", memory=("memory", 0)),
-            **recorded(f"fit_{name}", (("model", 0),)),
+            **experts(memory=("memory", 0)),
+            **recorded(f"fit_{name}", (("experts", 0),)),
             **windows(model_low=None),
+            "both": windows(model_low=("experts", 1))["windows"],
             "cores": node("WanContextWindowsManual", model=("record_0", 0), **cores),
             **vae(),
             **image_to_video(**{**LINKS, "length": frames}),
-            **moe_sampler(model_high=(source, 0), model_low=None, steps=1),
+            **moe_sampler(**{"steps": 1, "model_high": (source, 0), **low}),
             "look": node(
                 "WanDuetTestTakeMemory",
-                model=("model", 0),
+                model=("experts", 0),
                 latent=("sampler", 0),
                 nbytes=0,
                 name=f"{name}_window",
@@ -227,7 +232,7 @@ def test_a_long_video_takes_the_memory_of_a_window(comfy_server: ComfyServer):
     assert planned["windows"] == planned["short"] < planned["longer"]
     assert planned["cores"] == planned["longer" if max(calls["cores"]) == 5 else "short"]
     assert latents["windows"] >= 9 * 4 * 16 * 3 * 6 * 8 > latents["short"] == 0
-    assert latents["cores"] > 0
+    assert latents["cores"] > latents["both"] == 0
 
 
 def test_too_much_overlap_is_refused(comfy_server: ComfyServer):

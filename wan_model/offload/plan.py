@@ -57,7 +57,7 @@ class Work:
     """One forward pass."""
 
     activation_bytes: int
-    """`dit.memory.activation_bytes`, and whatever else needs room meanwhile."""
+    """What a pass needs at its peak, beside the weights."""
     block_seconds: float
     """Computation of one block."""
     slack_bytes: int = 0
@@ -234,12 +234,10 @@ class Plan:
             if self.streamed
             else f"all {blocks} blocks resident"
         )
-        limit = self.request.limit_bytes / GIB
-        per = "forward pass" if passes is None else "step"
+        seconds, per = (passes or 1) * self.seconds, "forward pass" if passes is None else "step"
         return (
-            f"{placed}, peak {self.peak_bytes / GIB:.1f} of {limit:.1f} GiB, RAM "
-            f"{self.pinned_bytes / GIB:.1f} GiB pinned, about "
-            f"{(passes or 1) * self.seconds:.1f} s per {per}"
+            f"{placed}, peak {self.peak_bytes / GIB:.1f} of {self.request.limit_bytes / GIB:.1f} "
+            f"GiB, RAM {self.pinned_bytes / GIB:.1f} GiB pinned, about {seconds:.1f} s per {per}"
         )
 
     def __str__(self) -> str:
@@ -377,19 +375,19 @@ def _does_not_fit(plan: Plan) -> MemoryLimitError:
         advice.append("leave prefetch_blocks open")
         changed.append("prefetch_blocks")
     if allowed < least.peak_bytes <= free - slack:
-        needed = math.ceil(10 * least.peak_bytes / GIB) / 10
-        advice.append(f"leave the VRAM budget open, or make it {needed:.1f} GiB or more")
+        needed = f"{math.ceil(10 * least.peak_bytes / GIB) / 10:.1f} GiB"
+        advice.append(f"leave the VRAM budget open, or make it {needed} or more")
         changed.append("vram_budget_bytes")
     advice += ["close other programs that use the GPU", _shorten(least)]
     kind = "free" if allowed == free else "allowed by the VRAM budget"
     left = "" if allowed == request.usable_bytes else f", {slack / GIB:.2f} to be left free"
-    needed_bytes = plan.peak_bytes + (slack if left else 0)
     return MemoryLimitError(
         f"The video does not fit into the GPU's memory. Got {allowed / GIB:.2f} GiB {kind}, "
-        f"need {needed_bytes / GIB:.2f} GiB: {request.work.video_bytes / GIB:.2f} for the "
-        f"video at this size and length, {plan.weight_bytes / GIB:.2f} for the part of the model "
-        f"that is there at a time ({plan.buffers} of {request.sizes.blocks} blocks){left}. Try in "
-        f"this order: {'; '.join(advice)}.",
+        f"need {(plan.peak_bytes + bool(left) * slack) / GIB:.2f} GiB: "
+        f"{request.work.video_bytes / GIB:.2f} for the video at this size and length, "
+        f"{plan.weight_bytes / GIB:.2f} for the part of the model that is there at a time "
+        f"({plan.buffers} of {request.sizes.blocks} blocks){left}. Try in this order: "
+        f"{'; '.join(advice)}.",
         limits=tuple(changed),
     )
 
