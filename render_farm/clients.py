@@ -23,6 +23,9 @@ LINK_SECONDS = 10.0
 
 RETRY_SECONDS = 1.0
 
+SEND_SECONDS = 10.0
+"""A client that takes nothing for so long is let go: others wait for what is sent to it."""
+
 MOST_GREETED = 256
 """Clients that new workers are told of: those that are connected, and some that never were."""
 
@@ -36,8 +39,9 @@ the worker died before."""
 class Client:
     """One connection to the farm."""
 
-    def __init__(self, client_id: str) -> None:
+    def __init__(self, client_id: str, transport: asyncio.BaseTransport | None = None) -> None:
         self.client_id = client_id
+        self._transport = transport
         self.socket = web.WebSocketResponse()
         self.links: dict[str, Any] = {}
         """aiohttp's connections by the worker's key."""
@@ -55,13 +59,28 @@ class Client:
         """Sends a worker's message, unless the client has gone."""
         if not self.socket.prepared or self.socket.closed:
             return
+        is_bytes = isinstance(message, bytes)
+        send: Any = self.socket.send_bytes if is_bytes else self.socket.send_str
         try:
-            if isinstance(message, bytes):
-                await self.socket.send_bytes(message)
-            else:
-                await self.socket.send_str(message)
+            await asyncio.wait_for(send(message), SEND_SECONDS)
+        except asyncio.TimeoutError:
+            self._let_go()
         except (ConnectionError, aiohttp.ClientError) as error:
             logger.debug("A client has gone: %s", error)
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        if not self.socket.prepared or self.socket.closed:
+            return
+        try:
+            await asyncio.wait_for(self.socket.close(), SEND_SECONDS)
+        except asyncio.TimeoutError:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        logger.warning("A client takes no messages. Its connection is ended.")
+        if isinstance(self._transport, asyncio.WriteTransport):
+            self._transport.abort()
 
 
 class Clients:
@@ -83,7 +102,8 @@ class Clients:
             request: the connection.
             status: returns what ComfyUI calls the status of the queue.
         """
-        client = Client(request.query.get("clientId") or uuid.uuid4().hex)
+        name = request.query.get("clientId") or uuid.uuid4().hex
+        client = Client(name, request.transport)
         before = self._clients.pop(client.client_id, None)
         if before is not None:
             await self._close(before)
@@ -140,14 +160,12 @@ class Clients:
             await client.send(kind, data)
 
     async def broadcast(self, kind: str, data: dict[str, Any]) -> None:
-        """Sends a message to all clients."""
-        for client in list(self._clients.values()):
-            await client.send(kind, data)
+        """Sends a message to all clients; none waits for another."""
+        await asyncio.gather(*(each.send(kind, data) for each in list(self._clients.values())))
 
     async def close(self) -> None:
         """Ends all connections."""
-        for client in list(self._clients.values()):
-            await self._close(client)
+        await asyncio.gather(*(self._close(client) for client in list(self._clients.values())))
 
     async def _connect(self, client: Client, worker: Worker) -> None:
         """Starts to listen for a client at a worker, and waits until that stands."""
@@ -204,8 +222,7 @@ class Clients:
         for task in client.tasks.values():
             task.cancel()
         await asyncio.gather(*client.tasks.values(), return_exceptions=True)
-        if client.socket.prepared and not client.socket.closed:
-            await client.socket.close()
+        await client.close()
 
 
 async def _say(link: Any, text: str) -> None:

@@ -29,6 +29,9 @@ SILENT_SECONDS = 60.0
 HEARTBEAT_SECONDS = 30.0
 """How often a quiet connection is tried."""
 
+END_SECONDS = 60.0
+"""In which one that was ended has ended, or nobody will ever tell: its computer is gone."""
+
 STEADY_SECONDS = 60.0
 """Who was ready for so long is started again at once."""
 
@@ -132,7 +135,8 @@ class Crew:
             if work.done():
                 logger.error("Worker %d is ended.", slot.number, exc_info=work.exception())
                 await process.end()
-            how = await end
+                await asyncio.wait({end}, timeout=END_SECONDS)
+            how = end.result() if end.done() else "nobody can say how"
             return how
         finally:
             work.cancel()

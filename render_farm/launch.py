@@ -164,7 +164,9 @@ def spec_of(options: argparse.Namespace) -> ComfySpec:
 async def application(engine: Engine, *, mark_files: bool) -> web.Application:
     """Returns what answers, with workers that live as long as it does."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
-    session = aiohttp.ClientSession(timeout=timeout)
+    # Each client has a connection to each worker: of 100 in all, none would be left for questions.
+    connector = aiohttp.TCPConnector(limit=0)
+    session = aiohttp.ClientSession(connector=connector, timeout=timeout)
     farm, proxy = Farm(mark_files=mark_files), Proxy()
     crew = Crew(engine, farm, session)
 

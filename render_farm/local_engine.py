@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,8 @@ class LocalProcess:
             await asyncio.wait_for(self.child.wait(), END_SECONDS)
         except asyncio.TimeoutError:
             self.child.kill()
-            await self.child.wait()
+            with suppress(asyncio.TimeoutError):  # the system ends it as soon as its driver answers
+                await asyncio.wait_for(self.child.wait(), END_SECONDS)
 
 
 class LocalEngine:

@@ -4,13 +4,14 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from .worker import Worker
+from .worker import ENDED, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,9 @@ ORIGINAL = re.compile(rb'name="original_ref"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\
 """In an uploaded mask: what it is the mask of."""
 
 
+T = TypeVar("T")
+
+
 class Proxy:
     """Asks workers on behalf of clients."""
 
@@ -41,6 +45,7 @@ class Proxy:
         # Bodies stay as they are, compressed or not; cookies are the client's.
         self._session = aiohttp.ClientSession(
             auto_decompress=False,
+            connector=aiohttp.TCPConnector(limit=0),  # clients that read slowly keep no others out
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
         )
@@ -59,40 +64,53 @@ class Proxy:
             workers: in the order in which they are asked.
             until_found: whether to ask the next one for what a worker does not have.
         """
-        body = await request.read() or None
+        await request.read()
         left = list(workers)
         while left:
             worker = left.pop(0)
             try:
-                async with self._session.request(
-                    request.method,
-                    _url(worker, request),
-                    headers=_passed_on(request.headers),
-                    data=body,
-                    allow_redirects=False,
-                    skip_auto_headers=("User-Agent", "Accept-Encoding", "Content-Type"),
-                ) as answer:
-                    if until_found and answer.status == MISSING and left:
-                        continue
-                    return await _stream(request, answer)
+                asked = self._ask(worker, request, only_found=until_found and bool(left))
+                answer = await while_alive(worker, asked)
             except aiohttp.ClientConnectorError:
                 continue  # it has got nothing
             except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
                 return _ended(error)
+            if answer is not None:
+                return answer
         return web.Response(status=503, text="No ComfyUI is ready. Try again in a minute.")
+
+    async def _ask(
+        self, worker: Worker, request: web.Request, *, only_found: bool
+    ) -> web.StreamResponse | None:
+        """Answers with what a worker says, or with nothing where it does not have what is asked."""
+        async with self._session.request(
+            request.method,
+            _url(worker, request),
+            headers=_passed_on(request.headers),
+            data=await request.read() or None,
+            allow_redirects=False,
+            skip_auto_headers=("User-Agent", "Accept-Encoding", "Content-Type"),
+        ) as answer:
+            if only_found and answer.status == MISSING:
+                return None
+            return await _stream(request, answer)
+
+    async def _tell(self, worker: Worker, request: web.Request) -> None:
+        """Passes a request on, and waits for the answer."""
+        async with self._session.request(
+            request.method,
+            _url(worker, request),
+            headers=_passed_on(request.headers),
+            data=await request.read(),
+        ) as answer:
+            await answer.read()
 
     async def to_all(self, request: web.Request, workers: Iterable[Worker]) -> web.StreamResponse:
         """Tells all workers, and answers with what the last one says."""
         everyone = list(workers)
         for worker in everyone[:-1]:
             try:
-                async with self._session.request(
-                    request.method,
-                    _url(worker, request),
-                    headers=_passed_on(request.headers),
-                    data=await request.read(),
-                ) as each:
-                    await each.read()
+                await while_alive(worker, self._tell(worker, request))
             except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
                 return _ended(error)
         return await self.forward(request, everyone[-1:])
@@ -114,9 +132,35 @@ async def _stream(request: web.Request, answer: aiohttp.ClientResponse) -> web.S
         await response.write_eof()
     except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
         logger.warning("A file or an answer broke off. Got '%s'.", error)
-        if request.transport is not None:
-            request.transport.abort()  # so that the client does not take it for the whole
+        _break_off(request)
+    except asyncio.CancelledError:
+        _break_off(request)
+        raise
     return response
+
+
+def _break_off(request: web.Request) -> None:
+    """Ends a connection, so that the client does not take what it has got for the whole."""
+    if request.transport is not None:
+        request.transport.abort()
+
+
+async def while_alive(worker: Worker, work: Coroutine[Any, Any, T]) -> T:
+    """Waits for a worker's answer as long as it lives: one whose computer is gone gives none.
+
+    Raises:
+        ClientConnectionError: if it ends before.
+    """
+    asked = asyncio.ensure_future(work)
+    ended = asyncio.ensure_future(worker.ended.wait())
+    try:
+        await asyncio.wait({asked, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not asked.done():
+            raise aiohttp.ClientConnectionError(ENDED)
+        return asked.result()
+    finally:
+        asked.cancel()
+        ended.cancel()
 
 
 def _url(worker: Worker, request: web.Request) -> URL:

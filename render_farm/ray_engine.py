@@ -6,19 +6,15 @@ belongs to this program: Ray ends it when this program ends, and ComfyUI ends wi
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from .engine import HERE, ComfySpec, FarmError
+from .ray_cluster import connected, is_there
 
-INSTALL = "pip install ray"
-PACKAGE = Path(__file__).parent
-STORE_BYTES = 100 << 20
-"""Of shared memory: next to nothing travels through Ray."""
+logger = logging.getLogger(__name__)
 
 PLACE_SECONDS = 120.0
 """In which there is a GPU for a worker whose GPU is free. One that is gone with its computer never
@@ -34,17 +30,26 @@ class RayProcess:
     host: str
     port: int
     pid: int
+    left: asyncio.Event
+    """Set once the farm has left the cluster that it runs in, from which nothing comes then."""
 
     async def wait(self) -> str:
         """Waits until it has ended, and returns how."""
+        code = asyncio.ensure_future(_awaited(self.actor.wait.remote()))
+        left = asyncio.ensure_future(self.left.wait())
         try:
-            return f"code {await self.actor.wait.remote()}"
+            await asyncio.wait({code, left}, return_when=asyncio.FIRST_COMPLETED)
+            return f"code {code.result()}" if code.done() else "Ray has ended"
         except self.ray.exceptions.RayError as error:
             return str(error).strip().partition("\n")[0]
+        finally:
+            code.cancel()
+            left.cancel()
 
     async def end(self) -> None:
         """Ends it, whatever it does, with its actor."""
-        self.ray.kill(self.actor, no_restart=True)
+        with suppress(self.ray.exceptions.RayError):  # it is one of a cluster that has ended
+            self.ray.kill(self.actor, no_restart=True)
 
 
 class RayEngine:
@@ -62,7 +67,10 @@ class RayEngine:
             FarmError: if Ray is missing, or there is no cluster.
         """
         self._spec = spec
-        self._alone = not address
+        self._address = address
+        self._connecting = asyncio.Lock()
+        self.left = asyncio.Event()
+        """See `RayProcess`."""
         self._ray = connected(address)
         gpus = int(self._ray.cluster_resources().get("GPU", 0)) if spec.on_gpu else 0
         self.slots = workers or gpus or 1
@@ -78,6 +86,8 @@ class RayEngine:
         Raises:
             FarmError: if that is impossible for now.
         """
+        async with self._connecting:
+            await self._connect_again()
         actor = (
             self._ray.remote(_actor_class())
             .options(
@@ -86,7 +96,7 @@ class RayEngine:
                 max_concurrency=2,  # one waits for the end
                 scheduling_strategy="SPREAD",
             )
-            .remote(self._spec, slot, HERE if self._alone else "")
+            .remote(self._spec, slot, "" if self._address else HERE)
         )
         try:
             problem, host, pid = await asyncio.wait_for(actor.start.remote(), PLACE_SECONDS)
@@ -101,44 +111,29 @@ class RayEngine:
         if problem:
             self._ray.kill(actor, no_restart=True)
             raise FarmError(problem)
-        return RayProcess(self._ray, actor, host, self._spec.port(slot), pid)
+        return RayProcess(self._ray, actor, host, self._spec.port(slot), pid, self.left)
+
+    async def _connect_again(self) -> None:
+        """Starts Ray anew, or connects with its cluster again, if it has ended.
+
+        Raises:
+            FarmError: if there is none any more.
+        """
+        if await asyncio.to_thread(is_there, self._ray):
+            return
+        logger.error("Ray has ended. It is started anew, with all workers.")
+        self.left.set()
+        self.left = asyncio.Event()
+        await asyncio.to_thread(self._ray.shutdown)
+        self._ray = await asyncio.to_thread(connected, self._address)
 
     async def close(self) -> None:
         """Disconnects from Ray, which ends it on this computer if it was started here."""
         self._ray.shutdown()
 
 
-def connected(address: str) -> Any:
-    """Returns Ray, connected to a cluster or started on this computer.
-
-    Raises:
-        FarmError: if Ray is missing, or there is no cluster.
-    """
-    try:
-        ray = import_module("ray")
-    except ImportError as error:
-        raise FarmError(
-            f"Ray is missing. Got no usable package 'ray' ({error}), need it for workers on other "
-            f"computers. Install it with '{INSTALL}', or give --without-ray for this one's GPUs."
-        ) from error
-    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-    # Workers find this folder's modules through Ray, wherever they lie on their computer.
-    options["runtime_env"] = {"py_modules": [str(PACKAGE)]}
-    if address:
-        options["address"] = address
-    else:
-        options |= {"address": "local", "num_cpus": 1, "include_dashboard": False}
-        options["object_store_memory"] = STORE_BYTES
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        ray.init(logging_level=logging.WARNING, namespace="wanduet-farm", **options)
-    except Exception as error:  # a start that takes too long has no kind of its own in Ray
-        where = f"at {address}" if address else "on this computer"
-        raise FarmError(
-            f"Ray does not start {where}. Got '{error}', need a running cluster or enough memory "
-            "and rights to start one. Check --address, or leave it out."
-        ) from error
-    return ray
+async def _awaited(reference: Any) -> Any:
+    return await reference
 
 
 def _actor_class() -> Callable[..., Any]:

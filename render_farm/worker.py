@@ -107,8 +107,14 @@ class Worker:
         return await self.ask("POST", "/prompt", body)
 
     async def queued(self) -> dict[str, bool]:
-        """Returns the ids in its queue; True for those that run."""
-        _, queue = await self.ask("GET", "/queue")
+        """Returns the ids in its queue; True for those that run.
+
+        Raises:
+            WorkerGoneError: if it does not say.
+        """
+        status, queue = await self.ask("GET", "/queue")
+        if not isinstance(queue, dict):
+            raise WorkerGoneError(f"It has answered {status} in the place of its queue.")
         running = {item[1]: True for item in queue["queue_running"]}
         return {item[1]: False for item in queue["queue_pending"]} | running
 

@@ -40,11 +40,14 @@ class FakeComfyUI:
         self.drops = 0
         """So many prompts arrive, but the connection breaks before the answer."""
         self.check_seconds = 0.0
+        self.failures = 0
+        """So often it fails where it is asked for its queue."""
         self._ended = asyncio.Event()
         self._waited = asyncio.Event()
+        self._vanished = False
 
     async def start(self) -> None:
-        app = web.Application()
+        app = web.Application(middlewares=[self._unless_vanished])
         app.router.add_get("/ws", self.listen)
         app.router.add_post("/prompt", self.prompt)
         app.router.add_get("/queue", self.get_queue)
@@ -73,7 +76,7 @@ class FakeComfyUI:
 
     async def end(self) -> None:
         """Ends in the middle of whatever it does."""
-        if self._ended.is_set():
+        if self._ended.is_set() or self._vanished:
             return
         self._ended.set()
         self._waited.set()
@@ -93,6 +96,22 @@ class FakeComfyUI:
         for handler in server.connections:
             if handler.transport is not None:
                 handler.transport.pause_reading()
+
+    def vanish(self) -> None:
+        """Is gone with its computer: nothing is closed, and nobody tells of its end."""
+        self.hang()
+        self._vanished = True
+
+    @web.middleware
+    async def _unless_vanished(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        if self._vanished:
+            await asyncio.Event().wait()
+        return await handler(request)
+
+    async def come_back(self) -> None:
+        """Ends after all."""
+        self._vanished = False
+        await self.end()
 
     async def listen(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
@@ -161,6 +180,9 @@ class FakeComfyUI:
                     self.sockets.pop(name, None)
 
     async def get_queue(self, _: web.Request) -> web.Response:
+        if self.failures:
+            self.failures -= 1
+            return web.Response(status=500, text="Sorry.")
         running = [self.items[each] for each in self.running]
         return web.json_response({"queue_running": running, "queue_pending": self.queue})
 

@@ -1,13 +1,19 @@
 """Workers that hang, lack a file, lose a connection or do not start."""
 
 import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
 import pytest
 
+from render_farm import clients as clients_module
 from render_farm import crew as crew_module
+from render_farm import local_engine
 from render_farm import worker as worker_module
 from render_farm.farm import Farm
+from render_farm.local_engine import LocalProcess
 from render_farm.worker import Worker
 
 from .fake_comfyui import FakeEngine, in_own_loop
@@ -114,6 +120,79 @@ def test_a_worker_that_hangs(monkeypatch: pytest.MonkeyPatch):
     tell(story)
 
 
+def test_a_computer_that_is_gone(monkeypatch: pytest.MonkeyPatch):
+    """Its worker closes nothing, and nobody tells of its end: whoever waits for it is answered."""
+    monkeypatch.setattr(crew_module, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(crew_module, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(crew_module, "END_SECONDS", 0.05)
+    monkeypatch.setattr(worker_module, "ANSWER_SECONDS", 0.1)
+
+    async def story(person: Person, engine: FakeEngine) -> None:
+        gone = engine.alive[1]
+        await until(lambda: asyncio.sleep(0, gone.sockets))  # it is watched
+        name = await person.queue(0.3)
+        gone.vanish()
+        upload = asyncio.ensure_future(person.session.post(person.url + "/upload/image"))
+        await asyncio.wait_for(until(lambda: asyncio.sleep(0, engine.alive[1] is not gone)), 60)
+        assert (await asyncio.wait_for(upload, 60)).status == 502
+        await idle(person)
+        assert (await person.get("/history"))[name]["outputs"], "it has run again"
+        await gone.come_back()
+
+    tell(story, 1)
+
+
+def test_a_client_that_takes_nothing(monkeypatch: pytest.MonkeyPatch):
+    """It is let go, and keeps nobody waiting: neither its worker's successor nor other clients."""
+    monkeypatch.setattr(clients_module, "SEND_SECONDS", 0.1)
+
+    async def story(person: Person, engine: FakeEngine) -> None:
+        port = int(person.url.rpartition(":")[2])
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        keys = "Sec-WebSocket-Key: MDEyMzQ1Njc4OTAxMjM0NQ==\r\nSec-WebSocket-Version: 13\r\n"
+        head = (
+            f"GET /ws?clientId=stuck HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
+        )
+        writer.write(f"{head}Connection: Upgrade\r\n{keys}\r\n".encode())
+        first = engine.alive[1]
+        await until(lambda: asyncio.sleep(0, "stuck" in first.sockets))
+        name = await person.queue(30, client_id="stuck")
+        await person.listen("other")
+        much = {"prompt_id": name, "much": "x" * (1 << 20)}
+        try:
+            flood = asyncio.gather(*(first.tell("progress", much, "stuck") for _ in range(16)))
+            await asyncio.wait_for(flood, 20)
+            for life in (2, 3):
+                await engine.alive[1].end()
+                await asyncio.wait_for(
+                    until(lambda n=life: asyncio.sleep(0, len(engine.all) == n)), 60
+                )
+                await ready(person, 1)
+            assert "ended two workers" in str(
+                (await person.get(f"/history/{name}"))[name]["status"]
+            )
+            after = await person.queue(client_id="other")
+            await until(lambda: asyncio.sleep(0, after in person.about("executing")))
+        finally:
+            writer.transport.abort()
+
+    tell(story, 1)
+
+
+def test_many_clients():
+    """Their connections with a worker leave some for its questions."""
+
+    async def story(person: Person, engine: FakeEngine) -> None:
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            asked = (session.ws_connect(f"{person.url}/ws?clientId={n}") for n in range(101))
+            sockets = await asyncio.wait_for(asyncio.gather(*asked), 8)
+            await asyncio.wait_for(person.queue(), 5)
+            assert len(engine.all[0].sockets) > len(sockets), "and the farm's own"
+
+    tell(story, 1)
+
+
 def test_clearing_the_history_disturbs_nobody():
     async def story(person: Person, engine: FakeEngine) -> None:
         first = await person.queue()
@@ -132,10 +211,11 @@ def test_clearing_the_history_disturbs_nobody():
 def test_a_connection_that_breaks_doubles_nothing():
     async def story(person: Person, engine: FakeEngine) -> None:
         for fake in engine.all:
-            fake.drops = 1
+            fake.drops = fake.failures = 1
         names = [await person.queue(0.1) for _ in range(2)]
         await idle(person)
         assert sorted(name for fake in engine.all for name in fake.started) == sorted(names)
+        assert len(engine.all) == 2, "none was ended for it"
 
     tell(story)
 
@@ -214,3 +294,11 @@ def test_what_hello_answers():
         assert len(engine.all) == 2
 
     tell(story)
+
+
+def test_a_process_that_the_system_cannot_end(monkeypatch: pytest.MonkeyPatch):
+    """Such as one whose GPU's driver hangs: the farm goes on, and can end."""
+    monkeypatch.setattr(local_engine, "END_SECONDS", 0.01)
+    child: Any = SimpleNamespace(stdin=None, wait=asyncio.Event().wait, kill=lambda: None)
+    end = LocalProcess(child, 1, Path("a.log")).end()
+    in_own_loop(asyncio.wait_for(end, 10))

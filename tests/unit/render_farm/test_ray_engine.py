@@ -1,7 +1,9 @@
 """What a farm says of a Ray that does not start, or has no GPU left, with a fake in its place."""
 
 import asyncio
+import socket
 import sys
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +11,8 @@ import pytest
 
 from render_farm import ray_engine
 from render_farm.engine import ComfySpec, FarmError
-from render_farm.ray_engine import RayEngine
+from render_farm.ray_cluster import ENVIRONMENT, is_there
+from render_farm.ray_engine import RayEngine, RayProcess
 
 from .fake_comfyui import in_own_loop
 
@@ -23,8 +26,10 @@ class FakeRay:
         self.exceptions = SimpleNamespace(RayError=type("RayError", (Exception,), {}))
         self.killed: list[Any] = []
         self.problem: Exception | None = None
+        self.starts = 0
 
     def init(self, **_: Any) -> None:
+        self.starts += 1
         if self.problem is not None:
             raise self.problem
 
@@ -36,6 +41,9 @@ class FakeRay:
         actor = SimpleNamespace(start=start)
         return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: actor))
 
+    def shutdown(self) -> None:
+        pass
+
     def kill(self, actor: Any, *, no_restart: bool) -> None:
         assert no_restart
         self.killed.append(actor)
@@ -45,7 +53,9 @@ class FakeRay:
 def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     fake = FakeRay()
     monkeypatch.setitem(sys.modules, "ray", fake)  # pyright: ignore[reportArgumentType]
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    for name in ENVIRONMENT:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setattr(ray_engine, "is_there", lambda _: True)
     return fake
 
 
@@ -72,3 +82,43 @@ def test_a_computer_that_is_gone(ray: FakeRay, monkeypatch: pytest.MonkeyPatch):
 
     in_own_loop(start())
     assert len(ray.killed) == 1
+
+
+def test_ray_has_ended(ray: FakeRay, monkeypatch: pytest.MonkeyPatch):
+    """It is started anew for the next worker. Those of before are not waited for, or killed."""
+    monkeypatch.setattr(ray_engine, "PLACE_SECONDS", 0.01)
+
+    async def story() -> None:
+        engine = RayEngine(SPEC, 1, "a:1")
+        never = SimpleNamespace(remote=lambda: asyncio.get_running_loop().create_future())
+        before = RayProcess(ray, SimpleNamespace(wait=never), "h", 1, 1, engine.left)
+        waiting = asyncio.ensure_future(before.wait())
+        for there, starts in ((True, 1), (False, 2)):
+            monkeypatch.setattr(ray_engine, "is_there", lambda _, there=there: there)
+            with pytest.raises(FarmError):
+                await engine.start(1)
+            assert ray.starts == starts
+        assert await asyncio.wait_for(waiting, 10) == "Ray has ended"
+
+    in_own_loop(story())
+
+
+def test_who_is_there():
+    """Both parts of Ray are needed: the cluster's, and this computer's."""
+    with socket.socket() as open_port, socket.socket() as closed_port:
+        for each in (open_port, closed_port):
+            each.bind(("127.0.0.1", 0))
+        open_port.listen()
+        ports = {True: open_port.getsockname()[1], False: closed_port.getsockname()[1]}
+        for head, here, alive in product((True, False), repeat=3):
+            node = {"NodeID": "n", "Alive": alive, "NodeManagerAddress": "127.0.0.1"}
+            node["NodeManagerPort"] = ports[here]
+            context = SimpleNamespace(
+                gcs_address=f"127.0.0.1:{ports[head]}", get_node_id=lambda: "n"
+            )
+            ray = SimpleNamespace(
+                is_initialized=lambda: True,
+                get_runtime_context=lambda context=context: context,
+                nodes=lambda node=node: [node],
+            )
+            assert is_there(ray) == (head and here and alive)
