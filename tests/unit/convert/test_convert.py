@@ -9,7 +9,15 @@ import torch
 from safetensors.torch import load_file
 
 from tests.toy.gguf_files import write_dit
-from tests.unit.loading.checkpoints import LAYER, block_layers, dense, dit_state, save, vae_state
+from tests.unit.loading.checkpoints import (
+    LAYER,
+    LAYERS,
+    block_layers,
+    dense,
+    dit_state,
+    save,
+    vae_state,
+)
 from tests.unit.loading.test_newest_files import in_tiles
 from wan_model import detect, load_dit
 from wan_model.convert.__main__ import main
@@ -31,7 +39,7 @@ def turbo_diffusion() -> tuple[dict, dict[str, torch.Tensor]]:
         parts, exact[layer] = in_tiles(state.pop(f"{layer}.weight"), 128, torch.int8, None)
         state |= {f"{layer}.int8_weight": parts["weight"], f"{layer}.scale": parts["weight_scale"]}
     state["patch_embedding.weight"] = state["patch_embedding.weight"].flatten(1)
-    for block in range(3):
+    for block in range(LAYERS):
         branch = f"blocks.{block}.self_attn.attn_op.local_attn.proj_l"
         state |= {f"{branch}.weight": torch.zeros(128, 128), f"{branch}.bias": torch.zeros(128)}
     return {"state_dict": state, "step": 3}, exact

@@ -19,14 +19,15 @@ from wan_model.vae import build_vae
 State = dict[str, Tensor]
 
 OFFICIAL_WIDTHS = {"t2v": (5120, 13824), "i2v": (5120, 13824), "ti2v": (3072, 14336)}
-LAYERS = 3
+LAYERS = 2
+GOLDEN_LAYERS = 3
 TEXT_DIM = 64
 
 LAYER = "blocks.1.ffn.0"
 """The linear layer that most tests look at: 512 rows of 256."""
 
 
-def dit_shapes(kind: str) -> dict[str, tuple[int, ...]]:
+def dit_shapes(kind: str, layers: int = LAYERS) -> dict[str, tuple[int, ...]]:
     """Shapes of the golden recipe's transformer, from the recorded official keys."""
     dim, ffn = OFFICIAL_WIDTHS[kind]
     toy_dim = 384 if kind == "ti2v" else 256
@@ -35,18 +36,18 @@ def dit_shapes(kind: str) -> dict[str, tuple[int, ...]]:
     return {
         key: tuple(sizes.get(size, size) for size in shape)
         for key, shape in recorded.items()
-        if not key.startswith("blocks.") or int(key.split(".")[1]) < LAYERS
+        if not key.startswith("blocks.") or int(key.split(".")[1]) < layers
     }
 
 
 @cache
-def cached_dit_state(kind: str) -> State:
-    return {key: weight(key, shape) for key, shape in dit_shapes(kind).items()}
+def cached_dit_state(kind: str, layers: int) -> State:
+    return {key: weight(key, shape) for key, shape in dit_shapes(kind, layers).items()}
 
 
-def dit_state(kind: str = "t2v", dtype: torch.dtype = torch.float32) -> State:
+def dit_state(kind: str = "t2v", dtype: torch.dtype = torch.float32, layers: int = LAYERS) -> State:
     """A transformer with the golden recipe's weights. The tensors are shared: do not write."""
-    return {key: tensor.to(dtype) for key, tensor in cached_dit_state(kind).items()}
+    return {key: tensor.to(dtype) for key, tensor in cached_dit_state(kind, layers).items()}
 
 
 def vae_state(variant: str, dtype: torch.dtype = torch.float32) -> State:

@@ -110,7 +110,7 @@ def test_toy_transformer(tmp_path: Path):
     state = {f"model.diffusion_model.{key}": t for key, t in dit_state("i2v").items()}
     file = save(tmp_path / "toy_low.safetensors", state)
     info = detect(str(file))
-    assert info.label == "I2V (dim 256, 3 layers), low noise, fp32"
+    assert info.label == "I2V (dim 256, 2 layers), low noise, fp32"
     assert info.path == file
     assert info.bytes == 4 * info.parameters == sum(4 * t.numel() for t in state.values())
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -376,7 +376,7 @@ def test_only_headers_are_read(tmp_path: Path):
         start = 8 + int.from_bytes(raw[:8], "little")
         raw[start:] = b"\xff" * (len(raw) - start)
         shard.write_bytes(raw)
-    assert detect(index).label == "T2V (dim 256, 3 layers), fp32"
+    assert detect(index).label == "T2V (dim 256, 2 layers), fp32"
 
 
 def test_an_opened_checkpoint_is_not_read_again(tmp_path: Path):
@@ -385,7 +385,7 @@ def test_an_opened_checkpoint_is_not_read_again(tmp_path: Path):
     raw = file.read_bytes()
     header_end = 8 + int.from_bytes(raw[:8], "little")
     file.write_bytes(b"\xff" * header_end + raw[header_end:])
-    assert detect(checkpoint).label == "T2V (dim 256, 3 layers), fp32"
+    assert detect(checkpoint).label == "T2V (dim 256, 2 layers), fp32"
     model = load_dit(checkpoint)
     assert torch.equal(model.head.modulation, dit_state()["head.modulation"])
     with pytest.raises(CheckpointError, match="is damaged"):

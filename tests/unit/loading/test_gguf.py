@@ -58,7 +58,7 @@ def assert_same(got: State, expected: State) -> None:
 def test_a_mix_of_types_is_exact(mixed: tuple[Path, State]):
     file, expected = mixed
     info = detect(file)
-    assert info.label == ("T2V (dim 256, 3 layers), high noise, mixed (Q4_K, Q6_K, IQ4_XS, Q8_0)")
+    assert info.label == ("T2V (dim 256, 2 layers), high noise, mixed (Q4_K, Q6_K, IQ4_XS, Q8_0)")
     model = load_dit(file, dtype=torch.float32)
     assert_same(numbers(model), expected)
     q = model.get_submodule("blocks.0.self_attn.q")

@@ -52,7 +52,7 @@ needs them."""
 
 
 def large_state() -> dict[str, torch.Tensor]:
-    """About 180 MB in fp32."""
+    """About 130 MB in fp32."""
     sizes = {256: 1024, 6 * 256: 6 * 1024, 512: 2048}
     state = {
         key: torch.ones([sizes.get(size, size) for size in shape])

@@ -74,7 +74,7 @@ PAIRS = [
     ("fp8", "fp8"),
     ("fp8 e5m2", "fp8"),
     ("fp8 scaled", "fp8 storage"),
-    ("fp8 scaled per row", "nvfp4 storage"),
+    ("fp8 scaled per row", "bf16"),
     ("fp8 scaled per block", "fp8"),
     ("int8 scaled", "int8"),
     ("int8 scaled", "fp8"),
