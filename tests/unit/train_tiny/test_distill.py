@@ -106,7 +106,7 @@ def test_a_student_learns_one_batch(folder: TrainingFolder, tmp_path: Path):
         start_from(stage.dit, folder.read_weights(f"i2v_{name}"))
     own = micro_distillation().stages["i2v_lightning_low"]
     before, after = overfit(
-        DistillStage(own, (stages[0], stages[1]), stages[2], stages[0]), tmp_path, 30
+        DistillStage(own, (stages[0], stages[1]), stages[2], stages[0]), tmp_path, STEPS
     )
     assert after < 0.9 * before
 
