@@ -133,10 +133,13 @@ class StopAt:
         return x
 
 
-@pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(
-    ("swap", "block"),
-    [*((4, block) for block in range(BLOCKS)), (0, 3), (1, 3), (BLOCKS, 0), (BLOCKS, BLOCKS - 1)],
+    ("swap", "block", "after"),
+    [
+        *((4, block, False) for block in range(BLOCKS)),
+        *((4, block, True) for block in (0, BLOCKS // 2, BLOCKS - 1)),
+        *((0, 3, False), (1, 3, True), (BLOCKS, 0, False), (BLOCKS, BLOCKS - 1, True)),
+    ],
 )
 def test_an_interrupt_at_any_block_leaves_a_usable_engine(dit, host, expected, swap, block, after):
     own = {name: tensor.data_ptr() for name, tensor in dit.state_dict().items()}

@@ -86,8 +86,7 @@ def test_they_are_there_while_their_block_runs(dit, host, bare, swap):
     assert all(layer.adapters == () for number in range(BLOCKS) for layer in linears(dit, number))
 
 
-@pytest.mark.parametrize("pinned", [0, 1 << 29])
-@pytest.mark.parametrize("swap", [0, 2, BLOCKS])
+@pytest.mark.parametrize(("swap", "pinned"), [(0, 0), (2, 0), (BLOCKS, 0), (2, 1 << 29)])
 def test_others_take_their_place(dit, host, bare, swap, pinned):
     """Of the same size, of another one, none: nothing of those before is used again."""
     device = LazyDevice()

@@ -38,6 +38,7 @@ def limit(nbytes):
 
 LOAD = """
 small, path, *shares = sys.argv[1:]
+limit(1 << 40)
 size = open(path, "rb").seek(0, 2)
 load_dit(small, dtype=torch.float32)  # takes what is taken only once
 before = held(path)
@@ -86,21 +87,24 @@ def run(script: str, *arguments: object) -> list[str]:
     return result.stdout.splitlines()
 
 
+CAUSES = {0.5: "unable to mmap", 1.5: "CPUAllocator"}
+"""Room for less than the file, and for the file and few of the fp32 weights."""
+
+
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Of streaming, then of loading, in one process: most of its time is its start."""
     folder = tmp_path_factory.mktemp("ram")
     small, large = (folder / f"{name}.safetensors" for name in ("small", "large"))
-    wide = large_state()
-    narrow = {key: tensor.bfloat16() for key, tensor in wide.items()}
-    return save(small, dit_state()), save(large, narrow)
+    save(small, dit_state())
+    save(large, {key: tensor.bfloat16() for key, tensor in large_state().items()})
+    return run(STREAM + LOAD, small, large, *CAUSES)
 
 
-def test_a_limit_while_loading(files: tuple[Path, Path]):
-    """Room for less than the file, and for the file and few of the fp32 weights."""
-    causes = {0.5: "unable to mmap", 1.5: "CPUAllocator"}
-    lines = run(LOAD, *files, *causes)
+def test_a_limit_while_loading(said: list[str]):
+    lines = said[2:]
     for cause, message, reason, left in zip(
-        causes.values(), lines[::3], lines[1::3], lines[2::3], strict=True
+        CAUSES.values(), lines[::3], lines[1::3], lines[2::3], strict=True
     ):
         assert message.startswith(
             "The computer's memory is full while loading large.safetensors. Got"
@@ -110,7 +114,7 @@ def test_a_limit_while_loading(files: tuple[Path, Path]):
         assert abs(float(left)) < 0.1
 
 
-def test_a_limit_while_streaming():
-    message, left = run(STREAM)
+def test_a_limit_while_streaming(said: list[str]):
+    message, left = said[:2]
     assert message.startswith("The computer's memory is full. Got no room for 512 MiB of weights")
     assert left == "0 0"
