@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from ..wan_model.errors import MemoryLimitError, RelativeError, WanError
 from ..wan_model.host_memory import is_full
+from ..wan_model.unreadable import is_shortage
 
 LIMITS_ADVICE = (
     "Limits are inputs of the 'Wan 2.2 VRAM & Block Swap' node: 0 leaves the VRAM budget open, -1 "
@@ -23,6 +24,11 @@ FULL_MEMORY = (
     "programs, or choose a smaller model or a smaller video."
 )
 
+NO_HANDLE = (
+    "ComfyUI can open no more files at the moment. Got '{}', need a free file handle. Close other "
+    "programs, or start ComfyUI with a higher limit (`ulimit -n`)."
+)
+
 Execute = TypeVar("Execute", bound=Callable[..., Any])
 
 
@@ -35,8 +41,9 @@ class WanDuetError(ValueError):
 def reports_errors(execute: Execute) -> Execute:
     """Turns the library's errors into one that ComfyUI shows as it is. Others pass through.
 
-    Beside them, what PyTorch, safetensors and Python raise when the computer's memory is full. The
-    library knows no nodes, so where its advice concerns one, that is named here.
+    Beside them, what PyTorch, safetensors and Python raise when the computer's memory is full, or
+    when no more files can be opened. The library knows no nodes, so where its advice concerns one,
+    that is named here.
     """
 
     @wraps(execute)
@@ -48,11 +55,12 @@ def reports_errors(execute: Execute) -> Execute:
             traceback.clear_frames(error.__traceback__)
             raise WanDuetError(_for_the_editor(error)) from error
         except (MemoryError, RuntimeError, OSError) as error:
-            if not is_full(error):
+            if not is_shortage(error):
                 raise
             traceback.clear_frames(error.__traceback__)
             got = str(error).partition("\n")[0] or type(error).__name__
-            raise WanDuetError(FULL_MEMORY.format(got)) from error
+            said = FULL_MEMORY if is_full(error) else NO_HANDLE
+            raise WanDuetError(said.format(got)) from error
 
     return wrapper  # pyright: ignore[reportReturnType]
 

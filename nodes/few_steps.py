@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ..wan_model.errors import SettingsError, WanError
+from ..wan_model.errors import SettingsError, ShortageError, WanError
 from ..wan_model.lora import open_lora
 from ..wan_model.presets import Distilled, recognise
 from ._comfy.host import runtime
@@ -62,11 +62,7 @@ class Named:
     @property
     def patches_of_others(self) -> list[int]:
         """Of each of these, the most patches that its file makes."""
-        return [
-            _most_patches(lora.name, runtime.file_stamp(FOLDER, lora.name))
-            for lora in self.loras
-            if not lora.ours and of_lora(lora)
-        ]
+        return [_patches(lora.name) for lora in self.loras if not lora.ours and of_lora(lora)]
 
     @property
     def has_other_loras(self) -> bool:
@@ -90,22 +86,40 @@ def of_lora(lora: NamedLora) -> Distilled | None:
     """Tells whether a LoRA makes a model one for few steps. Turned round or off, it does not."""
     if lora.strength <= 0:
         return None
-    return _of_file(lora.name, runtime.file_stamp(FOLDER, lora.name))
+    try:
+        return _of_file(lora.name, runtime.file_stamp(FOLDER, lora.name))
+    except ShortageError:
+        return _by_name(lora.name)
 
 
 @lru_cache(maxsize=64)
 def _of_file(name: str, _stamp: str) -> Distilled | None:
+    """Remembers what a file is; not that there was no memory or file handle to look at it."""
     try:
         return open_lora(runtime.model_path(FOLDER, name)).distilled
+    except ShortageError:
+        raise
     except (WanError, OSError, ValueError):
-        file = name.replace("\\", "/").rpartition("/")[2]
-        return recognise(file, "lora")  # its loader will say what is wrong with it
+        return _by_name(name)  # its loader will say what is wrong with it
+
+
+def _by_name(name: str) -> Distilled | None:
+    return recognise(name.replace("\\", "/").rpartition("/")[2], "lora")
+
+
+def _patches(name: str) -> int:
+    try:
+        return _most_patches(name, runtime.file_stamp(FOLDER, name))
+    except ShortageError:
+        return UNKNOWN
 
 
 @lru_cache(maxsize=64)
 def _most_patches(name: str, _stamp: str) -> int:
     try:
         return open_lora(runtime.model_path(FOLDER, name)).most_patches
+    except ShortageError:
+        raise
     except (WanError, OSError, ValueError):
         return UNKNOWN
 

@@ -48,7 +48,10 @@ def expected_seconds(key: str, tokens: int) -> tuple[float, float] | None:
     From runs of as many tokens, or from the nearest: time grows faster than tokens and slower than
     their square, which is attention's part.
     """
-    runs = _read(runtime.cache_folder() / FILE).get(key, [])
+    try:
+        runs = _read(runtime.cache_folder() / FILE).get(key, [])
+    except OSError:
+        return None
     if not runs:
         return None
     nearest = min((run[0] for run in runs), key=lambda known: abs(known - tokens))
@@ -59,10 +62,14 @@ def expected_seconds(key: str, tokens: int) -> tuple[float, float] | None:
 
 
 def _read(path: Path) -> dict[str, list[Any]]:
-    """Returns the runs that are noted in a file, which somebody may have changed."""
+    """Returns the runs that are noted in a file, which somebody may have changed.
+
+    Raises:
+        OSError: if it is there and cannot be read, so that nobody writes over it.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     kinds = found.items() if isinstance(found, dict) else ()
     return {k: [run for run in runs if _is_run(run)] for k, runs in kinds if isinstance(runs, list)}

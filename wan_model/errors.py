@@ -37,7 +37,14 @@ class EndpointError(WanError):
     """A language model's service that must not be asked, or gives no usable answer."""
 
 
-class MemoryLimitError(WanError):
+class ShortageError(WanError):
+    """A file that cannot be read for want of what the computer is short of, now and perhaps soon.
+
+    It says nothing of the file, so nobody may take the file for damaged, or remember it as such.
+    """
+
+
+class MemoryLimitError(ShortageError):
     """A run that does not fit into the memory it may use, with the numbers that show it.
 
     Attributes:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ...wan_model.config import OFFICIAL, DiTConfig, Kind, OfficialSettings
-from ...wan_model.errors import WanError
+from ...wan_model.errors import ShortageError, WanError
 from ...wan_model.loading import CheckpointInfo, open_checkpoint
 from .._comfy.host import runtime
 from .graph import Graph, Output
@@ -94,12 +94,18 @@ def describe_file(folder: str, name: str) -> CheckpointInfo | None:
     path = runtime.listed_file(folder, name)
     if path is None:
         return None
-    return _described(path, folder, runtime.file_stamp(folder, name))
+    try:
+        return _described(path, folder, runtime.file_stamp(folder, name))
+    except ShortageError:
+        return None
 
 
 @lru_cache(maxsize=64)
 def _described(path: Path, folder: str, _stamp: str) -> CheckpointInfo | None:
+    """Remembers what a file is; not that there was no memory or file handle to look at it."""
     try:
         return open_checkpoint(path, "vae" if folder == VAE else "dit").info
+    except ShortageError:
+        raise
     except (WanError, OSError, ValueError):
         return None  # its loader will say why

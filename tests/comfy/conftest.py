@@ -1,11 +1,13 @@
-"""A server with an emulated card, which several files share."""
+"""What several files share: a server with an emulated card, and the pack without ComfyUI."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from .server import ComfyServer, prepare
+from .server import REPOSITORY, ComfyServer, prepare
 
 HELPERS = (
     "emulated_card.py",
@@ -25,3 +27,13 @@ def card(
     prepare(base, toy_models, HELPERS)
     with ComfyServer(comfyui, base, arguments=("--cpu",)) as server:
         yield server
+
+
+@pytest.fixture
+def pack(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name under which single modules of the pack can be imported without ComfyUI."""
+    for name in ("", ".nodes", ".nodes.prompt_check", ".nodes._comfy", ".nodes._comfy.text"):
+        module = ModuleType(f"pack{name}")
+        module.__path__ = [str(REPOSITORY.joinpath(*name.split(".")))]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return "pack"

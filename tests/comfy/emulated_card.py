@@ -62,15 +62,19 @@ class SetCard(io.ComfyNode):
         return io.Schema(
             node_id="WanDuetTestSetCard",
             category="WanDuet tests",
-            inputs=[io.Int.Input("nbytes", max=1 << 62)],
+            inputs=[
+                io.Int.Input("nbytes", max=1 << 62),
+                io.Int.Input("reserved", default=0, max=1 << 62, optional=True),
+            ],
             outputs=[],
             is_output_node=True,
             not_idempotent=True,
         )
 
     @classmethod
-    def execute(cls, nbytes: int) -> io.NodeOutput:
+    def execute(cls, nbytes: int, reserved: int = 0) -> io.NodeOutput:
         manager.unload_all_models()
+        manager.EXTRA_RESERVED_VRAM = reserved
         assert taken() == 0
         SIZE["bytes"] = nbytes
         return io.NodeOutput()

@@ -2,24 +2,10 @@
 
 import errno
 import importlib
-import sys
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-
-from .server import REPOSITORY
-
-
-@pytest.fixture
-def pack(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Name under which single modules of the pack can be imported without ComfyUI."""
-    for name, folder in (("pack", REPOSITORY), ("pack.nodes", REPOSITORY / "nodes")):
-        module = ModuleType(name)
-        module.__path__ = [str(folder)]
-        monkeypatch.setitem(sys.modules, name, module)
-    return "pack"
 
 
 @pytest.fixture
@@ -78,6 +64,16 @@ def test_a_full_memory_is_said_so_wherever_it_shows(report: Any, error: Exceptio
         raise error
 
     with pytest.raises(report.WanDuetError, match=r"^The computer's memory is full\. Got"):
+        execute()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_a_want_of_file_handles_is_said_too(report: Any, number: int):
+    @report.reports_errors
+    def execute() -> None:
+        raise OSError(number, "a text in another language", "a.safetensors")
+
+    with pytest.raises(report.WanDuetError, match=r"^ComfyUI can open no more files .*ulimit -n"):
         execute()
 
 

@@ -7,7 +7,7 @@ import torch
 
 from wan_model.dit.activation_memory import WORKSPACE_BYTES
 
-from .graphs import T2V, Prompt, memory, model, moe_sampler, node, save
+from .graphs import T2V, Prompt, memory, model, moe_sampler, node, save, vae
 from .server import ComfyServer
 from .stock import LORA
 from .test_memory_manager import INPUTS, LINKS, lines, pair, run
@@ -115,3 +115,25 @@ def test_two_engines_share_a_card(card: ComfyServer, weights_mib: int):
     assert torch.equal(run(card, prompt, "engines"), expected)
     prompt |= moe_sampler(shift=8.0, seed=2, **links)
     run(card, prompt, "engines")
+
+
+@pytest.mark.parametrize(("reserved_gib", "attempts"), [(0, [None, 256]), (2, [128])])
+def test_a_vae_plans_without_what_is_left_to_others(
+    card: ComfyServer, reserved_gib: int, attempts: list[int | None]
+):
+    """Windows raises no error beyond it: it moves memory elsewhere, slowly."""
+    card.free()
+    name = f"tiles_{reserved_gib}"
+    size = node("WanDuetTestSetCard", nbytes=2 << 30, reserved=reserved_gib << 30)
+    decode = {"samples": ("latent", 0), "vae": ("short", 0), "tiling": "auto"}
+    prompt = {
+        **vae(),
+        "short": node("WanDuetTestShortOfMemory", vae=("vae", 0), name=name),
+        "latent": node("EmptyHunyuanLatentVideo", width=64, height=48, length=5, batch_size=1),
+        "decode": node("WanDuetVAEDecode", **decode),
+        **save(name, image=("decode", 0)),
+    }
+    for each in ({"card": size}, prompt):
+        result = card.run(each)
+        assert result.status == "success", result.error
+    assert lines(card, name) == attempts

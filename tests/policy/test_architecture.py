@@ -19,6 +19,7 @@ LAYERS = (
         "gpu_classes",
         "host_memory",
         "presets",
+        "unreadable",
         "whole_file",
     },
     {"attention", "quant", "offload"},

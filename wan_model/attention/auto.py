@@ -74,29 +74,34 @@ def choose(measurements: Sequence[Measurement], max_error: float = MAX_ERROR) ->
 
 def recall(path: Path, key: str) -> list[Measurement] | None:
     """Returns what was measured under `key`, None if nothing was or the file is damaged."""
-    entries = _read(path).get(key)
     try:
+        entries = _read(path).get(key)
         return None if entries is None else [_measurement(entry) for entry in entries]
-    except (TypeError, ValueError, KeyError) as error:
+    except (OSError, TypeError, ValueError, KeyError) as error:
         log.warning("Ignoring the attention measurements in %s: %s", path, error)
         return None
 
 
 def remember(path: Path, key: str, measurements: Sequence[Measurement]) -> None:
     """Writes measurements under `key`; a file that cannot be written costs a message only."""
-    content = {**_read(path), key: [asdict(m) for m in measurements]}
     try:
+        content = {**_read(path), key: [asdict(m) for m in measurements]}
         write_whole(path, json.dumps(content, indent=1).encode())
     except OSError as error:
         log.warning("Could not remember the attention measurements: %s", error)
 
 
 def _read(path: Path) -> dict[str, list]:
+    """Returns what is in the file, nothing if it is damaged.
+
+    Raises:
+        OSError: if it is there and cannot be read, so that nobody writes over it.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         log.warning("Ignoring the attention measurements in %s: %s", path, error)
         return {}
     return content if isinstance(content, dict) else {}

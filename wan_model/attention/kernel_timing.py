@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BackendError
+from ..host_memory import is_full
 from .auto import Measurement
 from .backend import AttentionFn
 
@@ -123,6 +124,8 @@ def _add(
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, BackendError, AssertionError, ValueError, TypeError) as failure:
+        if is_full(failure):
+            raise torch.OutOfMemoryError(str(failure)) from failure  # not the kernel's fault
         log.warning("Attention backend %s failed a trial: %s", name, failure)
         return Measurement(name, problem=f"failed a trial ({type(failure).__name__})")
     if not math.isfinite(error):

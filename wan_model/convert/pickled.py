@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError, WanError
+from ..host_memory import is_full
 from ..loading.source_safetensors import DTYPES
 from ..writing.writer import FileLayout, write_checkpoint
 from .pickled_names import renamed, unwrapped
@@ -58,12 +59,11 @@ def _work(answer: Connection, source: Path, target: Path, memory_bytes: int) -> 
             raise CheckpointError(f"tensors of {', '.join(unknown)}")
         layout = FileLayout.of(tensors.items())
         write_checkpoint(target, layout, tensors.items(), {"format": "pt"})
-    except MemoryError:
-        answer.send("no more memory")
     except (WanError, OSError) as error:
-        answer.send(str(error))
+        answer.send("no more memory" if is_full(error) else str(error))
     except Exception as error:  # noqa: BLE001 - whatever a stranger's file makes torch raise
-        answer.send(f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}")
+        text = "no more memory" if is_full(error) else ""
+        answer.send(text or f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}")
     else:
         answer.send(None)
 

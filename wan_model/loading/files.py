@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 from ..errors import CheckpointError
+from ..unreadable import is_shortage, unreadable
 from .source import RawTensor, damaged, first_names, shown
 from .source_gguf import MAGIC, open_gguf
 from .source_safetensors import MAX_HEADER_BYTES, open_safetensors, parse_json
@@ -62,6 +63,7 @@ def open_files(path: Path) -> OpenFiles:
 
     Raises:
         CheckpointError: for files that are missing, unreadable, damaged, or of another kind.
+        ShortageError: if there is no memory for the headers, or no file handle.
     """
     try:
         found = find_files(path)
@@ -71,11 +73,8 @@ def open_files(path: Path) -> OpenFiles:
             open_gguf(file) if gguf else open_safetensors(file)
             for file, gguf in zip(found.files, with_gguf, strict=True)
         ]
-    except OSError as error:
-        raise CheckpointError(
-            f"{path.name} cannot be read. Got {error.strerror or error}, need a readable file. "
-            "Check the path and its permissions."
-        ) from error
+    except (MemoryError, OSError) as error:
+        raise unreadable(shown(path.name), error, "Check the path and its permissions.") from error
     tensors = [raw for source in sources for raw in source.tensors]
     present = {(raw.name, raw.file.name) for raw in tensors}
     absent = [name for name, file in found.keys.items() if (name, file) not in present]
@@ -121,7 +120,7 @@ def find_files(path: Path) -> CheckpointFiles:
         CheckpointError: if there is no such file, if it is of another kind, or if parts of it
             are missing.
     """
-    if not path.exists():
+    if not _is_there(path):
         raise CheckpointError(
             f"There is no checkpoint at this path. Got {path}, need an existing file or folder. "
             "Check the name, or refresh the list of models."
@@ -145,6 +144,19 @@ def find_files(path: Path) -> CheckpointFiles:
             f"*{INDEX_SUFFIX} that names it, need one beside it. Download the index file too."
         )
     return CheckpointFiles(files=(path,))
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is anything; unlike newer Pythons' `Path.exists`, it raises if it may not look.
+
+    Raises:
+        OSError: for a folder that may not be entered, among others.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    return True
 
 
 def refuse_other_files(file: Path) -> None:
@@ -222,7 +234,9 @@ def _mentions(index: Path, name: str) -> bool:
         if os.fsencode(name) not in text:
             return False
         fields = parse_json(text)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if is_shortage(error):
+            raise  # it may be that of the file all the same
         return SHARD_NAME.search(name) is not None
     keys = fields.get("weight_map") if isinstance(fields, dict) else None
     return isinstance(keys, dict) and name in keys.values()

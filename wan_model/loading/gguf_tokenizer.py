@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 from ..errors import CheckpointError
+from ..unreadable import unreadable
 from .source_gguf import GgufSource, open_gguf, read_array
 
 LIST = "tokenizer.ggml."
@@ -23,8 +24,16 @@ def sentencepiece_model(file: Path) -> bytes | None:
     """Returns the tokenizer of a file as a serialized sentencepiece model, if it has one.
 
     Raises:
-        CheckpointError: if it is broken.
+        CheckpointError: if it is broken, or the file cannot be read.
+        ShortageError: if there is no memory for it, or no file handle.
     """
+    try:
+        return _model(file)
+    except (MemoryError, OSError) as error:
+        raise unreadable(file.name, error, "Check the path and its permissions.") from error
+
+
+def _model(file: Path) -> bytes | None:
     header = open_gguf(file)
     tokens, scores, types = (_list(header, name) for name in ("tokens", "scores", "token_type"))
     if not tokens and not scores:

@@ -3,6 +3,7 @@
 A container is a module that lists a file's tensors, as `source_safetensors` does.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..host_memory import is_full
+from ..unreadable import unreadable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,7 @@ class Reader:
 
         Raises:
             CheckpointError: if the file cannot be mapped.
+            ShortageError: if there is no file handle for it.
         """
         if raw.nbytes == 0:
             return torch.empty(raw.shape, dtype=dtype)
@@ -97,7 +100,8 @@ def check_finite(raw: RawTensor, values: Tensor) -> None:
 
 def _map(raw: RawTensor) -> torch.UntypedStorage:
     try:
-        nbytes = raw.file.stat().st_size
+        with raw.file.open("rb") as stream:  # says why it cannot be, which torch only does in words
+            nbytes = os.fstat(stream.fileno()).st_size
         if nbytes < raw.start + raw.nbytes:
             need = f"{raw.start + raw.nbytes} bytes"
             raise damaged(raw.file, "It was cut off", f"{nbytes} bytes", need)
@@ -105,7 +109,7 @@ def _map(raw: RawTensor) -> torch.UntypedStorage:
     except (RuntimeError, OSError) as error:
         if is_full(error):
             raise  # not the file's fault
-        raise damaged(raw.file, "It cannot be mapped", error, "a readable file") from error
+        raise unreadable(raw.file.name, error, "Check the path and its permissions.") from error
     assert isinstance(mapped, torch.UntypedStorage)
     return mapped
 

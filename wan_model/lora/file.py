@@ -13,6 +13,7 @@ from ..loading.files import refuse_other_files
 from ..loading.source import RawTensor, Reader, damaged, first_names, shown
 from ..loading.source_safetensors import DTYPES, open_safetensors
 from ..presets import Alpha, Distilled, recognise
+from ..unreadable import unreadable
 from .dialects import expert_of, take_apart, what_else
 from .scales import HeaderScales
 
@@ -130,15 +131,13 @@ def open_lora(path: Path) -> LoraFile:
 
     Raises:
         CheckpointError: for a file that is damaged, unsafe or no LoRA; it names what it is instead.
+        ShortageError: if there is no memory for its header, or no file handle.
     """
     try:
         refuse_other_files(path)
         source = open_safetensors(path)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path.name} cannot be read. Got {error.strerror or error}, need a readable file. "
-            "Check the path and its permissions."
-        ) from error
+    except (MemoryError, OSError) as error:
+        raise unreadable(path.name, error, "Check the path and its permissions.") from error
     found: dict[str, dict[str, RawTensor]] = {}
     unknown: list[str] = []
     for raw in source.tensors:

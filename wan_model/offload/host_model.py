@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..unreadable import unreadable
 from .slab import SlabLayout, TensorPlace
 
 LANES = max(4, min(8, (os.cpu_count() or 1) // 2))
@@ -33,6 +34,7 @@ WARMERS = 4
 WARM_BYTES = 8 << 20
 """Bytes of one read ahead."""
 
+ADVICE = "Check that the disk is connected, then load the model again."
 
 READS_IN_PLACE = hasattr(os, "preadv")
 """Whether one handle of a file serves all threads, each reading where it wants."""
@@ -58,7 +60,7 @@ class WeightFile:
         try:
             streams = [FileIO(path) for _ in range(count)]
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path.name, error, ADVICE) from error
         self._file_number = streams[0].fileno()
         self._stamp = self._read_stamp()
         self._idle: SimpleQueue[FileIO] = SimpleQueue()
@@ -99,7 +101,7 @@ class WeightFile:
                     )
                 done += count
         except OSError as error:
-            raise _unreadable(self.path, error) from error
+            raise unreadable(self.path.name, error, ADVICE) from error
 
     def _read_some(self, offset: int, target: memoryview) -> int:
         if READS_IN_PLACE:
@@ -119,13 +121,6 @@ class WeightFile:
 def _close(streams: list[FileIO]) -> None:
     for stream in streams:
         stream.close()
-
-
-def _unreadable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"{path.name} cannot be read. Got {error.strerror or error}, need a readable file. Check "
-        "that the disk is connected, then load the model again."
-    )
 
 
 @dataclass(frozen=True)

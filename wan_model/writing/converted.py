@@ -94,7 +94,7 @@ def converted_file(
             error.strerror or error,
         )
         return checkpoint
-    return open_checkpoint(file)
+    return _opened(file, metadata) or checkpoint  # somebody may have tidied up at once
 
 
 def _is_convertible(entry: WeightEntry, target: WeightFormat) -> bool:
@@ -148,12 +148,25 @@ def _prune(folder: Path) -> None:
     for file in folder.glob("*.safetensors"):
         try:
             source = Path(open_safetensors(file).metadata[PATH])
-            if source.exists() or not source.parent.is_dir():
+            if not _has_gone(source):
                 continue
             file.unlink()
         except (CheckpointError, OSError, KeyError, ValueError):
             continue  # not ours, or not ours to remove
         log.info("Removed %s: there is no %s any more", file.name, source.name)
+
+
+def _has_gone(source: Path) -> bool:
+    """Whether a file is missing in a folder that is there.
+
+    Raises:
+        OSError: if nobody can tell: a drive without an answer, a folder that may not be entered.
+    """
+    try:
+        source.stat()
+    except FileNotFoundError:
+        return source.parent.is_dir()
+    return False
 
 
 def _tensors(

@@ -51,7 +51,7 @@ def _is_wan(name: str) -> bool:
         status = Path(path).stat()
         regular = stat.S_ISREG(status.st_mode)  # a pipe would keep its reader waiting
         return regular and _has_mark(path, status.st_size, status.st_mtime_ns)
-    except OSError:
+    except (MemoryError, OSError):
         return False
 
 

@@ -14,6 +14,7 @@ from comfy import quant_ops
 from ....wan_model.errors import SettingsError
 from ....wan_model.loading.entries import is_block_matrix
 from ....wan_model.quant import PARTS, PLAIN, Linear, StoredWeight
+from ....wan_model.unreadable import is_shortage
 from ....wan_model.writing.export import ExportFormat, NamedWeight, export_checkpoint, find_export
 from ..host import runtime
 from .comfy_dit import ComfyWanDiT
@@ -69,6 +70,8 @@ def export_model(model: Any, prefix: str, format_name: str) -> tuple[Path, str]:
         export_checkpoint(file, outline, weights, target, on_tensor)
     except OSError as error:
         dit.check_files()  # what could not be read is no matter of the target's folder
+        if is_shortage(error):
+            raise  # nor is this
         raise SettingsError(
             f"The model cannot be saved as {file.name}. Got: {error}; need a folder that can be "
             "written to, with room for the whole file. Free some disk space, or choose a smaller "

@@ -72,7 +72,7 @@ class LatentVideo:
         try:
             snapshot = self._snapshot(denoised[0])
             threading.Thread(target=self._make, args=(snapshot, began), daemon=True).start()
-        except RuntimeError:
+        except (MemoryError, RuntimeError):
             # A device or system without room for it: a preview must not end a run.
             self.next_time = float("inf")
             logger.debug("No preview.", exc_info=True)
@@ -121,7 +121,7 @@ class LatentVideo:
                     self._send({"image": image, "width": width, "height": height})
             if self.decoder is not None and not self.ended:
                 self.decoder.load()  # for the next one: the first is not to wait for it
-        except (LookupError, OSError, RuntimeError, ValueError):
+        except (LookupError, MemoryError, OSError, RuntimeError, ValueError):
             self.next_time = float("inf")  # such as a Pillow without WebP
             logger.debug("No preview.", exc_info=True)
         finally:

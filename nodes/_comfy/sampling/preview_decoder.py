@@ -58,7 +58,7 @@ class PreviewDecoder:
         try:
             path = runtime.model_path(self.folder, self.name)
             self.vae = load_vae(path, device=self.device, dtype=_dtype(self.device))
-        except (WanError, OSError, RuntimeError) as error:
+        except (WanError, MemoryError, OSError, RuntimeError) as error:
             logger.info("%s gives no preview: %s", self.name, error)
             self._give_up()
 
@@ -71,7 +71,7 @@ class PreviewDecoder:
             with torch.no_grad(), torch.cuda.stream(self.stream):
                 video = self.vae.decode(latent[None])[0, :, ::4].float()
                 frames = video.movedim(0, -1).add(1).mul(127.5).clamp(0, 255).to(torch.uint8).cpu()
-        except (WanError, OSError, RuntimeError) as error:
+        except (WanError, MemoryError, OSError, RuntimeError) as error:
             logger.info("%s gives no preview: %s", self.name, error)
             self._give_up()
             return None

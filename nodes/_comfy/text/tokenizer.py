@@ -5,11 +5,12 @@ import logging
 import torch
 from torch import Tensor
 
-from ....wan_model.errors import CheckpointError, WanError
+from ....wan_model.errors import CheckpointError, ShortageError, WanError
 from ....wan_model.loading import Checkpoint, TextEncoderConfig, open_checkpoint
 from ....wan_model.loading.gguf_tokenizer import sentencepiece_model
 from ....wan_model.loading.source import shown
 from ....wan_model.loading.text_encoder import tokenizer_bytes
+from ....wan_model.unreadable import is_shortage
 from ..host import runtime
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,8 @@ def _check(file: str, model: bytes, vocab_size: int) -> None:
         processor.Encode(TRIAL)
         tokens, end = processor.GetPieceSize(), processor.eos_id()
     except (RuntimeError, OSError, ValueError, IndexError) as error:
+        if is_shortage(error):
+            raise  # not the tokenizer's fault
         raise CheckpointError(
             f"{file} has a damaged tokenizer. Got {shown(error)}, need a sentencepiece model. "
             "Download the file again."
@@ -82,6 +85,8 @@ def _borrowed_tokenizer(vocab_size: int) -> bytes | None:
             config = other.info.config
             fits = isinstance(config, TextEncoderConfig) and config.vocab_size == vocab_size
             found = _own_tokenizer(other, vocab_size) if fits else None
+        except ShortageError:
+            raise  # it might be the one
         except (WanError, OSError):
             continue  # another kind of text encoder, or none
         if found is not None:

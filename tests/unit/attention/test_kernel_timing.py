@@ -80,11 +80,15 @@ def test_a_kernel_that_fails_is_out():
     def fails(*_):
         raise RuntimeError("no kernel image")
 
-    def is_full(*_):
-        raise torch.OutOfMemoryError
+    def is_full(error: RuntimeError):
+        def attend(*_):
+            raise error
 
-    with pytest.raises(torch.OutOfMemoryError):
-        trial(is_full)
+        return attend
+
+    for error in (torch.OutOfMemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory")):
+        with pytest.raises(torch.OutOfMemoryError):
+            trial(is_full(error))
     failed = trial(fails)
     assert failed.problem == "failed a trial (RuntimeError)"
     assert trial(lambda q, k, v: fakes.exact(q, k, v), failed) is failed

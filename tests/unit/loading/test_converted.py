@@ -176,6 +176,32 @@ def test_two_writers_at_once(source: Path, cache: Path, caplog: pytest.LogCaptur
     assert file.read_bytes() == content
 
 
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_file_that_goes_between_look_and_load(
+    is_kept: bool, source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody tidies up at that moment."""
+    file = converted_file(source, "fp8", cache)
+    content = file.read_bytes()
+    if not is_kept:
+        file.unlink()
+    looks, is_file = [], Path.is_file
+
+    def is_file_for_once(path: Path) -> bool:
+        found = is_file(path)
+        if path == file and found and not looks:
+            looks.append(path)
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "is_file", is_file_for_once)
+    found = converted_checkpoint(source, "fp8", cache)
+    assert looks == [file]
+    assert found.path == (file if is_kept else source)
+    assert not is_kept or file.read_bytes() == content
+    assert velocity(load_dit(found, weights="fp8")).isfinite().all()
+
+
 def test_what_a_killed_writer_left_is_taken_over(source: Path, cache: Path) -> None:
     """Its lock dies with it, so nobody waits for it."""
     file = converted_file(source, "fp8", cache)

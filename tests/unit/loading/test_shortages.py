@@ -1,0 +1,138 @@
+"""A file that cannot be read for want of memory, file handles or permission is not damaged."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.unit.loading.checkpoints import dit_state, save, save_sharded
+from wan_model.errors import CheckpointError, MemoryLimitError, ShortageError
+from wan_model.loading import files, open_checkpoint, source_safetensors
+from wan_model.loading.gguf_tokenizer import sentencepiece_model
+from wan_model.loading.source import Reader
+from wan_model.loading.source_safetensors import open_safetensors
+from wan_model.lora import open_lora
+from wan_model.offload.host_model import WeightFile
+from wan_model.writing import converted_file
+
+resource = pytest.importorskip("resource")
+
+NOBODY = 65534
+LARGE = 90 << 20
+MARGIN = 16 << 20
+"""Of addresses, for what Python does beside it."""
+
+Door = Callable[[], object]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    save(folder / "a.safetensors", {"x": torch.ones(2, 2)})
+    with (folder / "a.gguf").open("wb") as stream:
+        stream.write(b"GGUF")
+        stream.truncate(LARGE)
+    save(folder / "model" / "b.safetensors", dit_state())
+    save_sharded(folder / "parts", dit_state())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def doors(folder: Path) -> dict[str, Door]:
+    """Ways to read files, by what they are."""
+    file, gguf, kept = folder / "a.safetensors", folder / "a.gguf", folder / "kept"
+    (tensor,) = open_safetensors(file).tensors
+    source = open_checkpoint(folder / "model" / "b.safetensors")
+    converted_file(source, "fp8", kept)
+    return {
+        "model": lambda: open_checkpoint(file),
+        "folder": lambda: open_checkpoint(folder / "parts"),
+        "GGUF": lambda: open_checkpoint(gguf),
+        "tokenizer": lambda: sentencepiece_model(gguf),
+        "LoRA": lambda: open_lora(file),
+        "weights": lambda: Reader()(tensor, torch.float32),
+        "streamed weights": lambda: WeightFile(file),
+        "kept weights": lambda: converted_file(source, "fp8", kept),
+    }
+
+
+DOORS = ("model", "folder", "GGUF", "tokenizer", "LoRA", "weights", "streamed weights")
+
+
+@contextmanager
+def limited(kind: int, value: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, (soft, hard))
+
+
+@pytest.mark.parametrize("name", [*DOORS, "kept weights"])
+def test_without_a_file_handle(name: str, doors: dict[str, Door]):
+    with (
+        pytest.raises(ShortageError, match=r"cannot be opened at the moment.*Too many open files"),
+        limited(resource.RLIMIT_NOFILE, 0),
+    ):
+        doors[name]()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no such limit on this system")
+@pytest.mark.parametrize("name", ["GGUF", "tokenizer"])
+def test_without_memory_for_a_mapped_file(name: str, doors: dict[str, Door]):
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + MARGIN
+    with (
+        pytest.raises(MemoryLimitError, match=r"memory is full while reading a\.gguf"),
+        limited(resource.RLIMIT_AS, limit),
+    ):
+        doors[name]()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")])
+@pytest.mark.parametrize("name", ["model", "folder", "LoRA", "kept weights"])
+def test_without_memory_for_a_header(
+    name: str, error: Exception, doors: dict[str, Door], monkeypatch: pytest.MonkeyPatch
+):
+    def full(_: object) -> object:
+        raise error
+
+    monkeypatch.setattr(source_safetensors, "parse_json", full)
+    with pytest.raises(MemoryLimitError, match="The computer's memory is full while reading"):
+        doors[name]()
+
+
+def test_an_index_that_cannot_be_read_now(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """It may be the index of the file, which would not be whole without it."""
+    parts = folder / "parts"
+    (one,) = parts.glob("*-00001-of-*.safetensors")
+    index = parts / "model.safetensors.index.json"
+    alone = one.rename(parts / "high.safetensors")
+    index.write_text(index.read_text().replace(one.name, alone.name))
+
+    def no_handle(_: object) -> object:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(files, "parse_json", no_handle)
+    with pytest.raises(ShortageError, match="cannot be opened at the moment"):
+        open_checkpoint(alone)
+    monkeypatch.undo()
+    assert len(open_checkpoint(alone).files) == 3
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_without_permission(name: str, doors: dict[str, Door], folder: Path):
+    folder.chmod(0)
+    try:
+        if os.geteuid() == 0:  # who may do everything
+            os.seteuid(NOBODY)
+        with pytest.raises(CheckpointError, match=r"cannot be read\. Got Permission denied"):
+            doors[name]()
+    finally:
+        os.seteuid(os.getuid())
+        folder.chmod(0o700)
