@@ -244,6 +244,7 @@ onMessage("executed", (message) => {
   keptReports.keep(node, report);
   said.hide(node);  // the report begins with it
   showReport(node, report);
+  watcher.ran();
 });
 const over = () => {
   previews.clear();

@@ -52,7 +52,7 @@ def plan_lines(prompt: dict[str, Any], node_id: str) -> list[str]:
     models = [model for model in found.values() if model is not None]
     if not models:
         return []
-    lines = [f"{model.info.label}, {model.info.bytes / GIB:.1f} GiB" for model in models]
+    lines = [f"{model.info.label}, {_bytes(model.info.bytes)}" for model in models]
     chosen, why = settings_of(graph, node_id, models[0])
     if why:
         lines += [_described(chosen, alone=len(models) < 2), *why]
@@ -196,6 +196,11 @@ def _size(graph: Graph, node_id: str, model: Model) -> LatentSize | None:
         return None
 
 
+def _bytes(nbytes: int) -> str:
+    """Returns a size for people; tiny models are no 0.0 GiB."""
+    return f"{nbytes / GIB:.1f} GiB" if nbytes > GIB / 10 else f"{nbytes / 2**20:.0f} MiB"
+
+
 def _batch(graph: Graph, node_id: str) -> int:
     """Returns how many videos a run makes at once."""
     source = graph.link(node_id, "latent_image")
@@ -235,7 +240,7 @@ def _memory(graph: Graph, places: Sequence[Place], cut: Cut) -> str:
     weights = max(model.info.bytes for model in models)
     if device.type == "cpu":
         total = video + sum(model.info.bytes for model in models)
-        return f"Predicted peak: {total / GIB:.1f} GiB RAM, on the CPU"
+        return f"Predicted peak: {_bytes(total)} RAM for the model and the video, on the CPU"
     free = runtime.spare_bytes(device)
     if video + weights <= free:
         return f"Predicted peak: {(video + weights) / GIB:.1f} of {free / GIB:.1f} GiB VRAM free"

@@ -174,8 +174,6 @@ def note_node(number: int, workflow: Workflow) -> dict[str, Any]:
         "title": workflow.name,
         "properties": {},
         "widgets_values": [workflow.note],
-        "color": "#222",
-        "bgcolor": "#000",
     }
 
 

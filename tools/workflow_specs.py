@@ -163,7 +163,7 @@ def lora_pair_node(high: ModelFile, low: ModelFile) -> Node:
     """LoRAs for a pair of experts."""
     links = {"model_high": ("experts", 0), "model_low": ("experts", 1)}
     inputs = {**links, "lora_high": high.name, "lora_low": low.name}
-    return Node("WanDuetLoraPair", (0, 540), (400, 300), inputs, (high, low))
+    return Node("WanDuetLoraPair", (0, 710), (400, 300), inputs, (high, low))
 
 
 def common_nodes(
@@ -173,12 +173,12 @@ def common_nodes(
     return {
         "text_encoder": Node(
             "WanDuetTextEncoderLoader",
-            (0, 250),
+            (0, 400),
             (400, 70),
             {"text_encoder_name": text_encoder.name},
             (text_encoder,),
         ),
-        "vae": Node("WanDuetVAELoader", (0, 390), (400, 100), {"vae_name": vae.name}, (vae,)),
+        "vae": Node("WanDuetVAELoader", (0, 550), (400, 100), {"vae_name": vae.name}, (vae,)),
         "prompt": Node(
             "WanDuetTextEncode",
             (450, 0),
@@ -191,7 +191,7 @@ def common_nodes(
             (300, 100),
             {"vae": ("vae", 0), "samples": ("sampler", 0)},
         ),
-        "video": Node("CreateVideo", (1310, 160), (300, 80), {"images": ("decode", 0), "fps": fps}),
+        "video": Node("CreateVideo", (1310, 200), (300, 80), {"images": ("decode", 0), "fps": fps}),
         "save": Node(
             "SaveVideo",
             (900 if images else 450, 0),

@@ -80,6 +80,12 @@ export class ProblemWatcher {
     this.render();
   }
 
+  /** A run is over, which the next one's time follows from: the same graph is asked about again. */
+  ran() {
+    this.unanswered = true;
+    this.changed();
+  }
+
   /**
    * A prompt was refused, or a node failed.
    * @param {{ node_id: string, input: string, message: string }[]} problems

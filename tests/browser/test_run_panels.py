@@ -63,6 +63,7 @@ def test_a_run_moves_counts_and_reports(editor: Editor, results: Path | None):
     # The newest editor itself keeps no text of a node beyond the run.
     texts = editor.page.locator(".wanduet-said").all_text_contents()
     assert sorted(text.split()[0] for text in texts) == ["64", "T2V", "Wan", "text"], texts
+    editor.page.wait_for_selector(".wanduet-plan:has-text(' s to ')")
     for panel in ("schedule", "plan", "report"):
         assert editor.accessibility_faults(f".wanduet-{panel}") == []
 

@@ -65,8 +65,6 @@ def without_seeds(values: dict[str, Any]) -> dict[str, Any]:
 def test_loads_survives_a_reload_and_exports_the_api_workflow(
     editor: Editor, results: Path | None, template: dict[str, Any], request
 ):
-    if editor.mode.name == "newest-canvas":
-        pytest.skip("the renderer plays no part")
     path: Path = request.node.callspec.params["template"]
     editor.load(template)
     editor.call("fitView")

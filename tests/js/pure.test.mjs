@@ -84,6 +84,20 @@ test("a failure of another workflow is told in a toast alone", () => {
   assert.equal(watcher.running.size, 0);
 });
 
+test("a run's time is asked for when it is over, though the graph is the same", async () => {
+  let asked = 0;
+  const postJson = async () => ({ problems: [], plans: { 0: [`asked ${(asked += 1)} times`] } });
+  const node = {}, plans = [];
+  const readPrompt = () => ({ prompt: { 0: {} }, nodes: [node] });
+  const watcher = new ProblemWatcher({ readPrompt, postJson, plan: (_, [line]) => plans.push(line) });
+  await watcher.look();
+  await watcher.look();
+  watcher.ran();
+  clearTimeout(watcher.timer);
+  await watcher.look();
+  assert.deepEqual(plans, ["asked 1 times", "asked 2 times"]);
+});
+
 test("a widget that cannot be added leaves a node's hooks as they were", () => {
   const called = [];
   const node = { onRemoved: () => called.push("own") };

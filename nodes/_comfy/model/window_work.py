@@ -70,10 +70,11 @@ def windows_per_step(handler: Any, frames: int, steps: int) -> float | None:
         frames: of the whole latent.
         steps: of the run. Windows that move differ by one from step to step: some are asked for.
     """
-    cuts = handler is not None and _cuts(handler, frames)
+    cuts = False if handler is None else _cuts(handler, frames)
     if not cuts:
         return None if cuts is None else 1.0
-    asked, counts = copy(handler), []
+    asked: Any = copy(handler)
+    counts = []
     for asked._step in range(max(1, min(steps, SOME_STEPS))):
         counts.append(len(asked.context_schedule.func(frames, asked, {})))
     return statistics.fmean(counts)
