@@ -65,6 +65,8 @@ def without_seeds(values: dict[str, Any]) -> dict[str, Any]:
 def test_loads_survives_a_reload_and_exports_the_api_workflow(
     editor: Editor, results: Path | None, template: dict[str, Any], request
 ):
+    if editor.mode.name == "newest-canvas":
+        pytest.skip("the newest frontend loads, saves and exports by one code, whatever draws it")
     path: Path = request.node.callspec.params["template"]
     editor.load(template)
     editor.call("fitView")
