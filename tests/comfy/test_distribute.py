@@ -7,11 +7,12 @@ import importlib.util
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from websocket import WebSocketException
 
 from .graphs import (
     T2V,
@@ -34,6 +35,25 @@ PACKAGES = os.environ.get("WANDUET_RAY_PACKAGES", "")
 HAS_RAY = bool(PACKAGES) or importlib.util.find_spec("ray") is not None
 PAIR = {"model_high": ("experts", 0), "model_low": ("experts", 1)}
 SHARED = {"model_high": ("shared", 0), "model_low": ("shared", 1)}
+ACTOR_FAULTS = Path(__file__).parent / "actor_faults"
+SHORTAGE = "shortage"
+"""A file: the process that removes it has no memory in its next pass."""
+
+ANOTHER_RAY = """
+from pathlib import Path
+
+__version__ = "0.8.7"
+
+
+def __getattr__(name):
+    if name == "__path__" or not Path(__file__).with_name("whole").exists():
+        raise AttributeError(name)
+    return init if name == "init" else lambda: False
+
+
+def init(**options):
+    raise Exception("Version mismatch: the cluster was started with Ray 1.0")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -47,40 +67,49 @@ def ray_server(
         say("No Ray. Set WANDUET_RAY_PACKAGES, or install it.")
     base = tmp_path_factory.mktemp("with_ray")
     prepare(base, toy_models, ["helper_nodes.py"])
-    paths = [path for path in (os.environ.get("PYTHONPATH", ""), PACKAGES) if path]
-    before = ray_processes()
+    paths = [os.environ.get("PYTHONPATH", ""), PACKAGES, str(ACTOR_FAULTS)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path))
+        patch.setenv("WANDUET_TEST_SHORTAGE", str(base / SHORTAGE))
         with ComfyServer(comfyui, base) as server:
             yield server
-    deadline = time.monotonic() + 3000
-    while (left := ray_processes() - before) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not left, "processes of Ray outlive ComfyUI"
+            started = ray_processes(server)
+    wait_for_end(started)
 
 
-def ray_processes() -> set[int]:
-    """Returns the numbers of processes that compute, and of those that start them.
+def ray_processes(server: ComfyServer) -> dict[int, str]:
+    """Returns a server's processes that compute, and those that start them, by number.
 
     Ray's own agents hold nothing, and end a minute after these.
     """
     names = ("raylet/raylet", "gcs/gcs_server", "ray::WanDuetWorker")
-    return {number for number, line in command_lines() if any(name in line for name in names)}
-
-
-def workers() -> list[int]:
-    """Returns the numbers of processes that predict."""
-    return [number for number, line in command_lines() if "ray::WanDuetWorker" in line]
-
-
-def command_lines() -> Iterator[tuple[int, str]]:
-    """Yields all processes and how they are called."""
+    parents, lines = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
+            above = (folder / "stat").read_text().rpartition(")")[2].split()[1]
             line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        yield int(folder.name), line
+        parents[int(folder.name)], lines[int(folder.name)] = int(above), line
+
+    def is_below(number: int) -> bool:
+        above = parents.get(number, 0)
+        return above == server.pid or (above > 1 and is_below(above))
+
+    return {n: line for n, line in lines.items() if any(x in line for x in names) and is_below(n)}
+
+
+def workers(server: ComfyServer) -> list[int]:
+    """Returns the numbers of processes that predict."""
+    return [n for n, line in ray_processes(server).items() if "ray::WanDuetWorker" in line]
+
+
+def wait_for_end(processes: Iterable[int]) -> None:
+    """Waits until nothing is left of some processes."""
+    deadline = time.monotonic() + 300
+    while left := [number for number in processes if Path(f"/proc/{number}/exe").exists()]:
+        assert time.monotonic() < deadline, f"processes of Ray outlive ComfyUI: {left}"
+        time.sleep(0.2)
 
 
 def distribute(**options: Any) -> Prompt:
@@ -155,7 +184,7 @@ def test_an_ended_process(ray_server: ComfyServer):
 
     def kill(message: Any) -> None:
         if message.type == "progress" and not killed:
-            killed.append(workers()[0])
+            killed.append(workers(ray_server)[0])
             os.kill(killed[0], signal.SIGKILL)
 
     result = ray_server.run(prompt, on_message=kill)
@@ -166,44 +195,90 @@ def test_an_ended_process(ray_server: ComfyServer):
     prompt |= guided("sampler", SHARED)
     result = ray_server.run({**prompt, **save("no", latent=("sampler", 0))})
     assert result.status == "success", result.error
-    assert killed[0] not in workers()
+    assert killed[0] not in workers(ray_server)
 
 
-@pytest.mark.usefixtures("ray_server")
-def test_comfyui_is_killed(comfyui: Path, toy_models: Path, tmp_path: Path):
-    """Nothing outlives it, and nothing of another ComfyUI's ends with it."""
+@pytest.mark.parametrize(
+    ("part", "said"), [("raylet/raylet", "Ray has ended"), ("gcs/gcs_server", "")]
+)
+def test_ray_itself_ends(ray_server: ComfyServer, part: str, said: str):
+    """ComfyUI does not end with it, and the next prompt starts it anew."""
+    prompt = {**inputs(), **distribute(mode="ulysses"), **save("no", latent=("sampler", 0))}
+    prompt |= guided("sampler", SHARED, seed=5)
+    assert ray_server.run(prompt).status == "success"
+    before = ray_processes(ray_server)
+    os.kill(next(n for n, line in before.items() if part in line), signal.SIGKILL)
+    error = ray_server.run({**prompt, **guided("sampler", SHARED, seed=6)}).error
+    assert (error or {"exception_message": ""})["exception_message"].startswith(said)
+    assert bool(error) == bool(said), "what has started does not need the other part to compute"
+    prompt |= {**distribute(mode="layers"), **guided("sampler", SHARED, seed=7)}
+    result = ray_server.run(prompt)
+    assert result.status == "success", result.error
+    wait_for_end(before)
+
+
+def test_a_gpu_without_memory(ray_server: ComfyServer):
+    """The prompt ends with an error that says so; the next one leaves more memory free."""
+    prompt = {**inputs(), **distribute(mode="ulysses"), **save("no", latent=("sampler", 0))}
+    prompt |= guided("sampler", SHARED)
+    assert ray_server.run(prompt).status == "success"
+    before = set(workers(ray_server))
+    (ray_server.base / SHORTAGE).touch()
+    prompt |= guided("sampler", SHARED, seed=4)
+    error = ray_server.run(prompt).error
+    assert error is not None
+    assert error["node_id"] == "sampler"
+    assert error["exception_message"].startswith("The GPU ran out of memory. Got ")
+    result = ray_server.run(prompt)
+    assert result.status == "success", result.error
+    assert any("more memory is left free" in text for text in result.texts("sampler"))
+    assert not before & set(workers(ray_server))
+
+
+def test_comfyui_is_killed(
+    ray_server: ComfyServer, comfyui: Path, toy_models: Path, tmp_path: Path
+):
+    """In the middle of a step: nothing outlives it, and nothing of another ComfyUI's ends."""
     prepare(tmp_path, toy_models, ["helper_nodes.py"])
-    before = ray_processes()
-    prompt = {**inputs(), **distribute(mode="ulysses"), **guided("sampler", SHARED)}
-    prompt |= save("no", latent=("sampler", 0))
+    others = ray_processes(ray_server)
+    prompt = {**inputs(), **distribute(mode="ulysses"), **save("no", latent=("sampler", 0))}
+    prompt |= guided("sampler", SHARED, steps=200)
+    started: dict[int, str] = {}
+
+    def kill(message: Any) -> None:
+        if message.type == "progress" and not started:
+            started.update(ray_processes(server))
+            os.kill(server.pid, signal.SIGKILL)
+
     with pytest.MonkeyPatch.context() as patch:
         paths = [path for path in (os.environ.get("PYTHONPATH", ""), PACKAGES) if path]
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
         with ComfyServer(comfyui, tmp_path) as server:
-            assert server.run(prompt).status == "success"
-            assert ray_processes() > before
-            os.kill(server.pid, signal.SIGKILL)
-            deadline = time.monotonic() + 300
-            while (left := ray_processes() - before) and time.monotonic() < deadline:
-                time.sleep(0.2)
-    assert not left
-    assert ray_processes() == before
+            with pytest.raises((OSError, WebSocketException)):
+                server.run(prompt, on_message=kill)
+            assert len(started) == 4, started
+            wait_for_end(started)
+    assert ray_processes(ray_server).keys() == others.keys()
 
 
 @pytest.mark.usefixtures("ray_server")
 def test_another_ray(comfyui: Path, toy_models: Path, tmp_path: Path):
-    """A package of that name that lacks what is needed is named with its version."""
+    """One that lacks what is needed is named with its version; so is why one does not connect."""
     prepare(tmp_path, toy_models, ["helper_nodes.py"])
     package = tmp_path / "packages" / "ray"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text("__version__ = '0.8.7'\n", encoding="utf-8")
-    prompt = {**inputs(), **distribute(), **guided("sampler", SHARED)}
+    (package / "__init__.py").write_text(ANOTHER_RAY, encoding="utf-8")
+    prompt = {**inputs(), **distribute(address="10.0.0.1:6379"), **guided("sampler", SHARED)}
+    prompt |= save("no", latent=("sampler", 0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(package.parent))
         with ComfyServer(comfyui, tmp_path) as server:
-            error = server.run({**prompt, **save("no", latent=("sampler", 0))}).error
-    assert error is not None
-    assert error["exception_message"].startswith("This Ray is another one. Got version 0.8.7")
+            errors = [server.run(prompt).error]
+            (package / "whole").touch()
+            errors.append(server.run(prompt).error)
+    said = [error["exception_message"] for error in errors if error is not None]
+    assert said[0].startswith("This Ray is another one. Got version 0.8.7")
+    assert said[1].startswith("Ray does not start at 10.0.0.1:6379. Got 'Version mismatch")
 
 
 def test_cancel(ray_server: ComfyServer):
@@ -220,10 +295,10 @@ def test_cancel(ray_server: ComfyServer):
     result = ray_server.run({**long, **save("no", latent=("sampler", 0))}, on_message=cancel)
     assert result.status == "interrupted"
     assert len(told) < 100
-    before = set(workers())
+    before = set(workers(ray_server))
     prompt |= {**guided("sampler", SHARED, seed=3), **save("no", latent=("sampler", 0))}
     assert ray_server.run(prompt).status == "success"
-    assert set(workers()) == before
+    assert set(workers(ray_server)) == before
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,32 @@ An actor is a process with `wan_model` in it and no ComfyUI. Several ranks wait 
 what fails in one ends all of them; the next run starts new ones.
 """
 
+import math
+import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ....wan_model import errors
 from ....wan_model.errors import BackendError, WanError
 from ..host import runtime
+from .ray_health import Health
 from .ray_session import LIBRARY, POLL_SECONDS
 
 LAST_WORDS_SECONDS = 2.0
 """How long after one rank's error others are listened to: the one that ended is at fault, and not
 those that waited for it."""
+
+MEET_SECONDS = 600.0
+"""In which processes are there, which import PyTorch from whatever disk. One that Ray finds no
+place for never is."""
+
+LOOK_SECONDS = 5.0
+"""Between looks at the cluster's first computer."""
+
+MOST_MISSED = 4
+"""After so many looks in a row without an answer, nothing that is waited for may ever come."""
 
 NO_ALLOCATOR = {"PYTORCH_CUDA_ALLOC_CONF": "", "PYTORCH_ALLOC_CONF": ""}
 """ComfyUI's choice of an allocator for its own process runs out of memory beside NCCL."""
@@ -32,8 +46,14 @@ class ActorTeam:
             ranks: how many.
             on_gpu: whether each has a GPU.
             local: whether all run on this computer.
+
+        Raises:
+            BackendError: if Ray ends at this moment.
         """
-        self._ray = ray
+        health = Health.of(ray)
+        if health is None:
+            raise _ray_ended()
+        self._ray, self._health = ray, health
         actor = ray.remote(_actor_class()).options(
             num_gpus=1 if on_gpu else 0,
             num_cpus=0,
@@ -53,9 +73,11 @@ class ActorTeam:
         """
         host = "127.0.0.1"
         if not self._local:
-            (host,) = self._answers([self._actors[0].address.remote()])
-        (port,) = self._answers([self._actors[0].call.remote("open_meeting", (host,))])
-        self.all("meet", host, port)
+            (host,) = self._answers([self._actors[0].address.remote()], MEET_SECONDS)
+        first = self._actors[0].call.remote("open_meeting", (host,))
+        (port,) = self._answers([first], MEET_SECONDS)
+        others = [actor.call.remote("meet", (host, port)) for actor in self._actors]
+        self._answers(others, MEET_SECONDS)
 
     @property
     def ranks(self) -> int:
@@ -74,6 +96,7 @@ class ActorTeam:
             BackendError: if a process has ended or failed.
             WanError: what one of them raised. In either case all of them are ended.
         """
+        self._look_here()
         # Once for all of them: it may be a whole video.
         sent = self._ray.put(arguments)
         return self._answers([actor.call.remote(method, sent) for actor in self._actors])
@@ -87,10 +110,19 @@ class ActorTeam:
         """Ends the processes, whatever they do."""
         self._end()
 
-    def _answers(self, asked: Sequence[Any]) -> list[Any]:
+    def _answers(self, asked: Sequence[Any], limit: float = math.inf) -> list[Any]:
         answers: dict[Any, Any] = {}
         waiting = list(asked)
+        missed, next_look = 0, time.monotonic() + LOOK_SECONDS
+        deadline = time.monotonic() + limit
         while waiting:
+            self._look_here()
+            if time.monotonic() > next_look:
+                missed = 0 if self._health.head_is_alive else missed + 1
+                next_look = time.monotonic() + LOOK_SECONDS
+            if missed >= MOST_MISSED or time.monotonic() > deadline:
+                self.close()
+                raise _ray_ended() if missed else _not_started(limit)
             ready, waiting = self._ray.wait(waiting, timeout=POLL_SECONDS)
             for reference in ready:
                 problem, answers[reference] = self._answer(reference)
@@ -99,6 +131,16 @@ class ActorTeam:
             # What they compute is thrown away when it is done; they are ready for the next then.
             runtime.raise_if_interrupted()
         return [answers[reference] for reference in asked]
+
+    def _look_here(self) -> None:
+        """Sees whether Ray can be asked at all: without its part on this computer it would end us.
+
+        Raises:
+            ProcessEndedError: if not. All processes are ended then.
+        """
+        if not self._health.here_is_alive:
+            self.close()
+            raise _ray_ended()
 
     def _answer(self, reference: Any) -> tuple[WanError | None, Any]:
         """Returns what went wrong, or what a rank answered."""
@@ -144,10 +186,26 @@ def _process_ended(error: Exception) -> ProcessEndedError:
     )
 
 
+def _not_started(limit: float) -> BackendError:
+    return BackendError(
+        f"The processes of the distributed model do not start. Got too few in {limit:.0f} s, need "
+        "one for each GPU. See with 'ray status' which computers and GPUs the cluster has."
+    )
+
+
+def _ray_ended() -> ProcessEndedError:
+    return ProcessEndedError(
+        "Ray has ended, and with it the processes of the distributed model. Got no answer of its "
+        "part on this computer or on the cluster's first one, need both. Run the prompt again: Ray "
+        "is started anew, or connected with the cluster once that runs again."
+    )
+
+
 def _kill(ray: Any, actors: Sequence[Any]) -> None:
     if ray.is_initialized():
         for actor in actors:
-            ray.kill(actor, no_restart=True)
+            with suppress(ray.exceptions.RayError):  # it is one of a cluster that is gone
+                ray.kill(actor, no_restart=True)
 
 
 def _actor_class() -> Callable[..., Any]:

@@ -16,6 +16,7 @@ import torch
 
 from ....wan_model.errors import BackendError, SettingsError
 from ..host import runtime
+from .ray_health import Health
 
 INSTALL = "pip install ray"
 USED = (
@@ -27,8 +28,10 @@ USED = (
     "init",
     "is_initialized",
     "kill",
+    "nodes",
     "put",
     "remote",
+    "shutdown",
     "wait",
 )
 """Names of it that are used here."""
@@ -52,8 +55,12 @@ PROCESSES_WITHOUT_GPU = 2
 NAMESPACE = "wanduet:"
 """Before the address that we were connected to, which Ray writes in its own way."""
 
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
-"""While Ray starts: it reports nothing to its makers."""
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": str(7 * 24 * 3600),
+}
+"""While Ray is imported and starts: it reports nothing to its makers, and does not end ComfyUI a
+minute after a cluster's first computer has gone."""
 
 
 def import_ray() -> Any:
@@ -79,7 +86,7 @@ def import_ray() -> Any:
 
 
 def connected(address: str) -> Any:
-    """Returns Ray, connected to a cluster or started on this computer.
+    """Returns Ray, connected to a cluster or started on this computer, anew if it has ended.
 
     Args:
         address: of a cluster, such as "10.0.0.1:6379"; "" for this computer alone.
@@ -88,7 +95,10 @@ def connected(address: str) -> Any:
         BackendError: if Ray is missing, or there is no cluster.
         SettingsError: if this process is connected to another one.
     """
-    ray = import_ray()
+    with _environment(ENVIRONMENT):
+        ray = import_ray()
+    if ray.is_initialized() and Health.of(ray) is None:
+        ray.shutdown()  # what ran there has ended, whoever has started it
     if ray.is_initialized():
         context = ray.get_runtime_context()
         # Ours; another pack's is as good as one of this computer, and has a namespace of its own.
