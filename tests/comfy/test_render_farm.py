@@ -87,7 +87,10 @@ def farm_process(base: Path, comfyui: Path, *options: str) -> Iterator[Farm]:
             yield farm
         finally:
             process.terminate()
-            process.wait(300)
+            try:
+                process.wait(300)
+            finally:
+                process.kill()  # one that hangs holds ports and processes of all that follow
 
 
 @pytest.fixture(scope="module", params=["processes", "ray"])
