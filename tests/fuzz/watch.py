@@ -30,7 +30,8 @@ WRITES = {
 FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 OWN = (sys.prefix, sys.base_prefix, str(Path(__file__).parents[2]), "/proc", "/sys", "/dev/null")
-"""Where Python, its packages and ours lie, which may be read at any time."""
+OWN += (sys.pycache_prefix,) if sys.pycache_prefix else ()
+"""Where Python, its packages and ours lie, compiled too, which may be read at any time."""
 
 
 @dataclass
