@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.comfy
 
 PACKAGES = os.environ.get("WANDUET_RAY_PACKAGES", "")
 START_SECONDS = 600
+NOT_FOUND = 404
 MAIN = """import runpy, sys
 sys.argv[1:1] = [{main!r}]
 runpy.run_path({launcher!r}, run_name="__main__")
@@ -162,6 +164,16 @@ class Listener:
         return [m["data"]["prompt_id"] for m in self.messages if m["type"] == kind]
 
 
+def newer_list(farm: Farm, question: str = "") -> list[dict[str, Any]] | None:
+    """Returns the prompts of `/api/jobs`, None where the workers have no such route."""
+    try:
+        return farm.get(f"/api/jobs{question}")["jobs"]
+    except urllib.error.HTTPError as error:
+        if error.code != NOT_FOUND:
+            raise
+        return None
+
+
 def test_two_clients(farm: Farm):
     """Both workers run; each client hears of its own; files of equal names are two files."""
     one, two = Listener(farm), Listener(farm)
@@ -188,6 +200,16 @@ def test_two_clients(farm: Farm):
         names += [image["filename"] for image in images]
     assert len(set(names)) == len(names) == 15
     assert {name.split("_")[1] for name in names} == {"w1", "w2"}
+    jobs = newer_list(farm)
+    if jobs is not None:
+        assert sorted(job["id"] for job in jobs) == sorted((*first, second))
+        assert {job["status"] for job in jobs} == {"completed"}
+        assert {job["preview_output"]["filename"] for job in jobs} <= set(names)
+        created = [job["create_time"] for job in jobs]
+        assert created == sorted(created, reverse=True)
+        one_job = farm.get(f"/api/jobs/{second}")
+        assert one_job["outputs"] == farm.history(second)["outputs"]
+        assert one_job["workflow"]["prompt"] == farm.history(second)["prompt"][2]
 
 
 def test_files_and_what_all_workers_say(farm: Farm, tmp_path: Path):
@@ -218,6 +240,12 @@ def test_waiting_cancelling_and_a_death(farm: Farm):
     assert sorted(item[1] for item in queue["queue_running"]) == sorted(long)
     assert [item[1] for item in queue["queue_pending"]] == [waiting[0], waiting[2]]
     assert farm.get("/prompt") == {"exec_info": {"queue_remaining": 4}}
+    jobs = newer_list(farm, "?status=pending,in_progress")
+    if jobs is not None:
+        assert {job["id"]: job["status"] for job in jobs} == {
+            **dict.fromkeys(long, "in_progress"),
+            **dict.fromkeys((waiting[0], waiting[2]), "pending"),
+        }
 
     worker = farm.wait_for(lambda: farm.running(long[0]))
     farm.wait_for(lambda: Path(f"/proc/{worker['pid']}").exists())
@@ -236,6 +264,8 @@ def test_waiting_cancelling_and_a_death(farm: Farm):
         assert "execution_interrupted" in kinds
     assert records[waiting[2]]["status"]["status_str"] == "success"
     assert waiting[1] not in records
+    jobs = newer_list(farm, "?status=cancelled")
+    assert jobs is None or {job["id"] for job in jobs} == set(long)
     assert farm.get("/prompt") == {"exec_info": {"queue_remaining": 0}}
     while set(listener.prompts("execution_success")) != {waiting[0], waiting[2]}:
         listener.until_end_of(waiting[2])
