@@ -22,7 +22,9 @@ SORTED_BY = {"created_at": "create_time", "execution_duration": ""}
 def describe(entry: Entry) -> dict[str, Any]:
     """Returns what ComfyUI would say of one prompt."""
     if entry.state is State.DONE and entry.job is not None:
-        return entry.job
+        # The prompt as it was asked for, without what the farm has changed for its worker.
+        workflow = {**_part(entry.job, "workflow"), "prompt": entry.body["prompt"]}
+        return {**entry.job, "workflow": workflow}
     extra = entry.item()[3]
     workflow = _part(_part(extra, "extra_pnginfo"), "workflow")
     job = {

@@ -128,6 +128,14 @@ def test_jobs():
     assert page["pagination"] == {"offset": 1, "limit": 2, "total": 3, "has_more": False}
     assert all("workflow" not in job for job in page["jobs"])
 
+    running = journal.get("running")
+    assert running is not None
+    changed = {"prompt": {"of": "its worker"}, "extra_data": {}}
+    assert journal.finish(running, "1.1", {"prompt": running.item(), "outputs": {}})
+    running.job = {"id": "running", "status": "completed", "workflow": changed}
+    asked = {**changed, "prompt": running.body["prompt"]}
+    assert jobs.describe(running) == {**running.job, "workflow": asked}
+
 
 def queue_one(journal: Journal, name: str, dice: random.Random, dead: int) -> None:
     """Queues a prompt, which a worker may have died with that never comes back."""
