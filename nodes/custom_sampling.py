@@ -118,8 +118,8 @@ class WanDuetMoEGuider(io.ComfyNode):
         text = f"{high.label}\ncfg {cfg}{switch}, shift {chosen.shift:g}"
         if model_low is None and high.expert is not None:
             said.append(f"The {high.expert}-noise expert runs alone, at all noise levels.")
-        first = run.of_start(chosen.start_steps)
-        runtime.show(cls.hidden.unique_id, "\n".join([text, *why, *first, *said, *unread]))
+        of_models = run.said(chosen.start_steps)
+        runtime.show(cls.hidden.unique_id, "\n".join([text, *why, *of_models, *said, *unread]))
         return io.NodeOutput(guider)
 
 
@@ -181,12 +181,14 @@ class WanDuetSigmas(io.ComfyNode):
         sampler: str = "unipc",
     ) -> io.NodeOutput:
         """Makes the list and counts the high-noise steps."""
+        node_id, prompt = cls.hidden.unique_id, cls.hidden.prompt
         models = Models(kind="t2v", low=[])
         if model is not None:
-            node_id, prompt = cls.hidden.unique_id, cls.hidden.prompt
+            kind = facts.model_facts(model).kind
             found = few_steps.of_input(model, prompt, node_id, "model")
-            models = Models(kind=facts.model_facts(model).kind, high=found, low=found)
+            models = Models(kind=kind, high=found, low=found)
         shift, said = settings.shift_of_run(shift, model)
+        said += few_steps.of_foreign(prompt, node_id, "model")
         own_spacing = AUTO if scheduler == "wan" else scheduler
         typed = settings.typed(steps=steps, shift=shift, boundary=boundary, scheduler=own_spacing)
         chosen, why = settings.resolve(models, typed, denoise=denoise)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from ..wan_model.config import DiTConfig
 from ..wan_model.errors import SettingsError, ShortageError, WanError
-from ..wan_model.lora import open_lora
+from ..wan_model.lora import is_foreign, open_lora
 from ..wan_model.presets import Distilled, recognise
 from ._comfy.host import runtime
 from ._comfy.model import distilled_loras
@@ -41,6 +42,9 @@ class Named:
     is_ours: bool = False
     """Whether our loader loads it."""
     loras: tuple[NamedLora, ...] = ()
+    """Those that fit it, as far as that is known."""
+    foreign: tuple[NamedLora, ...] = ()
+    """Those that certainly do not, and so have no effect on it."""
 
     @property
     def distilled(self) -> list[Distilled]:
@@ -79,7 +83,11 @@ def named_in(graph: Graph, node_id: str, name: str, describe: Describe = describ
     if model is None:
         return Named(loras=loras)
     ours = graph.kind(model.output.node_id).startswith("WanDuet")
-    return Named(model.info.distilled, ours, loras)
+    config = model.info.config
+    assert isinstance(config, DiTConfig)
+    foreign = tuple(lora for lora in loras if _is_foreign(lora.name, config))
+    fitting = tuple(lora for lora in loras if lora not in foreign)
+    return Named(model.info.distilled, ours, fitting, foreign)
 
 
 def of_lora(lora: NamedLora) -> Distilled | None:
@@ -124,6 +132,23 @@ def _most_patches(name: str, _stamp: str) -> int:
         return UNKNOWN
 
 
+def _is_foreign(name: str, config: DiTConfig) -> bool:
+    try:
+        return _is_of_other_sizes(name, runtime.file_stamp(FOLDER, name), config)
+    except ShortageError:
+        return False
+
+
+@lru_cache(maxsize=64)
+def _is_of_other_sizes(name: str, _stamp: str, config: DiTConfig) -> bool:
+    try:
+        return is_foreign(open_lora(runtime.model_path(FOLDER, name)), config)
+    except ShortageError:
+        raise
+    except (WanError, OSError, ValueError):
+        return False  # its loader will say what is wrong with it
+
+
 def _loras(graph: Graph, output: Output) -> Iterator[NamedLora]:
     """Returns the LoRAs that one node adds: ours, core's, and those that name inputs as core's."""
     node_id = output.node_id
@@ -163,6 +188,18 @@ def _of_pair(graph: Graph, output: Output) -> Iterator[NamedLora]:
 def _number(value: Any) -> float:
     """Returns a strength; one that a link decides counts as 1."""
     return float(value) if isinstance(value, (int, float)) else 1.0
+
+
+def of_foreign(prompt: Any, node_id: str | None, *names: str) -> list[str]:
+    """Returns what is to be said of LoRAs for few steps that do not fit the models at inputs."""
+    return said_of_foreign(*(_named(prompt, node_id, name) for name in names))
+
+
+def said_of_foreign(*named: Named) -> list[str]:
+    """Returns the same of what a workflow says."""
+    found = (of_lora(lora) for each in named for lora in each.foreign)
+    files = dict.fromkeys(distilled.file for distilled in found if distilled)
+    return [f"{file} does not fit this model and is not counted." for file in files]
 
 
 def of_input(patcher: Any, prompt: Any, node_id: str | None, name: str) -> list[Distilled]:

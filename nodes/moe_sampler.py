@@ -104,7 +104,7 @@ class WanDuetMoESampler(io.ComfyNode):
         boundary = chosen.boundary if model_low is not None else 0.0
         first_steps = ExpertPlan.of(sigmas, boundary, start).steps_start
         plan = _plan_text(high, chosen, sigmas, start, model_low is not None)
-        text = "\n".join([plan, *why, *run.of_start(first_steps), *said, *unread])
+        text = "\n".join([plan, *why, *run.said(first_steps), *said, *unread])
         runtime.show(cls.hidden.unique_id, text)
         guider = run.guider(chosen, start, heading=text)
         guider.set_conds(positive, negative)

@@ -84,10 +84,9 @@ def settings_of(
 ) -> tuple[Settings, list[str]]:
     """Returns what a sampler will use, and what is to be said of where that comes from."""
     alone = not graph.given(node_id, "model_low")
-    high = few_steps.named_in(graph, node_id, "model_high", describe).distilled
-    low = None
-    if not alone:
-        low = few_steps.named_in(graph, node_id, "model_low", describe).distilled
+    names = MODELS[:1] if alone else MODELS
+    named = [few_steps.named_in(graph, node_id, name, describe) for name in names]
+    high, low = named[0].distilled, None if alone else named[1].distilled
     has_start = graph.given(node_id, "model_start")
     numbers = {name: graph.number(node_id, name) for name in NUMBERS}
     counts = {name: int(numbers.pop(name) or 0) for name in ("steps", "start_steps")}
@@ -99,6 +98,7 @@ def settings_of(
         str(graph.value(node_id, "preset", AUTO)),
         1.0 if (denoise := graph.number(node_id, "denoise")) is None else denoise,
     )
+    why += few_steps.said_of_foreign(*named)
     if chosen.start_steps:
         why.append(few_steps.of_start(has_start, high))
     return chosen, why

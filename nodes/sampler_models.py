@@ -39,11 +39,15 @@ class SamplerModels:
         has_start = self.start is not None
         return Models(kind=high.kind, high=self._of_high, low=low, has_start=has_start)
 
-    def of_start(self, steps: int) -> list[str]:
-        """Returns what is to be said of a number of first steps."""
-        if steps <= 0:
-            return [] if self.start is None else ["model_start has no step in this run."]
-        return [few_steps.of_start(self.start is not None, self._of_high)]
+    def said(self, start_steps: int) -> list[str]:
+        """Returns what is to be said of LoRAs that do not count, and of the first steps."""
+        names = ("model_high",) if self.low is None else ("model_high", "model_low")
+        said = few_steps.of_foreign(self.prompt, self.node_id, *names)
+        if start_steps > 0:
+            said.append(few_steps.of_start(self.start is not None, self._of_high))
+        elif self.start is not None:
+            said.append("model_start has no step in this run.")
+        return said
 
     def guider(self, chosen: Settings, start_steps: int, heading: str = "") -> MoEGuider:
         """Returns what routes each model call.

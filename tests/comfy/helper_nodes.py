@@ -265,15 +265,18 @@ class UnnamedLora(io.ComfyNode):
         return io.Schema(
             node_id="WanDuetTestUnnamedLora",
             category="WanDuet tests",
-            inputs=[io.Model.Input("model")],
+            inputs=[io.Model.Input("model"), io.Boolean.Input("narrow_lightning", default=False)],
             outputs=[io.Model.Output()],
         )
 
     @classmethod
-    def execute(cls, model: ModelPatcher) -> io.NodeOutput:
+    def execute(cls, model: ModelPatcher, narrow_lightning: bool = False) -> io.NodeOutput:
+        """With the numbers of a LoRA for few steps, half as wide as the weight, or none of both."""
         key = "diffusion_model.blocks.0.self_attn.v.weight"
         rows, columns = model.model.state_dict()[key].shape
-        pair = (torch.ones(rows, 1), torch.ones(1, columns), 1.0, None, None, None)
+        rank, alpha = (64, 8) if narrow_lightning else (1, 1.0)
+        columns //= 1 + narrow_lightning
+        pair = (torch.ones(rows, rank), torch.ones(rank, columns), alpha, None, None, None)
         patched = model.clone()
         patched.add_patches({key: LoRAAdapter({key}, pair)}, 0.1)
         return io.NodeOutput(patched)

@@ -8,7 +8,17 @@ import torch
 
 from wan_model.vae import wan21
 
-from .graphs import T2V, Prompt, experts, model, moe_sampler, node, random_text
+from ..toy.make_checkpoints import make_lora, save
+from .graphs import (
+    T2V,
+    Prompt,
+    experts,
+    model,
+    moe_sampler,
+    node,
+    random_text,
+    stock_model,
+)
 from .server import ComfyServer, on_gpu
 from .stock import LORA, difference, empty_latent, run_to_tensors
 
@@ -99,6 +109,45 @@ def test_settings_follow_loras(comfy_server: ComfyServer, kind: str):
         (record,) = comfy_server.history(result.prompt_id)["outputs"]["sampler"]["wanduet_report"]
         assert tuple(record[key] for key in keys) == wanted, name
         assert all(line in record["report"] for line in plan["why"])
+
+
+def test_loras_for_few_steps_of_another_width_do_not_count(comfy_server: ComfyServer):
+    """Neither in the plan nor in the run, whether a file is named or only numbers tell."""
+    narrow = "narrow_lightx2v_4steps"
+    save(comfy_server.base / "models", "loras", narrow, make_lora("narrow", dim=128, ffn_dim=256))
+    nodes: Prompt = {**BASE, **with_loras("core", LORA, None)}
+    nodes["style"] = nodes.pop("model_high")
+    file = {"lora_name": f"{narrow}.safetensors", "strength_model": 1.0}
+    nodes["named"] = node("LoraLoaderModelOnly", model=("style", 0), **file)
+    changes = {"steps": 2, "start_steps": 1, "model_high": ["named", 0], "seed": 600}
+    nodes["sampler"]["inputs"] |= changes
+    numbers = {"model": ("style", 0), "narrow_lightning": True}
+    stock = {"model": ("stock", 0)}
+    nodes |= stock_model("toy4096_t2v_high_noise.safetensors", "stock")
+    nodes["by_numbers"] = node("WanDuetTestUnnamedLora", **numbers)
+    nodes["of_stock"] = node("WanDuetTestUnnamedLora", **{**numbers, **stock})
+    nodes["named_on_stock"] = node("LoraLoaderModelOnly", **stock, **file)
+    open_sigmas = {"steps": 0, "shift": 0.0, "boundary": 0.0, "denoise": 1.0, "scheduler": "wan"}
+    ends = ("by_numbers", "of_stock", "named_on_stock")
+    for name in ends:
+        nodes[f"{name}_sigmas"] = node("WanDuetSigmas", **open_sigmas, model=(name, 0))
+        nodes[f"{name}_end"] = node("PreviewAny", source=(f"{name}_sigmas", 0))
+    nodes["end"] = node("PreviewAny", source=("sampler", 0))
+    plan = planned(comfy_server, nodes)
+    result = comfy_server.run(nodes)
+
+    assert result.status == "success", result.error
+    keys, wanted = ("cfg_high", "cfg_start", "shift", "sampler"), (4.0, 4.0, 12.0, "unipc")
+    (record,) = comfy_server.history(result.prompt_id)["outputs"]["sampler"]["wanduet_report"]
+    for found in (plan, record):
+        assert tuple(found[key] for key in keys) == wanted
+    why = [f"{narrow}.safetensors does not fit this model and is not counted."]
+    assert plan["why"] == why
+    assert {*why, "First steps: model_high."} <= set(record["report"].splitlines())
+    for name in ends:
+        (said,) = result.texts(f"{name}_sigmas")
+        assert "shift 12" in said, name
+        assert (why[0] in said) == (name == "named_on_stock")
 
 
 def test_scheduler_wan_of_the_sigmas_leaves_levels_to_the_model(comfy_server: ComfyServer):

@@ -1,11 +1,12 @@
 """LoRA files of every dialect, in the names and sizes of a model, exact in fp32 or fp64.
 
 `dialects` tells names, `file` opens, `kinds` makes `changes` (what is added) and `transforms` (what
-depends on the weight), `translate` puts them in their places.
+depends on the weight), `translate` puts them in their places, `fit` tells whether there are any.
 """
 
 from .changes import Addition, Change, Difference, Factors, LowRank, Pair
 from .file import LoraFile, open_lora
+from .fit import is_foreign
 from .pairs import experts_of, partner
 from .transforms import Replacement
 from .translate import LoraModules, Translated
@@ -22,6 +23,7 @@ __all__ = [
     "Replacement",
     "Translated",
     "experts_of",
+    "is_foreign",
     "open_lora",
     "partner",
 ]

@@ -1,8 +1,9 @@
 """A LoRA file, opened: its tensors by what they change, nothing of their data read yet."""
 
 import math
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -29,6 +30,9 @@ STORED = {name: dtype for dtype, name in DTYPES.items()} | {
 SCALES = 4
 """Modules whose scales are read to tell what made a file."""
 
+Read = Callable[[RawTensor, torch.dtype], Tensor]
+"""Reads a tensor in the dtype that it is stored in."""
+
 NUMBERS = ("alpha", "scalar", "on_input")
 """Leaves that may be a single number."""
 
@@ -43,7 +47,7 @@ class LoraModule:
     tensors: dict[str, RawTensor]
     """By leaf, see `dialects.LEAVES`."""
     header: HeaderScales
-    read: Reader = field(repr=False)
+    read: Read = field(repr=False)
 
     def __contains__(self, leaf: str) -> bool:
         return leaf in self.tensors
@@ -106,6 +110,11 @@ class LoraFile:
         """How many tensors of a model the file changes at most."""
         return sum(1 + ("diff_b" in module) for module in self.modules)
 
+    def outline(self) -> "LoraFile":
+        """Returns the same file whose tensors have shapes alone, but for single numbers."""
+        modules = (replace(each, read=partial(_outline, each.read)) for each in self.modules)
+        return replace(self, modules=tuple(modules))
+
     @cached_property
     def distilled(self) -> Distilled | None:
         """What it makes a model that it is put on, if that is one for few steps.
@@ -117,6 +126,13 @@ class LoraFile:
         ranked = [module for module in self.modules if {"alpha", "down"} <= module.tensors.keys()]
         alphas = [_alpha(module) for module in ranked[:SCALES]]
         return recognise(self.path.name, "lora", self.metadata, names, alphas)
+
+
+def _outline(read: Read, raw: RawTensor, dtype: torch.dtype) -> Tensor:
+    """Returns a tensor on the meta device, but a single number, such as a scale, as it is."""
+    if math.prod(raw.shape) == 1:
+        return read(raw, dtype)
+    return torch.empty(raw.shape, dtype=dtype, device="meta")
 
 
 def _alpha(module: LoraModule) -> Alpha:

@@ -55,15 +55,24 @@ class LoraModules:
         Raises:
             CheckpointError: if the file is damaged, or has nothing for this model.
         """
+        result = self.found(shapes, expert)
+        if not result.changes:
+            raise self._useless(result)
+        result.unmatched.extend(self.file.unknown)
+        return result
+
+    def found(self, shapes: Shapes, expert: Expert | None) -> Translated:
+        """Finds the same, also if that is nothing; see `translate`.
+
+        Raises:
+            CheckpointError: if the file is damaged.
+        """
         names, result = Names(shapes), Translated()
         for module in self.file.modules:
             belongs, name = expert_of(module.name)
             if self.file.of_both_experts and expert is not None and (belongs or "high") != expert:
                 continue
             self._place(module, name, names, shapes, result)
-        if not result.changes:
-            raise self._useless(result)
-        result.unmatched.extend(self.file.unknown)
         return result
 
     def _place(

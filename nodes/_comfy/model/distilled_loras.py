@@ -14,6 +14,7 @@ from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
 
 from ....wan_model.presets import Alpha, Distilled, recognise
 from .load_models import CHECKPOINT
+from .lora_report import fits
 from .low_rank import PREFIX, as_lora, quantized_layer
 from .saving import SavingPatcher
 
@@ -124,15 +125,23 @@ def _off(entry: Any, key: str, dit: Any) -> Any:
 
 
 def _foreign(patcher: ModelPatcher) -> list[Any]:
-    """Returns the patches that are not of our LoRA node."""
+    """Returns the patches that are not of our LoRA node.
+
+    ComfyUI keeps those of another size than their weight, which have no effect: they do not count.
+    """
     ours = {
         id(patch)
         for file in _files(patcher)
         for patches in file.patches.values()
         for patch in patches
     }
-    entries = (entry for entries in patcher.patches.values() for entry in entries)
-    return [entry for entry in entries if id(entry[1]) not in ours]
+    dit = patcher.model.diffusion_model
+    return [
+        entry
+        for key, entries in patcher.patches.items()
+        for entry in entries
+        if id(entry[1]) not in ours and (entry[3] is not None or fits(dit, key, entry[1]))
+    ]
 
 
 def _most_on_one(patcher: ModelPatcher, entries: Sequence[Any]) -> int:

@@ -4,10 +4,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
-from torch import nn
+from torch import Tensor, nn
 
 from ..host import runtime
-from .arrival import numel
 from .low_rank import PREFIX
 
 OTHER_NODE = "; 'Wan 2.2 Load LoRA Pair' reads files of more trainers"
@@ -32,7 +31,7 @@ def report(
     """
     if not all(_from_file(what) for what in patches.values()):
         return
-    failed = sum(not _fits(dit, key, patches[key]) for key in taken)
+    failed = sum(not fits(dit, key, patches[key]) for key in taken)
     matched, skipped = len(taken) - failed, len(patches) - len(taken)
     if only_trouble and matched == len(patches) > 0:
         return
@@ -51,9 +50,9 @@ def _from_file(what: Any) -> bool:
     )
 
 
-def _fits(dit: nn.Module, key: Any, what: Any) -> bool:
+def fits(dit: nn.Module, key: Any, what: Any) -> bool:
     """Whether a patch has the size of its weight, as far as that is known beforehand."""
-    if not isinstance(key, str):
+    if not isinstance(key, str) or not key.startswith(PREFIX):
         return True
     if isinstance(what, LoRAAdapter):
         up, down, _, mid, _, reshape = what.weights
@@ -64,4 +63,19 @@ def _fits(dit: nn.Module, key: Any, what: Any) -> bool:
         given = what[1][0].numel()
     else:
         return True
-    return given == numel(dit, key.removeprefix(PREFIX))
+    return given == (_numel(dit, key.removeprefix(PREFIX)) or given)
+
+
+def _numel(dit: nn.Module, name: str) -> int | None:
+    """Returns how many values a tensor of any loader's model has; None if that is not certain.
+
+    Of quantized weights, of which a stored byte may hold two, the layer tells.
+    """
+    path, _, leaf = name.rpartition(".")
+    layer = dit.get_submodule(path)
+    sides = (getattr(layer, "out_features", None), getattr(layer, "in_features", None))
+    if leaf == "weight" and isinstance(sides[0], int) and isinstance(sides[1], int):
+        return sides[0] * sides[1]
+    tensor = getattr(layer, leaf, None)
+    plain = isinstance(tensor, Tensor) and tensor.is_floating_point()
+    return tensor.numel() if plain else None
