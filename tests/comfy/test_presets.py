@@ -43,6 +43,7 @@ OPEN: dict[str, Any] = {
     "sampler": "auto",
     "scheduler": "auto",
 }
+STOCK = "toy4096_t2v_high_noise.safetensors"
 BASE: Prompt = {**random_text(64, 8), **empty_latent(), **experts()}
 
 
@@ -115,39 +116,40 @@ def test_loras_for_few_steps_of_another_width_do_not_count(comfy_server: ComfySe
     """Neither in the plan nor in the run, whether a file is named or only numbers tell."""
     narrow = "narrow_lightx2v_4steps"
     save(comfy_server.base / "models", "loras", narrow, make_lora("narrow", dim=128, ffn_dim=256))
-    nodes: Prompt = {**BASE, **with_loras("core", LORA, None)}
-    nodes["style"] = nodes.pop("model_high")
     file = {"lora_name": f"{narrow}.safetensors", "strength_model": 1.0}
+    nodes: Prompt = {**random_text(64, 8), **experts(), **stock_model(STOCK, "stock")}
+    style = {"lora_name": LORA, "strength_model": 1.0}
+    nodes["style"] = node("LoraLoaderModelOnly", model=("experts", 0), **style)
     nodes["named"] = node("LoraLoaderModelOnly", model=("style", 0), **file)
-    changes = {"steps": 2, "start_steps": 1, "model_high": ["named", 0], "seed": 600}
-    nodes["sampler"]["inputs"] |= changes
-    numbers = {"model": ("style", 0), "narrow_lightning": True}
-    stock = {"model": ("stock", 0)}
-    nodes |= stock_model("toy4096_t2v_high_noise.safetensors", "stock")
-    nodes["by_numbers"] = node("WanDuetTestUnnamedLora", **numbers)
-    nodes["of_stock"] = node("WanDuetTestUnnamedLora", **{**numbers, **stock})
-    nodes["named_on_stock"] = node("LoraLoaderModelOnly", **stock, **file)
-    open_sigmas = {"steps": 0, "shift": 0.0, "boundary": 0.0, "denoise": 1.0, "scheduler": "wan"}
-    ends = ("by_numbers", "of_stock", "named_on_stock")
-    for name in ends:
-        nodes[f"{name}_sigmas"] = node("WanDuetSigmas", **open_sigmas, model=(name, 0))
-        nodes[f"{name}_end"] = node("PreviewAny", source=(f"{name}_sigmas", 0))
-    nodes["end"] = node("PreviewAny", source=("sampler", 0))
-    plan = planned(comfy_server, nodes)
+    numbers: dict[str, Any] = {"model": ("style", 0), "narrow_lightning": True}
+    nodes["numbers"] = node("WanDuetTestUnnamedLora", **numbers)
+    stock: dict[str, Any] = {"model": ("stock", 0)}
+    nodes["named_stock"] = node("LoraLoaderModelOnly", **stock, **file)
+    nodes["numbers_stock"] = node("WanDuetTestUnnamedLora", **{**numbers, **stock})
+    links: dict[str, Any] = {"model_high": ("named", 0), "model_low": ("experts", 1)}
+    plan = planned(comfy_server, {**BASE, **nodes, **moe_sampler(**{**OPEN, **links})})
+    guided: dict[str, Any] = {name: OPEN[name] for name in ("positive", "negative", "shift")}
+    guided |= {"cfg_high": 0.0, "cfg_low": 0.0, "boundary": 0.0, "start_steps": 1}
+    nodes["guider"] = node("WanDuetMoEGuider", **links, **guided)
+    levels = {"steps": 0, "shift": 0.0, "boundary": 0.0, "denoise": 1.0, "scheduler": "wan"}
+    ends = ("numbers", "named_stock", "numbers_stock")
+    nodes |= {f"{name}_end": node("WanDuetSigmas", **levels, model=(name, 0)) for name in ends}
+    shown = ("guider", *(f"{name}_end" for name in ends))
+    nodes |= {f"{name}_shown": node("PreviewAny", source=(name, 0)) for name in shown}
     result = comfy_server.run(nodes)
 
     assert result.status == "success", result.error
-    keys, wanted = ("cfg_high", "cfg_start", "shift", "sampler"), (4.0, 4.0, 12.0, "unipc")
-    (record,) = comfy_server.history(result.prompt_id)["outputs"]["sampler"]["wanduet_report"]
-    for found in (plan, record):
-        assert tuple(found[key] for key in keys) == wanted
-    why = [f"{narrow}.safetensors does not fit this model and is not counted."]
-    assert plan["why"] == why
-    assert {*why, "First steps: model_high."} <= set(record["report"].splitlines())
+    keys = ("steps", "cfg_high", "shift", "sampler")
+    assert tuple(plan[key] for key in keys) == (40, 4.0, 12.0, "unipc")
+    foreign = f"{narrow}.safetensors does not fit this model and is not counted."
+    assert plan["why"] == [foreign]
+    (said,) = result.texts("guider")
+    assert "cfg 4 | 4 | 3, boundary 0.875, shift 12" in said
+    assert said.splitlines()[-2:] == [foreign, "First steps: model_high."]
     for name in ends:
-        (said,) = result.texts(f"{name}_sigmas")
-        assert "shift 12" in said, name
-        assert (why[0] in said) == (name == "named_on_stock")
+        (said,) = result.texts(f"{name}_end")
+        assert "High 26 | Low 14 (shift 12" in said, name
+        assert (foreign in said) == (name == "named_stock")
 
 
 def test_scheduler_wan_of_the_sigmas_leaves_levels_to_the_model(comfy_server: ComfyServer):
