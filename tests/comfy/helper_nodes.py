@@ -265,7 +265,10 @@ class UnnamedLora(io.ComfyNode):
         return io.Schema(
             node_id="WanDuetTestUnnamedLora",
             category="WanDuet tests",
-            inputs=[io.Model.Input("model"), io.Boolean.Input("narrow_lightning", default=False)],
+            inputs=[
+                io.Model.Input("model"),
+                io.Boolean.Input("narrow_lightning", default=False, optional=True),
+            ],
             outputs=[io.Model.Output()],
         )
 
