@@ -63,14 +63,14 @@ def plan_lines(prompt: dict[str, Any], node_id: str) -> list[str]:
         return [*lines, str(error)]
     steps = _running_steps(graph, node_id, chosen.steps)
     lines += _kernels(graph, places, size, (len(steps), chosen.cfg_high))
-    if size is None:
+    batch = _batch(graph, node_id)
+    if size is None or batch is None:
         return lines
     seen = [
         seen_at(graph, node_id, name, size.frames, len(steps))
         for name, model in found.items()
         if model is not None
     ]
-    batch = _batch(graph, node_id)
     shape = (batch, models[0].channels, size.frames, size.height, size.width)
     lines.append(_length(size, models[0].official.fps, seen, batch))
     lines.append(_memory(graph, places, Cut(shape, max(each.frames for each in seen))))
@@ -201,9 +201,11 @@ def _bytes(nbytes: int) -> str:
     return f"{nbytes / GIB:.1f} GiB" if nbytes > GIB / 10 else f"{nbytes / 2**20:.0f} MiB"
 
 
-def _batch(graph: Graph, node_id: str) -> int:
-    """Returns how many videos a run makes at once."""
+def _batch(graph: Graph, node_id: str) -> int | None:
+    """Returns how many videos a run makes at once; None where only the run will know it."""
     source = graph.link(node_id, "latent_image")
+    if source is not None and graph.given(source.node_id, "batch_size"):
+        return None
     count = None if source is None else graph.number(source.node_id, "batch_size")
     return max(1, int(count or 1))
 

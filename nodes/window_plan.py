@@ -55,7 +55,7 @@ def _handler_at(graph: Graph, node_id: str, name: str) -> Any:
         values = {k: v for k, v in graph.inputs(output.node_id).items() if not isinstance(v, list)}
         try:
             return _ours(values) if kind == WINDOWS else _cores(kind, values)
-        except (WanError, ArithmeticError, LookupError, TypeError, ValueError):
+        except (WanError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             return UNKNOWN
     return None
 

@@ -190,7 +190,7 @@ def test_a_model_for_the_first_steps_has_windows_of_its_own(comfy_server: ComfyS
 
 
 def test_a_long_video_takes_the_memory_of_a_window(comfy_server: ComfyServer):
-    """Beside it there are its latents, from the first step on: not again for the other expert.
+    """Beside it there are its latents; for the other expert only what it adds to them.
 
     Newer cores' own windows are a frame longer than set.
     """
@@ -232,7 +232,8 @@ def test_a_long_video_takes_the_memory_of_a_window(comfy_server: ComfyServer):
     assert planned["windows"] == planned["short"] < planned["longer"]
     assert planned["cores"] == planned["longer" if max(calls["cores"]) == 5 else "short"]
     assert latents["windows"] >= 9 * 4 * 16 * 3 * 6 * 8 > latents["short"] == 0
-    assert latents["cores"] > latents["both"] == 0
+    sums = 3 * 4 * 16 * FRAMES * 6 * 8
+    assert latents["cores"] > latents["both"] >= sums, "what the other expert adds"
 
 
 def test_too_much_overlap_is_refused(comfy_server: ComfyServer):

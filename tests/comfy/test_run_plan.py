@@ -80,6 +80,8 @@ def test_plan_before_and_after_the_first_run(comfy_server: ComfyServer):
     assert plan(comfy_server, {**cut, **image_to_video(**LINKS, length=9)})[3] == before[3]
     two = plan(comfy_server, {**prompt(201), **image_to_video(**LINKS, length=9, batch_size=2)})
     assert two[3] == "2 videos of 0.6 s, 36 tokens"
+    some = {**prompt(201), **image_to_video(**LINKS, length=9, batch_size=("elsewhere", 0))}
+    assert plan(comfy_server, some) == before[:3], "only the run knows how many videos"
     cut["behind"]["inputs"]["window_overlap"] = 99
     refused = plan(comfy_server, cut)
     assert refused[3] == "3.1 s of video, 156 tokens"

@@ -229,11 +229,9 @@ class Plan:
             passes: forward passes in one step; None if that is not known.
         """
         blocks = self.request.sizes.blocks
-        placed = (
-            f"{self.streamed} of {blocks} blocks streamed"
-            if self.streamed
-            else f"all {blocks} blocks resident"
-        )
+        placed = f"all {blocks} blocks resident"
+        if self.streamed:
+            placed = f"{self.streamed} of {blocks} blocks streamed"
         seconds, per = (passes or 1) * self.seconds, "forward pass" if passes is None else "step"
         return (
             f"{placed}, peak {self.peak_bytes / GIB:.1f} of {self.request.limit_bytes / GIB:.1f} "
@@ -394,7 +392,9 @@ def _does_not_fit(plan: Plan) -> MemoryLimitError:
 
 def _shorten(least: Plan) -> str:
     """Says how much smaller a video would have to be. Its memory grows with its pixels."""
-    advice = "make the video shorter or smaller"
-    room = least.request.usable_bytes - least.weight_bytes
-    percent = 100 * room // max(1, least.request.work.video_bytes)
+    work, advice = least.request.work, "make the video shorter or smaller"
+    if work.run_bytes:
+        advice = "make the context windows shorter or the video smaller"
+    room = least.request.usable_bytes - least.weight_bytes - work.run_bytes
+    percent = 100 * room // max(1, work.activation_bytes)
     return f"{advice}: about {percent} % of its pixels would fit" if 0 < percent < 100 else advice

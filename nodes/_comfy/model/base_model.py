@@ -17,7 +17,7 @@ from .comfy_dit import ComfyWanDiT
 from .lora_shelf import LoraShelf
 from .pool import Shape
 from .saving import SavingModel
-from .window_work import Cut
+from .window_work import Cut, RunBytes
 
 
 class _PlannedMemory:
@@ -26,8 +26,8 @@ class _PlannedMemory:
     diffusion_model: ComfyWanDiT
     sampled_shape: Shape | None = None
     """What memory was asked for last. Before ComfyUI loads a model, that is for one sample."""
-    beside_bytes = 0
-    """What a run takes beside its passes and has not taken yet, of the same question."""
+    beside_bytes = RunBytes()
+    """What a run takes beside its passes, of the same question."""
     cut: Cut | None = None
     """The video that ComfyUI prepares, if windows cut it."""
 
@@ -35,9 +35,12 @@ class _PlannedMemory:
         """Returns bytes for an input (B, C, T, H, W)."""
         dit, cut = self.diffusion_model, self.cut
         self.sampled_shape = tuple(input_shape) if cut is None else cut.of_pass(input_shape)
-        self.beside_bytes = 0 if cut is None else cut.beside_bytes(dit.config.cond_channels)
+        self.beside_bytes = RunBytes()
+        if cut is not None:
+            extra = dit.config.cond_channels
+            self.beside_bytes = RunBytes(cut.beside_bytes(extra), cut.later_bytes(extra))
         batch, _, frames, height, width = self.sampled_shape
-        return dit.activation_bytes(batch, frames, height, width) + self.beside_bytes
+        return dit.activation_bytes(batch, frames, height, width) + self.beside_bytes.whole
 
 
 class WanModel16(_PlannedMemory, SavingModel, comfy.model_base.WAN21):

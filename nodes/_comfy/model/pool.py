@@ -40,6 +40,7 @@ from ..host import runtime
 from ..host.kernel_cache import kernels_kept
 from .arrival import ArrivalPatches
 from .low_rank import Patches
+from .window_work import RunBytes
 
 if TYPE_CHECKING:
     from .comfy_dit import ComfyWanDiT
@@ -52,6 +53,9 @@ SETTLED_PART = 1 / 20
 
 STEP_BYTES = 128 << 20
 """What is left free beyond the usual after a pass for which the allocator emptied its cache."""
+
+NOTHING = RunBytes()
+"""Beside passes that see the whole video."""
 
 Shape = Sequence[int]
 """(B, C, T, H, W) of a latent."""
@@ -73,7 +77,8 @@ class ExpertPool:
         heading: what the running node says above the plan.
         step_passes: by expert, forward passes in one step; None while that is not known.
         passes: forward passes so far.
-        under_way: whether what the running video takes beside forward passes is there already.
+        under_way: whether most of what the running video takes beside forward passes is on this
+            device already.
     """
 
     def __init__(self, models: Sequence[HostModel], device: torch.device, limits: Limits) -> None:
@@ -146,7 +151,7 @@ class ExpertPool:
         expert: int,
         shape: Shape | None,
         *,
-        beside_bytes: int = 0,
+        beside_bytes: RunBytes = NOTHING,
         compiled: bool = False,
     ) -> None:
         """Plans for a latent's shape, shows the plan, and begins to fetch an expert.
@@ -164,8 +169,8 @@ class ExpertPool:
         pace = self._pace.factor
         with runtime.on_device(self._torch_device):
             request = self._request(expert, shape, pace, compiled=compiled)
-        if not self.under_way:
-            request = replace(request, work=replace(request.work, run_bytes=beside_bytes))
+        coming = beside_bytes.later if self.under_way else beside_bytes.whole
+        request = replace(request, work=replace(request.work, run_bytes=coming))
         plan = self._slack.plan(request)
         self._settled = False
         self._estimated_seconds = plan.compute_seconds / pace

@@ -23,9 +23,25 @@ TIME = 2
 SOME_STEPS = 8
 FP32 = 4
 LATENTS = 12
-"""Tensors of a latent's size that a run holds while the model predicts: noise as drawn and as
+"""Tensors of a latent's size that a usual run holds while the model predicts: noise as drawn and as
 FreeNoise orders it, given latent and mask, a solver's sample and up to four of its history, sums of
-both prompts, a preview's. An upper bound."""
+both prompts, a preview's. Not counted: the dozens that SDE solvers keep to draw their noise on the
+GPU, and what other nodes add, such as a control video's latents or a step cache."""
+
+LATENTS_LATER = 3
+"""Of these, the ones that come and go with each prediction: sums of both prompts, the result."""
+
+EXPERTS = 2
+"""Each has conditions of its own."""
+
+
+@dataclass(frozen=True)
+class RunBytes:
+    """What a run takes beside its forward passes."""
+
+    whole: int = 0
+    later: int = 0
+    """Of it, what is not there yet when another expert takes over on the same device."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +52,8 @@ class Cut:
     """(B, C, T, H, W) of its latent."""
     seen: int
     """Latent frames of one forward pass."""
+    conditions: int = 2
+    """How many an expert is given: of both prompts together."""
 
     def of_pass(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Returns the shape of a pass for which ComfyUI was asked for this one."""
@@ -45,11 +63,19 @@ class Cut:
         """Returns what the rest of the video takes that a pass does not see.
 
         Args:
-            cond_channels: of an image's condition, which both prompts have.
+            cond_channels: of an image's condition, which every condition has.
         """
-        batch, channels, frames, height, width = self.shape
-        values = LATENTS * channels + 2 * cond_channels
-        return batch * values * max(0, frames - self.seen) * height * width * FP32
+        channels = LATENTS * self.shape[1] + EXPERTS * self.conditions * cond_channels
+        return self._bytes(channels, max(0, self.shape[TIME] - self.seen))
+
+    def later_bytes(self, cond_channels: int) -> int:
+        """Returns what another expert adds when it takes over on the same device."""
+        channels = LATENTS_LATER * self.shape[1] + self.conditions * cond_channels
+        return self._bytes(channels, self.shape[TIME] if self.shape[TIME] > self.seen else 0)
+
+    def _bytes(self, channels: int, frames: int) -> int:
+        batch, _, _, height, width = self.shape
+        return batch * channels * frames * height * width * FP32
 
 
 def frames_seen(handler: Any, frames: int) -> int:
@@ -113,7 +139,8 @@ def note_windows(
     handler = (model_options or {}).get("context_handler")
     base, shape = model.model, tuple(noise_shape)
     if handler is not None and len(shape) == TIME + 3:
-        base.cut = Cut(shape, frames_seen(handler, shape[TIME]))
+        count = sum(len(entries) for entries in conds.values())
+        base.cut = Cut(shape, frames_seen(handler, shape[TIME]), count)
     try:
         return executor(model, noise_shape, conds, model_options=model_options, **more)
     finally:

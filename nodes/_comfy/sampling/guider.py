@@ -192,9 +192,10 @@ class MoEGuider(comfy.samplers.CFGGuider):
         rest = (denoise_mask, callback, disable_pbar, seed)
         if self.watch is not None:
             self.watch.start()
-        for expert in (*self.experts, self.first):
-            if isinstance(expert.patcher, WanPatcher):
-                expert.patcher.pool.under_way = True
+        here = self.first.patcher.load_device
+        for patcher in (expert.patcher for expert in (*self.experts, self.first)):
+            if isinstance(patcher, WanPatcher) and patcher.load_device == here:
+                patcher.pool.under_way = True
         return super().inner_sample(noise, latent_image, device, sampler, sigmas, *rest, **extra)
 
     def outer_predict_noise(

@@ -182,6 +182,14 @@ def test_an_impossible_plan_says_what_is_missing():
     assert not seen.value.limits
 
 
+def test_a_video_in_windows_is_not_helped_by_a_shorter_one():
+    request = a14b(4, activation_gib=4.5)
+    request = replace(request, work=replace(request.work, run_bytes=GIB))
+    message = "make the context windows shorter or the video smaller: about 47 % of"
+    with pytest.raises(MemoryLimitError, match=message):
+        make_plan(request)
+
+
 def test_too_few_swapped_blocks_say_how_many_would_do():
     fitting = make_plan(a14b(8)).streamed
     message = f"order: leave blocks_to_swap open, or make it {fitting} or more; close other"
