@@ -1,9 +1,10 @@
 """Ray's cluster: connecting with it, or starting it here, and seeing whether it still is there."""
 
+import errno
 import logging
 import os
 import socket
-from contextlib import suppress
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,19 @@ STORE_BYTES = 100 << 20
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_gcs_rpc_server_reconnect_timeout_s": str(7 * 24 * 3600),
 }
-"""Before Ray is imported: it reports nothing to its makers, and does not end this program, with the
-queue, a minute after its own service on the first computer has gone."""
+"""Before Ray is imported: it reports nothing to its makers, starts only where we say so, and does
+not end this program, with the queue, a minute after its own service on the first computer has gone.
+"""
 
 CONNECT_SECONDS = 3.0
+MOST_MISSED = 4
+"""After so many looks in a row without an answer, that part of Ray is gone."""
+
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+"""Of this program or computer, which say nothing of what was looked at."""
 
 
 def connected(address: str) -> Any:
@@ -77,6 +85,15 @@ def is_there(ray: Any) -> bool:
 
 
 def _listens(host: str, port: int) -> bool:
-    with suppress(OSError), socket.create_connection((host, port), CONNECT_SECONDS):
-        return True
+    for _ in range(MOST_MISSED):
+        next_look = time.monotonic() + CONNECT_SECONDS
+        try:
+            with socket.create_connection((host, port), CONNECT_SECONDS):
+                return True
+        except ConnectionRefusedError:
+            return False
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                return True
+        time.sleep(max(0.0, next_look - time.monotonic()))  # some errors come at once
     return False

@@ -48,8 +48,7 @@ class RayProcess:
 
     async def end(self) -> None:
         """Ends it, whatever it does, with its actor."""
-        with suppress(self.ray.exceptions.RayError):  # it is one of a cluster that has ended
-            self.ray.kill(self.actor, no_restart=True)
+        _kill(self.ray, self.actor, self.left)
 
 
 class RayEngine:
@@ -88,6 +87,7 @@ class RayEngine:
         """
         async with self._connecting:
             await self._connect_again()
+        left = self.left
         actor = (
             self._ray.remote(_actor_class())
             .options(
@@ -109,9 +109,9 @@ class RayEngine:
         except self._ray.exceptions.RayError as error:
             problem, host, pid = str(error).strip().partition("\n")[0], "", 0
         if problem:
-            self._ray.kill(actor, no_restart=True)
+            _kill(self._ray, actor, left)
             raise FarmError(problem)
-        return RayProcess(self._ray, actor, host, self._spec.port(slot), pid, self.left)
+        return RayProcess(self._ray, actor, host, self._spec.port(slot), pid, left)
 
     async def _connect_again(self) -> None:
         """Starts Ray anew, or connects with its cluster again, if it has ended.
@@ -130,6 +130,13 @@ class RayEngine:
     async def close(self) -> None:
         """Disconnects from Ray, which ends it on this computer if it was started here."""
         self._ray.shutdown()
+
+
+def _kill(ray: Any, actor: Any, left: asyncio.Event) -> None:
+    """Ends an actor, which has ended already with its cluster: Ray would start anew for it."""
+    if not left.is_set() and ray.is_initialized():
+        with suppress(ray.exceptions.RayError):
+            ray.kill(actor, no_restart=True)
 
 
 async def _awaited(reference: Any) -> Any:

@@ -14,8 +14,8 @@ from typing import Any
 from ....wan_model import errors
 from ....wan_model.errors import BackendError, WanError
 from ..host import runtime
-from .ray_health import Health
-from .ray_session import LIBRARY, POLL_SECONDS
+from .ray_health import MOST_MISSED, POLL_SECONDS, Health, Session, session_of
+from .ray_session import LIBRARY
 
 LAST_WORDS_SECONDS = 2.0
 """How long after one rank's error others are listened to: the one that ended is at fault, and not
@@ -27,9 +27,6 @@ place for never is."""
 
 LOOK_SECONDS = 5.0
 """Between looks at the cluster's first computer."""
-
-MOST_MISSED = 4
-"""After so many looks in a row without an answer, nothing that is waited for may ever come."""
 
 NO_ALLOCATOR = {"PYTORCH_CUDA_ALLOC_CONF": "", "PYTORCH_ALLOC_CONF": ""}
 """ComfyUI's choice of an allocator for its own process runs out of memory beside NCCL."""
@@ -53,7 +50,7 @@ class ActorTeam:
         health = Health.of(ray)
         if health is None:
             raise _ray_ended()
-        self._ray, self._health = ray, health
+        self._ray, self._health, self._session = ray, health, session_of(ray)
         actor = ray.remote(_actor_class()).options(
             num_gpus=1 if on_gpu else 0,
             num_cpus=0,
@@ -62,7 +59,7 @@ class ActorTeam:
         device = "cuda:0" if on_gpu else "cpu"
         library = str(LIBRARY) if local else ""
         self._actors = [actor.remote(library, device, rank, ranks) for rank in range(ranks)]
-        self._end = weakref.finalize(self, _kill, ray, self._actors)
+        self._end = weakref.finalize(self, _kill, ray, self._session, self._actors)
         self._local = local
 
     def meet(self) -> None:
@@ -87,7 +84,7 @@ class ActorTeam:
     @property
     def is_alive(self) -> bool:
         """Whether it can be asked for more."""
-        return self._end.alive
+        return self._end.alive and session_of(self._ray) == self._session
 
     def all(self, method: str, *arguments: Any) -> list[Any]:
         """Asks all ranks for the same, and returns their answers.
@@ -102,9 +99,14 @@ class ActorTeam:
         return self._answers([actor.call.remote(method, sent) for actor in self._actors])
 
     def tell(self, method: str, *arguments: Any) -> None:
-        """Asks all ranks for something that has no answer, after what they do now."""
-        for actor in self._actors:
-            actor.call.remote(method, arguments)
+        """Asks all ranks for something that has no answer, after what they do now.
+
+        Those that have ended are not asked: Ray would start anew for that.
+        """
+        if self.is_alive:
+            with suppress(self._ray.exceptions.RayError):
+                for actor in self._actors:
+                    actor.call.remote(method, arguments)
 
     def close(self) -> None:
         """Ends the processes, whatever they do."""
@@ -138,7 +140,7 @@ class ActorTeam:
         Raises:
             ProcessEndedError: if not. All processes are ended then.
         """
-        if not self._health.here_is_alive:
+        if not (self.is_alive and self._health.here_is_alive):
             self.close()
             raise _ray_ended()
 
@@ -201,10 +203,11 @@ def _ray_ended() -> ProcessEndedError:
     )
 
 
-def _kill(ray: Any, actors: Sequence[Any]) -> None:
-    if ray.is_initialized():
+def _kill(ray: Any, session: Session | None, actors: Sequence[Any]) -> None:
+    """Ends actors, which have ended already with their session: Ray would start anew for them."""
+    if session is not None and session_of(ray) == session:
         for actor in actors:
-            with suppress(ray.exceptions.RayError):  # it is one of a cluster that is gone
+            with suppress(ray.exceptions.RayError):  # its computer is gone
                 ray.kill(actor, no_restart=True)
 
 

@@ -16,7 +16,7 @@ import torch
 
 from ....wan_model.errors import BackendError, SettingsError
 from ..host import runtime
-from .ray_health import Health
+from .ray_health import POLL_SECONDS, Health
 
 INSTALL = "pip install ray"
 USED = (
@@ -43,9 +43,6 @@ STORE_BYTES = 1 << 30
 """Of shared memory, which is taken when it is used: for latents, LoRAs, and videos on their way to
 and from a VAE. Ray puts on the disk what finds no room there, such as 5 s of 720p in fp32."""
 
-POLL_SECONDS = 0.1
-"""How often the cancel button is looked at."""
-
 FREE_SECONDS = 30.0
 """In which processes that were ended have given their GPUs back."""
 
@@ -57,10 +54,11 @@ NAMESPACE = "wanduet:"
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_gcs_rpc_server_reconnect_timeout_s": str(7 * 24 * 3600),
 }
-"""While Ray is imported and starts: it reports nothing to its makers, and does not end ComfyUI a
-minute after a cluster's first computer has gone."""
+"""While Ray is imported and starts: it reports nothing to its makers, starts only where we say so,
+and does not end ComfyUI a minute after a cluster's first computer has gone."""
 
 
 def import_ray() -> Any:
@@ -93,22 +91,11 @@ def connected(address: str) -> Any:
 
     Raises:
         BackendError: if Ray is missing, or there is no cluster.
-        SettingsError: if this process is connected to another one.
+        SettingsError: if this process is connected to another one, or another pack's has ended.
     """
     with _environment(ENVIRONMENT):
         ray = import_ray()
-    if ray.is_initialized() and Health.of(ray) is None:
-        ray.shutdown()  # what ran there has ended, whoever has started it
-    if ray.is_initialized():
-        context = ray.get_runtime_context()
-        # Ours; another pack's is as good as one of this computer, and has a namespace of its own.
-        ours = context.namespace.startswith(NAMESPACE)
-        known = context.namespace.removeprefix(NAMESPACE) if ours else ""
-        if address not in (known, context.gcs_address):
-            raise SettingsError(
-                f"Another Ray cluster is in use. Got '{address}', need '{known}', which this "
-                "ComfyUI is connected to. Use that one, or start ComfyUI again."
-            )
+    if ray.is_initialized() and _is_there(ray, address):
         return ray
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address:
@@ -131,6 +118,32 @@ def connected(address: str) -> Any:
             "and rights to start one. Check the address, or leave it empty."
         ) from error
     return ray
+
+
+def _is_there(ray: Any, address: str) -> bool:
+    """Whether the cluster that this process is connected to can be used, else disconnects.
+
+    Raises:
+        SettingsError: if it is not the wanted one, or another pack's that has ended.
+    """
+    context = ray.get_runtime_context()
+    ours = context.namespace.startswith(NAMESPACE)
+    if Health.of(ray) is None:
+        if not ours:
+            raise SettingsError(
+                "Another Ray cluster is in use. Got one that another pack has started and that has "
+                "ended, need one that runs. Start ComfyUI again."
+            )
+        ray.shutdown()  # all teams there are of a session of before from now on
+        return False
+    # Another pack's is as good as one of this computer, and has a namespace of its own.
+    known = context.namespace.removeprefix(NAMESPACE) if ours else ""
+    if address not in (known, context.gcs_address):
+        raise SettingsError(
+            f"Another Ray cluster is in use. Got '{address}', need '{known}', which this "
+            "ComfyUI is connected to. Use that one, or start ComfyUI again."
+        )
+    return True
 
 
 def workers_of(ray: Any, wanted: int) -> int:

@@ -1,6 +1,7 @@
 """What a farm says of a Ray that does not start, or has no GPU left, with a fake in its place."""
 
 import asyncio
+import errno
 import socket
 import sys
 from itertools import product
@@ -9,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from render_farm import ray_engine
+from render_farm import ray_cluster, ray_engine
 from render_farm.engine import ComfySpec, FarmError
-from render_farm.ray_cluster import ENVIRONMENT, is_there
+from render_farm.ray_cluster import ENVIRONMENT, MOST_MISSED, is_there
 from render_farm.ray_engine import RayEngine, RayProcess
 
 from .fake_comfyui import in_own_loop
@@ -27,25 +28,37 @@ class FakeRay:
         self.killed: list[Any] = []
         self.problem: Exception | None = None
         self.starts = 0
+        self.up = False
+        self.ends = False
 
     def init(self, **_: Any) -> None:
         self.starts += 1
         if self.problem is not None:
             raise self.problem
+        self.up = True
+
+    def is_initialized(self) -> bool:
+        return self.up
 
     def cluster_resources(self) -> dict[str, float]:
         return {"GPU": 2.0}
 
     def remote(self, _: Any) -> Any:
-        start = SimpleNamespace(remote=lambda: asyncio.get_running_loop().create_future())
-        actor = SimpleNamespace(start=start)
+        def start() -> asyncio.Future[Any]:
+            if self.ends:
+                self.shutdown()
+            return asyncio.get_running_loop().create_future()
+
+        actor = SimpleNamespace(start=SimpleNamespace(remote=start))
         return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: actor))
 
     def shutdown(self) -> None:
-        pass
+        self.up = False
 
     def kill(self, actor: Any, *, no_restart: bool) -> None:
         assert no_restart
+        if not self.up:  # as Ray does
+            self.init()
         self.killed.append(actor)
 
 
@@ -98,9 +111,59 @@ def test_ray_has_ended(ray: FakeRay, monkeypatch: pytest.MonkeyPatch):
             with pytest.raises(FarmError):
                 await engine.start(1)
             assert ray.starts == starts
+        killed = len(ray.killed)
+        await before.end()
+        assert len(ray.killed) == killed
         assert await asyncio.wait_for(waiting, 10) == "Ray has ended"
 
     in_own_loop(story())
+
+
+def test_nothing_starts_a_ray_that_has_ended(ray: FakeRay, monkeypatch: pytest.MonkeyPatch):
+    """Ray starts one of its own where somebody kills an actor without it."""
+    monkeypatch.setattr(ray_engine, "PLACE_SECONDS", 0.01)
+
+    async def story() -> None:
+        engine = RayEngine(SPEC, 1, "a:1")
+        process = RayProcess(ray, None, "h", 1, 1, engine.left)
+        ray.ends = True
+        with pytest.raises(FarmError, match="no free GPU"):
+            await engine.start(1)
+        await process.end()
+
+    in_own_loop(story())
+    assert (ray.starts, ray.killed) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("number", "looks", "there"),
+    [
+        (errno.EMFILE, 1, True),
+        (errno.ENOMEM, 1, True),
+        (errno.ECONNREFUSED, 1, False),
+        (errno.ETIMEDOUT, MOST_MISSED, False),
+        (errno.EHOSTUNREACH, MOST_MISSED, False),
+    ],
+)
+def test_what_a_look_without_an_answer_says(
+    number: int, looks: int, there: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Only a refusal is certain; a shortage here says nothing of Ray."""
+    seen: list[Any] = []
+
+    def connect(place: Any, _: float) -> None:
+        seen.append(place)
+        raise OSError(number, "")
+
+    monkeypatch.setattr(ray_cluster, "CONNECT_SECONDS", 0.0)
+    monkeypatch.setattr(ray_cluster, "socket", SimpleNamespace(create_connection=connect))
+    node = {"NodeID": "n", "Alive": True, "NodeManagerAddress": "h", "NodeManagerPort": 1}
+    context = SimpleNamespace(gcs_address="head:6379", get_node_id=lambda: "n")
+    ray: Any = SimpleNamespace(
+        is_initialized=lambda: True, get_runtime_context=lambda: context, nodes=lambda: [node]
+    )
+    assert is_there(ray) == there
+    assert seen.count(("head", 6379)) == looks
 
 
 def test_who_is_there():
