@@ -77,5 +77,6 @@ def _numel(dit: nn.Module, name: str) -> int | None:
     if leaf == "weight" and isinstance(sides[0], int) and isinstance(sides[1], int):
         return sides[0] * sides[1]
     tensor = getattr(layer, leaf, None)
-    plain = isinstance(tensor, Tensor) and tensor.is_floating_point()
-    return tensor.numel() if plain else None
+    if isinstance(tensor, Tensor) and tensor.is_floating_point():
+        return tensor.numel()
+    return None
