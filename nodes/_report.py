@@ -58,7 +58,9 @@ def reports_errors(execute: Execute) -> Execute:
             if not is_shortage(error):
                 raise
             traceback.clear_frames(error.__traceback__)
-            got = str(error).partition("\n")[0] or type(error).__name__
+            # Without a number and a path in quotation marks, which an OSError adds to its reason.
+            reason = getattr(error, "strerror", None) or str(error)
+            got = reason.partition("\n")[0] or type(error).__name__
             said = FULL_MEMORY if is_full(error) else NO_HANDLE
             raise WanDuetError(said.format(got)) from error
 

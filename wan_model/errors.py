@@ -38,9 +38,16 @@ class EndpointError(WanError):
 
 
 class ShortageError(WanError):
-    """A file that cannot be read for want of what the computer is short of, now and perhaps soon.
+    """A file that cannot be read now but perhaps soon: the computer is short of what that takes.
 
     It says nothing of the file, so nobody may take the file for damaged, or remember it as such.
+    """
+
+
+class UnreadableError(ShortageError, CheckpointError):
+    """A file that the system refuses to read: no permission, a drive that does not answer.
+
+    It cannot be loaded, as with any `CheckpointError`, but nothing is known of what is in it.
     """
 
 

@@ -3,7 +3,7 @@
 import errno
 import os
 
-from .errors import CheckpointError, MemoryLimitError, ShortageError, WanError
+from .errors import CheckpointError, MemoryLimitError, ShortageError, UnreadableError, WanError
 from .host_memory import is_full
 
 NO_HANDLES = (errno.EMFILE, errno.ENFILE)
@@ -16,15 +16,17 @@ def unreadable(name: str, error: Exception, advice: str) -> WanError:
     Args:
         name: of the file.
         error: what the system, PyTorch or Python raised.
-        advice: what to do if it is neither for want of memory nor of file handles.
+        advice: what to do if it is neither for want of memory nor of file handles, whose messages
+            have advice of their own.
 
     Returns:
-        A `MemoryLimitError` or `ShortageError` for those, otherwise a `CheckpointError`.
+        A `MemoryLimitError` or `ShortageError` for those, an `UnreadableError` for what else the
+        system says, otherwise a `CheckpointError`.
     """
     if is_full(error):
         return MemoryLimitError(
             f"The computer's memory is full while reading {name}. Got no more of it from the "
-            "system, need room for its list of tensors. Close other programs, then try again."
+            "system, need room to read it. Close other programs, then try again."
         )
     number = getattr(error, "errno", None)
     if number in NO_HANDLES:
@@ -33,11 +35,12 @@ def unreadable(name: str, error: Exception, advice: str) -> WanError:
             "handle. Close other programs, or start this one with a higher limit (`ulimit -n`)."
         )
     reason = getattr(error, "strerror", None) or error
-    return CheckpointError(f"{name} cannot be read. Got {reason}, need a readable file. {advice}")
+    kind = UnreadableError if isinstance(error, OSError) else CheckpointError
+    return kind(f"{name} cannot be read. Got {reason}, need a readable file. {advice}")
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether an error is for want of memory or of file handles, whatever was read or written."""
+    """Whether an error is for want of memory or of file handles, or of a file not read for now."""
     if isinstance(error, ShortageError) or is_full(error):
         return True
     return isinstance(error, OSError) and error.errno in NO_HANDLES

@@ -96,16 +96,16 @@ def describe_file(folder: str, name: str) -> CheckpointInfo | None:
         return None
     try:
         return _described(path, folder, runtime.file_stamp(folder, name))
-    except ShortageError:
+    except (ShortageError, OSError):
         return None
 
 
 @lru_cache(maxsize=64)
 def _described(path: Path, folder: str, _stamp: str) -> CheckpointInfo | None:
-    """Remembers what a file is; not that there was no memory or file handle to look at it."""
+    """Remembers what a file is; not that it could not be looked at for the moment."""
     try:
         return open_checkpoint(path, "vae" if folder == VAE else "dit").info
     except ShortageError:
         raise
-    except (WanError, OSError, ValueError):
+    except (WanError, ValueError):
         return None  # its loader will say why

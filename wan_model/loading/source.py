@@ -59,8 +59,8 @@ class Reader:
             dtype: what its bytes are in memory; as many as the stored dtype has.
 
         Raises:
-            CheckpointError: if the file cannot be mapped.
-            ShortageError: if there is no file handle for it.
+            CheckpointError: if the file was cut off, or its drive cannot map files.
+            ShortageError: if the file cannot be opened now.
         """
         if raw.nbytes == 0:
             return torch.empty(raw.shape, dtype=dtype)
@@ -109,7 +109,15 @@ def _map(raw: RawTensor) -> torch.UntypedStorage:
     except (RuntimeError, OSError) as error:
         if is_full(error):
             raise  # not the file's fault
-        raise unreadable(raw.file.name, error, "Check the path and its permissions.") from error
+        if isinstance(error, OSError):
+            advice = "Check the path and its permissions."
+            raise unreadable(raw.file.name, error, advice) from error
+        # It could be opened. With its whole path, there may be no room for PyTorch's reason.
+        got = shown(str(error).replace(str(raw.file), raw.file.name))
+        raise CheckpointError(
+            f"{raw.file.name} cannot be mapped into memory. Got '{got}', need a drive that can map "
+            "files. Copy the file to a local disk."
+        ) from error
     assert isinstance(mapped, torch.UntypedStorage)
     return mapped
 

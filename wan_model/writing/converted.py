@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from ..config import DiTConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ShortageError, UnreadableError, WanError
 from ..loading.checkpoint import Checkpoint, CheckpointLike, open_checkpoint
 from ..loading.entries import WeightEntry
 from ..loading.sizes import HEAD_DIM
 from ..loading.source import Reader, ShapesOnly
 from ..loading.source_safetensors import open_safetensors
 from ..quant import AS_STORED, WeightFormat, convert, find, holds
+from ..unreadable import unreadable
 from .partial_file import remove_abandoned
 from .writer import FileLayout, weight_tensors, write_checkpoint
 
@@ -45,8 +46,8 @@ def converted_file(
 ) -> Checkpoint:
     """Returns a file with a transformer's weights in another format, and makes it if need be.
 
-    A file that cannot be written (a full disk) is no error: the source gives the same model, only
-    later. Memory holds one tensor at a time.
+    A file that cannot be written (a full disk) or read (no permission) is no error: the source
+    gives the same model, only later. Memory holds one tensor at a time.
 
     Args:
         source: what `load_dit` takes.
@@ -59,6 +60,7 @@ def converted_file(
 
     Raises:
         CheckpointError: for a source that is damaged or no transformer.
+        ShortageError: if there is no memory or file handle to look at what is kept.
         BackendError: for an unknown format.
     """
     checkpoint = open_checkpoint(source)
@@ -74,17 +76,16 @@ def converted_file(
         return checkpoint
     name = target.name.removesuffix(" scaled")
     file, metadata = Path(folder) / _file_name(checkpoint, name), _identity(checkpoint, name)
-    found = _opened(file, metadata)
+    try:
+        found = _opened(file, metadata)
+    except UnreadableError as error:
+        log.warning("%s Until then, %s is converted at every start.", error, checkpoint.path.name)
+        return checkpoint
     if found is not None:
         return found
     try:
         _prune(Path(folder))
-        tensors = partial(_tensors, checkpoint, target, torch.device(device))
-        layout = FileLayout.of(tensors(ShapesOnly()))
-        size, started = layout.nbytes / 2**30, time.monotonic()
-        log.info("Converting to %s: %.1f GiB of disk, kept for later", file, size)
-        write_checkpoint(file, layout, tensors(Reader()), metadata)
-        log.info("Wrote %s in %.0f s", file.name, time.monotonic() - started)
+        _write(file, partial(_tensors, checkpoint, target, torch.device(device)), metadata)
     except OSError as error:
         log.warning(
             "Converted weights of %s cannot be kept in %s: %s. They will be converted at every "
@@ -128,15 +129,33 @@ def _identity(checkpoint: Checkpoint, format_name: str) -> dict[str, str]:
 
 
 def _opened(file: Path, metadata: dict[str, str]) -> Checkpoint | None:
-    """Returns a file that is whole and was made from the source that the metadata describe."""
-    if not file.is_file():
-        return None
+    """Returns a file that is whole and was made from the source that the metadata describe.
+
+    Raises:
+        ShortageError: if nobody can tell, as the file cannot be read now.
+    """
     try:
+        if not file.is_file():
+            return None
         checkpoint = open_checkpoint(file)
+    except OSError as error:
+        raise unreadable(file.name, error, "Check the path and its permissions.") from error
+    except ShortageError:
+        raise
     except CheckpointError as error:
         log.info("%s will be written anew: %s", file.name, error)
         return None
     return checkpoint if checkpoint.metadata == metadata else None
+
+
+def _write(
+    file: Path, tensors: Callable[[Reader], Iterator[tuple[str, Tensor]]], metadata: dict[str, str]
+) -> None:
+    layout = FileLayout.of(tensors(ShapesOnly()))
+    size, started = layout.nbytes / 2**30, time.monotonic()
+    log.info("Converting to %s: %.1f GiB of disk, kept for later", file, size)
+    write_checkpoint(file, layout, tensors(Reader()), metadata)
+    log.info("Wrote %s in %.0f s", file.name, time.monotonic() - started)
 
 
 def _prune(folder: Path) -> None:
@@ -151,8 +170,8 @@ def _prune(folder: Path) -> None:
             if not _has_gone(source):
                 continue
             file.unlink()
-        except (CheckpointError, OSError, KeyError, ValueError):
-            continue  # not ours, or not ours to remove
+        except (WanError, MemoryError, OSError, KeyError, ValueError):
+            continue  # not ours, or not ours to remove, or not to be read now
         log.info("Removed %s: there is no %s any more", file.name, source.name)
 
 

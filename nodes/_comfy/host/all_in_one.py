@@ -9,6 +9,8 @@ from pathlib import Path
 
 import folder_paths
 
+from ....wan_model.unreadable import is_shortage
+
 FOLDER = "checkpoints"
 PREFIX = f"{FOLDER}/"
 
@@ -51,8 +53,8 @@ def _is_wan(name: str) -> bool:
         status = Path(path).stat()
         regular = stat.S_ISREG(status.st_mode)  # a pipe would keep its reader waiting
         return regular and _has_mark(path, status.st_size, status.st_mtime_ns)
-    except (MemoryError, OSError):
-        return False
+    except (MemoryError, OSError) as error:
+        return is_shortage(error)  # it may be one, which its loader will find out
 
 
 @lru_cache(maxsize=4096)

@@ -33,6 +33,7 @@ def needed_tokenizer(checkpoint: Checkpoint, vocab_size: int) -> Tensor:
 
     Raises:
         CheckpointError: if its own is broken, or no file has one.
+        ShortageError: if a file that may have it cannot be read now.
     """
     tokenizer = _own_tokenizer(checkpoint, vocab_size) or _borrowed_tokenizer(vocab_size)
     if tokenizer is None:
@@ -86,7 +87,7 @@ def _borrowed_tokenizer(vocab_size: int) -> bytes | None:
             fits = isinstance(config, TextEncoderConfig) and config.vocab_size == vocab_size
             found = _own_tokenizer(other, vocab_size) if fits else None
         except ShortageError:
-            raise  # it might be the one
+            raise  # it might be the one, if it could be read
         except (WanError, OSError):
             continue  # another kind of text encoder, or none
         if found is not None:

@@ -144,9 +144,10 @@ TI2V_CASES = [
 ]
 
 
-def check_estimate(config: DiTConfig, precision: Precision, size: Size, batch: int) -> None:
-    # What a block leaves behind is seen by what was measured, above, and by fused stages.
-    peak = peak_bytes(replace(config, num_layers=1), precision, size, batch)
+def check_estimate(
+    config: DiTConfig, precision: Precision, size: Size, batch: int, blocks: int = 1
+) -> None:
+    peak = peak_bytes(replace(config, num_layers=blocks), precision, size, batch)
     estimate = activation_bytes(config, precision, batch, *size) - WORKSPACE_BYTES
     # Less than the smallest part of the sum at the size where it decides.
     assert estimate == pytest.approx(peak, abs=3 * MIB)
@@ -156,6 +157,12 @@ def check_estimate(config: DiTConfig, precision: Precision, size: Size, batch: i
 @pytest.mark.parametrize(("precision", "config", "size", "batch"), A14B_CASES)
 def test_the_estimate_of_a14b_is_what_is_alive(precision, config, size, batch):
     check_estimate(config, precision, size, batch)
+
+
+@pytest.mark.usefixtures("one_kernel_norm")
+@pytest.mark.parametrize("precision", [FP32, BF16_RESIDUAL])  # as BF16 was measured, above
+def test_a_block_leaves_nothing_behind(precision):
+    check_estimate(T2V_A14B, precision, SIZE_480P17, 1, blocks=2)
 
 
 @pytest.mark.usefixtures("one_kernel_norm", "timestep_per_token")

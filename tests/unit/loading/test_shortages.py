@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.unit.loading.checkpoints import dit_state, save, save_sharded
-from wan_model.errors import CheckpointError, MemoryLimitError, ShortageError
+from wan_model.errors import CheckpointError, MemoryLimitError, ShortageError, UnreadableError
 from wan_model.loading import files, open_checkpoint, source_safetensors
 from wan_model.loading.gguf_tokenizer import sentencepiece_model
 from wan_model.loading.source import Reader
@@ -107,12 +107,60 @@ def test_without_memory_for_a_header(
         doors[name]()
 
 
-def test_an_index_that_cannot_be_read_now(folder: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE])
+def test_kept_weights_that_cannot_be_read_now_stay(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    source = open_checkpoint(save(tmp_path / "a.safetensors", dit_state()))
+    kept = converted_file(source, "fp8", tmp_path / "kept").path
+    before = kept.stat()
+
+    def refused(_: object) -> object:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(source_safetensors, "parse_json", refused)
+    assert converted_file(source, "fp8", tmp_path / "kept") is source
+    assert os.strerror(number) in caplog.text
+    after = kept.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "No handle")])
+def test_tidying_up_ends_no_conversion(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source = open_checkpoint(save(tmp_path / "a.safetensors", dit_state()))
+    save(tmp_path / "kept" / "another.safetensors", {"x": torch.ones(1)})
+    parse = source_safetensors.parse_json
+    failures = iter([error])
+
+    def full_at_first(text: bytes) -> object:
+        for one in failures:
+            raise one
+        return parse(text)
+
+    monkeypatch.setattr(source_safetensors, "parse_json", full_at_first)
+    assert converted_file(source, "fp8", tmp_path / "kept").path.parent.name == "kept"
+
+
+def test_a_drive_that_maps_no_files_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tensor,) = open_safetensors(save(tmp_path / "a.safetensors", {"x": torch.ones(2)})).tensors
+
+    def refused(file: str, **_: object) -> object:
+        raise RuntimeError(f"unable to mmap 9 bytes from file <{file}>: No such device (19)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", refused)
+    with pytest.raises(CheckpointError, match=r"No such device \(19\)'.*to a local disk") as seen:
+        Reader()(tensor, torch.float32)
+    assert str(tmp_path) not in str(seen.value)
+
+
+def test_an_index_that_cannot_be_read_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """It may be the index of the file, which would not be whole without it."""
-    parts = folder / "parts"
-    (one,) = parts.glob("*-00001-of-*.safetensors")
-    index = parts / "model.safetensors.index.json"
-    alone = one.rename(parts / "high.safetensors")
+    save_sharded(tmp_path, dit_state())
+    (one,) = tmp_path.glob("*-00001-of-*.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    alone = one.rename(tmp_path / "high.safetensors")
     index.write_text(index.read_text().replace(one.name, alone.name))
 
     def no_handle(_: object) -> object:
@@ -131,7 +179,7 @@ def test_without_permission(name: str, doors: dict[str, Door], folder: Path):
     try:
         if os.geteuid() == 0:  # who may do everything
             os.seteuid(NOBODY)
-        with pytest.raises(CheckpointError, match=r"cannot be read\. Got Permission denied"):
+        with pytest.raises(UnreadableError, match=r"cannot be read\. Got Permission denied"):
             doors[name]()
     finally:
         os.seteuid(os.getuid())
