@@ -79,18 +79,26 @@ def _check(file: str, model: bytes, vocab_size: int) -> None:
 
 
 def _borrowed_tokenizer(vocab_size: int) -> bytes | None:
-    """Returns the tokenizer of the first umT5 among the text encoders with this vocabulary."""
+    """Returns the tokenizer of the first umT5 among the text encoders with this vocabulary.
+
+    Raises:
+        ShortageError: if none is found, and one file cannot be read for now: it might have one.
+    """
+    unread: ShortageError | None = None
     for name in runtime.model_names(FOLDER):
         try:
             other = open_checkpoint(runtime.model_path(FOLDER, name), "text_encoder")
             config = other.info.config
             fits = isinstance(config, TextEncoderConfig) and config.vocab_size == vocab_size
             found = _own_tokenizer(other, vocab_size) if fits else None
-        except ShortageError:
-            raise  # it might be the one, if it could be read
+        except ShortageError as error:
+            unread = unread or error
+            continue
         except (WanError, OSError):
             continue  # another kind of text encoder, or none
         if found is not None:
             logger.info("The text encoder has no tokenizer; that of %s is used", name)
             return found
+    if unread is not None:
+        raise unread
     return None
