@@ -7,6 +7,7 @@ each client gets what its own prompts send, binary previews too, and nothing of 
 import asyncio
 import json
 import logging
+import math
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from .waiting import end_tasks, within
 from .worker import Worker, WorkerGoneError
 
 logger = logging.getLogger(__name__)
@@ -23,8 +25,12 @@ LINK_SECONDS = 10.0
 
 RETRY_SECONDS = 1.0
 
-SEND_SECONDS = 10.0
-"""A client that takes nothing for so long is let go: others wait for what is sent to it."""
+SEND_SECONDS = 5.0
+"""Between looks at what a client has left to take. One that has taken nothing from one look to the
+next is let go: others wait for what is sent to it."""
+
+STATUS = "status"
+"""Among the keys of a client's tasks, which else are of workers."""
 
 MOST_GREETED = 256
 """Clients that new workers are told of: those that are connected, and some that never were."""
@@ -50,6 +56,9 @@ class Client:
         """The first message, in which editors say what they understand."""
         self.answered = False
         """Whether a worker's answer to it was passed on."""
+        self._sending = asyncio.Lock()
+        """Held as long as a message is sent: then nothing else adds to what is left to take."""
+        self._latest = ""
 
     async def send(self, kind: str, data: dict[str, Any]) -> None:
         """Sends a message, unless the client has gone."""
@@ -57,25 +66,56 @@ class Client:
 
     async def forward(self, message: str | bytes) -> None:
         """Sends a worker's message, unless the client has gone."""
-        if not self.socket.prepared or self.socket.closed:
-            return
+        async with self._sending:
+            if not self.socket.prepared or self.socket.closed:
+                return
+            try:
+                await self._send(message)
+            except (ConnectionError, aiohttp.ClientError) as error:
+                logger.debug("A client has gone: %s", error)
+
+    async def _send(self, message: str | bytes) -> None:
+        """Sends a message, however long that takes, as long as the client takes some of it."""
         is_bytes = isinstance(message, bytes)
         send: Any = self.socket.send_bytes if is_bytes else self.socket.send_str
+        sent = asyncio.ensure_future(send(message))
+        left = math.inf
         try:
-            await asyncio.wait_for(send(message), SEND_SECONDS)
-        except asyncio.TimeoutError:
-            self._let_go()
-        except (ConnectionError, aiohttp.ClientError) as error:
-            logger.debug("A client has gone: %s", error)
+            while not (await asyncio.wait({sent}, timeout=SEND_SECONDS))[0]:
+                before, left = left, self._left()
+                if left >= before:
+                    self._let_go()
+                    return
+            sent.result()
+        finally:
+            sent.cancel()
+
+    def tell_latest(self, message: str) -> None:
+        """Sends a message as soon as it can be sent, unless there is a later one by then."""
+        self._latest = message
+        task = self.tasks.get(STATUS)
+        if task is None or task.done():
+            self.tasks[STATUS] = asyncio.create_task(self._tell_latest())
+
+    async def _tell_latest(self) -> None:
+        while self._latest:
+            message, self._latest = self._latest, ""
+            await self.forward(message)
 
     async def close(self) -> None:
         """Ends the connection."""
         if not self.socket.prepared or self.socket.closed:
             return
         try:
-            await asyncio.wait_for(self.socket.close(), SEND_SECONDS)
+            await within(SEND_SECONDS, self.socket.close())
         except asyncio.TimeoutError:
             self._let_go()
+
+    def _left(self) -> int:
+        """Returns the bytes that wait until the client takes them."""
+        if isinstance(self._transport, asyncio.WriteTransport):
+            return self._transport.get_write_buffer_size()
+        return 0
 
     def _let_go(self) -> None:
         logger.warning("A client takes no messages. Its connection is ended.")
@@ -159,9 +199,11 @@ class Clients:
         if client is not None:
             await client.send(kind, data)
 
-    async def broadcast(self, kind: str, data: dict[str, Any]) -> None:
-        """Sends a message to all clients; none waits for another."""
-        await asyncio.gather(*(each.send(kind, data) for each in list(self._clients.values())))
+    def announce(self, status: dict[str, Any]) -> None:
+        """Tells all clients what ComfyUI calls the status of the queue; nobody waits for them."""
+        message = json.dumps({"type": "status", "data": {"status": status}})
+        for client in self._clients.values():
+            client.tell_latest(message)
 
     async def close(self) -> None:
         """Ends all connections."""
@@ -169,13 +211,15 @@ class Clients:
 
     async def _connect(self, client: Client, worker: Worker) -> None:
         """Starts to listen for a client at a worker, and waits until that stands."""
+        if self._clients.get(client.client_id) is not client:
+            return  # it has gone meanwhile
         ready = asyncio.Event()
         task = asyncio.create_task(self._listen(client, worker, ready))
         client.tasks[worker.key] = task
         if worker.slow:
             return
         try:
-            await asyncio.wait_for(ready.wait(), LINK_SECONDS)
+            await within(LINK_SECONDS, ready.wait())
         except asyncio.TimeoutError:
             logger.warning("Worker %d is slow: a client's connection stands late.", worker.slot)
 
@@ -219,9 +263,7 @@ class Clients:
         await client.forward(message.data)
 
     async def _close(self, client: Client) -> None:
-        for task in client.tasks.values():
-            task.cancel()
-        await asyncio.gather(*client.tasks.values(), return_exceptions=True)
+        await end_tasks(client.tasks.values())
         await client.close()
 
 

@@ -14,6 +14,7 @@ import aiohttp
 from .answers import OK
 from .engine import Engine, FarmError, Process
 from .farm import Farm
+from .waiting import within
 from .worker import Worker, WorkerGoneError
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,8 @@ SURVEY_SECONDS = 5.0
 """How often a worker is asked for what its messages did not tell."""
 
 SILENT_SECONDS = 60.0
-"""A worker without a connection for so long is ended, and with it the doubt whether it runs."""
+"""A worker without a connection, or that does not tell its queue, for so long is ended, and with it
+the doubt whether it runs."""
 
 HEARTBEAT_SECONDS = 30.0
 """How often a quiet connection is tried."""
@@ -150,7 +152,7 @@ class Crew:
     async def _work(self, slot: Slot, worker: Worker) -> None:
         """Adds a worker to the farm once it answers, and watches it."""
         try:
-            await asyncio.wait_for(self._answers(worker), START_SECONDS)
+            await within(START_SECONDS, self._answers(worker))
         except asyncio.TimeoutError:
             text = f"It does not answer {START_SECONDS:.0f} s after its start."
             raise WorkerGoneError(text) from None
@@ -197,17 +199,26 @@ class Crew:
             raise WorkerGoneError("It cannot be reached.")
 
     async def _survey(self, worker: Worker, changed: asyncio.Event) -> None:
-        """Looks for ended prompts, and whether a slow worker answers again."""
-        while True:
+        """Looks for ended prompts, and whether a slow worker answers again.
+
+        Raises:
+            WorkerGoneError: if it does not tell its queue for SILENT_SECONDS.
+        """
+        failing = math.inf
+        while worker.alive:
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(changed.wait(), SURVEY_SECONDS)
+                await within(SURVEY_SECONDS, changed.wait())
             changed.clear()
             before = worker.slow
             try:
                 await worker.queued()
+                failing = math.inf
                 await self._farm.survey(worker)
             except WorkerGoneError as error:
                 logger.debug("Worker %d does not answer: %s", worker.slot, error)
+                failing = min(failing, time.monotonic())
+                if time.monotonic() - failing > SILENT_SECONDS:
+                    raise
             if worker.slow != before:
                 self._farm.changed()
 

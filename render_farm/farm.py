@@ -12,12 +12,16 @@ from .delivery import post_once, taken_back
 from .journal import MOST_DEATHS, Entry, Journal, State
 from .output_names import mark_names
 from .routing import Free, Waiting, next_run
+from .waiting import end_tasks
 from .worker import Worker, WorkerGoneError
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.02
 """Between looks for a record that is being written."""
+
+END_SECONDS = 60.0
+"""In which what runs beside has ended, with its workers, or is told once more to end."""
 
 T = TypeVar("T")
 
@@ -58,9 +62,7 @@ class Farm:
 
     async def close(self) -> None:
         """Ends what runs beside."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks, END_SECONDS)
         await self.clients.close()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
@@ -357,11 +359,11 @@ class Farm:
     # Telling
 
     async def _announce(self) -> None:
-        """Tells clients of changes: a slow one keeps nobody from working."""
+        """Tells clients of changes; a slow one keeps nobody waiting."""
         while True:
             await self._announced.wait()
             self._announced.clear()
-            await self.clients.broadcast("status", {"status": self.status()})
+            self.clients.announce(self.status())
 
     def worker_of(self, entry: Entry) -> Worker | None:
         """Returns the worker that has a prompt, None if it waits or its worker has ended."""

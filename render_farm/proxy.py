@@ -11,6 +11,7 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from .waiting import end_tasks
 from .worker import ENDED, Worker
 
 logger = logging.getLogger(__name__)
@@ -66,21 +67,28 @@ class Proxy:
         """
         await request.read()
         left = list(workers)
+        begun: list[web.StreamResponse] = []
+        """What the client has got a part of: it gets no other answer."""
         while left:
             worker = left.pop(0)
             try:
-                asked = self._ask(worker, request, only_found=until_found and bool(left))
+                asked = self._ask(worker, request, begun, only_found=until_found and bool(left))
                 answer = await while_alive(worker, asked)
             except aiohttp.ClientConnectorError:
                 continue  # it has got nothing
             except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
-                return _ended(error)
+                return begun[0] if begun else _ended(error)
             if answer is not None:
                 return answer
         return web.Response(status=503, text="No ComfyUI is ready. Try again in a minute.")
 
     async def _ask(
-        self, worker: Worker, request: web.Request, *, only_found: bool
+        self,
+        worker: Worker,
+        request: web.Request,
+        begun: list[web.StreamResponse],
+        *,
+        only_found: bool,
     ) -> web.StreamResponse | None:
         """Answers with what a worker says, or with nothing where it does not have what is asked."""
         async with self._session.request(
@@ -93,7 +101,7 @@ class Proxy:
         ) as answer:
             if only_found and answer.status == MISSING:
                 return None
-            return await _stream(request, answer)
+            return await _stream(request, answer, begun)
 
     async def _tell(self, worker: Worker, request: web.Request) -> None:
         """Passes a request on, and waits for the answer."""
@@ -120,13 +128,16 @@ def _passed_on(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in headers.items() if name.lower() not in NOT_PASSED_ON}
 
 
-async def _stream(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+async def _stream(
+    request: web.Request, answer: aiohttp.ClientResponse, begun: list[web.StreamResponse]
+) -> web.StreamResponse:
     response = web.StreamResponse(status=answer.status, headers=_passed_on(answer.headers))
     length = answer.headers.get("Content-Length")
     if length is not None:
         response.content_length = int(length)
-    await response.prepare(request)
     try:
+        await response.prepare(request)
+        begun.append(response)
         async for piece in answer.content.iter_chunked(PIECE):
             await response.write(piece)
         await response.write_eof()
@@ -159,8 +170,7 @@ async def while_alive(worker: Worker, work: Coroutine[Any, Any, T]) -> T:
             raise aiohttp.ClientConnectionError(ENDED)
         return asked.result()
     finally:
-        asked.cancel()
-        ended.cancel()
+        await end_tasks({asked, ended})  # it writes nothing any more
 
 
 def _url(worker: Worker, request: web.Request) -> URL:

@@ -95,12 +95,17 @@ class Worker:
         Raises:
             TimeoutError, aiohttp.ClientError, OSError: if it does not answer.
         """
-        connecting = self.session.ws_connect(f"{self.url}/ws", max_msg_size=0, **options)
-        socket = await asyncio.wait_for(connecting, limit)
+        work = self.session.ws_connect(f"{self.url}/ws", max_msg_size=0, **options)
+        connecting = asyncio.ensure_future(work)
         try:
-            yield socket
+            await asyncio.wait({connecting}, timeout=limit)
+            if not connecting.done():
+                raise asyncio.TimeoutError
+            yield connecting.result()
         finally:
-            await socket.close()
+            connecting.cancel()
+            if connecting.done() and not connecting.cancelled() and not connecting.exception():
+                await connecting.result().close()
 
     async def post_prompt(self, body: dict[str, Any]) -> tuple[int, Any]:
         """Queues a prompt there, and returns status and answer."""

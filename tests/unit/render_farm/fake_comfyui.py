@@ -4,8 +4,9 @@ It answers as far as the farm asks: prompts take as many seconds as they say.
 """
 
 import asyncio
+import threading
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 from aiohttp import WSMsgType, web
@@ -14,10 +15,24 @@ AT_ONCE = 0.01
 """For `shutdown_timeout`: to aiohttp, 0 is no limit, and a fresh connection would hold the end."""
 
 
+STORY_SECONDS = 300.0
+"""A story that has not ended by then hangs: its test fails, and the others go on."""
+
+
 def in_own_loop(story: Coroutine[Any, Any, None]) -> None:
     """Runs a story in a thread of its own: tests of the browser keep a loop in this one."""
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, story).result()
+    ended: Future[BaseException | None] = Future()
+
+    async def outcome() -> BaseException | None:
+        return (await asyncio.gather(story, return_exceptions=True))[0]
+
+    def run() -> None:
+        ended.set_result(asyncio.run(outcome()))
+
+    threading.Thread(target=run, daemon=True).start()
+    error = ended.result(STORY_SECONDS)
+    if error is not None:
+        raise error
 
 
 class FakeComfyUI:
@@ -84,7 +99,8 @@ class FakeComfyUI:
             task.cancel()
         self.running.clear()
         for transport in self.transports:
-            transport.abort()
+            if not transport.is_closing():
+                transport.abort()
         await self._runner.cleanup()
 
     def hang(self) -> None:
@@ -210,6 +226,12 @@ class FakeComfyUI:
 
     async def view(self, request: web.Request) -> web.StreamResponse:
         found = request.query.get("filename") == f"{self.slot}.png"
+        if request.query.get("filename") == "half":
+            response = web.StreamResponse()
+            response.content_length = 100_000
+            await response.prepare(request)
+            await response.write(b"x" * 50_000)
+            await asyncio.Event().wait()
         if request.query.get("filename") == "broken":
             response = web.StreamResponse()
             response.content_length = 100_000

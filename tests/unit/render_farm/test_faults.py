@@ -131,10 +131,20 @@ def test_a_computer_that_is_gone(monkeypatch: pytest.MonkeyPatch):
         gone = engine.alive[1]
         await until(lambda: asyncio.sleep(0, gone.sockets))  # it is watched
         name = await person.queue(0.3)
+        half = await person.session.get(person.url + "/view?filename=half")
         gone.vanish()
         upload = asyncio.ensure_future(person.session.post(person.url + "/upload/image"))
+        got = bytearray()
+
+        async def read() -> None:
+            async for piece in half.content.iter_any():
+                got.extend(piece)
+
         await asyncio.wait_for(until(lambda: asyncio.sleep(0, engine.alive[1] is not gone)), 60)
         assert (await asyncio.wait_for(upload, 60)).status == 502
+        with pytest.raises(aiohttp.ClientError):
+            await read()
+        assert set(got) <= set(b"x"), "no second answer behind a part of the first"
         await idle(person)
         assert (await person.get("/history"))[name]["outputs"], "it has run again"
         await gone.come_back()
@@ -161,7 +171,7 @@ def test_a_client_that_takes_nothing(monkeypatch: pytest.MonkeyPatch):
         much = {"prompt_id": name, "much": "x" * (1 << 20)}
         try:
             flood = asyncio.gather(*(first.tell("progress", much, "stuck") for _ in range(16)))
-            await asyncio.wait_for(flood, 20)
+            await asyncio.wait_for(flood, 120)
             for life in (2, 3):
                 await engine.alive[1].end()
                 await asyncio.wait_for(
@@ -179,15 +189,16 @@ def test_a_client_that_takes_nothing(monkeypatch: pytest.MonkeyPatch):
     tell(story, 1)
 
 
-def test_many_clients():
+def test_many_clients(monkeypatch: pytest.MonkeyPatch):
     """Their connections with a worker leave some for its questions."""
+    monkeypatch.setattr(clients_module, "LINK_SECONDS", 300)
 
     async def story(person: Person, engine: FakeEngine) -> None:
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector) as session:
             asked = (session.ws_connect(f"{person.url}/ws?clientId={n}") for n in range(101))
-            sockets = await asyncio.wait_for(asyncio.gather(*asked), 8)
-            await asyncio.wait_for(person.queue(), 5)
+            sockets = await asyncio.wait_for(asyncio.gather(*asked), 120)
+            await asyncio.wait_for(person.queue(), 120)
             assert len(engine.all[0].sockets) > len(sockets), "and the farm's own"
 
     tell(story, 1)
@@ -300,5 +311,21 @@ def test_a_process_that_the_system_cannot_end(monkeypatch: pytest.MonkeyPatch):
     """Such as one whose GPU's driver hangs: the farm goes on, and can end."""
     monkeypatch.setattr(local_engine, "END_SECONDS", 0.01)
     child: Any = SimpleNamespace(stdin=None, wait=asyncio.Event().wait, kill=lambda: None)
-    end = LocalProcess(child, 1, Path("a.log")).end()
-    in_own_loop(asyncio.wait_for(end, 10))
+    in_own_loop(LocalProcess(child, 1, Path("a.log")).end())
+
+
+def test_a_worker_that_does_not_tell_its_queue(monkeypatch: pytest.MonkeyPatch):
+    """It is ended, though its connections stand, and its prompt runs on another."""
+    monkeypatch.setattr(crew_module, "SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(crew_module, "SURVEY_SECONDS", 0.05)
+
+    async def story(person: Person, engine: FakeEngine) -> None:
+        first = engine.alive[1]
+        name = await person.queue()
+        await idle(person)
+        first.failures = 1 << 30
+        name = await person.queue(30)
+        await until(lambda: asyncio.sleep(0, engine.alive[1] is not first))
+        await until(lambda: asyncio.sleep(0, name in engine.alive[1].running))
+
+    tell(story, 1)
