@@ -56,8 +56,6 @@ class Client:
         """The first message, in which editors say what they understand."""
         self.answered = False
         """Whether a worker's answer to it was passed on."""
-        self._sending = asyncio.Lock()
-        """Held as long as a message is sent: then nothing else adds to what is left to take."""
         self._latest = ""
 
     async def send(self, kind: str, data: dict[str, Any]) -> None:
@@ -66,29 +64,30 @@ class Client:
 
     async def forward(self, message: str | bytes) -> None:
         """Sends a worker's message, unless the client has gone."""
-        async with self._sending:
-            if not self.socket.prepared or self.socket.closed:
-                return
-            try:
-                await self._send(message)
-            except (ConnectionError, aiohttp.ClientError) as error:
-                logger.debug("A client has gone: %s", error)
+        if not self.socket.prepared or self.socket.closed:
+            return
+        try:
+            await self._send(message)
+        except (ConnectionError, aiohttp.ClientError) as error:
+            logger.debug("A client has gone: %s", error)
 
     async def _send(self, message: str | bytes) -> None:
-        """Sends a message, however long that takes, as long as the client takes some of it."""
+        """Sends a message, however long that takes, as long as the client takes some of it.
+
+        It is sent even if who waits for that is cancelled: it counts as told.
+        """
         is_bytes = isinstance(message, bytes)
         send: Any = self.socket.send_bytes if is_bytes else self.socket.send_str
         sent = asyncio.ensure_future(send(message))
+        sent.add_done_callback(lambda task: task.cancelled() or task.exception())
         left = math.inf
-        try:
-            while not (await asyncio.wait({sent}, timeout=SEND_SECONDS))[0]:
-                before, left = left, self._left()
-                if left >= before:
-                    self._let_go()
-                    return
-            sent.result()
-        finally:
-            sent.cancel()
+        while not (await asyncio.wait({sent}, timeout=SEND_SECONDS))[0]:
+            before, left = left, self._left()
+            if left >= before:
+                sent.cancel()
+                self._let_go()
+                return
+        sent.result()
 
     def tell_latest(self, message: str) -> None:
         """Sends a message as soon as it can be sent, unless there is a later one by then."""
