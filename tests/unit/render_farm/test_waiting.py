@@ -70,11 +70,14 @@ def test_a_client_that_takes_little(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(clients_module, "SEND_SECONDS", 0.0)
 
     class Transport(asyncio.WriteTransport):
-        left, aborted = 50, False
+        looks, aborted = 0, False
+
+        def __init__(self, stuck_after: int) -> None:
+            self.stuck_after = stuck_after
 
         def get_write_buffer_size(self) -> int:
-            self.left = max(self.left - 1, stops_at)
-            return self.left
+            self.looks += 1
+            return 1_000_000 - min(self.looks, self.stuck_after)
 
         def abort(self) -> None:
             self.aborted = True
@@ -83,7 +86,7 @@ def test_a_client_that_takes_little(monkeypatch: pytest.MonkeyPatch):
         prepared, closed = True, False
 
         async def send_bytes(self, _: bytes) -> None:
-            while transport.left:
+            while transport.looks < 50:
                 await asyncio.sleep(0)
 
     async def story() -> None:
@@ -91,7 +94,7 @@ def test_a_client_that_takes_little(monkeypatch: pytest.MonkeyPatch):
         client.socket = cast("Any", Socket())
         await client.forward(b"much")
 
-    for stops_at in (0, 20):
-        transport = Transport()
+    for stuck_after, let_go in ((1_000_000, False), (20, True)):
+        transport = Transport(stuck_after)
         in_own_loop(story())
-        assert (transport.left, transport.aborted) == (stops_at, bool(stops_at))
+        assert transport.aborted == let_go
