@@ -97,21 +97,28 @@ def test_nobody_waits_for_a_slot_that_does_not_start(monkeypatch: pytest.MonkeyP
     tell(story)
 
 
+def have_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps healthy workers from being ended where a busy machine makes them slow."""
+    monkeypatch.setattr(crew_module, "SILENT_SECONDS", 300.0)
+    monkeypatch.setattr(worker_module, "ANSWER_SECONDS", 300.0)
+
+
 def test_a_worker_that_hangs(monkeypatch: pytest.MonkeyPatch):
     """Nobody is kept waiting once that is noticed, and it is ended; what it ran runs on another."""
-    monkeypatch.setattr(crew_module, "SILENT_SECONDS", 0.6)
+    monkeypatch.setattr(crew_module, "SILENT_SECONDS", 2.5)
     monkeypatch.setattr(crew_module, "HEARTBEAT_SECONDS", 0.2)
     monkeypatch.setattr(crew_module, "SURVEY_SECONDS", 0.05)
-    monkeypatch.setattr(worker_module, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(worker_module, "ANSWER_SECONDS", 0.5)
 
     async def story(person: Person, engine: FakeEngine) -> None:
         hung = engine.alive[1]
         names = [await person.queue(0.4), await person.queue(0.4)]
         hung.hang()
-        await asyncio.sleep(0.25)  # it is noticed at the next survey
-        names.append(await asyncio.wait_for(person.queue(), 1))
-        assert await asyncio.wait_for(person.get("/system_stats"), 1)
+        await asyncio.sleep(0.6)  # it is noticed at the next survey
+        names.append(await asyncio.wait_for(person.queue(), 60))
+        assert await asyncio.wait_for(person.get("/system_stats"), 60)
         await until(lambda: asyncio.sleep(0, engine.alive[1] is not hung))
+        have_patience(monkeypatch)
         await idle(person)
         history = await person.get("/history")
         assert set(history) == set(names)
@@ -122,16 +129,15 @@ def test_a_worker_that_hangs(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_computer_that_is_gone(monkeypatch: pytest.MonkeyPatch):
     """Its worker closes nothing, and nobody tells of its end: whoever waits for it is answered."""
-    monkeypatch.setattr(crew_module, "SILENT_SECONDS", 0.3)
     monkeypatch.setattr(crew_module, "HEARTBEAT_SECONDS", 0.1)
     monkeypatch.setattr(crew_module, "END_SECONDS", 0.05)
-    monkeypatch.setattr(worker_module, "ANSWER_SECONDS", 0.1)
 
     async def story(person: Person, engine: FakeEngine) -> None:
         gone = engine.alive[1]
         await until(lambda: asyncio.sleep(0, gone.sockets))  # it is watched
         name = await person.queue(0.3)
         half = await person.session.get(person.url + "/view?filename=half")
+        monkeypatch.setattr(crew_module, "SILENT_SECONDS", 0.3)
         gone.vanish()
         upload = asyncio.ensure_future(person.session.post(person.url + "/upload/image"))
         got = bytearray()
@@ -141,6 +147,7 @@ def test_a_computer_that_is_gone(monkeypatch: pytest.MonkeyPatch):
                 got.extend(piece)
 
         await asyncio.wait_for(until(lambda: asyncio.sleep(0, engine.alive[1] is not gone)), 60)
+        have_patience(monkeypatch)
         assert (await asyncio.wait_for(upload, 60)).status == 502
         with pytest.raises(aiohttp.ClientError):
             await read()
