@@ -62,6 +62,33 @@ class Team:
         assert work is not None, "this process is in the group"
         return work.wait
 
+    def start_trade(
+        self, give: Sequence[Sequence[Tensor]], take: Sequence[Sequence[Tensor]]
+    ) -> Callable[[], None]:
+        """Has tensors travel between ranks, each to a place of its own, while this rank computes.
+
+        Args:
+            give: for each rank, contiguous tensors that it gets. This rank itself gets none.
+            take: for each rank, contiguous places of what it gives, in its order.
+
+        Returns:
+            what waits until they are there. All tensors are to be kept until then.
+        """
+        operations: list[dist.P2POp] = []
+        for rank in range(self.ranks):
+            if rank == self.rank:
+                continue
+            peer = dist.get_global_rank(self.group, rank)
+            for call, tensors in ((dist.isend, give[rank]), (dist.irecv, take[rank])):
+                operations += [dist.P2POp(call, x, peer, self.group) for x in tensors if x.numel()]
+        works = dist.batch_isend_irecv(operations) if operations else []
+
+        def wait() -> None:
+            for work in works:
+                work.wait()
+
+        return wait
+
     def start_send(self, x: Tensor, to: int) -> object:
         """Sends a tensor, which is to be kept until it has arrived, while this rank computes."""
         return dist.isend(x, dist.get_global_rank(self.group, to), group=self.group)
