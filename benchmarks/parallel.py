@@ -1,33 +1,35 @@
 """One forward pass on several GPUs of a machine, with random weights at full size, against one.
 
     python benchmarks/parallel.py a14b 832x480x81 1280x720x81 --ranks 2 --formats bf16 fp8
-    python benchmarks/parallel.py a14b 832x480x81 --splits experts --layers 10
+    python benchmarks/parallel.py a14b 832x480x81:experts,cfg 1280x720x81:ulysses --layers 10
     python benchmarks/parallel.py wan2.1 832x480x81 --ranks 2
 
-Starts a process per GPU. The first one measures alone while the others wait, then all together:
+Starts a process per GPU. Each measures alone, all at the same time, then they do so together:
 `ulysses` shares the tokens of one sample, which travel while others are computed; `at-once` lets
 them travel in between; `cfg` shares the two samples of a guided step. Each line has the seconds of
-both, what the other is faster by, the rms of the difference between their results, and the floor:
-the time alone over the ranks, and the bytes that attention exchanges over the measured bandwidth of
-that exchange. `experts` puts each of two experts on a GPU of its own: prompts of four steps go
+the first one alone and of all, what these are faster by, the rms of the difference between both
+results, the seconds of the slowest one alone, since the others wait for it, and the floor: the time
+alone over the ranks, and the bytes that attention exchanges over the measured bandwidth of that
+exchange. `experts` puts each of two experts on a GPU of its own: prompts of four steps go
 through both, one behind the other, and the seconds are those between two that are done.
 
 Of a VAE, whose name is given in the place of a model's, the decode shares the rows of frames.
-`--layers N` measures N of the blocks. `toy 128x128x5 --device cpu` shows in seconds whether all is
-set up.
+`--layers N` measures N of the blocks. `--profile` adds where the time of one more pass goes, and
+how much of the exchange nothing is computed beside (kernel_spans.py). `toy 128x128x5 --device cpu`
+shows in seconds whether all is set up.
 
 Prints JSON lines; `>> benchmarks/results/parallel.jsonl` keeps them.
 """
 
 import argparse
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import astuple, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import timedelta
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ from torch.multiprocessing.spawn import start_processes
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.forward import CONFIGS, attention_of, label_of, random_dit
+from benchmarks.kernel_spans import profiled
 from benchmarks.lines import emit
 from benchmarks.timing import elapsed, release
 from benchmarks.vae import CONFIGS as VAE_CONFIGS
@@ -64,8 +67,18 @@ from wan_model.vae.full import FullVae
 VAES = {name: config for name, config in VAE_CONFIGS.items() if name != "toy"}
 VAES["toy-vae"] = VAE_CONFIGS["toy"]
 SPLITS = ("ulysses", "at-once", "cfg", "experts")
-Alone = dict[tuple[str, int], tuple[float, Tensor | None]]
-"""By size and samples, the seconds of the first rank alone, and its result."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What a rank did alone, while the others did so too."""
+
+    seconds: float
+    """Of this rank."""
+    slowest: float
+    """Of the rank that took longest."""
+    result: Tensor
+
 
 STEPS = 2
 """Of each expert in a prompt."""
@@ -79,14 +92,14 @@ def bandwidth(config: DiTConfig, tokens: int, team: Team, device: torch.device) 
     shape = rows * team.ranks, config.num_heads // team.ranks, config.head_dim
     x = torch.zeros(shape, dtype=torch.bfloat16, device=device)
     counts = [rows] * team.ranks
-    seconds = median(lambda: team.exchange(x, counts, counts), 10, device)
+    seconds, _ = timed(lambda: team.exchange(x, counts, counts), 10, device)
     return x.nbytes * (team.ranks - 1) / team.ranks / seconds
 
 
-def median(call: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    """Returns the seconds of a call; the first one is not counted."""
-    call()
-    return sorted(elapsed(call, device) for _ in range(repeats))[repeats // 2]
+def timed(call: Callable[[], Tensor], repeats: int, device: torch.device) -> tuple[float, Tensor]:
+    """Returns the median seconds of calls after a first one, and the result of that."""
+    result = call()
+    return statistics.median(elapsed(call, device) for _ in range(repeats)), result
 
 
 def inputs_of(config: DiTConfig, stride: int, size: str, batch: int, device: torch.device) -> Any:
@@ -112,9 +125,17 @@ def at_once(runner: BlockRunner) -> BlockRunner:
 
 
 def measure(
-    options: argparse.Namespace, dit: WanDiT, size: str, split: str, mesh: Mesh, before: Alone
+    options: argparse.Namespace,
+    dit: WanDiT,
+    size: str,
+    split: str,
+    mesh: Mesh,
+    before: dict[tuple[str, int], Alone],
 ) -> dict[str, Any]:
-    """Returns the numbers of one split at one size; `before` remembers what one rank did alone."""
+    """Returns the numbers of one split at one size.
+
+    `before` remembers what ranks did alone, by size and samples.
+    """
     config, stride, device = dit.config, CONFIGS[options.model][1], dit.head.modulation.device
     ranks = dist.get_world_size()
     batch = ranks if split == "cfg" else 1
@@ -129,17 +150,12 @@ def measure(
 
     together = samples_parallel(predict, mesh.samples)
     if (size, batch) not in before:
-        before[size, batch] = by_first_rank(
+        before[size, batch] = by_each_rank(
             lambda: dit.velocity(latent, timestep, text, None, plain), options.repeats, device
         )
-    alone, _ = before[size, batch]
-    line = compare(
-        before[size, batch],
-        lambda: together(latent, timestep, text, None),
-        options.repeats,
-        device,
-    )
-    floor = alone / ranks
+    alone = before[size, batch]
+    line = compare(alone, lambda: together(latent, timestep, text, None), options, device)
+    floor = alone.seconds / ranks
     if split != "cfg":
         tokens = latent[0, 0].numel() // 4
         rate = bandwidth(config, tokens, mesh.tokens, device)
@@ -161,7 +177,7 @@ def measure_experts(options: argparse.Namespace, dit: WanDiT, size: str) -> dict
         return x
 
     rank, host = dist.get_rank(), host_group()
-    alone, expected = by_first_rank(lambda: steps(steps(latent)), options.repeats, device)
+    alone = by_each_rank(lambda: steps(steps(latent)), options.repeats, device)
     done: list[float] = []
     sent: list[Any] = []
     last = latent.cpu()
@@ -178,8 +194,8 @@ def measure_experts(options: argparse.Namespace, dit: WanDiT, size: str) -> dict
     seconds = torch.tensor([(done[-1] - done[1]) / (len(done) - 2) if done else 0.0])
     dist.broadcast(last, 1, host)
     dist.broadcast(seconds, 1, host)
-    line = line_of(alone, float(seconds), last.to(device), expected)
-    return {**line, "floor_seconds": round(alone / 2, 4)}
+    line = line_of(alone, float(seconds), last.to(device))
+    return {**line, "floor_seconds": round(alone.seconds / 2, 4)}
 
 
 def host_group() -> dist.ProcessGroup:
@@ -189,38 +205,34 @@ def host_group() -> dist.ProcessGroup:
     return group
 
 
-def by_first_rank(
-    call: Callable[[], Tensor], repeats: int, device: torch.device
-) -> tuple[float, Tensor | None]:
-    """Returns the seconds of what the first rank does alone, and its result."""
-    alone, result = 0.0, None
-    if dist.get_rank() == 0:
-        result = call()
-        alone = median(call, repeats, device)
-    dist.barrier()
-    return alone, result
+def by_each_rank(call: Callable[[], Tensor], repeats: int, device: torch.device) -> Alone:
+    """Returns what ranks do alone. They do it at once: each GPU has a speed of its own."""
+    seconds, result = timed(call, repeats, device)
+    slowest = torch.tensor(seconds, device=device)
+    dist.all_reduce(slowest, dist.ReduceOp.MAX)
+    return Alone(seconds, float(slowest), result)
 
 
 def compare(
-    before: tuple[float, Tensor | None],
-    all_: Callable[[], Tensor],
-    repeats: int,
-    device: torch.device,
+    alone: Alone, all_: Callable[[], Tensor], options: argparse.Namespace, device: torch.device
 ) -> dict[str, Any]:
-    """Returns the numbers of what all ranks do, beside those of the first one alone."""
-    alone, single = before
-    result = all_()
-    seconds = median(all_, repeats, device)
-    return line_of(alone, seconds, result, single)
+    """Returns the numbers of what all ranks do, beside those of one alone."""
+    seconds, result = timed(all_, options.repeats, device)
+    line = line_of(alone, seconds, result)
+    return {**line, "profile": profiled(all_, device)} if options.profile else line
 
 
-def line_of(alone: float, seconds: float, result: Tensor, single: Tensor | None) -> dict[str, Any]:
-    """Returns what is printed of both ways; on other ranks than the first it means nothing."""
-    line: dict[str, Any] = {"alone_seconds": round(alone, 4), "seconds": round(seconds, 4)}
-    if single is not None:
-        error = float((result.float() - single.float()).norm() / single.float().norm())
-        line |= {"speedup": round(alone / seconds, 3), "rms_error": float(f"{error:.3g}")}
-    return line
+def line_of(alone: Alone, seconds: float, result: Tensor) -> dict[str, Any]:
+    """Returns what is printed of both ways."""
+    single = alone.result.float()
+    error = float((result.float() - single).norm() / single.norm())
+    return {
+        "alone_seconds": round(alone.seconds, 4),
+        "slowest_alone_seconds": round(alone.slowest, 4),
+        "seconds": round(seconds, 4),
+        "speedup": round(alone.seconds / seconds, 3),
+        "rms_error": float(f"{error:.3g}"),
+    }
 
 
 def measure_vae(options: argparse.Namespace, name: str, size: str, device: torch.device) -> Any:
@@ -233,9 +245,9 @@ def measure_vae(options: argparse.Namespace, name: str, size: str, device: torch
     latent = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device)
     out = torch.empty(1, 3, frames, height, width, dtype=torch.bfloat16, device=device)
     team = Mesh.of(Degrees(ulysses=dist.get_world_size())).tokens
-    before = by_first_rank(lambda: vae.decode(latent, out=out), options.repeats, device)
-    line = compare(before, lambda: decode_rows(vae, latent, team), options.repeats, device)
-    return {**line, "floor_seconds": round(before[0] / options.ranks, 4)}
+    alone = by_each_rank(lambda: vae.decode(latent, out=out), options.repeats, device)
+    line = compare(alone, lambda: decode_rows(vae, latent, team), options, device)
+    return {**line, "floor_seconds": round(alone.seconds / options.ranks, 4)}
 
 
 def rank_main(rank: int, options: argparse.Namespace, folder: str) -> None:
@@ -253,7 +265,7 @@ def rank_main(rank: int, options: argparse.Namespace, folder: str) -> None:
     )
     with torch.inference_mode():
         if options.model in VAES:
-            for size in options.sizes:
+            for size, _ in options.sizes:
                 line = measure_vae(options, options.model, size, device)
                 if rank == 0:
                     emit("parallel_vae", {"vae": options.model, "size": size, **line})
@@ -270,14 +282,15 @@ def measure_all(options: argparse.Namespace, device: torch.device) -> None:
     ranks = options.ranks
     meshes = {
         split: Mesh.of(Degrees(cfg=ranks) if split == "cfg" else Degrees(ulysses=ranks))
-        for split in options.splits
+        for split in SPLITS
     }
+    tasks = [(size, split) for size, own in options.sizes for split in own or options.splits]
     for weights in options.formats:
         exact = weights == "fp32"
         precision = Precision() if exact else Precision(compute_dtype=torch.bfloat16)
         stored = AS_STORED if exact else weights
         dit, before = random_dit(config, precision, stored, attention, device), {}
-        for size, split in product(options.sizes, options.splits):
+        for size, split in tasks:
             if split == "experts":
                 line = measure_experts(options, dit, size)
             else:
@@ -291,12 +304,26 @@ def measure_all(options: argparse.Namespace, device: torch.device) -> None:
         release(device)
 
 
+def size_and_splits(text: str) -> tuple[str, list[str]]:
+    """Returns what WIDTHxHEIGHTxFRAMES:SPLIT,SPLIT names; no splits if it has none."""
+    size, _, own = text.partition(":")
+    splits = own.split(",") if own else []
+    if not set(splits) <= set(SPLITS):
+        raise argparse.ArgumentTypeError(f"got {own}, need some of {', '.join(SPLITS)}")
+    return size, splits
+
+
 def main() -> None:
     """Command line."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("model", choices=[*CONFIGS, *VAES])
-    parser.add_argument("sizes", nargs="+", help="WIDTHxHEIGHTxFRAMES")
+    parser.add_argument(
+        "sizes",
+        nargs="+",
+        type=size_and_splits,
+        help="WIDTHxHEIGHTxFRAMES, with :SPLIT,SPLIT if not those of --splits",
+    )
     parser.add_argument("--ranks", type=int, default=2, help="GPUs; they divide the heads")
     parser.add_argument(
         "--formats", nargs="+", default=["bf16"], help="of the blocks' weights; fp32 too"
@@ -305,6 +332,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=0, help="blocks to keep; 0: all")
     parser.add_argument("--attention", default="auto")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--profile", action="store_true", help="add where the time goes")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
