@@ -42,14 +42,14 @@ class Span:
         return next((kind for kind, parts in KINDS if any(p in name for p in parts)), OTHER)
 
 
-def profiled(call: Callable[[], object], device: torch.device) -> dict[str, Any]:
-    """Returns what a call has the GPU do, see `summary`; nothing on the CPU."""
-    if device.type != "cuda":
+def profiled(call: Callable[[], object]) -> dict[str, Any]:
+    """Returns what a call has this rank's GPU do, see `summary`; nothing on the CPU."""
+    if not torch.cuda.is_available():
         return {}
     with profile(activities=[ProfilerActivity.CUDA]) as found:
         dist.barrier()  # profilers begin at different times
         call()
-        torch.cuda.synchronize(device)
+        torch.cuda.synchronize()
     # What stands for a collective as a whole is called nccl:send and the like.
     spans = [
         Span(event.name, event.time_range.start / 1e6, event.time_range.end / 1e6)

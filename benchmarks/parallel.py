@@ -67,6 +67,7 @@ from wan_model.vae.full import FullVae
 VAES = {name: config for name, config in VAE_CONFIGS.items() if name != "toy"}
 VAES["toy-vae"] = VAE_CONFIGS["toy"]
 SPLITS = ("ulysses", "at-once", "cfg", "experts")
+Pass = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def bandwidth(config: DiTConfig, tokens: int, team: Team, device: torch.device) 
     return x.nbytes * (team.ranks - 1) / team.ranks / seconds
 
 
-def timed(call: Callable[[], Tensor], repeats: int, device: torch.device) -> tuple[float, Tensor]:
+def timed(call: Pass, repeats: int, device: torch.device) -> tuple[float, Tensor]:
     """Returns the median seconds of calls after a first one, and the result of that."""
     result = call()
     return statistics.median(elapsed(call, device) for _ in range(repeats)), result
@@ -131,8 +132,8 @@ def measure(
     split: str,
     mesh: Mesh,
     before: dict[tuple[str, int], Alone],
-) -> dict[str, Any]:
-    """Returns the numbers of one split at one size.
+) -> tuple[dict[str, Any], Pass]:
+    """Returns the numbers of one split at one size, and the pass that they are of.
 
     `before` remembers what ranks did alone, by size and samples.
     """
@@ -154,7 +155,8 @@ def measure(
             lambda: dit.velocity(latent, timestep, text, None, plain), options.repeats, device
         )
     alone = before[size, batch]
-    line = compare(alone, lambda: together(latent, timestep, text, None), options, device)
+    shared_pass = partial(together, latent, timestep, text, None)
+    line = compare(alone, shared_pass, options.repeats, device)
     floor = alone.seconds / ranks
     if split != "cfg":
         tokens = latent[0, 0].numel() // 4
@@ -162,7 +164,7 @@ def measure(
         sent = exchanged_bytes(config, tokens, ranks)
         floor += sent / rate
         line |= {"sent_gb": round(sent / 1e9, 2), "gb_per_second": round(rate / 1e9, 1)}
-    return {**line, "floor_seconds": round(floor, 4)}
+    return {**line, "floor_seconds": round(floor, 4)}, shared_pass
 
 
 def measure_experts(options: argparse.Namespace, dit: WanDiT, size: str) -> dict[str, Any]:
@@ -205,7 +207,7 @@ def host_group() -> dist.ProcessGroup:
     return group
 
 
-def by_each_rank(call: Callable[[], Tensor], repeats: int, device: torch.device) -> Alone:
+def by_each_rank(call: Pass, repeats: int, device: torch.device) -> Alone:
     """Returns what ranks do alone. They do it at once: each GPU has a speed of its own."""
     seconds, result = timed(call, repeats, device)
     slowest = torch.tensor(seconds, device=device)
@@ -213,13 +215,9 @@ def by_each_rank(call: Callable[[], Tensor], repeats: int, device: torch.device)
     return Alone(seconds, float(slowest), result)
 
 
-def compare(
-    alone: Alone, all_: Callable[[], Tensor], options: argparse.Namespace, device: torch.device
-) -> dict[str, Any]:
+def compare(alone: Alone, all_: Pass, repeats: int, device: torch.device) -> dict[str, Any]:
     """Returns the numbers of what all ranks do, beside those of one alone."""
-    seconds, result = timed(all_, options.repeats, device)
-    line = line_of(alone, seconds, result)
-    return {**line, "profile": profiled(all_, device)} if options.profile else line
+    return line_of(alone, *timed(all_, repeats, device))
 
 
 def line_of(alone: Alone, seconds: float, result: Tensor) -> dict[str, Any]:
@@ -246,8 +244,9 @@ def measure_vae(options: argparse.Namespace, name: str, size: str, device: torch
     out = torch.empty(1, 3, frames, height, width, dtype=torch.bfloat16, device=device)
     team = Mesh.of(Degrees(ulysses=dist.get_world_size())).tokens
     alone = by_each_rank(lambda: vae.decode(latent, out=out), options.repeats, device)
-    line = compare(alone, lambda: decode_rows(vae, latent, team), options, device)
-    return {**line, "floor_seconds": round(alone.seconds / options.ranks, 4)}
+    shared = partial(decode_rows, vae, latent, team)
+    line = compare(alone, shared, options.repeats, device)
+    return {**line, "floor_seconds": round(alone.seconds / options.ranks, 4)}, shared
 
 
 def rank_main(rank: int, options: argparse.Namespace, folder: str) -> None:
@@ -266,12 +265,21 @@ def rank_main(rank: int, options: argparse.Namespace, folder: str) -> None:
     with torch.inference_mode():
         if options.model in VAES:
             for size, _ in options.sizes:
-                line = measure_vae(options, options.model, size, device)
-                if rank == 0:
-                    emit("parallel_vae", {"vae": options.model, "size": size, **line})
+                line, again = measure_vae(options, options.model, size, device)
+                about = {"vae": options.model, "size": size}
+                report("parallel_vae", about, line, again if options.profile else None)
         else:
             measure_all(options, device)
     dist.destroy_process_group()
+
+
+def report(table: str, about: dict[str, Any], line: dict[str, Any], again: Pass | None) -> None:
+    """Prints numbers on the first rank, and those of a profile, if it is asked for."""
+    if dist.get_rank() == 0:
+        emit(table, {**about, **line})
+    found = profiled(again) if again else {}
+    if found and dist.get_rank() == 0:
+        emit(f"{table}_profile", {**about, **found})
 
 
 def measure_all(options: argparse.Namespace, device: torch.device) -> None:
@@ -280,10 +288,7 @@ def measure_all(options: argparse.Namespace, device: torch.device) -> None:
     config = replace(full, num_layers=min(options.layers or full.num_layers, full.num_layers))
     attention = attention_of(options.attention) if device.type == "cuda" else resolve("sdpa")
     ranks = options.ranks
-    meshes = {
-        split: Mesh.of(Degrees(cfg=ranks) if split == "cfg" else Degrees(ulysses=ranks))
-        for split in SPLITS
-    }
+    by_samples, by_tokens = Mesh.of(Degrees(cfg=ranks)), Mesh.of(Degrees(ulysses=ranks))
     tasks = [(size, split) for size, own in options.sizes for split in own or options.splits]
     for weights in options.formats:
         exact = weights == "fp32"
@@ -291,16 +296,17 @@ def measure_all(options: argparse.Namespace, device: torch.device) -> None:
         stored = AS_STORED if exact else weights
         dit, before = random_dit(config, precision, stored, attention, device), {}
         for size, split in tasks:
+            again = None
             if split == "experts":
                 line = measure_experts(options, dit, size)
             else:
-                line = measure(options, dit, size, split, meshes[split], before)
+                mesh = by_samples if split == "cfg" else by_tokens
+                line, again = measure(options, dit, size, split, mesh, before)
             about = {"model": options.model, "format": weights, "size": size}
             about |= {"layers": config.num_layers, "of_layers": full.num_layers}
             about |= {"split": split, "ranks": ranks, "attention": label_of(attention)}
-            if dist.get_rank() == 0:
-                emit("parallel", {**about, **line})
-        del dit
+            report("parallel", about, line, again if options.profile else None)
+        del dit, again
         release(device)
 
 
