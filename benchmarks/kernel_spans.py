@@ -71,7 +71,7 @@ def summary(spans: Sequence[Span]) -> dict[str, Any]:
     computing = covered(span for span in spans if span.kind != "exchange")
     return {
         "seconds": round(whole, 5),
-        **by_kind,
+        "kinds": by_kind,
         "exchange_alone": round(busy - computing, 5),
         "idle": round(whole - busy, 5),
         "kernels": dict(list(by_name.items())[:LONGEST]),
