@@ -109,12 +109,14 @@ def main() -> None:
             print(run_case(options.case, Path(folder)))
         return
     started = time.monotonic()
-    ended = collections.Counter[str]()
+    ended, kinds = collections.Counter[str](), collections.Counter[str]()
     for outcome in outcomes(options.first, options.first + options.cases, options.workers):
         ended[outcome.ended] += 1
+        kinds[outcome.kind.partition(" as ")[0]] += 1
         if outcome.found and ended[outcome.ended] <= EXAMPLES:
             print(outcome, file=sys.stderr)
     values = {"first": options.first, "cases": sum(ended.values()), "ended": dict(ended)}
+    values["kinds"] = dict(sorted(kinds.items()))
     emit("fuzz", {**values, "seconds": round(time.monotonic() - started, 1)})
     sys.exit(1 if ended.keys() - {"used", "refused"} else 0)
 

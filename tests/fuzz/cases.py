@@ -59,7 +59,7 @@ def run_case(number: int, folder: Path) -> Outcome:
     place.mkdir()
     (folder / "outside.safetensors").write_bytes(originals()["transformer"].files["m.safetensors"])
     try:
-        victim = random.choice(list(original.files))
+        victim = random.choice(original.broken or list(original.files))
         for name, data in original.files.items():
             content = spoiled(name, data, random) if name == victim else data
             (place / name).write_bytes(content)

@@ -19,6 +19,7 @@ State = dict[str, Tensor]
 Reads = Literal["dit", "vae", "text_encoder", "lora"]
 
 DIM, TEXT_DIM = 128, 64
+INDEX = "m.safetensors.index.json"
 PARTS = {
     "model.diffusion_model.": "dit",
     "vae.": "vae",
@@ -37,6 +38,8 @@ class Original:
     """What a person may choose of them; "" is the folder."""
     reads: tuple[Reads, ...] = ("dit",)
     """As what it is opened."""
+    broken: tuple[str, ...] = ()
+    """Which of the files may be broken; all if empty."""
 
 
 def small_dit(kind: Literal["t2v", "i2v", "ti2v"] = "t2v") -> State:
@@ -64,7 +67,11 @@ def originals() -> dict[str, Original]:
         "scaled fp8": Original({one: save(scale_to_fp8(dit, "scaled_fp8"))}, (one,)),
         "noted fp8": Original({one: save(scale_to_fp8(dit, "comfy_quant"))}, (one,)),
         "sharded": Original({**shards, "config.json": config}, ("", *shards)),
+        "index": Original(shards, tuple(shards), broken=(INDEX,)),
         "folder": Original({one: save(dit), "config.json": config}, ("",)),
+        "config": Original(
+            {one: save(dit), "config.json": config}, ("", one), broken=("config.json",)
+        ),
         "umT5": Original({one: save(umt5)}, (one,), ("text_encoder",)),
         "VAE": Original({one: save(vae)}, (one,), ("vae",)),
         "Wan2.2 VAE": Original(
@@ -89,7 +96,7 @@ def _shards(state: State) -> dict[str, bytes]:
     index = json.dumps({"metadata": {"total_size": 1}, "weight_map": places}).encode()
     return {
         **{name: save(part) for name, part in zip(names, parts, strict=True)},
-        "m.safetensors.index.json": index,
+        INDEX: index,
     }
 
 

@@ -70,7 +70,10 @@ AUDITOR = _Auditor()
 
 @contextmanager
 def watched(folder: Path) -> Iterator[Watched]:
-    """Watches what the block does, of which only this folder is to be read, and nothing written."""
+    """Watches what the block does, of which only this folder is to be read, and nothing written.
+
+    Python keeps no compiled modules meanwhile, which it would write when one is first needed.
+    """
     if not AUDITOR.installed:
         sys.addaudithook(AUDITOR)
         AUDITOR.installed = True
@@ -78,10 +81,11 @@ def watched(folder: Path) -> Iterator[Watched]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before, started = _resident("VmRSS"), time.process_time()
     AUDITOR.folder, AUDITOR.seen = str(folder), seen
+    compiled, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield seen
     finally:
-        AUDITOR.seen = None
+        AUDITOR.seen, sys.dont_write_bytecode = None, compiled
         seen.cpu_s = time.process_time() - started
         seen.peak_bytes = _resident("VmHWM") - before
 
