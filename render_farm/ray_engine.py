@@ -5,7 +5,9 @@ belongs to this program: Ray ends it when this program ends, and ComfyUI ends wi
 """
 
 import asyncio
+import atexit
 import logging
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,12 +15,19 @@ from typing import Any
 
 from .engine import HERE, ComfySpec, FarmError
 from .ray_cluster import connected, is_there
+from .waiting import Calls
 
 logger = logging.getLogger(__name__)
 
 PLACE_SECONDS = 120.0
 """In which there is a GPU for a worker whose GPU is free. One that is gone with its computer never
 is, and prompts do not wait for it for ever."""
+
+ANSWER_SECONDS = 120.0
+"""In which Ray answers, or has started. Without its first computer it waits for that, for days."""
+
+END_SECONDS = 20.0
+"""In which it has ended, when this program ends."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,8 @@ class RayEngine:
         """
         self._spec = spec
         self._address = address
-        self._connecting = asyncio.Lock()
+        self._calls = Calls()
+        self._connecting: asyncio.Task[None] | None = None
         self.left = asyncio.Event()
         """See `RayProcess`."""
         self._ray = connected(address)
@@ -85,19 +95,15 @@ class RayEngine:
         Raises:
             FarmError: if that is impossible for now.
         """
-        async with self._connecting:
-            await self._connect_again()
-        left = self.left
-        actor = (
-            self._ray.remote(_actor_class())
-            .options(
-                num_gpus=1 if self._spec.on_gpu else 0,
-                num_cpus=0,
-                max_concurrency=2,  # one waits for the end
-                scheduling_strategy="SPREAD",
-            )
-            .remote(self._spec, slot, "" if self._address else HERE)
-        )
+        try:
+            await self._connected()
+            left = self.left
+            actor = await self._calls.call(ANSWER_SECONDS, self._new_actor, slot)
+        except asyncio.TimeoutError:
+            raise FarmError(
+                f"Ray does not answer. Got nothing in {ANSWER_SECONDS:.0f} s, need its service on "
+                "the first computer, which may hang. Look at it with 'ray status'."
+            ) from None
         try:
             problem, host, pid = await asyncio.wait_for(actor.start.remote(), PLACE_SECONDS)
         except asyncio.TimeoutError:
@@ -113,23 +119,46 @@ class RayEngine:
             raise FarmError(problem)
         return RayProcess(self._ray, actor, host, self._spec.port(slot), pid, left)
 
-    async def _connect_again(self) -> None:
-        """Starts Ray anew, or connects with its cluster again, if it has ended.
+    def _new_actor(self, slot: int) -> Any:
+        return (
+            self._ray.remote(_actor_class())
+            .options(
+                num_gpus=1 if self._spec.on_gpu else 0,
+                num_cpus=0,
+                max_concurrency=2,  # one waits for the end
+                scheduling_strategy="SPREAD",
+            )
+            .remote(self._spec, slot, "" if self._address else HERE)
+        )
+
+    async def _connected(self) -> None:
+        """Makes sure that Ray is there, once for all that need it at the same time.
 
         Raises:
             FarmError: if there is none any more.
+            TimeoutError: if it does not answer.
         """
-        if await asyncio.to_thread(is_there, self._ray):
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.create_task(self._connect_again())
+        await asyncio.shield(self._connecting)
+
+    async def _connect_again(self) -> None:
+        """Starts Ray anew, or connects with its cluster again, if it has ended."""
+        if await self._calls.call(ANSWER_SECONDS, is_there, self._ray):
             return
         logger.error("Ray has ended. It is started anew, with all workers.")
         self.left.set()
         self.left = asyncio.Event()
-        await asyncio.to_thread(self._ray.shutdown)
-        self._ray = await asyncio.to_thread(connected, self._address)
+        await self._calls.call(ANSWER_SECONDS, self._ray.shutdown)
+        self._ray = await self._calls.call(ANSWER_SECONDS, connected, self._address)
 
     async def close(self) -> None:
         """Disconnects from Ray, which ends it on this computer if it was started here."""
-        self._ray.shutdown()
+        try:
+            await self._calls.call(END_SECONDS, self._ray.shutdown)
+        except asyncio.TimeoutError:
+            logger.error("Ray does not answer, and is not waited for.")
+            atexit.register(os._exit, 1)  # before Ray's own end, which would wait without limit
 
 
 def _kill(ray: Any, actor: Any, left: asyncio.Event) -> None:

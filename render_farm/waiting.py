@@ -5,7 +5,10 @@ who goes on in a loop then is never cancelled.
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 AGAIN_SECONDS = 1.0
@@ -44,3 +47,45 @@ async def end_tasks(tasks: Iterable[asyncio.Future[Any]], again: float = AGAIN_S
         for task in done:
             if not task.cancelled():
                 task.exception()  # or asyncio would complain that nobody looked at it
+
+
+class Calls:
+    """Calls that may never return, one after another, in threads that hold up nothing.
+
+    The program can end without them. While one goes on, none is begun behind it.
+    """
+
+    def __init__(self) -> None:
+        self._last: asyncio.Future[Any] | None = None
+
+    async def call(self, seconds: float, work: Callable[..., T], *arguments: Any) -> T:
+        """Returns what work returns.
+
+        Raises:
+            TimeoutError: if it, or the one before, has not returned after so many seconds.
+        """
+        end = time.monotonic() + seconds
+        while self._last is not None and not self._last.done():
+            await _done_by(end, self._last)
+        result: Future[T] = Future()
+        result.set_running_or_notify_cancel()  # nobody can cancel it
+        last = self._last = asyncio.wrap_future(result)
+        last.add_done_callback(asyncio.Future.exception)  # looked at, even if nobody waits by then
+        threading.Thread(target=_run, args=(result, work, *arguments), daemon=True).start()
+        await _done_by(end, last)
+        return last.result()
+
+
+async def _done_by(end: float, future: asyncio.Future[Any]) -> None:
+    await asyncio.wait({future}, timeout=max(0.0, end - time.monotonic()))
+    if not future.done():
+        raise asyncio.TimeoutError
+
+
+def _run(result: Future[T], work: Callable[..., T], *arguments: Any) -> None:
+    try:
+        value = work(*arguments)
+    except BaseException as error:  # noqa: BLE001 - it belongs to who waits
+        result.set_exception(error)
+    else:
+        result.set_result(value)

@@ -3,8 +3,11 @@
 import asyncio
 import errno
 import socket
+import subprocess
 import sys
+import threading
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -133,6 +136,58 @@ def test_nothing_starts_a_ray_that_has_ended(ray: FakeRay, monkeypatch: pytest.M
 
     in_own_loop(story())
     assert (ray.starts, ray.killed) == (1, [])
+
+
+@pytest.mark.parametrize("hangs", ["is_there", "actor", "shutdown"])
+def test_ray_does_not_answer(hangs: str, ray: FakeRay, monkeypatch: pytest.MonkeyPatch):
+    """The farm goes on meanwhile, in one thread more at most, and uses Ray as it answers again."""
+    monkeypatch.setattr(ray_engine, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(ray_engine, "PLACE_SECONDS", 0.01)
+    answers, asked = threading.Event(), []
+
+    def never(result: Any) -> Any:
+        asked.append(hangs)
+        assert answers.wait(300)
+        return result
+
+    if hangs == "actor":
+        actor = ray.remote(None)
+        monkeypatch.setattr(ray, "remote", lambda _: never(actor))
+    else:
+        there = (lambda _: never(True)) if hangs == "is_there" else (lambda _: not ray.up)
+        monkeypatch.setattr(ray_engine, "is_there", there)
+        monkeypatch.setattr(ray, "shutdown", lambda: never(setattr(ray, "up", False)))
+
+    async def story() -> None:
+        engine = RayEngine(SPEC, 2, "a:1")
+        for _ in range(3):
+            starts = (engine.start(slot) for slot in (1, 2))
+            said = await asyncio.gather(*starts, return_exceptions=True)
+            assert all("Ray does not answer" in str(error) for error in said)
+        assert asked == [hangs]
+        answers.set()
+        monkeypatch.setattr(ray_engine, "ANSWER_SECONDS", 300.0)
+        with pytest.raises(FarmError, match="no free GPU"):
+            await engine.start(1)
+
+    in_own_loop(story())
+
+
+def test_the_program_ends_without_ray():
+    """Ray's own end waits for a cluster that does not answer."""
+    story = """
+import asyncio, atexit, sys, threading
+from types import SimpleNamespace as Some
+never = threading.Event().wait
+ray = sys.modules["ray"] = Some(init=lambda **_: atexit.register(never), shutdown=never)
+ray.cluster_resources = dict
+from render_farm import ray_engine
+from render_farm.engine import ComfySpec
+ray_engine.END_SECONDS = 0.01
+asyncio.run(ray_engine.RayEngine(ComfySpec("main.py", ("--cpu",), "/f", 1), 1, "a:1").close())
+"""
+    root = Path(__file__).parents[3]
+    assert subprocess.run([sys.executable, "-c", story], cwd=root, timeout=300).returncode == 1
 
 
 @pytest.mark.parametrize(
