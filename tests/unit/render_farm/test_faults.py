@@ -196,6 +196,30 @@ def test_a_client_that_takes_nothing(monkeypatch: pytest.MonkeyPatch):
     tell(story, 1)
 
 
+def test_a_stuck_client_delays_no_others_status(monkeypatch: pytest.MonkeyPatch):
+    """However long it is waited for, before it is let go."""
+    forward = clients_module.Client.forward
+
+    async def forwarded(client: clients_module.Client, message: str | bytes) -> None:
+        if client.client_id == "stuck":
+            await asyncio.Event().wait()
+        await forward(client, message)
+
+    monkeypatch.setattr(clients_module.Client, "forward", forwarded)
+
+    async def story(person: Person, engine: FakeEngine) -> None:
+        for name in ("stuck", "other"):
+            await person.listen(name)
+            await until(lambda name=name: asyncio.sleep(0, name in engine.alive[1].sockets))
+        for waiting in range(1, 4):
+            await person.queue(30)
+            status = {"status": {"exec_info": {"queue_remaining": waiting}}}
+            told = {"type": "status", "data": status}
+            await until(lambda told=told: asyncio.sleep(0, told in person.heard))
+
+    tell(story, 1)
+
+
 def test_many_clients(monkeypatch: pytest.MonkeyPatch):
     """Their connections with a worker leave some for its questions."""
     monkeypatch.setattr(clients_module, "LINK_SECONDS", 300)
