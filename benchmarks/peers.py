@@ -43,6 +43,8 @@ class Built:
     run: Callable[..., Tensor]
     """Transformer: latent, timestep and text (B, S <= 512, text_dim) to velocity, fp32. VAE: latent
     in the decoder's own numbers to video, fp32 in host memory, as ComfyUI's VAE nodes have it."""
+    encode: Callable[[Tensor], Tensor] | None = None
+    """VAE: video (B, 3, T, H, W) fp32 in host memory to latent, likewise."""
 
 
 def random_value(name: str, shape: torch.Size, device: torch.device) -> Tensor:
@@ -96,7 +98,7 @@ def build_dit(peer: Peer, config: DiTConfig, weight_format: str, device: torch.d
 
 
 def build_vae(peer: Peer, config: VaeConfig, dtype: torch.dtype, device: torch.device) -> Built:
-    """Returns a peer's VAE, for decoding.
+    """Returns a peer's VAE.
 
     Args:
         peer: which one.
@@ -158,7 +160,14 @@ def _comfyui_vae(config: VaeConfig, dtype: torch.dtype, device: torch.device) ->
     with device:
         model = kind(temperal_downsample=[False, True, True], **sizes)
     model = fill(model).to(dtype)
-    return Built(label, "", lambda latent: model.decode(latent.to(dtype)).to("cpu").float())
+
+    def decode(latent: Tensor) -> Tensor:
+        return model.decode(latent.to(dtype)).to("cpu").float()
+
+    def encode(video: Tensor) -> Tensor:
+        return model.encode(video.to(device).to(dtype)).to("cpu").float()
+
+    return Built(label, "", decode, encode)
 
 
 def _diffusers_vae(config: VaeConfig, dtype: torch.dtype, device: torch.device) -> Built:
@@ -181,7 +190,11 @@ def _diffusers_vae(config: VaeConfig, dtype: torch.dtype, device: torch.device) 
     def decode(latent: Tensor) -> Tensor:
         return model.decode(latent.to(dtype), return_dict=False)[0].to("cpu").float()
 
-    return Built(label, "", decode)
+    def encode(video: Tensor) -> Tensor:
+        found = model.encode(video.to(device).to(dtype), return_dict=False)[0]
+        return found.mode().to("cpu").float()
+
+    return Built(label, "", decode, encode)
 
 
 def _diffusers_dit(config: DiTConfig, device: torch.device) -> Built:

@@ -4,10 +4,10 @@
 
 Prints JSON lines: for each operation of ours seconds, peak bytes above the weights, the estimate
 that tiling is chosen from and the floor, see floors.py, with the ceiling that it follows from; for
-decode also the PSNR of bf16 against fp32 on a short video; then the decodes of the peers, which
-have the same weights and inputs, and ratios to them. Decoded videos end as fp32 in host memory,
-ours and theirs. See forward.py for how to set up the peers and for what --rounds and the clock in
-each line are good for.
+decode also the PSNR of bf16 against fp32 on a short video; then the same of the peers, which have
+the same weights and inputs, and ratios to them. Videos and latents begin and end as fp32 in host
+memory, ours and theirs. See forward.py for how to set up the peers and for what --rounds and the
+clock in each line are good for.
 """
 
 import argparse
@@ -69,6 +69,11 @@ class Task:
         shape = (1, self.config.z_dim, found.frames, found.height, found.width)
         return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
+    def video(self, size: str) -> Tensor:
+        """Returns a random video of `size` in [-1, 1], in host memory, the same each time."""
+        shape = (1, 3, *self.pixels(size))
+        return torch.rand(shape, generator=torch.Generator().manual_seed(3)).mul_(2).sub_(1)
+
     def expected(self, operation: Operation, size: str) -> dict[str, float]:
         """Returns our memory estimate and our floor."""
         pixels = self.pixels(size)
@@ -120,19 +125,16 @@ def our_turn(task: Task, exact: Tensor) -> None:
     vae = random_vae(task.config, task.device).to(task.dtype)
     decoded = vae.decode(short_latent(task.config), normalized=False)
     for size in task.sizes:
-        latent, (frames, height, width) = task.latent(size), task.pixels(size)
-        video = torch.zeros(1, 3, frames, height, width)
-        line = task.timed(
-            OURS, "decode", size, partial(vae.decode, latent, normalized=False, out=video)
-        )
-        line |= task.expected("decode", size)
+        latent, video = task.latent(size), task.video(size)
+        decode = partial(vae.decode, latent, normalized=False, out=torch.empty_like(video))
+        line = task.timed(OURS, "decode", size, decode) | task.expected("decode", size)
         emit("vae", {**line, "psnr_to_fp32_db": psnr(decoded, exact)})
-        line = task.timed(OURS, "encode", size, partial(vae.encode, video.clamp_(-1, 1)))
+        line = task.timed(OURS, "encode", size, partial(vae.encode, video))
         emit("vae", line | task.expected("encode", size))
 
 
 def peer_turn(task: Task, peer: Peer, exact: Tensor) -> bool:
-    """Measures a peer's decode at all sizes, and returns whether it could run."""
+    """Measures a peer at all sizes, and returns whether it could run."""
     try:
         built = build_vae(peer, task.config, task.dtype, task.device)
         decoded = built.run(short_latent(task.config).to(task.device))
@@ -141,6 +143,9 @@ def peer_turn(task: Task, peer: Peer, exact: Tensor) -> bool:
             line = task.timed(peer, "decode", size, partial(built.run, latent))
             about = {"label": built.label, "psnr_to_fp32_db": psnr(decoded, exact)}
             emit("vae", {**line, **about})
+            if built.encode is not None:
+                line = task.timed(peer, "encode", size, partial(built.encode, task.video(size)))
+                emit("vae", {**line, "label": built.label})
     except (BackendError, RuntimeError) as error:
         reason = "out of memory" if isinstance(error, torch.OutOfMemoryError) else str(error)
         sys.stderr.write(f"{peer}: {reason}\n")
