@@ -20,7 +20,9 @@ times), and the schedule is cut to what the machine does in that time. Other com
 `preview` (generated clips of `--stages` as a PNG), `experts` (the table of docs/two-experts.md),
 `export` and `plot`; these but `clips` need no GPU.
 
-Each stage takes one GPU. On one H100 the recipe is seven calls of less than ten minutes:
+Each stage takes one GPU. A transformer can take several, each with clips of its own and all with
+the mean of their weights after every few steps: `torchrun --nproc-per-node 2 -m tools.train_tiny
+ti2v ...`. On one H100 the recipe is seven calls of less than ten minutes:
 
     1. text_encoder vae21 t2v_small
     2. clips --stages t2v i2v_high
@@ -65,6 +67,7 @@ from .export import export_all
 from .files import TrainingFolder
 from .import_shipped import import_shipped
 from .new_words import add_words
+from .peers import open_peers
 from .plot import plot_curves
 from .preview import preview
 from .runs import make_clips, open_tokenizer, run_stage
@@ -86,7 +89,8 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     torch._dynamo.config.recompile_limit = 64  # one version per width and size class of a norm
     torch._dynamo.config.automatic_dynamic_shapes = False  # a teacher's batch is not a student's
-    folder, device = TrainingFolder(arguments.out), torch.device(arguments.device)
+    folder = TrainingFolder(arguments.out)
+    peers, device = open_peers(torch.device(arguments.device))
     options = {
         "device": device,
         "seconds": arguments.seconds,
@@ -125,7 +129,8 @@ def main() -> None:
             case _ if command in distillation.stages:
                 run_distillation(command, recipe, distillation, folder, **options)
             case _:
-                run_stage(command, recipe, folder, **options)
+                run_stage(command, recipe, folder, peers=peers, **options)
+    peers.leave()
 
 
 def _parse(recipe: Recipe, distillation: Distillation) -> argparse.Namespace:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .data import Batch
 from .latents import LatentMaker
+from .peers import ALONE, Peers
 from .scenes import Scene
 
 log = logging.getLogger(__name__)
@@ -34,34 +35,41 @@ class _Descriptions(Dataset[tuple[list[Scene], Tensor]]):
     """Groups of scenes and captions by number."""
 
     maker: LatentMaker
+    first: int
     groups: int
 
     def __len__(self) -> int:
         return self.groups
 
     def __getitem__(self, number: int) -> tuple[list[Scene], Tensor]:
-        return self.maker.describe(number, GROUP)
+        return self.maker.describe(self.first + number, GROUP)
 
 
-def training_clips(maker: LatentMaker, count: int, folder: Path, vae_file: Path) -> Batch:
+def training_clips(
+    maker: LatentMaker, count: int, folder: Path, vae_file: Path, peers: Peers = ALONE
+) -> Batch:
     """Returns clips 0 to count - 1, from a file of the folder if they have been made before.
+
+    Each of several processes gets its own part of them.
 
     Args:
         maker: makes them.
         count: rounded up to whole groups.
         folder: where such files are kept.
         vae_file: of the maker's VAE; another one makes other latents.
+        peers: processes that train together.
 
     Returns:
         What `LatentMaker.group` returns, on its device; floating-point tensors as bf16.
     """
-    groups = -(-count // GROUP)
-    path = folder / f"{_fingerprint(maker, groups, vae_file)}.safetensors"
+    groups = -(-count // (GROUP * peers.count))
+    first = peers.rank * groups
+    path = folder / f"{_fingerprint(maker, first, groups, vae_file)}.safetensors"
     device = maker.clips.device
     if path.is_file():
         return load_file(path, device=str(device))
     start = time.monotonic()
-    batch = _make(maker, groups)
+    batch = _make(maker, first, groups)
     folder.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
     save_file(batch, part)
@@ -70,12 +78,14 @@ def training_clips(maker: LatentMaker, count: int, folder: Path, vae_file: Path)
     return batch
 
 
-def _make(maker: LatentMaker, groups: int) -> Batch:
+def _make(maker: LatentMaker, first: int, groups: int) -> Batch:
     workers = min(WORKERS, groups // 8, (os.cpu_count() or 1) - 1)
-    described = DataLoader(_Descriptions(maker, groups), batch_size=None, num_workers=workers)
+    described = DataLoader(
+        _Descriptions(maker, first, groups), batch_size=None, num_workers=workers
+    )
     tensors: Batch = {}
     for number, (scenes, tokens) in enumerate(described):
-        for name, part in maker.encode(number, scenes, tokens).items():
+        for name, part in maker.encode(first + number, scenes, tokens).items():
             if name not in tensors:
                 dtype = torch.bfloat16 if part.is_floating_point() else part.dtype
                 shape = (groups * GROUP, *part.shape[1:])
@@ -84,12 +94,12 @@ def _make(maker: LatentMaker, groups: int) -> Batch:
     return tensors
 
 
-def _fingerprint(maker: LatentMaker, groups: int, vae_file: Path) -> str:
+def _fingerprint(maker: LatentMaker, first: int, groups: int, vae_file: Path) -> str:
     """Returns a name for what the clips depend on."""
     clips = maker.clips
     settings = (clips.recipe, clips.seed, clips.split, maker.kind, maker.captions)
     last = maker.last_frame_probability if maker.kind == "i2v" else None
-    digest = hashlib.sha256(repr((*settings, last, groups)).encode())
+    digest = hashlib.sha256(repr((*settings, last, first, groups)).encode())
     digest.update(maker.tokenizer.model)
     digest.update(vae_file.read_bytes())
     return f"{maker.kind}-{clips.recipe.size_px}px-{digest.hexdigest()[:12]}"

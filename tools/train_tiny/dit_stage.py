@@ -21,6 +21,7 @@ from .dit import (
 )
 from .files import TrainingFolder
 from .latents import LatentMaker
+from .peers import ALONE, Peers
 from .text_encoder import CaptionDropout, encode_text
 from .tokenizer import Tokenizer
 from .trainer import Metrics
@@ -44,6 +45,7 @@ class DiTStage:
         text_encoder: nn.Module,
         folder: TrainingFolder,
         compute_dtype: torch.dtype = torch.bfloat16,
+        peers: Peers = ALONE,
     ) -> None:
         """Builds an untrained transformer.
 
@@ -56,6 +58,7 @@ class DiTStage:
             text_encoder: on the device; it stays as it is.
             compute_dtype: of the transformer's blocks.
             folder: where clips are kept for all stages.
+            peers: processes that train it together, each on clips of its own.
         """
         self.name, self.recipe, self.device = name, recipe, device
         self.own: DiTRecipe = recipe.dits[name]
@@ -78,18 +81,19 @@ class DiTStage:
             )
             for split in ("train", "val")
         }
-        self.folder = folder
+        self.folder, self.peers = folder, peers
 
     @cached_property
     def clips(self) -> Batch:
-        """All training clips."""
+        """All training clips, or this process' part of them."""
         vae_file = self.folder.weights(self.own.vae)
         count = self.recipe.pool.clips
-        return training_clips(self.makers["train"], count, self.folder.clips, vae_file)
+        maker, folder = self.makers["train"], self.folder.clips
+        return training_clips(maker, count, folder, vae_file, self.peers)
 
     def batch(self, step: int) -> Batch:
         """Returns a batch of examples, noise and noise levels."""
-        rng = generator(self.device, self.recipe.seed, self.name, step)
+        rng = generator(self.device, self.recipe.seed, self.name, step, *self.peers.key)
         pool = self.clips
         size = self.optimisation.batch_size
         place = torch.randint(len(pool["latent"]), (size,), generator=rng, device=self.device)

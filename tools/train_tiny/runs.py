@@ -15,6 +15,7 @@ from .dit import start_from
 from .dit_stage import DiTStage
 from .files import State, TrainingFolder
 from .norms import fuse_norms
+from .peers import ALONE, Peers
 from .text_encoder import build_text_encoder
 from .text_stage import TextStage
 from .tokenizer import Tokenizer, train_tokenizer
@@ -35,6 +36,7 @@ def run_stage(
     stop_after: int | None = None,
     init_from: str | None = None,
     compile_blocks: bool = False,
+    peers: Peers = ALONE,
 ) -> Progress:
     """Trains a stage, or goes on with it, and writes its weights and loss curve.
 
@@ -48,8 +50,17 @@ def run_stage(
         stop_after: stop early, after so many steps of this call.
         init_from: stage to begin with instead of the recipe's.
         compile_blocks: compile the transformer's blocks.
+        peers: processes that train it together, of which the first writes.
+
+    Raises:
+        ValueError: several processes for what is no transformer.
     """
     start = time.monotonic()
+    if peers.count > 1 and name not in recipe.dits:
+        raise ValueError(
+            f"{name} cannot be trained by several processes. Got {peers.count}, need 1. Start it "
+            "without torchrun."
+        )
     seconds = seconds or _optimisation_seconds(recipe, name)
     if name == TEXT_ENCODER:
         stage = TextStage(name, recipe, device, open_tokenizer(recipe, folder))
@@ -63,30 +74,35 @@ def run_stage(
         if source and (recipe.vaes[name].init_from or not folder.state(name).is_file()):
             stage.model.load_state_dict(folder.read_weights(source))
     else:
-        stage = open_dit_stage(name, recipe, folder, device)
+        stage = open_dit_stage(name, recipe, folder, device, peers)
         source = init_from or stage.own.init_from
         if source and not folder.state(name).is_file():
             start_from(stage.dit, folder.read_weights(source))
         if compile_blocks:
             for block in stage.dit.blocks:
                 block.compile()
-    trainer = Trainer(stage, folder.state(name), steps=steps)
+    trainer = Trainer(stage, folder.state(name), steps=steps, peers=peers)
     progress = trainer.run(seconds - (time.monotonic() - start), stop_after)
-    folder.write_log(name, progress)
-    metadata = _metadata(name, recipe, progress)
-    if isinstance(stage, VaeStage):
-        folder.write_weights(name, stage.finish(), metadata)
-        return progress
-    parts = trainer.averaged()
-    if isinstance(stage, TextStage):
-        folder.write_weights(name, _part(parts, TEXT_ENCODER), metadata)
-        return progress
-    folder.write_weights(name, _part(parts, "dit"), metadata)
+    if peers.leads:
+        folder.write_log(name, progress)
+        folder.write_weights(name, _result(stage, trainer), _metadata(name, recipe, progress))
+    peers.wait()
     return progress
 
 
+def _result(stage: DiTStage | VaeStage | TextStage, trainer: Trainer) -> State:
+    """Returns the weights that a stage has come to."""
+    if isinstance(stage, VaeStage):
+        return stage.finish()
+    return _part(trainer.averaged(), "dit" if isinstance(stage, DiTStage) else TEXT_ENCODER)
+
+
 def open_dit_stage(
-    name: str, recipe: Recipe, folder: TrainingFolder, device: torch.device
+    name: str,
+    recipe: Recipe,
+    folder: TrainingFolder,
+    device: torch.device,
+    peers: Peers = ALONE,
 ) -> DiTStage:
     """Returns an untrained transformer stage with its VAE and text encoder in place."""
     own = recipe.dits[name]
@@ -105,6 +121,7 @@ def open_dit_stage(
         text_encoder=encoder,
         folder=folder,
         compute_dtype=dtype,
+        peers=peers,
     )
 
 

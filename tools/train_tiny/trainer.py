@@ -15,12 +15,15 @@ from .config import Optimisation
 from .data import Batch
 from .graphs import GraphedStep
 from .optimiser import build_optimisers
+from .peers import ALONE, AVERAGE_STEPS, Peers
 
 log = logging.getLogger(__name__)
 
 LOG_STEPS = 50
 SAVE_SECONDS = 8.0
 """Kept free at the end of a run, for validation and the last checkpoint."""
+CHECKPOINT_SECONDS = 120.0
+"""Time after which progress is saved during a run, in case it does not come to its end."""
 
 Metrics = dict[str, float]
 
@@ -99,15 +102,23 @@ def learning_rate_factor(step: int, total: int, optimisation: Optimisation) -> f
 class Trainer:
     """Trains one stage until its steps or the time are over; can go on later."""
 
-    def __init__(self, stage: Stage, state_file: Path, *, steps: int | None = None) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        state_file: Path,
+        *,
+        steps: int | None = None,
+        peers: Peers = ALONE,
+    ) -> None:
         """Starts afresh, or where `state_file` was left.
 
         Args:
             stage: what to train.
             state_file: where to keep weights, optimiser and progress.
             steps: length of the schedule. None: that of the recipe, cut to what fits the time.
+            peers: other processes that train the same stage; the first one writes the file.
         """
-        self.stage, self.state_file = stage, state_file
+        self.stage, self.state_file, self.peers = stage, state_file, peers
         self.weights = MasterWeights(stage.model)
         recipe = stage.optimisation
         self.optimisers = build_optimisers(self.weights.names, self.weights.current, recipe)
@@ -127,25 +138,35 @@ class Trainer:
         start = time.monotonic()
         earlier = self.progress.seconds
         deadline = start + seconds - SAVE_SECONDS
-        window_time, window_step, sums = time.monotonic(), self.progress.step, {}
+        window_time, window_step, sums = start, self.progress.step, {}
+        saved = start
         stop = min(self.progress.step + (stop_after or math.inf), math.inf)
         while self.progress.step < min(self.progress.total, stop):
             parts = self._step()
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value
             step = self.progress.step
+            if step % AVERAGE_STEPS == 0:
+                self.peers.average(self.weights.current)
+            over = self.peers.count == 1 and time.monotonic() > deadline
             if step - window_step == LOG_STEPS or step in (self.progress.total, stop):
                 means = {name: float(value) / (step - window_step) for name, value in sums.items()}
                 now = time.monotonic()
                 rate = (step - window_step) / (now - window_time)
                 self._fit_schedule(rate, deadline - now)
+                over = self._agree(over=now > deadline)
                 self.progress.seconds = earlier + now - start
                 self._record(means | {"steps_per_second": rate})
+                if now - saved > CHECKPOINT_SECONDS:
+                    self.save()
+                    saved = now = time.monotonic()
                 window_time, window_step, sums = now, step, {}
-            if time.monotonic() > deadline:
+            if over:
                 break
+        self.peers.average([*self.weights.current, *self.weights.average])
         self.weights.put(self.weights.average)
-        self._record({f"val_{name}": value for name, value in self.stage.validate().items()})
+        if self.peers.leads:
+            self._record({f"val_{name}": value for name, value in self.stage.validate().items()})
         self.progress.seconds = earlier + time.monotonic() - start
         self.save()
         return self.progress
@@ -155,7 +176,9 @@ class Trainer:
         return dict(zip(self.weights.names, self.weights.average, strict=True))
 
     def save(self) -> None:
-        """Writes everything that a later run needs, whole or not at all."""
+        """Writes everything that a later run needs, whole or not at all; the first process does."""
+        if not self.peers.leads:
+            return
         self.state_file.parent.mkdir(parents=True, exist_ok=True)
         part = self.state_file.with_suffix(".part")
         state = {
@@ -181,6 +204,13 @@ class Trainer:
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.progress = Progress(**json.loads(state["progress"]))
+
+    def _agree(self, *, over: bool) -> bool:
+        """Takes from the first process how long the schedule is and whether the time is over."""
+        device = self.weights.current[0].device
+        own = (self.progress.total, int(over))
+        self.progress.total, over_too = self.peers.as_the_first(own, device)
+        return bool(over_too)
 
     def _step(self) -> Batch:
         progress, recipe = self.progress, self.stage.optimisation
