@@ -177,7 +177,9 @@ def _remember_paces(
 def _note_in_metadata(metadata: Any, node_id: str | None, record: dict[str, Any]) -> None:
     """Adds the run to what later nodes of this prompt save into their files."""
     if isinstance(metadata, dict):
-        metadata.setdefault("wanduet", {})[str(node_id)] = record
+        runs = metadata.get("wanduet")  # a client may have sent anything
+        others = runs if isinstance(runs, dict) else {}
+        metadata["wanduet"] = {**others, str(node_id): record}
 
 
 def _checked(

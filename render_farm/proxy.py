@@ -28,10 +28,14 @@ PIECE = 1 << 18
 
 MISSING = 404
 
-TEMPORARY = re.compile(rb'name="type"\r\n(?:[^\r\n]+\r\n)*\r\ntemp\r\n')
+MORE_HEADERS = rb"(?:[^\r\n]+\r\n){0,8}\r\n"
+"""Of a part, behind its name, and their end. Without a limit, a body that only looks like many
+parts would be read anew for each."""
+
+TEMPORARY = re.compile(rb'name="type"\r\n' + MORE_HEADERS + rb"temp\r\n")
 """In an upload: a file for the folder that each worker has of its own."""
 
-ORIGINAL = re.compile(rb'name="original_ref"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n')
+ORIGINAL = re.compile(rb'name="original_ref"\r\n' + MORE_HEADERS + rb"([^\r\n]*)\r\n")
 """In an uploaded mask: what it is the mask of."""
 
 
@@ -174,7 +178,10 @@ async def while_alive(worker: Worker, work: Coroutine[Any, Any, T]) -> T:
 
 
 def _url(worker: Worker, request: web.Request) -> URL:
-    return URL(worker.url + request.raw_path, encoded=True)
+    # As it was sent, unless that is a whole address, as for a proxy.
+    is_path = request.raw_path.startswith("/")
+    path = request.raw_path if is_path else str(request.rel_url)
+    return URL(worker.url + path, encoded=True)
 
 
 def _ended(error: Exception) -> web.Response:

@@ -70,7 +70,9 @@ async def json_object(request: web.Request, *, lenient: bool = False) -> dict[st
     """
     try:
         text = await request.text()
-        body = json.loads(text) if text.strip() else {}
+        # Python writes other numbers as NaN and Infinity, at which browsers stop reading.
+        numbers: dict[str, Any] = {"parse_float": _finite, "parse_constant": _finite}
+        body = json.loads(text, **numbers) if text.strip() else {}
     except (ValueError, LookupError, RecursionError, ClientError) as error:
         if not lenient:
             refuse("the body", str(error), "a JSON object")
@@ -78,6 +80,13 @@ async def json_object(request: web.Request, *, lenient: bool = False) -> dict[st
     if not isinstance(body, dict):
         refuse("the body", body, "a JSON object")
     return body
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {number[:SHOWN]}")
+    return value
 
 
 def text(body: Mapping[str, Any], name: str) -> str:

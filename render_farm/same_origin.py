@@ -19,15 +19,23 @@ logger = logging.getLogger(__name__)
 async def same_origin(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Refuses what another site's page asks of this computer."""
-    origin, host = request.headers.get("Origin"), urlsplit(f"//{request.headers.get('Host', '')}")
-    foreign = origin is not None and _differ(urlsplit(origin), host)
-    if request.headers.get("Sec-Fetch-Site") == "cross-site" or (
-        foreign and await _is_here(host.hostname or "")
-    ):
-        logger.warning("Refused: a page of %s asked %s.", origin, host.netloc)
+    """Refuses what another site's page asks of this computer, or nobody can say who."""
+    origin, host = request.headers.get("Origin"), request.headers.get("Host", "")
+    try:
+        refused = await _is_foreign(request, origin, urlsplit(f"//{host}"))
+    except ValueError:  # an address that is none
+        refused = True
+    if refused:
+        logger.warning("Refused: a page of %s asked %s.", origin, host)
         return web.Response(status=403)
     return await handler(request)
+
+
+async def _is_foreign(request: web.Request, origin: str | None, host: SplitResult) -> bool:
+    foreign = origin is not None and _differ(urlsplit(origin), host)
+    return request.headers.get("Sec-Fetch-Site") == "cross-site" or (
+        foreign and await _is_here(host.hostname or "")
+    )
 
 
 def _differ(origin: SplitResult, host: SplitResult) -> bool:

@@ -16,14 +16,17 @@ from dataclasses import dataclass
 from .errors import SettingsError
 
 RANGE = re.compile(
-    r"^\s*(\d+(?:\.\d+)?)\s*(s|f|\u79d2|\u5e27)?\s*[-\u2013\u2014~\uff5e]"
-    r"\s*(?:(\d+(?:\.\d+)?)\s*(s|f|\u79d2|\u5e27)?)?\s*[:\uff1a](.*)$",
+    r"^\s*(\d+(?:\.\d+)?)\s*(?:(s|f|\u79d2|\u5e27)\s*)?[-\u2013\u2014~\uff5e]\s*"
+    r"(?:(\d+(?:\.\d+)?)\s*(?:(s|f|\u79d2|\u5e27)\s*)?)?[:\uff1a](.*)$",
     re.IGNORECASE,
 )
 """`0-40:`, `0-2.5s:`, `3s-:`; f or no letter: frames, s: seconds, no end: to the end. With Chinese
-units as well."""
-LIKE_A_RANGE = re.compile(r"^\s*\d[\d.:]*\s*\S{0,2}\s*[-\u2013\u2014~\uff5e]\s*\d.*[:\uff1a]")
+units as well. Spaces can belong to one place only, or a line of many would take hours."""
+LIKE_A_RANGE = re.compile(r"^\s*\d[\d.:]*\s*(?:\S{1,2}\s*)?[-\u2013\u2014~\uff5e]\s*\d.*[:\uff1a]")
 SECONDS = ("s", "\u79d2")
+
+SHOWN = 40
+"""Characters of a range that are repeated in an error."""
 
 LATENT_FRAMES = 4
 """Frames of the video in one of the latent, but for the first, which has one."""
@@ -60,7 +63,8 @@ def parse_timed_text(text: str, fps: float) -> tuple[TimedText, ...]:
             (found[-1][3] if found else common).append(line)
             continue
         start, end = _frames(match, fps)
-        found.append((line[: match.start(5)].strip(), start, end, [match[5]]))
+        name = line[: match.start(5)].strip()[:SHOWN]
+        found.append((name, start, end, [match[5]]))
     if not found:
         return (TimedText(text.strip(), 0.0, math.inf),)
     return tuple(_timed(common, *one) for one in found)
@@ -78,7 +82,7 @@ def _frames(match: re.Match[str], fps: float) -> tuple[float, float]:
 
 def _unreadable(line: str) -> SettingsError:
     return SettingsError(
-        f"A prompt's range cannot be read. Got '{line.strip()[:40]}', need frames or seconds. "
+        f"A prompt's range cannot be read. Got '{line.strip()[:SHOWN]}', need frames or seconds. "
         "Write frames as 0-40: and seconds as 0-2.5s:"
     )
 

@@ -155,14 +155,15 @@ class ComfyClient:
         query = {key: file.get(key, "") for key in ("filename", "subfolder", "type")}
         return self.request("/view?" + urllib.parse.urlencode(query))
 
-    def queue(self, prompt: Prompt, client_id: str = "") -> str:
-        """Queues a prompt and returns its id.
+    def queue(self, prompt: Prompt, client_id: str = "", **more: Any) -> str:
+        """Queues a prompt, with more in its request, and returns its id.
 
         Raises:
             PromptRejected: the server found it invalid.
         """
         try:
-            return self.post("/prompt", {"prompt": prompt, "client_id": client_id})["prompt_id"]
+            body = {"prompt": prompt, "client_id": client_id, **more}
+            return self.post("/prompt", body)["prompt_id"]
         except urllib.error.HTTPError as refusal:
             answer = json.loads(refusal.read())
             raise PromptRejected(
@@ -176,6 +177,7 @@ class ComfyClient:
         on_message: Callable[[Message], None] | None = None,
         *,
         as_editor: bool = False,
+        **more: Any,
     ) -> RunResult:
         """Runs a prompt to its end and returns everything that was sent about it.
 
@@ -184,6 +186,7 @@ class ComfyClient:
             timeout: seconds.
             on_message: called with each message as it comes, for instance to interrupt.
             as_editor: tell the pack that this client shows what the editor's extension does.
+            more: in the request.
 
         Raises:
             PromptRejected: the server found the prompt invalid.
@@ -198,7 +201,7 @@ class ComfyClient:
             socket.send(json.dumps(flags))
             if as_editor:
                 self.get(f"/wanduet/hello?client_id={client_id}")
-            prompt_id = self.queue(prompt, client_id)
+            prompt_id = self.queue(prompt, client_id, **more)
             messages, previews = _listen(socket, prompt_id, timeout, on_message)
         finally:
             socket.close()

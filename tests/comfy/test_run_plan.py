@@ -169,3 +169,12 @@ def test_report_and_values_stay_with_the_run(comfy_server: ComfyServer):
     text = file.read_bytes().decode("latin-1")
     found = text[text.index('{"sampler": {"model"') :]
     assert json.JSONDecoder().raw_decode(found)[0] == {"sampler": record}
+
+
+def test_a_run_goes_on_whatever_a_client_says_of_its_workflow(comfy_server: ComfyServer):
+    anything = ([1], "x", {"wanduet": 5}, {"workflow": [1]}, {"workflow": {"id": ["a"]}})
+    for seed, said in enumerate(anything, 204):
+        extra = {"extra_pnginfo": said}
+        ended = comfy_server.run(prompt(seed), as_editor=True, extra_data=extra)
+        assert ended.status == "success", ended.error
+        assert ended.outputs["sampler"]["wanduet_report"]

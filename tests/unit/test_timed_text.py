@@ -1,6 +1,7 @@
 """Prompts over time: what people write, and which frames get how much of each."""
 
 import math
+import time
 
 import pytest
 
@@ -35,6 +36,19 @@ def test_ranges(text: str, expected: list[tuple[str, float, float]]):
 def test_empty_ranges_are_refused(text: str):
     with pytest.raises(SettingsError, match=r"Got '\d"):
         parse_timed_text(text, 16.0)
+
+
+@pytest.mark.parametrize("line", ["1{}", "1{}x", "1s{}", "1-{}x", "1-2{}x", "1-2s{}x", "{}1-"])
+@pytest.mark.parametrize("many", [" ", "1", ".", ":", "-", "\u3000"])
+def test_long_lines_take_no_time(line: str, many: str):
+    """Nor long messages. The server stands still while a line is read."""
+    before, said = time.thread_time(), ""
+    try:
+        parse_timed_text(line.format(many * 100_000), 16.0)
+    except SettingsError as error:
+        said = str(error)
+    assert time.thread_time() - before < 5
+    assert len(said) < 300
 
 
 def dense(texts, frames, transition):

@@ -60,9 +60,9 @@ def running_prompt() -> dict[str, str | None]:
     server = getattr(PromptServer, "instance", None)
     queue = getattr(server, "prompt_queue", None)
     for item in list(getattr(queue, "currently_running", {}).values()):
-        extra = item[3] if len(item) > 3 and isinstance(item[3], dict) else {}
-        workflow = (extra.get("extra_pnginfo") or {}).get("workflow") or {}
-        found = workflow.get("id") if isinstance(workflow, dict) else None
+        found = item[3] if len(item) > 3 else None
+        for name in ("extra_pnginfo", "workflow", "id"):  # a client may have sent anything
+            found = found.get(name) if isinstance(found, dict) else None
         known = isinstance(found, str) and len(found) <= LONGEST_ID
         return {"prompt_id": str(item[1]), "workflow": found if known else None}
     return {"prompt_id": None, "workflow": None}

@@ -1,12 +1,14 @@
 """Whatever clients send, it is answered in words, and the farm goes on."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 
 from render_farm import crew as crew_module
 from render_farm.front import Front
+from render_farm.proxy import TEMPORARY, original_in_temp
 
 from .fake_comfyui import FakeEngine
 from .test_farm import Person, idle, tell, until
@@ -41,7 +43,12 @@ WRONG_BODIES: dict[str, list[Any]] = {
     "/api/jobs/cancel": [{"job_ids": 5}, {"job_ids": [{}]}, {"job_ids": "x"}],
 }
 
-NO_OBJECT = [b"{", b"[1]", b"5", b"\xff\xfe", b"[" * 100_000]
+NO_NUMBER = [
+    b'{"prompt": {"1": {"inputs": {"seconds": 0, "x": %s}}}}' % n for n in (b"NaN", b"-1e999")
+]
+"""Nobody could read the history with it: browsers stop at it."""
+
+NO_OBJECT = [*NO_NUMBER, b"{", b"[1]", b"5", b"\xff\xfe", b"[" * 100_000]
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +66,7 @@ def test_what_cannot_be_used_is_refused_in_words():
         questions = [("GET", path, {}) for path in WRONG_QUERIES]
         for path, bodies in WRONG_BODIES.items():
             questions += [("POST", path, {"json": body}) for body in bodies]
-            raw = NO_OBJECT[1:3] if path == "/interrupt" else NO_OBJECT
+            raw = NO_OBJECT[3:5] if path == "/interrupt" else NO_OBJECT
             questions += [("POST", path, {"data": body}) for body in raw]
         for method, path, what in questions:
             status, text = await answer_of(person, method, path, **what)
@@ -98,6 +105,35 @@ def test_no_route_trips():
         await person.get("/history?max_items=-1&offset=0")
 
     tell(story, 1)
+
+
+def test_addresses_that_are_none():
+    """Of whom nobody can say is refused; a whole address is its path, as everywhere."""
+
+    async def story(person: Person, engine: FakeEngine) -> None:
+        port = int(person.url.rpartition(":")[2])
+        for target, headers, expected in (
+            ("/x", "Host: [\r\n", 403),
+            ("/x", "Host: a\r\nOrigin: http://[\r\n", 403),
+            ("http://other.example:1/x?y=%2f", "Host: a\r\n", 200),
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(f"GET {target} HTTP/1.1\r\n{headers}\r\n".encode())
+            status = (await asyncio.wait_for(reader.readline(), 60)).split()[1]
+            assert int(status) == expected, (target, headers)
+            writer.close()
+        assert engine.alive[1].asked[-1] == "/x?y=%2f"
+
+    tell(story, 1)
+
+
+def test_a_long_body_takes_no_time():
+    """The farm stands still while it looks for what an upload is of."""
+    for name in (b"type", b"original_ref"):
+        body = b'name="%s"\r\n' % name * 40_000
+        before = time.thread_time()
+        assert TEMPORARY.search(body) is original_in_temp(body) is None
+        assert time.thread_time() - before < 5
 
 
 def test_numbers_are_ids_and_a_node_may_lack_inputs():
