@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from tests.parity.recipe import value
+from tests.unit.vae.test_pointwise import same_as_plain
 from wan_model.vae import Tiling, WanVae
 from wan_model.vae.kernel_choice import TOLERANCE, fastest_pointwise, trial_error
-from wan_model.vae.layers import RMSNorm
-from wan_model.vae.pointwise import PLAIN
 from wan_model.vae.transfer import Outbox, send
 
 CUDA = torch.device("cuda")
@@ -42,28 +41,10 @@ def test_triton_gives_right_numbers(dtype: torch.dtype) -> None:
     assert isinstance(fastest_pointwise(CUDA, dtype), kernels.TritonPointwise)
 
 
-@pytest.mark.parametrize("channels", [3, 12, 96, 1024])
+@pytest.mark.parametrize("channels", [3, 12, 96, 640, 1024])
 def test_triton_takes_frames_of_any_width(channels: int) -> None:
-    """More pixels than a tile has rows, and the widths of the real VAEs and of the tiny ones."""
     kernels = pytest.importorskip("wan_model.vae.triton_kernels")
-    x = value("x", (1, 45, 67, channels)).to(CUDA, torch.float16)
-    norm = RMSNorm(channels, 3).to(CUDA, torch.float16).requires_grad_(False)
-    bias = x[0, 0, 0].clone()
-    for plain, ours in zip(
-        *(
-            pointwise.norm_silu(x.clone(), bias, norm, (x.cos(), x.sin()))
-            for pointwise in (PLAIN, kernels.TritonPointwise())
-        ),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, plain, atol=4e-3, rtol=4e-3)
-    phases = value("y", (1, 46, 68, 4 * channels)).to(CUDA, torch.float16)
-    for shortcut in (None, x, x.repeat(1, 1, 1, 2)):
-        plain, ours = (
-            pointwise.interleave(phases.clone(), bias, shortcut)
-            for pointwise in (PLAIN, kernels.TritonPointwise())
-        )
-        torch.testing.assert_close(ours, plain, atol=4e-3, rtol=4e-3)
+    same_as_plain(kernels.TritonPointwise(), channels, CUDA)
 
 
 def test_a_gpu_works_while_its_last_chunk_is_handed_out() -> None:

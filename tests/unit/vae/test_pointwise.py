@@ -1,15 +1,22 @@
-"""The choice of kernels for pointwise work: only those that give right numbers."""
+"""The choice of kernels for pointwise work: only those that give right numbers, and few of them."""
 
 import sys
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from wan_model.vae import kernel_choice
+from tests.parity.recipe import value
+from wan_model.config import VaeConfig
+from wan_model.vae import build_vae, kernel_choice
+from wan_model.vae.feature_cache import FeatureCache
 from wan_model.vae.kernel_choice import TOLERANCE, fastest_pointwise, trial_error
-from wan_model.vae.pointwise import PLAIN, Past, PlainPointwise
+from wan_model.vae.layers import RMSNorm
+from wan_model.vae.pointwise import PLAIN, Past, PlainPointwise, Pointwise
+
+interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="Not interpreted on a GPU.")
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -96,3 +103,80 @@ def test_triton_is_left_where_it_fails(triton_substitute: ModuleType) -> None:
 
     triton_substitute.TritonPointwise = fail
     assert fastest_pointwise(GPU, torch.bfloat16) is PLAIN
+
+
+def same_as_plain(kernels: Pointwise, channels: int, device: torch.device) -> None:
+    """Checks frames of more pixels than a tile has, and of any width: VAEs', images' and others."""
+    x = value("x", (1, 13, 17, channels)).to(device, torch.float16)
+    norm = RMSNorm(channels, 3).to(device, torch.float16).requires_grad_(False)
+    bias = x[0, 0, 0].clone()
+    y = value("y", (1, 14, 18, 4 * channels)).to(device, torch.float16)
+
+    def results(pointwise: Pointwise) -> list[Tensor]:
+        found = []
+        for given in (None, bias):
+            found += pointwise.norm_silu(x.clone(), given, norm, (x.cos(), x.sin()))
+        found += [pointwise.add(x.clone(), bias, shortcut) for shortcut in (None, x)]
+        shortcuts = (None, x, x.repeat(1, 1, 1, 2))
+        return [*found, *(pointwise.interleave(y.clone(), bias, given) for given in shortcuts)]
+
+    for plain, ours in zip(results(PLAIN), results(kernels), strict=True):
+        torch.testing.assert_close(ours, plain, atol=4e-3, rtol=4e-3)
+
+
+@interpreted
+@pytest.mark.parametrize("channels", [3, 12, 96, 300])
+def test_kernels_take_frames_of_any_width(channels: int) -> None:
+    kernels = pytest.importorskip("wan_model.vae.triton_kernels")
+    same_as_plain(kernels.TritonPointwise(), channels, CPU)
+
+
+class Launches:
+    """Takes a kernel's place, and keeps what Triton would compile for each launch."""
+
+    def __init__(self, kernel: Any, compiled: set[Any]) -> None:
+        self.kernel, self.compiled = kernel, compiled
+
+    def __getitem__(self, _grid: tuple[int, ...]):
+        def launch(*args: Any, **constants: Any) -> None:
+            free = self.kernel.kwargs["do_not_specialize"] or ()
+            kinds = [
+                arg.dtype if isinstance(arg, Tensor) else (arg == 1, arg % 16 == 0)
+                for name, arg in zip(self.kernel.arg_names, args, strict=False)
+                if name not in free
+            ]
+            self.compiled.add((self.kernel.__name__, *kinds, *sorted(constants.items())))
+
+        return launch
+
+
+@interpreted
+@pytest.mark.parametrize(
+    "config",
+    [
+        VaeConfig(variant="wan2.1", encoder_dim=96, decoder_dim=96, z_dim=16),
+        VaeConfig(variant="wan2.2", encoder_dim=160, decoder_dim=256, z_dim=48),
+    ],
+    ids=lambda config: config.variant,
+)
+def test_a_vae_compiles_eight_kernels_for_all_it_does(
+    config: VaeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes a quarter of a second; 35 were compiled once, and others for another size."""
+    kernels = pytest.importorskip("wan_model.vae.triton_kernels")
+    compiled: set[Any] = set()
+    for name in ("_norm_silu", "_add", "_interleave"):
+        monkeypatch.setattr(kernels, name, Launches(getattr(kernels, name), compiled))
+    with torch.device("meta"), torch.no_grad():
+        vae = build_vae(config).to(torch.bfloat16)
+        for height, width in ((60, 104), (44, 80), (17, 33)):
+            for first in (True, False):
+                cache = FeatureCache(kernels.TritonPointwise())
+                cache.first = first
+                latent = torch.empty(1, vae.config.z_dim, 1, height, width, dtype=torch.bfloat16)
+                video = vae.decoder(latent, cache)
+                cache = FeatureCache(kernels.TritonPointwise())
+                cache.first = first
+                vae.encoder(video, cache)
+    trial_error(kernels.TritonPointwise(), CPU, torch.bfloat16)
+    assert len(compiled) <= 8, sorted(map(str, compiled))
