@@ -5,8 +5,9 @@ workflow what these do not tell: the files that ComfyUI's own loaders read.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import PurePosixPath
 from typing import Any
 
 from ..wan_model.config import DiTConfig
@@ -202,9 +203,44 @@ def said_of_foreign(*named: Named) -> list[str]:
     return [f"{file} does not fit this model and is not counted." for file in files]
 
 
+def said_of_unsure(
+    graph: Graph, node_id: str, names: Sequence[str], named: Sequence[Named]
+) -> list[str]:
+    """Returns what is to be said before a run of LoRAs that may be on its models."""
+    sure = {lora.name for each in named for lora in (*each.loras, *each.foreign)}
+    found = dict.fromkeys(file for name in names for file in _named_anywhere(graph, node_id, name))
+    may_be = [file for file in found if file not in sure and of_lora(NamedLora(file, 1.0, False))]
+    return [
+        f"{file} is named by a node of others, which may put it on the model. If the run finds it "
+        "there, settings that are left open are its own."
+        for file in may_be
+    ]
+
+
+def _named_anywhere(graph: Graph, node_id: str, name: str) -> Iterator[str]:
+    """Returns the LoRA files that nodes of others name on the way to an input, used or not."""
+    source = graph.link(node_id, name)
+    listed = runtime.model_names(FOLDER)
+    short = {PurePosixPath(file.replace("\\", "/")).stem: file for file in reversed(listed)}
+    known = {**short, **{file: file for file in listed}}
+    for each in sorted(graph.upstream([source.node_id])) if source else ():
+        if not graph.kind(each).startswith("WanDuet"):
+            values = (graph.value(each, key) for key in graph.inputs(each))
+            yield from (known[text] for value in values for text in _texts(value) if text in known)
+
+
+def _texts(value: Any, depth: int = 4) -> Iterator[str]:
+    """Returns all texts in a widget's value, which may hold rows of several LoRAs."""
+    if isinstance(value, str):
+        yield value
+    elif depth and isinstance(value, (Mapping, list)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part, depth - 1)
+
+
 def of_input(patcher: Any, prompt: Any, node_id: str | None, name: str) -> list[Distilled]:
     """Returns what makes the MODEL at an input of a running node one for few steps."""
-    named = _named(prompt, node_id, name)
+    named = _named_on(patcher, prompt, node_id, name)
     own = [named.model] if named.model and not named.is_ours else []
     return [*own, *distilled_loras.distilled_on(patcher, named.loras_of_others)]
 
@@ -215,7 +251,7 @@ def without_loras(patcher: Any, prompt: Any, node_id: str | None, name: str) -> 
     Raises:
         SettingsError: if they cannot be taken off.
     """
-    named = _named(prompt, node_id, name)
+    named = _named_on(patcher, prompt, node_id, name)
     found, what = None, "they cannot be told from what else is merged into it"
     if distilled_loras.is_distilled_itself(patcher) or (named.model and not named.is_ours):
         what = "its own file is made for few steps"
@@ -244,3 +280,23 @@ def _named(prompt: Any, node_id: str | None, name: str) -> Named:
     if not isinstance(prompt, Mapping) or node_id is None or node_id not in prompt:
         return Named()
     return named_in(Graph(prompt), node_id, name)
+
+
+def _named_on(patcher: Any, prompt: Any, node_id: str | None, name: str) -> Named:
+    """Returns the same, with files of nodes whose inputs tell nothing, where the MODEL has them."""
+    named = _named(prompt, node_id, name)
+    if not isinstance(prompt, Mapping) or node_id is None:
+        return named
+    sure = {lora.name for lora in (*named.loras, *named.foreign)}
+    files = dict.fromkeys(_named_anywhere(Graph(prompt), node_id, name))
+    found = [(file, _strength_on(patcher, file)) for file in files if file not in sure]
+    more = [NamedLora(file, strength, ours=False) for file, strength in found if strength]
+    return replace(named, loras=(*named.loras, *more))
+
+
+def _strength_on(patcher: Any, name: str) -> float | None:
+    """Returns with which strength a node of others has put a file on a MODEL, if one has."""
+    try:
+        return distilled_loras.strength_on(patcher, open_lora(runtime.model_path(FOLDER, name)))
+    except (WanError, OSError, ValueError):
+        return None  # its loader will say what is wrong with it

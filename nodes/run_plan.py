@@ -38,6 +38,8 @@ SIZE = "WanDuetImageToVideo"
 MODELS = ("model_high", "model_low")
 NUMBERS = ("steps", "shift", "boundary", "cfg_high", "cfg_low", "start_steps", "cfg_start")
 """Widgets of which 0 is automatic."""
+SHIFTED = "ModelSamplingSD3"
+"""ComfyUI's node with the shift of a MODEL."""
 
 
 def plan_lines(prompt: dict[str, Any], node_id: str) -> list[str]:
@@ -84,14 +86,17 @@ def settings_of(
 ) -> tuple[Settings, list[str]]:
     """Returns what a sampler will use, and what is to be said of where that comes from."""
     alone = not graph.given(node_id, "model_low")
-    names = MODELS[:1] if alone else MODELS
-    named = [few_steps.named_in(graph, node_id, name, describe) for name in names]
+    models = MODELS[:1] if alone else MODELS
+    named = [few_steps.named_in(graph, node_id, name, describe) for name in models]
     high, low = named[0].distilled, None if alone else named[1].distilled
     has_start = graph.given(node_id, "model_start")
     numbers = {name: graph.number(node_id, name) for name in NUMBERS}
     counts = {name: int(numbers.pop(name) or 0) for name in ("steps", "start_steps")}
     names = {name: str(graph.value(node_id, name, AUTO)) for name in ("sampler", "scheduler")}
     numbers["boundary"] = min(1, numbers["boundary"] or 0)
+    front = dict.fromkeys(_shift_in_front(graph, node_id, name) for name in models)
+    known = [shift for shift in front if shift is not None]
+    numbers["shift"], said = settings.shift_with(numbers["shift"] or 0.0, known)
     chosen, why = settings.resolve(
         Models(kind=model.kind, high=high, low=low, has_start=has_start),
         settings.typed(**numbers, **counts, **names),
@@ -99,9 +104,17 @@ def settings_of(
         1.0 if (denoise := graph.number(node_id, "denoise")) is None else denoise,
     )
     why += few_steps.said_of_foreign(*named)
+    why += few_steps.said_of_unsure(graph, node_id, models, named)
     if chosen.start_steps:
         why.append(few_steps.of_start(has_start, high))
-    return chosen, why
+    return chosen, [*why, *said]
+
+
+def _shift_in_front(graph: Graph, node_id: str, name: str) -> float | None:
+    """Returns the shift that a node gives to a model; None without, or if a link decides it."""
+    kinds = ((graph.kind(found.node_id), found.node_id) for found in graph.chain(node_id, name))
+    source = next((each for kind, each in kinds if kind == SHIFTED), None)
+    return None if source is None else graph.number(source, "shift")
 
 
 def automatic(prompt: dict[str, Any], node_id: str) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """Sampling settings: what 0, -1 and "auto" in a widget mean."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..wan_model.config import OFFICIAL
@@ -51,7 +52,14 @@ def shift_of_run(shift: float, *models: Any) -> tuple[float, list[str]]:
         for name in dict.fromkeys(run_shift.sampling_in_front(m) for m in models if m is not None)
         if name is not None
     ]
-    front = [found for found in run_shift.shifts_in_front(*models) if found > 0]
+    shift, of_front = shift_with(shift, run_shift.shifts_in_front(*models))
+    return shift, [*said, *of_front]
+
+
+def shift_with(shift: float, in_front: Sequence[float]) -> tuple[float, list[str]]:
+    """Returns the same of the shifts that nodes in front give to the MODELs, each once."""
+    said: list[str] = []
+    front = [found for found in in_front if found > 0]
     named = " and ".join(f"{found:g}" for found in front)
     if shift > 0 and front and front != [shift]:
         said.append(

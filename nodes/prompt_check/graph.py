@@ -82,7 +82,13 @@ class Graph:
             if found.slot == LOW_OUTPUT and LOW in self.inputs(found.node_id):
                 names = (LOW,)
             links = (self.link(found.node_id, each) for each in names)
-            found = next((each for each in links if each is not None), None)
+            found = next((each for each in links if each is not None), self._only_link(found))
+
+    def _only_link(self, output: Output) -> Output | None:
+        """Returns what a node passes on that has one link, such as a switch with one way."""
+        links = [self.link(output.node_id, name) for name in self.inputs(output.node_id)]
+        links = [each for each in links if each is not None]
+        return links[0] if len(links) == 1 else None
 
     def upstream(self, roots: list[str], lazy: Lazy = lambda _: ()) -> set[str]:
         """Returns these nodes and all that they are made from.

@@ -8,17 +8,18 @@ from pathlib import Path
 from ...wan_model.config import OFFICIAL, DiTConfig, Kind, OfficialSettings
 from ...wan_model.errors import ShortageError, WanError
 from ...wan_model.loading import CheckpointInfo, open_checkpoint
-from .._comfy.host import runtime
-from .graph import Graph, Output
+from .._comfy.host import all_in_one, runtime
+from .graph import MODEL_INPUTS, Graph, Output
 
 DIFFUSION, VAE = "diffusion_models", "vae"
 LOADERS = {
     "WanDuetModelLoader": ("model_name",),
     "WanDuetExpertLoader": ("high_noise_model", "low_noise_model"),
-    "UNETLoader": ("unet_name",),
-    "UnetLoaderGGUF": ("unet_name",),
 }
-"""Inputs with the file of each output."""
+"""Inputs of ours with the file of each output."""
+FILE_INPUTS = {"unet_name": "", "ckpt_name": all_in_one.PREFIX, "model_name": ""}
+"""Inputs with the file of the first output at loaders of others, such as ComfyUI's and those of
+packs for GGUF files or several GPUs, and what our lists put before its name."""
 VAE_LOADERS = ("WanDuetVAELoader", "VAELoader")
 
 Describe = Callable[[str, str], CheckpointInfo | None]
@@ -67,16 +68,31 @@ def find_model(graph: Graph, describe: Describe, node_id: str, name: str) -> Mod
     way: list[tuple[str, str | None]] = []
     for output in graph.chain(node_id, name):
         kind = graph.kind(output.node_id)
-        names = LOADERS.get(kind, ())
-        if output.slot < len(names):
-            file_input = names[output.slot]
-            file = graph.value(output.node_id, file_input)
-            info = describe(DIFFUSION, file) if isinstance(file, str) else None
+        file_input, file = _file(graph, output)
+        if file_input is not None:
+            info = None if file is None else describe(DIFFUSION, file)
             if info is None or info.kind is None or not isinstance(info.config, DiTConfig):
                 return None
             return Model(output, file_input, file, info, (*way, (kind, file)))
         way.append((kind, graph.values(output.node_id)))
     return None
+
+
+def _file(graph: Graph, output: Output) -> tuple[str | None, str | None]:
+    """Returns the input of a loader that names the file of an output, and that name in our lists.
+
+    Without a loader there is no input; without a name a link decides it.
+    """
+    node_id, before = output.node_id, ""
+    names = LOADERS.get(graph.kind(node_id), ())
+    if not names and not any(graph.given(node_id, name) for name in MODEL_INPUTS):
+        names = [name for name in FILE_INPUTS if name in graph.inputs(node_id)][:1]
+        before = FILE_INPUTS[names[0]] if names else ""
+    if output.slot >= len(names):
+        return None, None
+    file = graph.value(node_id, names[output.slot])
+    name = before + file.replace("\\", "/") if before and isinstance(file, str) else file
+    return names[output.slot], name if isinstance(name, str) else None
 
 
 def vae_channels(graph: Graph, describe: Describe, node_id: str, name: str) -> int | None:

@@ -4,6 +4,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import comfy.sd
+import comfy.utils
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -285,11 +287,60 @@ class UnnamedLora(io.ComfyNode):
         return io.NodeOutput(patched)
 
 
+ROWS = io.Custom("LORA_ROWS")
+
+
+class LoraRow(io.ComfyNode):
+    """A row of a stack of LoRAs, as packs have them: on or off."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WTestLoraRow",  # not ours by its name
+            category="WanDuet tests",
+            inputs=[io.String.Input("lora_1"), io.Boolean.Input("switch_1")],
+            outputs=[ROWS.Output()],
+        )
+
+    @classmethod
+    def execute(cls, lora_1: str, switch_1: bool) -> io.NodeOutput:
+        return io.NodeOutput([lora_1] if switch_1 else [])
+
+
+class ApplyLoraRows(io.ComfyNode):
+    """Puts a stack of LoRAs on a MODEL, the second if there are two."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WTestApplyLoraRows",
+            category="WanDuet tests",
+            inputs=[
+                io.Model.Input("way_1"),
+                ROWS.Input("rows"),
+                io.Model.Input("way_2", optional=True),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(
+        cls, way_1: ModelPatcher, rows: list[str], way_2: ModelPatcher | None = None
+    ) -> io.NodeOutput:
+        model = way_2 or way_1
+        for name in rows:
+            path = folder_paths.get_full_path_or_raise("loras", name)
+            state = comfy.utils.load_torch_file(path, safe_load=True)
+            model, _ = comfy.sd.load_lora_for_models(model, None, state, 1.0, 0)
+        return io.NodeOutput(model)
+
+
 class TestExtension(ComfyExtension):
     """The nodes of this file."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         nodes = [RandomConditioning, GiveChoice, SaveTensors, RandomImage, RecordModelInputs]
+        nodes += [LoraRow, ApplyLoraRows]
         return [*nodes, ForeignObjects, ClipSize, Switch, ReplacePart, SetComputeDtype, UnnamedLora]
 
 

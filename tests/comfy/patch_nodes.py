@@ -350,17 +350,21 @@ class PatchObject(io.ComfyNode):
         return io.Schema(
             node_id="WanDuetTestPatchObject",
             category="WanDuet tests",
-            inputs=[io.Model.Input("model"), io.String.Input("name")],
+            inputs=[
+                io.Model.Input("model"),
+                io.String.Input("name"),
+                io.Boolean.Input("compiled", default=False, optional=True),
+            ],
             outputs=[io.Model.Output()],
         )
 
     @classmethod
-    def execute(cls, model: Any, name: str) -> io.NodeOutput:
+    def execute(cls, model: Any, name: str, compiled: bool = False) -> io.NodeOutput:
         patched = model.clone()
         found = getattr(model.model, MODEL)
         for step in name.split(".")[1:]:
             found = getattr(found, step, None)
-        patched.add_object_patch(name, found)
+        patched.add_object_patch(name, torch.compile(found) if compiled else found)
         return io.NodeOutput(patched)
 
 

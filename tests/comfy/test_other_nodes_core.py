@@ -67,7 +67,7 @@ ELSEWHERE = {
     "further inputs": "CFGOverride LatentApplyOperationCFG LoraLoader LoraLoaderBypass PerpNeg "
     "LoraModelLoader MultiGPU_WorkUnits WanUni3CControlnetApply WanInfiniteTalkToVideo",
     "no patches": "ImageOnlyCheckpointLoader ModelAdd ModelSubtract TrainLoraNode",
-    "tests of their own": "TorchCompileModel",
+    "without effect (test_unknown_hooks.py)": "TorchCompileModel",
 }
 """Why other nodes are not in the tables."""
 

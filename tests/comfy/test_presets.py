@@ -8,7 +8,7 @@ import torch
 
 from wan_model.vae import wan21
 
-from ..toy.make_checkpoints import make_lora, save
+from ..toy.make_checkpoints import make_dit, make_lora, save
 from .graphs import (
     T2V,
     Prompt,
@@ -50,9 +50,10 @@ BASE: Prompt = {**random_text(64, 8), **empty_latent(), **experts()}
 @pytest.fixture(scope="module", autouse=True)
 def distilled(comfy_server: ComfyServer) -> None:
     """LoRAs whose names say that they are for few steps."""
-    folder = comfy_server.base / "models" / "loras"
-    for name in (DISTILLED, EIGHT, FAST["lora_name"]):
-        shutil.copy2(folder / LORA, folder / name)
+    models = comfy_server.base / "models"
+    for name in (DISTILLED, FAST["lora_name"]):
+        shutil.copy2(models / "loras" / LORA, models / "loras" / name)
+    save(models, "loras", EIGHT.removesuffix(".safetensors"), make_lora(EIGHT))
 
 
 def with_loras(kind: str, high: str | None, low: str | None, strength: float = 1.0) -> Prompt:
@@ -110,6 +111,62 @@ def test_settings_follow_loras(comfy_server: ComfyServer, kind: str):
         (record,) = comfy_server.history(result.prompt_id)["outputs"]["sampler"]["wanduet_report"]
         assert tuple(record[key] for key in keys) == wanted, name
         assert all(line in record["report"] for line in plan["why"])
+
+
+def test_loras_of_stacks_and_behind_switches_are_found_on_the_model(comfy_server: ComfyServer):
+    """Before a run only their names are known; there the MODEL tells which of them it has."""
+    nodes: Prompt = {**BASE, "lora": node("LoraLoaderModelOnly", **{**FAST, "lora_name": EIGHT})}
+    nodes["lora"]["inputs"]["model"] = ["experts", 0]
+    for name, on in (("on", True), ("off", False)):
+        nodes[f"row_{name}"] = node("WTestLoraRow", lora_1=DISTILLED, switch_1=on)
+        rows: dict[str, Any] = {"way_1": ("experts", 0), "rows": (f"row_{name}", 0)}
+        nodes[f"stack_{name}"] = node("WTestApplyLoraRows", **rows)
+    both: dict[str, Any] = {"way_1": ("stack_on", 0), "way_2": ("lora", 0)}
+    nodes["one_of_two"] = node("WTestApplyLoraRows", **both, rows=("row_off", 0))
+    three_phases = {"preset": "8 steps, three phases", "end_at_step": 1}
+    cases: dict[str, tuple[str, dict[str, Any], tuple[float, ...]]] = {
+        "stack": ("stack_on", {"end_at_step": 1}, (10, 1.0, 5.0)),
+        "off": ("stack_off", {"end_at_step": 1}, (40, 4.0, 12.0)),
+        "switch": ("one_of_two", {"end_at_step": 1}, (10, 1.0, 5.0)),
+        "first steps": ("stack_on", three_phases, (8, 1.0, 3.0)),
+    }
+    for name, (source, changes, _) in cases.items():
+        nodes |= moe_sampler(name, **{**OPEN, "model_high": (source, 0), **changes})
+        nodes[f"{name} end"] = node("PreviewAny", source=(name, 0))
+    plans = comfy_server.post("/wanduet/check", {"prompt": nodes})["plans"]
+    result = comfy_server.run(nodes)
+
+    assert result.status == "success", result.error
+    for name, (_, _, wanted) in cases.items():
+        (record,) = comfy_server.history(result.prompt_id)["outputs"][name]["wanduet_report"]
+        assert tuple(record[key] for key in ("steps", "cfg_high", "shift")) == wanted, name
+    for name in ("stack", "off"):
+        assert any(line.startswith(f"{DISTILLED} is named by a node") for line in plans[name])
+    said = comfy_server.history(result.prompt_id)["outputs"]["first steps"]["wanduet_report"]
+    assert f"First steps: model_high without {DISTILLED}." in said[0]["report"]
+
+
+def test_plans_know_other_loaders_files_and_shifts(comfy_server: ComfyServer):
+    """A merge in ComfyUI's loader of checkpoints, one in a pack's, and ModelSamplingSD3."""
+    models = comfy_server.base / "models"
+    state = make_dit("t2v", "rapid")
+    whole = {f"model.diffusion_model.{name}": tensor for name, tensor in state.items()}
+    save(models, "checkpoints", "wan-rapid-aio", whole)
+    save(models, "diffusion_models", "wan-rapid-base", state)
+    shifted: dict[str, Any] = {"model": ("switch", 0), "shift": 7.0}
+    nodes: Prompt = {
+        **BASE,
+        "merge": node("CheckpointLoaderSimple", ckpt_name="wan-rapid-aio.safetensors"),
+        "other": node("UNETLoaderOfAPack", unet_name="wan-rapid-base.safetensors", device="cuda:0"),
+        "switch": node("SwitchOfAPack", any_01=("other", 0)),
+        "shifted": node("ModelSamplingSD3", **shifted),
+    }
+    for source, shift in (("merge", 8.0), ("switch", 8.0), ("shifted", 7.0)):
+        alone = {"model_high": (source, 0), "model_low": None}
+        plan = planned(comfy_server, {**nodes, **moe_sampler(**{**OPEN, **alone})})
+        keys = ("steps", "cfg_high", "shift")
+        assert tuple(plan[key] for key in keys) == (4, 1.0, shift), source
+    assert plan["why"][-1] == "shift 7 from the MODEL"
 
 
 def test_loras_for_few_steps_of_another_width_do_not_count(comfy_server: ComfyServer):

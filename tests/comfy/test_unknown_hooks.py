@@ -6,7 +6,7 @@ import pytest
 
 from .graphs import Prompt, model, node, random_text, save
 from .server import ComfyServer
-from .stock import T2V_HIGH, empty_latent, ksampler
+from .stock import T2V_HIGH, difference, empty_latent, ksampler, latent
 
 pytestmark = pytest.mark.comfy
 
@@ -73,6 +73,28 @@ def test_patched_parts_that_are_not_used_as_in_cores_model(comfy_server: ComfySe
 @pytest.mark.parametrize("name", ["rope_embedder", "blocks.1.cross_attn.forward", "blocks.0"])
 def test_nothing_is_said_of_parts_that_are(comfy_server: ComfyServer, name: str):
     assert not warnings(comfy_server, object_patch(f"diffusion_model.{name}"))
+
+
+def test_other_nodes_compile_nothing(comfy_server: ComfyServer):
+    """The whole model by ComfyUI's helper, as packs use it too, and a block by an object patch."""
+    block = {"name": "diffusion_model.blocks.0", "compiled": True}
+    prompt: Prompt = {
+        **random_text(),
+        **empty_latent(),
+        **model(T2V_HIGH),
+        "whole": node("TorchCompileModel", model=("model", 0), backend="inductor"),
+        "block": node("WanDuetTestPatchObject", model=("whole", 0), **block),
+    }
+    # Patches of blocks have their effect all the same.
+    for name, source in (("plain", ("model", 0)), ("compiled", ("block", 0))):
+        prompt[name] = node("WanDuetTestPatch", model=source, kind="override_attention")
+        prompt |= ksampler((name, 0), f"{name}_run") | save(name, latent=(f"{name}_run", 0))
+    result = comfy_server.run(prompt)
+    assert result.status == "success", result.error
+    assert difference(*(latent(comfy_server, name) for name in ("plain", "compiled"))) == 0
+    for name in ("whole", "block"):
+        (text,) = result.texts(name)
+        assert text.startswith("This node compiles nothing here")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
+from torch import Tensor
 
+from ....wan_model.lora import LoraFile
 from ....wan_model.presets import Alpha, Distilled, recognise
 from .load_models import CHECKPOINT
 from .lora_report import fits
@@ -22,6 +25,11 @@ LORAS = "wanduet_loras"
 """Attachment of a patcher: the files that our LoRA node has put on it, in order."""
 
 BY_NUMBERS = "A LoRA"
+
+FACTORS = ("up", "down")
+"""Leaves of a module, in the order of ComfyUI's adapters."""
+COMPARED = 3
+"""Modules of a file that are looked for: a patch may be missing where a model lacks its part."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,36 @@ def distilled_on(patcher: ModelPatcher, named: Sequence[Distilled]) -> list[Dist
     elif foreign and (numbers := _by_numbers(foreign)) is not None:
         found.append(numbers)
     return found
+
+
+def strength_on(patcher: ModelPatcher, file: LoraFile) -> float | None:
+    """Returns the strength of a file that another node has put on a MODEL; None if it is not there.
+
+    Matrices of the file are compared with those of the patches: trained ones are the same nowhere
+    else.
+
+    Raises:
+        CheckpointError: for a damaged file.
+    """
+    patches = [entry for entry in _foreign(patcher) if isinstance(entry[1], LoRAAdapter)]
+    sizes = {tuple(part.shape for part in entry[1].weights[:2]) for entry in patches}
+    compared = 0
+    for module in file.modules:
+        raw = [module.tensors.get(leaf) for leaf in FACTORS]
+        if tuple(torch.Size(each.shape) for each in raw if each) not in sizes:
+            continue
+        factors = [module[leaf] for leaf in FACTORS]
+        for strength, adapter, *_ in patches:
+            if all(map(_equal, factors, adapter.weights)):
+                return float(strength)
+        compared += 1
+        if compared == COMPARED:
+            break
+    return None
+
+
+def _equal(factor: Tensor, patch: Tensor) -> bool:
+    return factor.shape == patch.shape and torch.equal(factor.to(patch), patch)
 
 
 def is_distilled_itself(patcher: ModelPatcher) -> bool:

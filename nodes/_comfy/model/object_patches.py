@@ -1,4 +1,4 @@
-"""A patcher that says which object patches of other nodes our transformer cannot have."""
+"""A patcher that says which patches of other nodes our transformer cannot have."""
 
 import logging
 from typing import Any
@@ -10,11 +10,27 @@ from ....wan_model.errors import PairingError
 from ..host import runtime
 from .unknown_hooks import ROOT, unknown_object_patches
 
+COMPILER = "torch.compile"
+"""Key of the wrapper that ComfyUI's helper for compiling adds, for its own node and for others."""
 ADVICE = "Remove the node that adds them, or load the model with 'Load Diffusion Model'."
 
 
 class PatchablePatcher(comfy.model_patcher.ModelPatcher):
-    """Speaks up where patches are put in place, and where a run begins."""
+    """Speaks up where patches are added or put in place, and where a run begins."""
+
+    def add_wrapper_with_key(self, wrapper_type: str, key: Any, wrapper: Any) -> None:
+        """Adds a function around a step of sampling, but none that compiles the model."""
+        if key == COMPILER:
+            _say_not_compiled()
+        else:
+            super().add_wrapper_with_key(wrapper_type, key, wrapper)
+
+    def add_object_patch(self, name: str, obj: Any) -> None:
+        """Adds a patch, but none that is only the same part compiled."""
+        if "_orig_mod" in getattr(obj, "_modules", ()):
+            _say_not_compiled()
+        else:
+            super().add_object_patch(name, obj)
 
     def patch_model(self, *args: Any, **kwargs: Any) -> Any:
         """Puts weights and patches in place.
@@ -52,3 +68,13 @@ class PatchablePatcher(comfy.model_patcher.ModelPatcher):
                 return False
             part = getattr(part, step)
         return True
+
+
+def _say_not_compiled() -> None:
+    """What patches and memory plans rest on would be compiled with it, or end in an error."""
+    runtime.show(
+        runtime.running_node(),
+        "This node compiles nothing here: the model's kernels are fused already. Remove it. Where "
+        "a GPU cannot run those kernels, 'Wan 2.2 Torch Compile' helps.",
+        level=logging.WARNING,
+    )
