@@ -17,6 +17,12 @@ def _percent(title: str, key: str, form: str) -> Column:
     return Column(title, text)
 
 
+def _faster(row: Row) -> str:
+    """How much faster the same clips are, with one standard error."""
+    error = row.number("faster_px_error", ".2f")
+    return error and f"{row.number('faster_px', '+.2f')} ± {error}"
+
+
 def _word(title: str, key: str) -> Column:
     return Column(title, lambda row: row.name(key))
 
@@ -266,6 +272,7 @@ QUALITY = Layout(
         _percent("all right", "all_right", ".1f"),
         Column("kinds shown", _kinds),
         _number("px a frame", "speed_px", ".2f"),
+        Column("more than the first preset's", _faster),
         _number("first frame, dB: mean", "first_frame_db", ".1f"),
         _number("min", "first_frame_db_min", ".1f"),
         _number("to fp32, dB", "to_fp32_db", ".1f"),
