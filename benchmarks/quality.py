@@ -10,9 +10,9 @@ Prints JSON lines (`| python benchmarks/report.py --show -` makes tables of them
 as the LoRAs or a preset have it; how fast the largest object is, in pixels of 128 a frame, and how
 much faster than with the first of several presets; whether a given first frame is kept; what the
 detector reads in true clips that went through the VAE, the best that could be; and how well the
-VAEs reconstruct clips that training has not seen ("novel": combinations that training never shows). `--models` takes other files of the same names;
-`--weights` another format of weights and matmuls; `--against` compares the clips with those
-of a second folder in fp32.
+VAEs reconstruct clips that training has not seen ("novel": combinations that training never shows).
+`--models` takes other files of the same names; `--weights` another format of weights and matmuls;
+`--against` compares the clips with those of a second folder in fp32.
 """
 
 import argparse
