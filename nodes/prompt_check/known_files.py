@@ -71,7 +71,9 @@ def find_model(graph: Graph, describe: Describe, node_id: str, name: str) -> Mod
         file_input, file = _file(graph, output)
         if file_input is not None:
             info = None if file is None else describe(DIFFUSION, file)
-            if info is None or info.kind is None or not isinstance(info.config, DiTConfig):
+            if file is None or info is None or info.kind is None:
+                return None
+            if not isinstance(info.config, DiTConfig):
                 return None
             return Model(output, file_input, file, info, (*way, (kind, file)))
         way.append((kind, graph.values(output.node_id)))
