@@ -8,7 +8,7 @@ from pathlib import Path
 from ...wan_model.config import OFFICIAL, DiTConfig, Kind, OfficialSettings
 from ...wan_model.errors import ShortageError, WanError
 from ...wan_model.loading import CheckpointInfo, open_checkpoint
-from .._comfy.host import all_in_one, runtime
+from .._comfy.host import runtime
 from .graph import MODEL_INPUTS, Graph, Output
 
 DIFFUSION, VAE = "diffusion_models", "vae"
@@ -17,9 +17,9 @@ LOADERS = {
     "WanDuetExpertLoader": ("high_noise_model", "low_noise_model"),
 }
 """Inputs of ours with the file of each output."""
-FILE_INPUTS = {"unet_name": "", "ckpt_name": all_in_one.PREFIX, "model_name": ""}
+FILE_INPUTS = {"unet_name": DIFFUSION, "ckpt_name": "checkpoints", "model_name": DIFFUSION}
 """Inputs with the file of the first output at loaders of others, such as ComfyUI's and those of
-packs for GGUF files or several GPUs, and what our lists put before its name."""
+packs for GGUF files or several GPUs, and the folder that it is in."""
 VAE_LOADERS = ("WanDuetVAELoader", "VAELoader")
 
 Describe = Callable[[str, str], CheckpointInfo | None]
@@ -85,16 +85,17 @@ def _file(graph: Graph, output: Output) -> tuple[str | None, str | None]:
 
     Without a loader there is no input; without a name a link decides it.
     """
-    node_id, before = output.node_id, ""
+    node_id, folder = output.node_id, DIFFUSION
     names = LOADERS.get(graph.kind(node_id), ())
     if not names and not any(graph.given(node_id, name) for name in MODEL_INPUTS):
         names = [name for name in FILE_INPUTS if name in graph.inputs(node_id)][:1]
-        before = FILE_INPUTS[names[0]] if names else ""
+        folder = FILE_INPUTS[names[0]] if names else folder
     if output.slot >= len(names):
         return None, None
     file = graph.value(node_id, names[output.slot])
-    name = before + file.replace("\\", "/") if before and isinstance(file, str) else file
-    return names[output.slot], name if isinstance(name, str) else None
+    return names[output.slot], runtime.name_in_lists(folder, file) if isinstance(
+        file, str
+    ) else None
 
 
 def vae_channels(graph: Graph, describe: Describe, node_id: str, name: str) -> int | None:

@@ -81,6 +81,12 @@ def model_path(folder: str, name: str) -> Path:
     return Path(folder_paths.get_full_path_or_raise(*all_in_one.place(folder, name)))
 
 
+def name_in_lists(folder: str, name: str) -> str:
+    """Returns how our loaders list a file that one of ComfyUI's folders holds."""
+    is_whole = folder == all_in_one.FOLDER
+    return all_in_one.PREFIX + name.replace("\\", "/") if is_whole else name
+
+
 def listed_file(folder: str, name: str) -> Path | None:
     """Returns the path of a model file that the loaders list; None for any other name."""
     if name not in model_names(folder):
