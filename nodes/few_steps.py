@@ -12,7 +12,7 @@ from typing import Any
 
 from ..wan_model.config import DiTConfig
 from ..wan_model.errors import SettingsError, ShortageError, WanError
-from ..wan_model.lora import is_foreign, open_lora
+from ..wan_model.lora import LoraFile, is_foreign, open_lora
 from ..wan_model.presets import Distilled, recognise
 from ._comfy.host import runtime
 from ._comfy.model import distilled_loras
@@ -63,11 +63,6 @@ class Named:
     def loras_of_others(self) -> list[Distilled]:
         """The LoRAs for few steps that nodes of others load."""
         return [found for lora in self.loras if not lora.ours and (found := of_lora(lora))]
-
-    @property
-    def patches_of_others(self) -> list[int]:
-        """Of each of these, the most patches that its file makes."""
-        return [_patches(lora.name) for lora in self.loras if not lora.ours and of_lora(lora)]
 
     @property
     def has_other_loras(self) -> bool:
@@ -256,8 +251,10 @@ def without_loras(patcher: Any, prompt: Any, node_id: str | None, name: str) -> 
     if distilled_loras.is_distilled_itself(patcher) or (named.model and not named.is_ours):
         what = "its own file is made for few steps"
     else:
+        files = [lora.name for lora in named.loras if not lora.ours and of_lora(lora)]
+        counts = [_patches(file) for file in files]
         found = distilled_loras.without_distilled(
-            patcher, named.patches_of_others, named.has_other_loras
+            patcher, counts, named.has_other_loras, _opened(files)
         )
     if found is None:
         raise SettingsError(
@@ -296,7 +293,13 @@ def _named_on(patcher: Any, prompt: Any, node_id: str | None, name: str) -> Name
 
 def _strength_on(patcher: Any, name: str) -> float | None:
     """Returns with which strength a node of others has put a file on a MODEL, if one has."""
+    found = [distilled_loras.patches_of(patcher, file) for file in _opened([name])]
+    return next((float(patches[0][0]) for patches in found if patches), None)
+
+
+def _opened(names: Sequence[str]) -> list[LoraFile]:
+    """Returns files of which all can be opened."""
     try:
-        return distilled_loras.strength_on(patcher, open_lora(runtime.model_path(FOLDER, name)))
+        return [open_lora(runtime.model_path(FOLDER, name)) for name in names]
     except (WanError, OSError, ValueError):
-        return None  # its loader will say what is wrong with it
+        return []  # their loader will say what is wrong

@@ -270,16 +270,19 @@ class UnnamedLora(io.ComfyNode):
             inputs=[
                 io.Model.Input("model"),
                 io.Boolean.Input("narrow_lightning", default=False, optional=True),
+                io.Boolean.Input("lightning", default=False, optional=True),
             ],
             outputs=[io.Model.Output()],
         )
 
     @classmethod
-    def execute(cls, model: ModelPatcher, narrow_lightning: bool = False) -> io.NodeOutput:
+    def execute(
+        cls, model: ModelPatcher, narrow_lightning: bool = False, lightning: bool = False
+    ) -> io.NodeOutput:
         """With the numbers of a LoRA for few steps, half as wide as the weight, or none of both."""
         key = "diffusion_model.blocks.0.self_attn.v.weight"
         rows, columns = model.model.state_dict()[key].shape
-        rank, alpha = (64, 8) if narrow_lightning else (1, 1.0)
+        rank, alpha = (64, 8) if narrow_lightning or lightning else (1, 1.0)
         columns //= 1 + narrow_lightning
         pair = (torch.ones(rows, rank), torch.ones(rank, columns), alpha, None, None, None)
         patched = model.clone()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ..toy.make_checkpoints import make_lora, save
 from .graphs import T2V, Prompt, experts, memory, model, moe_sampler, node, random_text, stock_model
 from .server import ComfyServer, on_gpu
 from .stock import (
@@ -146,12 +147,26 @@ def test_what_is_said_while_and_after_it_runs(comfy_server: ComfyServer):
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_a_start_that_cannot_be_had_is_refused(comfy_server: ComfyServer, named: bool):
-    """Beside another LoRA, whether its node names its file or not; it is on other weights then."""
+def test_its_lora_is_taken_off_beside_others_of_other_nodes(comfy_server: ComfyServer, named: bool):
+    """Whether their nodes name their files or not: its own file tells its patches."""
+    save(comfy_server.base / "models", "loras", "toy_seko_4steps", make_lora("seko"))
     prompt: Prompt = {**random_text(64, 8), **empty_latent(), **experts()}
     unnamed = node("WanDuetTestUnnamedLora", model=("experts", 0))
     prompt |= {"style": lora(("experts", 0), LORA) if named else unnamed}
-    prompt |= {"merged": lora(("style", 0))}
+    prompt |= {"merged": lora(("style", 0), "toy_seko_4steps.safetensors")}
+    links: dict[str, Any] = {"model_low": ("experts", 1), "model_high": ("merged", 0)}
+    options = {**LINKS, **FIRST, **links}
+    prompt |= moe_sampler("alone", **options)
+    prompt |= moe_sampler("given", **{**options, "model_start": ("style", 0)})
+    saved = run_to_tensors(comfy_server, prompt, {name: (name, 0) for name in ("alone", "given")})
+    assert difference(saved["alone"], saved["given"]) <= 1e-5
+
+
+def test_a_start_that_cannot_be_had_is_refused(comfy_server: ComfyServer):
+    """Beside one more LoRA for few steps, whose node does not name its file."""
+    prompt: Prompt = {**random_text(64, 8), **empty_latent(), **experts()}
+    prompt["more"] = node("WanDuetTestUnnamedLora", model=("experts", 0), lightning=True)
+    prompt["merged"] = lora(("more", 0))
     options = {**LINKS, **FIRST, "model_low": ("experts", 1), "model_high": ("merged", 0)}
     prompt |= moe_sampler(**options) | {"end": node("PreviewAny", source=("sampler", 0))}
     result = comfy_server.run(prompt)

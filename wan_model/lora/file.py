@@ -67,6 +67,11 @@ class LoraModule:
             raise damaged(self.file, what, f"{leaf} of shape {list(raw.shape)}", "one with rows")
         return self.read(raw, STORED[raw.stored_dtype]).clone()
 
+    def first_values(self, leaf: str, count: int) -> list[float]:
+        """Returns the first values of a tensor that is there, of which no more is read."""
+        raw = self.tensors[leaf]
+        return self.read(raw, STORED[raw.stored_dtype]).flatten()[:count].float().tolist()
+
     def get(self, leaf: str) -> Tensor | None:
         """Returns a tensor, None if it is not there."""
         return self[leaf] if leaf in self.tensors else None

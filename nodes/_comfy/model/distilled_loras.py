@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
-from torch import Tensor
 
 from ....wan_model.lora import LoraFile
 from ....wan_model.presets import Alpha, Distilled, recognise
@@ -26,10 +24,10 @@ LORAS = "wanduet_loras"
 
 BY_NUMBERS = "A LoRA"
 
-FACTORS = ("up", "down")
-"""Leaves of a module, in the order of ComfyUI's adapters."""
-COMPARED = 3
-"""Modules of a file that are looked for: a patch may be missing where a model lacks its part."""
+LEAVES = {"down", "diff", "diff_b"}
+"""Of a file's modules, what its patches are known by."""
+VALUES = 16
+"""Values that are compared."""
 
 
 @dataclass(frozen=True)
@@ -74,34 +72,32 @@ def distilled_on(patcher: ModelPatcher, named: Sequence[Distilled]) -> list[Dist
     return found
 
 
-def strength_on(patcher: ModelPatcher, file: LoraFile) -> float | None:
-    """Returns the strength of a file that another node has put on a MODEL; None if it is not there.
+def patches_of(patcher: ModelPatcher, file: LoraFile) -> list[Any]:
+    """Returns the patches that another node has put on a MODEL from a file.
 
-    Matrices of the file are compared with those of the patches: trained ones are the same nowhere
+    The first values of what they hold are compared: those of trained matrices are the same nowhere
     else.
 
     Raises:
-        CheckpointError: for a damaged file.
+        CheckpointError: if the file was cut off.
     """
-    patches = [entry for entry in _foreign(patcher) if isinstance(entry[1], LoRAAdapter)]
-    sizes = {tuple(part.shape for part in entry[1].weights[:2]) for entry in patches}
-    compared = 0
-    for module in file.modules:
-        raw = [module.tensors.get(leaf) for leaf in FACTORS]
-        if tuple(torch.Size(each.shape) for each in raw if each) not in sizes:
-            continue
-        factors = [module[leaf] for leaf in FACTORS]
-        for strength, adapter, *_ in patches:
-            if all(map(_equal, factors, adapter.weights)):
-                return float(strength)
-        compared += 1
-        if compared == COMPARED:
-            break
-    return None
+    signs = {
+        (tuple(module.tensors[leaf].shape), *module.first_values(leaf, VALUES))
+        for module in file.modules
+        for leaf in LEAVES & module.tensors.keys()
+    }
+    return [entry for entry in _foreign(patcher) if any((s := _sign(entry[1]))[1:]) and s in signs]
 
 
-def _equal(factor: Tensor, patch: Tensor) -> bool:
-    return factor.shape == patch.shape and torch.equal(factor.to(patch), patch)
+def _sign(what: Any) -> tuple[Any, ...]:
+    """Returns what a patch is known by: shape and values of what `LEAVES` are in a file."""
+    if isinstance(what, LoRAAdapter):
+        part = what.weights[1]
+    elif isinstance(what, tuple) and len(what) > 1 and what[0] == "diff":
+        part = what[1][0]
+    else:
+        return ()
+    return (tuple(part.shape), *part.flatten()[:VALUES].float().tolist())
 
 
 def is_distilled_itself(patcher: ModelPatcher) -> bool:
@@ -111,14 +107,15 @@ def is_distilled_itself(patcher: ModelPatcher) -> bool:
 
 
 def without_distilled(
-    patcher: ModelPatcher, named: Sequence[int], others: bool
+    patcher: ModelPatcher, named: Sequence[int], others: bool, opened: Sequence[LoraFile] = ()
 ) -> ModelPatcher | None:
     """Returns a MODEL of the same weights without the LoRAs that make it one for few steps.
 
     Args:
         patcher: the MODEL; it is left as it is.
         named: of each such LoRA that other nodes of the workflow load, the most patches it makes.
-        others: whether other nodes load further LoRAs, from which those cannot be told.
+        others: whether other nodes load further LoRAs, from which those are told by their files.
+        opened: files of all that are named.
 
     Returns:
         A clone; None if they cannot be taken off.
@@ -126,7 +123,12 @@ def without_distilled(
     files = [file for file in _files(patcher) if file.for_few_steps]
     gone = {id(patch) for file in files for patches in file.patches.values() for patch in patches}
     foreign = _foreign(patcher)
-    if foreign and (named or _by_numbers(foreign) is not None):
+    known = [patches_of(patcher, file) for file in opened]
+    if known and all(known):
+        gone |= {id(entry[1]) for patches in known for entry in patches}
+        if _by_numbers([entry for entry in foreign if id(entry[1]) not in gone]) is not None:
+            return None  # one more, of a node that does not name its file
+    elif foreign and (named or _by_numbers(foreign) is not None):
         too_many = _most_on_one(patcher, foreign) > len(named) or len(foreign) > sum(named)
         if others or (named and too_many):
             return None  # of a node that does not name its file
