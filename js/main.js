@@ -7,7 +7,7 @@ import {
 } from "./comfy.js";
 import { after } from "./node_hooks.js";
 import {
-  findModelFile, findNode, isConnected, isOurs, readPrompt, readWidgets,
+  findModelFile, findNode, findPath, isConnected, isOurs, readPrompt, readWidgets,
 } from "./read_graph.js";
 import { Frames } from "./compare/frames.js";
 import { ComparePlayer, CONTROLS_HEIGHT } from "./compare/player.js";
@@ -146,7 +146,10 @@ const ofClass = (kind, id) => {
 /** @param {string} id */
 const ofSampler = (id) => ofClass("WanDuetMoESampler", id);
 
-const previews = new Previews({ findNode: ofSampler, panels: new PassingPanels("wanduet_preview") });
+const previews = new Previews({
+  findNodes: (id) => (ofSampler(id) ? findPath(id) : []),
+  panels: new PassingPanels("wanduet_preview"),
+});
 onMessage("wanduet.preview", (message) => {
   if (origins.isHere(message)) previews.receive(message);
 });

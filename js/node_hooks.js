@@ -55,9 +55,7 @@ export function hooked(node, add) {
  */
 export function removePanel(node, widget) {
   hooksOf.get(node)?.delete(widget);
-  const index = node.widgets?.indexOf(widget) ?? -1;
-  if (index < 0) return false;
-  widget.onRemove?.();
-  node.widgets.splice(index, 1);
+  if (!node.widgets?.includes(widget)) return false;
+  node.removeWidget(widget);
   return true;
 }

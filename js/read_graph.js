@@ -33,17 +33,25 @@ export const isOurs = (node) => `${node.comfyClass ?? ""}`.startsWith("WanDuet")
 /**
  * Finds a node by the id that a run uses: ids of the nodes that show subgraphs come first.
  * @param {string} id such as "4" or "12:3"
+ * @returns {Node[]} the nodes that show the subgraphs around it, and itself last; none: not found
+ */
+export function findPath(id) {
+  const path = [];
+  let graph = rootGraph();
+  for (const part of `${id}`.split(":")) {
+    const node = graph?.getNodeById(Number(part)) ?? graph?.getNodeById(part);
+    if (!node) return [];
+    path.push(node);
+    graph = node.subgraph;
+  }
+  return path;
+}
+
+/**
+ * @param {string} id that a run uses
  * @returns {Node | undefined}
  */
-export function findNode(id) {
-  let graph = rootGraph();
-  let node;
-  for (const part of `${id}`.split(":")) {
-    node = graph?.getNodeById(Number(part)) ?? graph?.getNodeById(part);
-    graph = node?.subgraph;
-  }
-  return node ?? undefined;
-}
+export const findNode = (id) => findPath(id).at(-1);
 
 /**
  * Reads this pack's nodes and all that is upstream of them, much as the editor would queue them,

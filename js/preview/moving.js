@@ -1,4 +1,4 @@
-/** The video that is being sampled, small and in a loop, at its node until the run is over. */
+/** The video that is being sampled, small and in a loop, at its node and around it until the run is over. */
 
 import { div } from "../ui/dom.js";
 import { say } from "../ui/words.js";
@@ -8,7 +8,7 @@ const MARGINS = 32;
 
 /**
  * @typedef {object} Places what the previews need of the graph editor
- * @property {(id: string) => any} findNode
+ * @property {(id: string) => any[]} findNodes the node and those that show the subgraphs around it
  * @property {{ show: (node: any, element: HTMLElement, height: number) => void,
  *   hide: (node: any) => void }} panels
  */
@@ -26,42 +26,38 @@ export class Previews {
   /** @param {Places} places */
   constructor(places) {
     this.places = places;
-    /** @type {Map<string, { image: HTMLImageElement, node: any }>} */
+    /** @type {Map<string, { image: HTMLImageElement, node: any }[]>} */
     this.shown = new Map();
   }
 
   /** @param {{ node: string, image?: string, width?: number, height?: number, done?: boolean }} message */
   receive({ node: id, image, width, height, done }) {
     if (done || !image || !width || !height) return this.remove(id);
-    // Another tab and back, or undo: the node was made anew.
-    const known = this.shown.get(id);
-    const there = known && known.node === this.places.findNode(id);
-    const shown = there ? known : this.add(id, width, height);
-    if (shown) shown.image.src = image;
+    const known = this.shown.get(id) ?? [];
+    const shown = this.places.findNodes(id).map((node) =>
+      // Another tab and back, or undo: the node was made anew.
+      known.find((one) => one.node === node) ?? this.add(node, width, height));
+    this.shown.set(id, shown);
+    for (const one of shown) one.image.src = image;
   }
 
   /**
-   * @param {string} id
+   * @param {any} node
    * @param {number} width
    * @param {number} height
    */
-  add(id, width, height) {
-    const node = this.places.findNode(id);
-    if (!node) return undefined;
+  add(node, width, height) {
     const image = document.createElement("img");
     image.alt = say("preview");
     image.draggable = false;
     const tall = heightFor(width, height, node.size[0]);
     this.places.panels.show(node, div("wanduet-preview", image), tall);
-    const shown = { image, node };
-    this.shown.set(id, shown);
-    return shown;
+    return { image, node };
   }
 
   /** @param {string} id */
   remove(id) {
-    const shown = this.shown.get(id);
-    if (shown) this.places.panels.hide(shown.node);
+    for (const { node } of this.shown.get(id) ?? []) this.places.panels.hide(node);
     this.shown.delete(id);
   }
 

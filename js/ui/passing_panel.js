@@ -34,6 +34,7 @@ export class PassingPanels {
     place.height = height;
     place.widget = addPanel(node, this.name, place.host, { minWidth: 0, height, around: AROUND });
     place.brought = node.size[1] - before;
+    redraw();  // an older frontend puts the element in its place only then
   }
 
   /** @param {any} node whose panel goes, with the height that it brought */
@@ -61,11 +62,15 @@ export class PassingPanels {
     const place = { host: div("wanduet-passing"), widget: null, height: 0, brought: 0 };
     this.places.set(node, place);
     passToCanvas(place.host);
+    const { name } = this;
     const earlier = node.onSerialize;
     // Or a run would mark the workflow as changed, and undo would go through panels.
     node.onSerialize = function (/** @type {any} */ saved) {
       const result = earlier?.apply(this, arguments);
       if (place.brought) saved.size = [saved.size[0], saved.size[1] - place.brought];
+      // Frontend 1.32 lists there every widget of a node that shows a subgraph.
+      const listed = saved.properties?.proxyWidgets;
+      if (listed) saved.properties.proxyWidgets = listed.filter((/** @type {string[]} */ [, one]) => one !== name);
       return result;
     };
     return place;

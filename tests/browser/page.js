@@ -280,6 +280,17 @@ window.wanduetTest = {
     return text.includes(": ") ? text.slice(text.indexOf(": ") + 2).trim() : text;
   },
 
+  // What a page gets of the server.
+  receive(type, detail) {
+    (app.api ?? window.comfyAPI.api.api).dispatchEvent(new CustomEvent(type, { detail }));
+  },
+
+  // Ids that a run uses, of nodes within subgraphs.
+  innerIds(type) {
+    return app.graph.nodes.flatMap((host) => (host.subgraph?.nodes ?? [])
+      .filter((node) => node.type === type).map((node) => `${host.id}:${node.id}`));
+  },
+
   // Notes the texts and images that a node shows from now on.
   recordPanels(id) {
     const seen = { notes: new Set(), images: new Set() };
@@ -300,6 +311,11 @@ window.wanduetTest = {
   recorded() {
     this.recording.abort();
     return { notes: [...this.seen.notes], images: [...this.seen.images] };
+  },
+
+  drawnPreviews() {
+    const images = [...document.querySelectorAll(".wanduet-preview img")];
+    return images.filter((image) => image.getBoundingClientRect().width).length;
   },
 
   previewCount() {

@@ -1,14 +1,19 @@
 """What nodes show of a run: its video and progress meanwhile, a report afterwards, a comparison."""
 
+import json
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from tests.comfy.server import REPOSITORY
+
 from .editor import Editor, saved
 from .test_schedule_panel import T2V, add_pair
 
 pytestmark = pytest.mark.browser
+
+PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///ywAAAAAAQABAAACAUwAOw=="
 
 
 def add_run(editor: Editor, steps: int) -> str:
@@ -70,6 +75,24 @@ def test_a_run_moves_counts_and_reports(editor: Editor, results: Path | None):
     editor.call("press", extend, "Edit the result")
     assert editor.call("widgetValue", extend, "edited") == idea
     assert idea in editor.page.inner_text(".wanduet-prompt")
+
+
+def test_the_node_around_a_sampler_shows_its_video_and_saves_nothing_of_it(
+    editor: Editor, results: Path | None
+):
+    name = "Wan 2.2 Tiny Text to Video (No Download).json"
+    editor.load(json.loads((REPOSITORY / "workflows" / name).read_text(encoding="utf-8")))
+    saved = editor.serialize()["nodes"]
+    (sampler,) = editor.call("innerIds", "WanDuetMoESampler")
+    image = {"image": PIXEL, "width": 8, "height": 6}
+    editor.call("receive", "wanduet.preview", {"node": sampler, **image})
+    editor.page.wait_for_function("() => wanduetTest.drawnPreviews() === 1")
+    editor.screenshot(results, "preview-outside")
+    assert editor.serialize()["nodes"] == saved
+    editor.call("receive", "wanduet.preview", {"node": sampler, "done": True})
+    editor.settle()
+    assert editor.call("previewCount") == 0
+    assert editor.serialize()["nodes"] == saved
 
 
 def test_a_run_shows_nothing_in_another_workflow(editor: Editor):

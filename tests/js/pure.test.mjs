@@ -124,7 +124,7 @@ test("a preview goes on at a node that was made anew", () => {
   let node = { size: [300, 300] };
   const shownAt = [];
   const panels = { show: (at) => shownAt.push(at), hide() {} };
-  const previews = new Previews({ findNode: () => node, panels });
+  const previews = new Previews({ findNodes: () => [node], panels });
   const message = { node: "4", image: "data:", width: 8, height: 8 };
   const first = node;
   previews.receive(message);
