@@ -4,6 +4,7 @@ A path may be one file, a folder, the index of a sharded checkpoint, or any one 
 Nothing but safetensors and GGUF is ever opened; a pickled file could run code.
 """
 
+import logging
 import os
 import re
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from ..unreadable import is_shortage, unreadable
 from .source import RawTensor, damaged, first_names, shown
 from .source_gguf import MAGIC, open_gguf
 from .source_safetensors import MAX_HEADER_BYTES, open_safetensors, parse_json
+
+log = logging.getLogger(__name__)
 
 Expert = Literal["high", "low"]
 
@@ -237,7 +240,15 @@ def _mentions(index: Path, name: str) -> bool:
     except (OSError, ValueError) as error:
         if is_shortage(error):
             raise  # it may be that of the file all the same
-        return SHARD_NAME.search(name) is not None
+        if SHARD_NAME.search(name):
+            return True
+        if isinstance(error, OSError):
+            log.warning(
+                "%s cannot be read: %s. If it is the index of %s, other parts of that model are "
+                "missing. Make it readable, or move it away.",
+                *(shown(index.name), error.strerror or error, shown(name)),
+            )
+        return False
     keys = fields.get("weight_map") if isinstance(fields, dict) else None
     return isinstance(keys, dict) and name in keys.values()
 

@@ -78,14 +78,13 @@ def converted_file(
     file, metadata = Path(folder) / _file_name(checkpoint, name), _identity(checkpoint, name)
     try:
         found = _opened(file, metadata)
+        if found is None:
+            _prune(Path(folder))
+            _write(file, partial(_tensors, checkpoint, target, torch.device(device)), metadata)
+            found = _opened(file, metadata)
     except UnreadableError as error:
         log.warning("%s Until then, %s is converted at every start.", error, checkpoint.path.name)
         return checkpoint
-    if found is not None:
-        return found
-    try:
-        _prune(Path(folder))
-        _write(file, partial(_tensors, checkpoint, target, torch.device(device)), metadata)
     except OSError as error:
         log.warning(
             "Converted weights of %s cannot be kept in %s: %s. They will be converted at every "
@@ -95,7 +94,7 @@ def converted_file(
             error.strerror or error,
         )
         return checkpoint
-    return _opened(file, metadata) or checkpoint  # somebody may have tidied up at once
+    return found or checkpoint  # somebody may have tidied up at once
 
 
 def _is_convertible(entry: WeightEntry, target: WeightFormat) -> bool:
@@ -140,7 +139,9 @@ def _opened(file: Path, metadata: dict[str, str]) -> Checkpoint | None:
         checkpoint = open_checkpoint(file)
     except OSError as error:
         raise unreadable(file.name, error, "Check the path and its permissions.") from error
-    except ShortageError:
+    except ShortageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None  # another program tidied up after the look
         raise
     except CheckpointError as error:
         log.info("%s will be written anew: %s", file.name, error)

@@ -125,6 +125,29 @@ def test_kept_weights_that_cannot_be_read_now_stay(
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EIO])
+@pytest.mark.parametrize("written", [False, True], ids=["kept", "just written"])
+def test_kept_weights_that_go_between_a_look_and_the_reading(
+    written: bool, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Another ComfyUI tidies up, or a drive goes: there is the source, which gives the same."""
+    source = open_checkpoint(save(tmp_path / "a.safetensors", dit_state()))
+    if not written:
+        converted_file(source, "fp8", tmp_path / "kept")
+    parse = source_safetensors.parse_json
+    errors = iter([OSError(number, os.strerror(number))])
+
+    def refused_at_first(text: bytes) -> object:
+        for error in errors:
+            raise error
+        return parse(text)
+
+    monkeypatch.setattr(source_safetensors, "parse_json", refused_at_first)
+    found = converted_file(source, "fp8", tmp_path / "kept")
+    made_anew = number == errno.ENOENT and not written
+    assert (found.path.parent.name == "kept") == made_anew
+
+
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "No handle")])
 def test_tidying_up_ends_no_conversion(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -155,7 +178,10 @@ def test_a_drive_that_maps_no_files_is_said_so(tmp_path: Path, monkeypatch: pyte
     assert str(tmp_path) not in str(seen.value)
 
 
-def test_an_index_that_cannot_be_read_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
+def test_an_index_that_cannot_be_read_now(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     """It may be the index of the file, which would not be whole without it."""
     save_sharded(tmp_path, dit_state())
     (one,) = tmp_path.glob("*-00001-of-*.safetensors")
@@ -163,12 +189,18 @@ def test_an_index_that_cannot_be_read_now(tmp_path: Path, monkeypatch: pytest.Mo
     alone = one.rename(tmp_path / "high.safetensors")
     index.write_text(index.read_text().replace(one.name, alone.name))
 
-    def no_handle(_: object) -> object:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    def refused(_: object) -> object:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files, "parse_json", no_handle)
-    with pytest.raises(ShortageError, match="cannot be opened at the moment"):
-        open_checkpoint(alone)
+    monkeypatch.setattr(files, "parse_json", refused)
+    if number == errno.EMFILE:
+        with pytest.raises(ShortageError, match="cannot be opened at the moment"):
+            open_checkpoint(alone)
+    else:  # another's file in the folder must not keep all models from being loaded
+        with pytest.raises(CheckpointError, match=r"high\.safetensors is incomplete"):
+            open_checkpoint(alone)
+        told = f"{index.name} cannot be read: {os.strerror(number)}. If it is the index of"
+        assert told in caplog.text
     monkeypatch.undo()
     assert len(open_checkpoint(alone).files) == 3
 
