@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..wan_model.presets import AUTO, Models
 from ..wan_model.sampling import count_high_noise_steps
-from . import few_steps, settings
+from . import few_steps, run_hints, settings
 from ._comfy.host import runtime
 from ._comfy.model import facts
 from ._comfy.sampling import samplers
@@ -118,6 +118,7 @@ class WanDuetMoEGuider(io.ComfyNode):
         text = f"{high.label}\ncfg {cfg}{switch}, shift {chosen.shift:g}"
         if model_low is None and high.expert is not None:
             said.append(f"The {high.expert}-noise expert runs alone, at all noise levels.")
+        said += run_hints.hints(run.prompt, run.node_id, chosen)
         of_models = run.said(chosen.start_steps)
         runtime.show(cls.hidden.unique_id, "\n".join([text, *why, *of_models, *said, *unread]))
         return io.NodeOutput(guider)

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..wan_model.presets import AUTO, Settings
 from ..wan_model.sampling import ExpertPlan, trim_steps
-from . import run_pace, settings
+from . import run_hints, run_pace, settings
 from ._comfy.host import runtime
 from ._comfy.model import facts
 from ._comfy.model.window_work import frames_seen, windows_per_step
@@ -104,6 +104,7 @@ class WanDuetMoESampler(io.ComfyNode):
         boundary = chosen.boundary if model_low is not None else 0.0
         first_steps = ExpertPlan.of(sigmas, boundary, start).steps_start
         plan = _plan_text(high, chosen, sigmas, start, model_low is not None)
+        said += run_hints.hints(run.prompt, run.node_id, chosen)
         text = "\n".join([plan, *why, *run.said(first_steps), *said, *unread])
         runtime.show(cls.hidden.unique_id, text)
         guider = run.guider(chosen, start, heading=text)

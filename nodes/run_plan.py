@@ -30,6 +30,7 @@ from .loader_settings import (
 )
 from .prompt_check.graph import Graph
 from .prompt_check.known_files import Describe, Model, describe_file, find_model
+from .run_hints import hints
 from .speed_tiers import nothing_skipped
 from .video_size import FREE, SIZES, chosen_length, chosen_size
 from .window_plan import Seen, seen_at
@@ -107,7 +108,7 @@ def settings_of(
     why += few_steps.said_of_unsure(graph, node_id, models, named)
     if chosen.start_steps:
         why.append(few_steps.of_start(has_start, high))
-    return chosen, [*why, *said]
+    return chosen, [*why, *said, *hints(graph.nodes, node_id, chosen)]
 
 
 def _shift_in_front(graph: Graph, node_id: str, name: str) -> float | None:
