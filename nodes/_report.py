@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from ..wan_model.errors import MemoryLimitError, RelativeError, WanError
 from ..wan_model.host_memory import is_full
-from ..wan_model.unreadable import is_shortage
+from ..wan_model.unreadable import is_shortage, lacks_threads
 
 LIMITS_ADVICE = (
     "Limits are inputs of the 'Wan 2.2 VRAM & Block Swap' node: 0 leaves the VRAM budget open, -1 "
@@ -29,6 +29,11 @@ NO_HANDLE = (
     "programs, or start ComfyUI with a higher limit (`ulimit -n`)."
 )
 
+NO_THREAD = (
+    "ComfyUI can start no more threads at the moment. Got '{}', need free memory and a free "
+    "process. Close other programs, or start ComfyUI with a higher limit (`ulimit -u`)."
+)
+
 Execute = TypeVar("Execute", bound=Callable[..., Any])
 
 
@@ -42,8 +47,8 @@ def reports_errors(execute: Execute) -> Execute:
     """Turns the library's errors into one that ComfyUI shows as it is. Others pass through.
 
     Beside them, what PyTorch, safetensors and Python raise when the computer's memory is full, or
-    when no more files can be opened. The library knows no nodes, so where its advice concerns one,
-    that is named here.
+    when no more files can be opened or threads started. The library knows no nodes, so where its
+    advice concerns one, that is named here.
     """
 
     @wraps(execute)
@@ -61,10 +66,15 @@ def reports_errors(execute: Execute) -> Execute:
             # Without a number and a path in quotation marks, which an OSError adds to its reason.
             reason = getattr(error, "strerror", None) or str(error)
             got = reason.partition("\n")[0] or type(error).__name__
-            said = FULL_MEMORY if is_full(error) else NO_HANDLE
-            raise WanDuetError(said.format(got)) from error
+            raise WanDuetError(_shortage(error).format(got)) from error
 
     return wrapper  # pyright: ignore[reportReturnType]
+
+
+def _shortage(error: Exception) -> str:
+    if lacks_threads(error):
+        return NO_THREAD
+    return FULL_MEMORY if is_full(error) else NO_HANDLE
 
 
 def _for_the_editor(error: WanError) -> str:

@@ -9,6 +9,9 @@ from .host_memory import is_full
 NO_HANDLES = (errno.EMFILE, errno.ENFILE)
 """This program has as many files open as it may, or the whole system has."""
 
+NO_THREAD = "can't start new thread"
+"""Python's words, which have no type or number of their own."""
+
 
 def unreadable(name: str, error: Exception, advice: str) -> WanError:
     """Returns the error for a file that cannot be read.
@@ -40,7 +43,12 @@ def unreadable(name: str, error: Exception, advice: str) -> WanError:
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether an error is for want of memory or of file handles, or of a file not read for now."""
-    if isinstance(error, ShortageError) or is_full(error):
+    """Whether it is for want of memory, threads or file handles, or of a file not read for now."""
+    if isinstance(error, ShortageError) or is_full(error) or lacks_threads(error):
         return True
     return isinstance(error, OSError) and error.errno in NO_HANDLES
+
+
+def lacks_threads(error: BaseException) -> bool:
+    """Whether the system gives no more threads, for want of memory or by its limit of processes."""
+    return isinstance(error, RuntimeError) and NO_THREAD in str(error)

@@ -52,7 +52,7 @@ def _all_problems(graph: Graph, describe: Describe) -> Iterator[Problem]:
             yield problem
     for kind in (SAMPLER, GUIDER):
         for node_id in graph.of_kind(kind):
-            if wrong & graph.upstream([node_id]):
+            if wrong and wrong & graph.upstream([node_id]):
                 continue  # what follows from a wrong file is no mistake of its own
             yield from pair_problems(graph, describe, node_id)
             yield from start_problems(graph, describe, node_id)

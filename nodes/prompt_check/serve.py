@@ -12,6 +12,10 @@ from .check import SAMPLER, find_problems
 from .graph import Graph
 from .type_rules import NodeKind
 
+WRONG = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError)
+WRONG += (TypeError, ValueError)
+"""What looking at a workflow raises that is none, or has values of wrong types."""
+
 
 def register_checks() -> None:
     """Checks prompts before they are queued, and workflows that are being edited."""
@@ -40,7 +44,7 @@ async def _answer(request: web.Request) -> web.Response:
     try:
         prompt = (await request.json())["prompt"]
         return web.json_response(await asyncio.to_thread(_found, prompt))
-    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+    except WRONG as error:
         return web.json_response({"error": str(error)})
 
 

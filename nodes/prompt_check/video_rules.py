@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ...wan_model.errors import SettingsError, ShapeError
 from ...wan_model.shapes import check_size
 from ..video_size import FREE, check_image_for
-from .graph import Graph, Output
+from .graph import MAX_CHAIN, Graph, Output
 from .known_files import Describe, Model, find_model, vae_channels
 from .problem import Problem
 
@@ -122,7 +122,7 @@ def decode_problems(
 
 def _latent_channels(graph: Graph, describe: Describe, latent: Output | None) -> int | None:
     """Returns the channels of a latent, by the VAE of the node that made it first."""
-    for _ in range(len(graph.nodes)):
+    for _ in range(MAX_CHAIN):
         if latent is None:
             return None
         if graph.kind(latent.node_id) == SIZE:

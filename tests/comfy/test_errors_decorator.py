@@ -77,6 +77,19 @@ def test_a_want_of_file_handles_is_said_too(report: Any, number: int):
         execute()
 
 
+def test_a_want_of_threads_is_said_too(report: Any):
+    """It may be the limit of processes or of memory."""
+
+    @report.reports_errors
+    def execute() -> None:
+        raise RuntimeError("can't start new thread")
+
+    with pytest.raises(
+        report.WanDuetError, match=r"^ComfyUI can start no more threads .*ulimit -u"
+    ):
+        execute()
+
+
 class Interrupted(BaseException):
     """As ComfyUI's InterruptProcessingException may be."""
 
@@ -86,7 +99,6 @@ class Interrupted(BaseException):
     [
         torch.OutOfMemoryError("Tried to allocate memory"),
         RuntimeError("a shape"),
-        RuntimeError("can't start new thread"),  # mostly the limit of processes
         FileNotFoundError(errno.ENOENT, "No such file", "not enough memory.png"),
         Interrupted(),
         KeyError("x"),

@@ -1,12 +1,19 @@
 """Routes that the graph editor asks. Every answer is JSON with status 200, errors too."""
 
+import json
+import os
+import sys
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+from websocket import create_connection
 
 from wan_model.config import OFFICIAL
 from wan_model.sampling import SOLVERS, expert_split, make_sigmas, make_timesteps
 
+from .client import PromptRejected
+from .graphs import memory, moe_sampler, node, vae
 from .server import ComfyServer
 
 pytestmark = pytest.mark.comfy
@@ -136,3 +143,50 @@ def test_schedule_of_one_expert_has_no_switch(comfy_server: ComfyServer):
 )
 def test_schedule_of_wrong_settings_is_an_error(comfy_server: ComfyServer, wrong: dict):
     assert list(schedule(comfy_server, **wrong)) == ["error"]
+
+
+def cpu_seconds(server: ComfyServer) -> float:
+    """Returns what a server has computed so far, however busy the machine is."""
+    fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="time is read from /proc")
+def test_a_large_workflow_is_looked_at_in_one_pass(comfy_server: ComfyServer):
+    """Many nodes at the end of a long chain do not go along it each."""
+    options = {"upscale_method": "area", "scale_by": 1.0}
+    chain = {
+        str(n): node("LatentUpscaleBy", samples=(str(n - 1), 0), **options) for n in range(4000)
+    }
+    last = {"samples": ("3999", 0), "tiling": "auto"}
+    ends = {f"end{n}": node("WanDuetVAEDecode", vae=("vae", 0), **last) for n in range(2000)}
+    before = cpu_seconds(comfy_server)
+    found = comfy_server.post("/wanduet/check", {"prompt": {**chain, **ends}})
+    assert {problem["input"] for problem in found["problems"]} == {"vae"}
+    found = comfy_server.post("/wanduet/check", {"prompt": {**chain, **ends, **vae()}})
+    assert found["problems"] == []
+    assert cpu_seconds(comfy_server) - before < 10
+
+
+def test_what_is_no_workflow_is_answered_too(comfy_server: ComfyServer):
+    for body in (b"{", b"5", b"[]", b'{"prompt": ' + b"[" * 100_000, b'{"prompt": {"a": 5}}'):
+        assert list(json.loads(comfy_server.request("/wanduet/check", body))) == ["error"]
+
+
+def test_a_long_value_is_not_repeated_whole_to_the_editor(comfy_server: ComfyServer):
+    nodes = {
+        **moe_sampler(seed=1, shift="x" * 100_000),
+        **memory(blocks_to_swap="y" * 100_000),
+        "end": node("PreviewAny", source=("memory", 0)),
+    }
+    socket = create_connection(f"ws://{comfy_server.address}/ws?clientId=long", timeout=300)
+    try:
+        with pytest.raises(PromptRejected):
+            comfy_server.queue(nodes, "long")
+        while (message := json.loads(socket.recv()))["type"] != "wanduet.refused":
+            pass
+    finally:
+        socket.close()
+    sentences = [problem["message"] for problem in message["data"]["problems"]]
+    assert sentences
+    assert max(map(len, sentences)) < 1100

@@ -23,6 +23,9 @@ OURS = "WanDuet"
 REFUSED = "wanduet.refused"
 """Event with the sentences for the client that queued the prompt."""
 
+LONGEST = 1000
+"""Characters of one sentence for the client."""
+
 Problems = list[dict[str, str]]
 """Each {"node_id", "input", "message"}."""
 
@@ -62,8 +65,8 @@ def add_gate(check: Callable[[dict[str, Any], set[str]], Problems]) -> None:
 async def _body(request: web.Request) -> dict[str, Any]:
     try:
         body = await request.json()
-    except ValueError:
-        return {}
+    except (ValueError, LookupError, RecursionError):
+        return {}  # ComfyUI will say it, with a status of its own
     return body if isinstance(body, dict) else {}
 
 
@@ -93,7 +96,8 @@ def _outputs(prompt: dict[str, Any], targets: Any) -> list[str]:
         for node_id, node in prompt.items()
         if getattr(classes.get(node.get("class_type")), "OUTPUT_NODE", False)
     ]
-    return [each for each in found if each in targets] if targets else found
+    chosen = isinstance(targets, list) and targets
+    return [each for each in found if each in targets] if chosen else found
 
 
 def lazy_inputs(kind: str) -> set[str]:
@@ -189,6 +193,12 @@ def _core_problems(answer: web.StreamResponse) -> Problems:
 
 
 def _sentence(error: dict[str, Any]) -> str:
+    """Returns what is wrong; ComfyUI repeats whole values, of any length."""
+    text = _words(error)
+    return text if len(text) <= LONGEST else text[:LONGEST] + "..."
+
+
+def _words(error: dict[str, Any]) -> str:
     name = error.get("extra_info", {}).get("input_name", "")
     details = str(error.get("details", ""))
     if error.get("type") == "custom_validation_failed":
