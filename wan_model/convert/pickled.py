@@ -62,10 +62,19 @@ def _work(answer: Connection, source: Path, target: Path, memory_bytes: int) -> 
     except (WanError, OSError) as error:
         answer.send("no more memory" if is_full(error) else str(error))
     except Exception as error:  # noqa: BLE001 - whatever a stranger's file makes torch raise
-        text = "no more memory" if is_full(error) else ""
-        answer.send(text or f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}")
+        answer.send(_reason(error))
     else:
         answer.send(None)
+
+
+def _reason(error: Exception) -> str:
+    """Returns what went wrong; the end of a file that is cut off comes without a word."""
+    if is_full(error):
+        return "no more memory"
+    if isinstance(error, EOFError):
+        return "a file that is empty or cut off"
+    text = "".join(str(error).strip().splitlines()[:1])
+    return f"{type(error).__name__}: {text[:200]}"
 
 
 def _read(source: Path) -> object:

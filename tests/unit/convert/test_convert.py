@@ -79,6 +79,19 @@ def test_nothing_in_a_pickled_file_is_run(tmp_path: Path, caplog: pytest.LogCapt
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
 
 
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"", "a file that is empty or cut off"), (b"\x80\x02.", "IndexError: ")]
+)
+def test_a_damaged_pickled_file(
+    content: bytes, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What its reader raises may have no words."""
+    file = tmp_path / "a.pth"
+    file.write_bytes(content)
+    assert main([str(file)]) == 1
+    assert f"a.pth cannot be read. Got {said}" in caplog.text
+
+
 def test_other_files_change_their_format(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = save(tmp_path / "a_low_noise.safetensors", dit_state())
     assert main([str(file), "--format", "int8 convrot"]) == 0
