@@ -15,16 +15,20 @@ PEER_ACTIVATIONS = 2.0
 
 
 def check_fit(
-    config: DiTConfig, weight_format: str, activation_bytes: int, free_bytes: int, peers: bool
+    config: DiTConfig,
+    weight_format: str,
+    activation_bytes: int,
+    free_bytes: int,
+    contestants: int = 1,
 ) -> None:
-    """Refuses a model that the GPU's free memory cannot hold.
+    """Refuses models that the GPU's free memory cannot hold.
 
     Args:
         config: sizes.
         weight_format: of the blocks' weights; all others are fp32.
         activation_bytes: what ours needs beside the weights, for the largest video.
         free_bytes: free memory of the GPU.
-        peers: whether others are to run at the same size, which need more than we do.
+        contestants: how many models are there at once. Others than ours need more activations.
 
     Raises:
         MemoryLimitError: says what fits.
@@ -32,17 +36,19 @@ def check_fit(
     count, bits = config.num_layers, find(weight_format).format.bits
     inside, outside = weight_bytes(config, weight_format)
     block, weights = inside // count, inside + outside
-    if weights + activation_bytes <= free_bytes:
+    activations = activation_bytes * (PEER_ACTIVATIONS if contestants > 1 else 1)
+    share = free_bytes / contestants
+    if weights + activations <= share:
         return
-    room = free_bytes - outside - activation_bytes * (PEER_ACTIVATIONS if peers else 1)
-    fitting = min(count - 1, int(room // block))
+    fitting = min(count - 1, int((share - outside - activations) // block))
     ways = [f"--layers {fitting} to measure {fitting} of {count} blocks"] if fitting > 0 else []
-    if bits == 16 and weights - inside // 2 + activation_bytes <= free_bytes:
+    if bits == 16 and weights - inside // 2 + activations <= share:
         ways.append("--format fp8")
+    each = f"{contestants} models do" if contestants > 1 else "The model does"
     raise MemoryLimitError(
-        f"The model does not fit into the GPU's memory. Got {free_bytes / GIB:.1f} GiB, need "
-        f"{weights / GIB:.1f} for weights and {activation_bytes / GIB:.1f} for the video. "
-        f"Use {' or '.join(ways) or 'a smaller video'}."
+        f"{each} not fit into the GPU's memory. Got {free_bytes / GIB:.1f} GiB, need "
+        f"{weights / GIB:.1f} for weights and {activations / GIB:.1f} for the video"
+        f"{' each' if contestants > 1 else ''}. Use {' or '.join(ways) or 'a smaller video'}."
     )
 
 

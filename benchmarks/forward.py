@@ -1,28 +1,30 @@
 """One forward pass of a transformer with random weights at full size: time, memory, error.
 
-    python benchmarks/forward.py a14b 832x480x81 1280x720x81 --compile --beside comfyui
+    python benchmarks/forward.py a14b 832x480x81 1280x720x81 --layers 10 --beside comfyui
 
-Each contestant is built, measured at every size and freed, ours first; with --rounds 2 all take
-their turn twice, and the medians are of all repeats: clock, power and temperature, printed with
-every line, show whether the turns were alike. Weights, inputs and process are the same for all.
+Contestants are processes of their own that take turns pass by pass, see turns.py: ours, with LoRAs
+if they are asked for and with every kind of `--stages`, the peers, and with --before another
+checkout of this repository. Weights and inputs are the same for all. Clock, power and temperature,
+printed with every line, are those of all turns.
 
 To compare with ComfyUI set COMFYUI_PATH to its source tree and install its requirements into this
-Python (torchvision among them). --format fp8 lets ComfyUI use its own fp8 matmuls. On a smaller
-card, `--layers N` measures N of the blocks: nearly the ratios of the whole, but the times of the
-slice. `toy 64x64x5 --device cpu` shows in seconds whether all is set up.
+Python (torchvision among them). --format fp8 lets ComfyUI use its own fp8 matmuls, "fp8 storage" is
+what published fp8 files ask for: fp8 weights, 16-bit matmuls. All models are in memory at once: on
+a smaller card `--layers N` measures N of the blocks: nearly the ratios of the whole, but the times
+of the slice. `toy 64x64x5 --device cpu` shows in seconds whether all is set up.
 
 Prints JSON lines; `>> benchmarks/results/forward.jsonl` keeps them for report.py. Per contestant
-and size: the seconds of the first pass, which compiles with --compile, median seconds of the others
-and peak memory above the weights; of ours also the floor, see floors.py, and the ceilings that it
-follows from. Then ratios to the peers, and with --error-frames the rms error relative to fp32 on a
-shorter video.
+and size: the seconds of the first pass, which compiles kernels, median seconds of the others and
+peak memory above the weights; of ours also the floor, see floors.py, and the ceilings that it
+follows from. Then ratios to the others, with the standard error of the turns' ratios, and with
+--error-frames the rms error relative to fp32 on a shorter video.
 """
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -37,13 +39,23 @@ from benchmarks.ceilings import forward_rates
 from benchmarks.fit import check_fit
 from benchmarks.floors import forward_floor, forward_work
 from benchmarks.lines import emit
-from benchmarks.peers import PEERS, Built, Peer, build_dit, random_value
-from benchmarks.timing import Timing, device_called, measure, release
+from benchmarks.peers import PEERS, build_dit, random_value
+from benchmarks.timing import device_called
+from benchmarks.turns import (
+    Answer,
+    Contestant,
+    Process,
+    processes,
+    ratios,
+    serve,
+    take_turns,
+    timed,
+)
 from wan_model.attention import AttentionFn, copies_of, names, resolve
 from wan_model.attention.registry import Selected
 from wan_model.config import DiTConfig, Precision
 from wan_model.dit import BlockRunner, WanDiT, run_in_order
-from wan_model.dit.activation_memory import activation_bytes
+from wan_model.dit.activation_memory import StageKind, activation_bytes
 from wan_model.dit.compiled_stages import CompiledStages
 from wan_model.dit.stage_choice import FastestStages, with_stages
 from wan_model.errors import BackendError, WanError
@@ -65,7 +77,7 @@ CONFIGS = {"a14b": (A14B, 8), "5b": (TI2V_5B, 16), "toy": (TOY, 8)}
 Inputs = tuple[Tensor, Tensor, Tensor]
 """Latent, timestep, text."""
 
-STAGES = ("fused", "compiled", "plain")
+STAGES: dict[str, StageKind] = {"fused": "fused", "compiled": "compiled", "plain": "own"}
 """What does the work between matmuls: our kernels, torch.compile, or PyTorch's own operations."""
 
 
@@ -80,21 +92,18 @@ class Task:
     """Of our arithmetic."""
     weight_format: str
     device: torch.device
-    sizes: tuple[str, ...]
-    repeats: int
-    error_frames: int
-    peers: tuple[Peer, ...]
 
     def latent(self, size: str) -> LatentSize:
         """Returns latent frames, height and width of WIDTHxHEIGHTxFRAMES."""
         width, height, frames = (int(part) for part in size.split("x"))
         return latent_size(width, height, frames, self.stride)
 
-    def estimate_bytes(self, size: str, attention: AttentionFn) -> int:
-        """Returns what our planner reckons with beside the weights."""
-        latent = astuple(self.latent(size))
+    def estimate_bytes(self, size: str, attention: AttentionFn, stages: str) -> int:
+        """Returns what our planner reckons with beside the weights, with a kind of `STAGES`."""
+        latent, copies = astuple(self.latent(size)), copies_of(attention)
+        kind = STAGES[stages] if self.device.type == "cuda" else "own"
         return activation_bytes(
-            self.config, self.precision, 1, *latent, attention_copies=copies_of(attention)
+            self.config, self.precision, 1, *latent, attention_copies=copies, stages=kind
         )
 
     def inputs(self, size: str) -> Inputs:
@@ -157,105 +166,79 @@ def runner_of(stages: str, precision: Precision) -> BlockRunner:
     return run_in_order
 
 
-def build_ours(task: Task, attention: AttentionFn, stages: str, lora: bool = False) -> Built:
-    """Returns our transformer, if it fits."""
-    if task.device.type == "cuda":
-        free_bytes = torch.cuda.mem_get_info(task.device)[0]
-        largest = max(task.estimate_bytes(size, attention) for size in task.sizes)
-        check_fit(task.config, task.weight_format, largest, free_bytes, bool(task.peers))
-    runner = runner_of(stages, task.precision)
+def serve_ours(task: Task, attention: AttentionFn) -> tuple[Answer, Any]:
+    """Builds our transformer, for passes with and without LoRAs, with stages of every kind."""
     model = random_dit(task.config, task.precision, task.weight_format, attention, task.device)
+    runners = cache(partial(runner_of, precision=task.precision))
+    worn = loras.Worn(model, task.device)
 
-    if lora and not loras.give(model, task.device):
-        raise BackendError("LoRAs are merged into these weights: the pass is that without one.")
+    def answer(request: Answer) -> Answer:
+        runner = runners(request["stages"])
+        worn.set(request["lora"])
 
-    def predict(latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
-        return model.velocity(latent, timestep, text, None, runner)
+        def predict(latent: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+            return model.velocity(latent, timestep, text, None, runner)
 
-    return Built(OURS + loras.WITH_LORA * lora, label_of(attention), predict)
+        return one_pass(task, request, predict)
+
+    return {"attention": label_of(attention)}, answer
 
 
-def expectations(task: Task, attention: AttentionFn, size: str) -> dict[str, float]:
+def serve_peer(task: Task, peer: Any) -> tuple[Answer, Any]:
+    """Builds a peer's transformer."""
+    built = build_dit(peer, task.config, task.weight_format, task.device)
+    about = {"label": built.label, "attention": built.attention}
+    return about, lambda request: one_pass(task, request, built.run)
+
+
+@torch.inference_mode()
+def one_pass(task: Task, request: Answer, run: Any) -> Answer:
+    """Makes a pass of the request's size, and keeps what it predicts where that is asked for."""
+    inputs = task.inputs(request["size"])
+    if "keep" in request:
+        torch.save(run(*inputs).cpu(), request["keep"])
+        return {"kept": request["keep"]}
+    return timed(partial(run, *inputs), task.device)
+
+
+def expectations(task: Task, attention: AttentionFn, stages: str, size: str) -> dict[str, float]:
     """Returns our memory estimate and our floor; prints the ceilings that it follows from."""
     tokens = task.latent(size).tokens
     rates = forward_rates(task.config, tokens, attention, task.device)
     emit("ceilings", {"model": task.model, "size": size, "attention": label_of(attention), **rates})
     work = forward_work(task.config, tokens, task.weight_format)
-    estimate = {"estimate_gib": round(task.estimate_bytes(size, attention) / 2**30, 3)}
+    estimate = {"estimate_gib": round(task.estimate_bytes(size, attention, stages) / 2**30, 3)}
     return estimate | forward_floor(work, task.weight_format, rates)
 
 
-@dataclass
-class Contestant:
-    """One implementation and what was measured of it so far."""
-
-    name: str
-    build: Callable[[], Built]
-    own: dict[str, Any] = field(default_factory=dict)
-    """Options that only it has."""
-    expected: Callable[[str], dict[str, float]] = field(default=lambda _: {})
-    """What else is known of its pass at a size; asked for after the pass was measured."""
-    timings: dict[str, Timing] = field(default_factory=dict)
-    short: Tensor | None = None
-    """What it predicts for the short video."""
-
-    def take_turn(self, task: Task) -> None:
-        """Builds the model, measures all sizes, prints a line for each, frees the model."""
-        built = self.build()
-        about = {**task.about(), "contestant": self.name, "label": built.label, **self.own}
-        if built.attention:
-            about["attention"] = built.attention
-        for size in task.sizes:
-            inputs = task.inputs(size)
-            timing = measure(partial(built.run, *inputs), task.repeats, task.device)
-            if size in self.timings:
-                timing = self.timings[size].merged(timing)
-            self.timings[size] = timing
-            columns = {**timing.columns(), **self.expected(size)}
-            emit("forward", {**about, "size": size, **columns})
-        if task.error_frames and self.short is None and loras.WITH_LORA not in self.name:
-            self.short = built.run(*task.inputs(f"832x480x{task.error_frames}")).cpu()
-
-    def play(self, task: Task) -> bool:
-        """Takes a turn, and returns whether it could: what stops a peer does not stop the rest."""
-        try:
-            self.take_turn(task)
-        except (BackendError, RuntimeError) as error:
-            if self.name == OURS:
-                raise
-            reason = "out of memory" if isinstance(error, torch.OutOfMemoryError) else str(error)
-            sys.stderr.write(f"{self.name}: {reason}\n")
-            for size in task.sizes:
-                if size not in self.timings:
-                    about = {**task.about(), "contestant": self.name, "size": size}
-                    emit("forward", {**about, "failed": reason})
-            return False
-        finally:
-            release(task.device)
-        return True
+def emit_size(
+    task: Task, contestants: Sequence[Contestant], size: str, expected: dict[str, float]
+) -> None:
+    """Prints what was measured at a size: a line for each contestant, and ours by the others."""
+    ours = contestants[0]
+    for one in contestants:
+        about = {**task.about(), "contestant": one.name, **one.own, "size": size}
+        if size not in one.timings:
+            emit("forward", {**about, "failed": one.failed})
+            continue
+        columns = one.timings[size].columns() | (expected if one is ours else {})
+        emit("forward", {**about, **columns})
+    for one in contestants[1:]:
+        if size in one.timings:
+            line = {**task.about(), **ours.own, "peer": one.name, "size": size}
+            emit("forward_ratio", line | ratios(ours.timings[size], one.timings[size]))
 
 
-def emit_ratios(task: Task, ours: Contestant, peers: Sequence[Contestant]) -> None:
-    """Prints ours divided by each peer, per size."""
-    for peer in peers:
-        for size, timing in peer.timings.items():
-            mine, theirs = ours.timings[size].columns(), timing.columns()
-            line = {**task.about(), **ours.own, "peer": peer.name, "size": size}
-            line["ratio"] = round(mine["seconds"] / theirs["seconds"], 3)
-            if theirs["peak_gib"]:
-                line["peak_ratio"] = round(mine["peak_gib"] / theirs["peak_gib"], 3)
-            emit("forward_ratio", line)
-
-
-def emit_errors(task: Task, contestants: Sequence[Contestant]) -> None:
-    """Prints the rms error of each contestant relative to our model in fp32."""
-    size = f"832x480x{task.error_frames}"
+def emit_errors(task: Task, contestants: Sequence[Contestant], size: str, folder: Path) -> None:
+    """Prints the rms error of each contestant relative to our model in fp32; ends contestants."""
+    kept = [one for one in contestants if one.ask({"size": size, "keep": str(folder / one.name)})]
+    for one in contestants:
+        one.process.end()
     exact_model = random_dit(task.config, Precision(), AS_STORED, resolve("sdpa"), task.device)
     exact = exact_model(*task.inputs(size)).cpu()
-    for one in contestants:
-        if one.short is None:
-            continue
-        error = ((one.short - exact).square().mean() / exact.square().mean()).sqrt().item()
+    for one in kept:
+        short = torch.load(folder / one.name)
+        error = ((short - exact).square().mean() / exact.square().mean()).sqrt().item()
         line = {**task.about(), **one.own, "contestant": one.name, "size": size}
         emit("forward_error", {**line, "rms_error": float(f"{error:.3g}")})
 
@@ -271,51 +254,112 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--attention", choices=names(), default="auto", help="ours")
     parser.add_argument("--residual", choices=("fp32", "bf16"), default="fp32", help="ours")
     parser.add_argument("--lora", action="store_true", help="measure ours with LoRAs, too")
-    parser.add_argument("--stages", choices=STAGES, default="fused", help="of our blocks")
+    parser.add_argument(
+        "--stages", choices=STAGES, nargs="+", default=["fused"], help="of our blocks"
+    )
     parser.add_argument("--beside", choices=PEERS, nargs="+", default=[], help="peers to measure")
-    parser.add_argument("--repeats", type=int, default=3, help="timed passes of a turn")
-    parser.add_argument("--rounds", type=int, default=1, help="turns of each contestant")
+    parser.add_argument("--before", type=Path, help="another checkout of this repository")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each that are timed")
     parser.add_argument("--layers", type=int, default=0, help="blocks to keep; 0: all")
     parser.add_argument("--error-frames", type=int, default=0, help="0: no error measurement")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--serve", choices=(OURS, *PEERS), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-@torch.inference_mode()
-def run(options: argparse.Namespace) -> None:
-    """Measures all contestants in turns."""
+def task_of(options: argparse.Namespace) -> Task:
+    """Returns what the command line asks for."""
     config, stride = CONFIGS[options.model]
     full = config.num_layers
     residual = torch.float32 if options.residual == "fp32" else torch.bfloat16
-    task = Task(
+    return Task(
         model=options.model,
         config=replace(config, num_layers=min(options.layers or full, full)),
         stride=stride,
         precision=Precision(compute_dtype=torch.bfloat16, residual_dtype=residual),
         weight_format=options.format,
         device=device_called(options.device),
-        sizes=tuple(options.sizes),
-        repeats=options.repeats,
-        error_frames=options.error_frames,
-        peers=tuple(options.beside),
     )
-    attention = attention_of(options.attention)
-    build = partial(build_ours, task, attention, options.stages)
-    own = {"residual": options.residual, "stages": options.stages}
-    own["compiled"] = options.stages == "compiled"
-    # Cached: with --rounds the ceilings are measured once.
-    ours = Contestant(OURS, build, own, cache(partial(expectations, task, attention)))
-    with_lora = Contestant(OURS + loras.WITH_LORA, partial(build, lora=True), own)
-    peers = [
-        Contestant(peer, partial(build_dit, peer, task.config, task.weight_format, task.device))
-        for peer in task.peers
-    ]
-    playing = [ours, with_lora, *peers] if options.lora else [ours, *peers]
-    for _ in range(options.rounds):
-        playing = [one for one in playing if one.play(task)]
-    emit_ratios(task, ours, [with_lora, *peers])
-    if options.error_frames:
-        emit_errors(task, [ours, *peers])
+
+
+def commands(options: argparse.Namespace) -> list[list[str]]:
+    """Returns what starts ours, the peers and the checkout of before."""
+    given = [options.model, *options.sizes]
+    for name in ("format", "attention", "residual", "layers", "device"):
+        given += [f"--{name}", str(getattr(options, name))]
+    scripts = [(Path(__file__), who) for who in (OURS, *options.beside)]
+    if options.before:
+        scripts.append((options.before / "benchmarks" / Path(__file__).name, OURS))
+    return [[str(script), *given, "--serve", who] for script, who in scripts]
+
+
+def line_up(
+    options: argparse.Namespace, started: Sequence[Process]
+) -> tuple[list[Contestant], list[Contestant]]:
+    """Returns ours, of which all are in the first process, and the others; waits until they are.
+
+    Raises:
+        BackendError: if ours cannot be built.
+    """
+
+    def ours(name: str, process: Process, stages: str, *, lora: bool = False) -> Contestant:
+        own = {"label": name, "residual": options.residual}
+        own |= {"stages": stages, "compiled": stages == "compiled"}
+        return Contestant(name, process, {"stages": stages, "lora": lora}, own)
+
+    first, *more = options.stages
+    mine = [ours(OURS, started[0], first)]
+    mine += [ours(f"{OURS}, {stages}", started[0], stages) for stages in more]
+    mine += [ours(OURS + loras.WITH_LORA, started[0], first, lora=True)] * options.lora
+    beside = [Contestant(*pair) for pair in zip(options.beside, started[1:], strict=False)]
+    beside += [ours("before", started[-1], first)] * (options.before is not None)
+    about = started[0].answer()
+    for one in mine:
+        one.own |= about
+    for one in beside:
+        one.begin()
+    return mine, beside
+
+
+def play(options: argparse.Namespace, task: Task, folder: Path) -> None:
+    """Measures all contestants in turns."""
+    with processes(commands(options)) as started:
+        mine, beside = line_up(options, started)
+        ours, contestants = mine[0], [*mine, *beside]
+        attention = resolve(ours.own["attention"])
+        for size in options.sizes:
+            take_turns(contestants, size, {"size": size}, options.repeats)
+            if size not in ours.timings:
+                raise BackendError(ours.failed)
+            expected = expectations(task, attention, ours.own["stages"], size)
+            emit_size(task, contestants, size, expected)
+        if options.error_frames:
+            short = f"832x480x{options.error_frames}"
+            emit_errors(task, [ours, *beside], short, folder)
+
+
+@torch.inference_mode()
+def run(options: argparse.Namespace) -> None:
+    """Serves as a contestant, or has all of them measured."""
+    task = task_of(options)
+    if options.serve == OURS:
+        serve(lambda: serve_ours(task, attention_of(options.attention)))
+    elif options.serve:
+        serve(partial(serve_peer, task, options.serve))
+    else:
+        if task.device.type == "cuda":
+            check_room(options, task)
+        with tempfile.TemporaryDirectory() as folder:
+            play(options, task, Path(folder))
+
+
+def check_room(options: argparse.Namespace, task: Task) -> None:
+    """Refuses what does not fit into the GPU's memory."""
+    free_bytes = torch.cuda.mem_get_info(task.device)[0]
+    sdpa = resolve("sdpa")
+    largest = max(task.estimate_bytes(size, sdpa, options.stages[0]) for size in options.sizes)
+    count = len(commands(options))
+    check_fit(task.config, task.weight_format, largest, free_bytes, count)
 
 
 def main() -> None:

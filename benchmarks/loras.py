@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from wan_model.errors import BackendError
 from wan_model.offload import Extra
 from wan_model.quant import Linear, LowRank
 
@@ -29,6 +31,29 @@ def give(model: nn.Module, device: torch.device) -> bool:
     for number, (_, layer) in enumerate(layers):
         layer.adapters = operands(*tensors(layer, number, device))
     return bool(layers)
+
+
+class Worn:
+    """The same LoRAs, put on and taken off again."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._model, self._device = model, device
+        self._layers = [layer for _, layer in quantized(model)]
+        self._adapters: list[tuple[Any, ...]] = []
+
+    def set(self, on: bool) -> None:
+        """Puts them on or takes them off.
+
+        Raises:
+            BackendError: if they would be merged.
+        """
+        if on and not self._layers:
+            raise BackendError("LoRAs are merged into these weights: the pass is that without one.")
+        if on and not self._adapters:
+            give(self._model, self._device)
+            self._adapters = [layer.adapters for layer in self._layers]
+        for layer, adapters in zip(self._layers, self._adapters, strict=False):
+            layer.adapters = adapters if on else ()
 
 
 def extras(model: nn.Module) -> dict[int | None, list[Extra]]:

@@ -1,8 +1,8 @@
 """Other implementations of Wan2.2, with the same random weights and inputs as ours.
 
 ComfyUI comes from the source tree that the environment variable COMFYUI_PATH names, set up as it
-is without arguments; diffusers from its package. Both are imported when they are asked for, after
-ours has been measured: ComfyUI changes settings of torch as it is imported.
+is without arguments; diffusers from its package. Both are imported when they are asked for, in a
+process of their own: ComfyUI changes settings of torch as it is imported.
 
 A peer computes in its own way: ComfyUI all in bf16 (the patch embedding in fp32), diffusers as its
 `from_pretrained(torch_dtype=torch.bfloat16)` has it.
@@ -31,6 +31,8 @@ Module = TypeVar("Module", bound=nn.Module)
 
 Peer = Literal["comfyui", "diffusers"]
 PEERS: tuple[Peer, ...] = ("comfyui", "diffusers")
+
+FP8_STORAGE = "fp8 storage"
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,15 @@ def build_dit(peer: Peer, config: DiTConfig, weight_format: str, device: torch.d
     Args:
         peer: which one.
         config: sizes.
-        weight_format: "bf16", or "fp8": ComfyUI's fp8 matmuls of weights without scales, which
-            its weight_dtype fp8_e4m3fn_fast or `--fast fp8_matrix_mult` choose.
+        weight_format: "bf16"; "fp8": ComfyUI's fp8 matmuls of weights without scales, which
+            its weight_dtype fp8_e4m3fn_fast or `--fast fp8_matrix_mult` choose; "fp8 storage":
+            as it loads published fp8 files, dequantized before 16-bit matmuls.
         device: where it is built and run.
 
     Raises:
         BackendError: if the peer is not there or does not have this format.
     """
-    formats = ("bf16", "fp8") if peer == "comfyui" else ("bf16",)
+    formats = ("bf16", "fp8", FP8_STORAGE) if peer == "comfyui" else ("bf16",)
     if weight_format not in formats:
         raise BackendError(
             f"{peer} cannot be compared in this format. Got {weight_format!r}, need one of "
@@ -116,6 +119,10 @@ def _comfyui_dit(config: DiTConfig, weight_format: str, device: torch.device) ->
     label = import_comfyui(device)
     ops = importlib.import_module("comfy.ops")
     fast = weight_format == "fp8"
+    operations = ops.fp8_ops if fast else ops.disable_weight_init
+    if weight_format == FP8_STORAGE:
+        fp8 = torch.float8_e4m3fn
+        operations = ops.scaled_fp8_ops(fp8_matrix_mult=False, override_dtype=fp8)
     model = importlib.import_module("comfy.ldm.wan.model").WanModel(
         model_type="t2v",  # also of Wan2.2's I2V, which has no image embedding
         in_dim=config.in_channels,
@@ -127,9 +134,11 @@ def _comfyui_dit(config: DiTConfig, weight_format: str, device: torch.device) ->
         text_dim=config.text_dim,
         device=device,
         dtype=torch.float8_e4m3fn if fast else torch.bfloat16,
-        operations=ops.fp8_ops if fast else ops.disable_weight_init,
+        operations=operations,
     )
     fill(model)
+    if weight_format == FP8_STORAGE:
+        _fill_scaled(model)
     if fast:
         _check_fp8_matmuls(ops, model.blocks[0].self_attn.q)
     attention = importlib.import_module("comfy.ldm.modules.attention").optimized_attention
@@ -138,6 +147,17 @@ def _comfyui_dit(config: DiTConfig, weight_format: str, device: torch.device) ->
         return model(latent.bfloat16(), timestep, padded(text, config).bfloat16()).float()
 
     return Built(label, attention.__name__, predict)
+
+
+def _fill_scaled(model: nn.Module) -> None:
+    """Fills weights that have a scale, so that their largest value is fp8's."""
+    for name, layer in model.named_modules():
+        scale = layer._parameters.get("scale_weight")
+        if scale is not None:
+            weight = layer.get_parameter("weight")
+            value = random_value(f"{name}.weight", weight.shape, weight.device)
+            scale.data = value.abs().amax() / torch.finfo(weight.dtype).max
+            weight.data.copy_(value / scale)
 
 
 def _check_fp8_matmuls(ops: ModuleType, layer: nn.Module) -> None:

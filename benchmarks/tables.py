@@ -90,7 +90,7 @@ def ratio(row: Row, key: str) -> float | None:
 def contestant(row: Row) -> str:
     """Returns who was measured, with the version if it is not us."""
     label = str(row.line.get("label", _contestant(row.line)))
-    return NAMES.get(label, label)
+    return NAMES.get(label, label.replace(OURS, NAMES[OURS]))
 
 
 def groups(lines: Iterable[Line], table: str, layout: Layout) -> list[Group]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.lines import gpu_id
 from wan_model.errors import BackendError
@@ -36,16 +35,6 @@ class Timing:
     clock: dict[str, float]
     """Medians while it ran: sm_mhz, watts, celsius. Empty where they cannot be read."""
 
-    def merged(self, other: "Timing") -> "Timing":
-        """Returns both measurements as one."""
-        peaks = [peak for peak in (self.peak_bytes, other.peak_bytes) if peak is not None]
-        return Timing(
-            self.first_seconds,
-            (*self.seconds, *other.seconds),
-            max(peaks, default=None),
-            other.clock or self.clock,
-        )
-
     def columns(self) -> dict[str, Any]:
         """Returns what is printed: median, spread, peak in GiB, clock."""
         peak = self.peak_bytes
@@ -58,19 +47,6 @@ class Timing:
             "peak_gib": None if peak is None else round(peak / 2**30, 3),
             **self.clock,
         }
-
-
-def measure(call: Callable[[], Tensor], repeats: int, device: torch.device) -> Timing:
-    """Runs `call` once, then `repeats` times with the clock."""
-    first_seconds = elapsed(call, device)
-    on_gpu = device.type == "cuda"
-    before = torch.cuda.memory_allocated(device) if on_gpu else 0
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(device)
-    with clock_samples() as clock:
-        seconds = tuple(elapsed(call, device) for _ in range(repeats))
-    peak_bytes = torch.cuda.max_memory_allocated(device) - before if on_gpu else None
-    return Timing(first_seconds, seconds, peak_bytes, clock())
 
 
 def device_called(name: str) -> torch.device:

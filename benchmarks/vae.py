@@ -2,22 +2,24 @@
 
     python benchmarks/vae.py wan2.1 832x480x81 1280x720x81 --beside comfyui
 
-Prints JSON lines: for each operation of ours seconds, peak bytes above the weights, the estimate
-that tiling is chosen from and the floor, see floors.py, with the ceiling that it follows from; for
-decode also the PSNR of bf16 against fp32 on a short video; then the same of the peers, which have
-the same weights and inputs, and ratios to them. Videos and latents begin and end as fp32 in host
-memory, ours and theirs. See forward.py for how to set up the peers and for what --rounds and the
-clock in each line are good for.
+Ours and the peers are processes of their own that take turns call by call, see turns.py, with the
+same weights and inputs. Prints JSON lines: for each operation seconds and peak bytes above the
+weights, of ours also the estimate that tiling is chosen from and the floor, see floors.py, with the
+ceiling that it follows from; for decode also the PSNR of 16 bit against fp32 on a short video; then
+ratios to the peers. Videos and latents begin and end as fp32 in host memory, ours and theirs. See
+forward.py for how to set up the peers.
 """
 
 import argparse
 import math
 import sys
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -27,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.floors import vae_floor
 from benchmarks.lines import emit
 from benchmarks.peers import PEERS, Peer, build_vae, fill
-from benchmarks.timing import Timing, device_called, measure, release
+from benchmarks.timing import device_called, release
+from benchmarks.turns import Answer, Contestant, processes, ratios, serve, take_turns, timed
 from wan_model.config import VaeConfig
 from wan_model.errors import BackendError, WanError
 from wan_model.shapes import latent_size
@@ -52,10 +55,6 @@ class Task:
     config: VaeConfig
     dtype: torch.dtype
     device: torch.device
-    sizes: tuple[str, ...]
-    repeats: int
-    timings: dict[tuple[str, str, str], Timing] = field(default_factory=dict)
-    """By contestant, operation and size; grows with every turn."""
 
     def pixels(self, size: str) -> tuple[int, int, int]:
         """Returns frames, height and width."""
@@ -87,16 +86,6 @@ class Task:
         about = {"vae": self.vae, "operation": operation, "size": size, "dtype": dtype}
         return {"contestant": who, **about}
 
-    def timed(
-        self, who: str, operation: str, size: str, call: Callable[[], Tensor]
-    ) -> dict[str, Any]:
-        """Measures and returns the columns of all turns so far."""
-        timing = measure(call, self.repeats, self.device)
-        before = self.timings.get((who, operation, size))
-        timing = before.merged(timing) if before else timing
-        self.timings[who, operation, size] = timing
-        return {**self.about(who, operation, size), **timing.columns()}
-
 
 def random_vae(config: VaeConfig, device: torch.device) -> WanVae:
     """Returns an fp32 VAE with weights that keep activations near unit size."""
@@ -120,79 +109,106 @@ def short_latent(config: VaeConfig) -> Tensor:
     return torch.randn(1, config.z_dim, 3, 32, 48, generator=torch.Generator().manual_seed(2))
 
 
-def our_turn(task: Task, exact: Tensor) -> None:
-    """Measures our decode and encode at all sizes; `exact` is the short video in fp32."""
+def serve_ours(task: Task) -> tuple[Answer, Callable[[Answer], Answer]]:
+    """Builds our VAE."""
     vae = random_vae(task.config, task.device).to(task.dtype)
-    decoded = vae.decode(short_latent(task.config), normalized=False)
-    for size in task.sizes:
-        latent, video = task.latent(size), task.video(size)
-        decode = partial(vae.decode, latent, normalized=False, out=torch.empty_like(video))
-        line = task.timed(OURS, "decode", size, decode) | task.expected("decode", size)
-        emit("vae", {**line, "psnr_to_fp32_db": psnr(decoded, exact)})
-        line = task.timed(OURS, "encode", size, partial(vae.encode, video))
-        emit("vae", line | task.expected("encode", size))
+
+    def decode(latent: Tensor, out: Tensor | None = None) -> Tensor:
+        return vae.decode(latent, normalized=False, out=out)
+
+    return {}, partial(answer, task, decode, vae.encode)
 
 
-def peer_turn(task: Task, peer: Peer, exact: Tensor) -> bool:
-    """Measures a peer at all sizes, and returns whether it could run."""
-    try:
-        built = build_vae(peer, task.config, task.dtype, task.device)
-        decoded = built.run(short_latent(task.config).to(task.device))
-        for size in task.sizes:
-            latent = task.latent(size).to(task.device)
-            line = task.timed(peer, "decode", size, partial(built.run, latent))
-            about = {"label": built.label, "psnr_to_fp32_db": psnr(decoded, exact)}
-            emit("vae", {**line, **about})
-            if built.encode is not None:
-                line = task.timed(peer, "encode", size, partial(built.encode, task.video(size)))
-                emit("vae", {**line, "label": built.label})
-    except (BackendError, RuntimeError) as error:
-        reason = "out of memory" if isinstance(error, torch.OutOfMemoryError) else str(error)
-        sys.stderr.write(f"{peer}: {reason}\n")
-        for size in task.sizes:
-            if (peer, "decode", size) not in task.timings:
-                emit("vae", {**task.about(peer, "decode", size), "failed": reason})
-        return False
-    return True
+def serve_peer(task: Task, peer: Peer) -> tuple[Answer, Callable[[Answer], Answer]]:
+    """Builds a peer's VAE."""
+    built = build_vae(peer, task.config, task.dtype, task.device)
+    assert built.encode is not None
+
+    def decode(latent: Tensor, out: Tensor | None = None) -> Tensor:
+        del out
+        return built.run(latent.to(task.device))
+
+    return {"label": built.label}, partial(answer, task, decode, built.encode)
 
 
-def emit_ratios(task: Task) -> None:
-    """Prints ours divided by each peer, per size."""
-    for (peer, operation, size), timing in task.timings.items():
-        if peer == OURS:
+@torch.inference_mode()
+def answer(
+    task: Task,
+    decode: Callable[..., Tensor],
+    encode: Callable[[Tensor], Tensor],
+    request: Answer,
+) -> Answer:
+    """Decodes or encodes a video of the request's size, or keeps a short decoded one."""
+    if "keep" in request:
+        torch.save(decode(short_latent(task.config)).cpu(), request["keep"])
+        return {"kept": request["keep"]}
+    video = task.video(request["size"])
+    if request["operation"] == "encode":
+        return timed(partial(encode, video), task.device)
+    latent = task.latent(request["size"])
+    return timed(partial(decode, latent, out=torch.empty_like(video)), task.device)
+
+
+def emit_turns(task: Task, contestants: list[Contestant], operation: Operation, size: str) -> None:
+    """Prints what was measured of an operation at a size, and ours divided by the peers'."""
+    ours, key = contestants[0], f"{operation} {size}"
+    for one in contestants:
+        line = task.about(one.name, operation, size)
+        if key not in one.timings:
+            emit("vae", {**line, "failed": one.failed})
             continue
-        mine = task.timings[OURS, operation, size].columns()
-        theirs = timing.columns()
-        line = {"vae": task.vae, "operation": operation, "peer": peer, "size": size}
-        line["ratio"] = round(mine["seconds"] / theirs["seconds"], 3)
-        if theirs["peak_gib"]:
-            line["peak_ratio"] = round(mine["peak_gib"] / theirs["peak_gib"], 3)
-        emit("vae_ratio", line)
+        own = dict(one.own)
+        if operation == "encode":
+            own.pop("psnr_to_fp32_db", None)
+        expected = task.expected(operation, size) if one is ours else {}
+        emit("vae", {**line, **one.timings[key].columns(), **expected, **own})
+    for one in contestants[1:]:
+        if key in one.timings:
+            line = {"vae": task.vae, "operation": operation, "peer": one.name, "size": size}
+            emit("vae_ratio", line | ratios(ours.timings[key], one.timings[key]))
+
+
+def play(options: argparse.Namespace, task: Task, folder: Path) -> None:
+    """Measures ours and the peers in turns."""
+    exact_vae = random_vae(task.config, task.device)
+    exact = exact_vae.decode(short_latent(task.config), normalized=False).cpu()
+    del exact_vae
+    release(task.device)
+    given = [options.variant, *options.sizes, "--dtype", options.dtype, "--device", options.device]
+    names = [OURS, *options.beside]
+    with processes([[__file__, *given, "--serve", name] for name in names]) as started:
+        contestants = [Contestant(*pair) for pair in zip(names, started, strict=True)]
+        for one in contestants:
+            one.begin()
+        for operation, size in (turns := list(product(get_args(Operation), options.sizes))):
+            request = {"operation": operation, "size": size}
+            take_turns(contestants, f"{operation} {size}", request, options.repeats)
+        if contestants[0].failed:
+            raise BackendError(contestants[0].failed)
+        # Last, so that each first call is the first in its process.
+        for one in contestants:
+            if one.ask({"keep": str(folder / one.name)}):
+                one.own["psnr_to_fp32_db"] = psnr(torch.load(folder / one.name), exact)
+        for operation, size in turns:
+            emit_turns(task, contestants, operation, size)
 
 
 @torch.inference_mode()
 def run(options: argparse.Namespace) -> None:
-    """Measures ours and the peers in turns."""
+    """Serves as a contestant, or has all of them measured."""
     task = Task(
         vae=options.variant,
         config=CONFIGS[options.variant],
         dtype=getattr(torch, options.dtype),
         device=device_called(options.device),
-        sizes=tuple(options.sizes),
-        repeats=options.repeats,
     )
-    vae = random_vae(task.config, task.device)
-    exact = vae.decode(short_latent(task.config), normalized=False)
-    del vae
-    peers = list(options.beside)
-    for _ in range(options.rounds):
-        our_turn(task, exact)
-        release(task.device)
-        for peer in list(peers):
-            if not peer_turn(task, peer, exact):
-                peers.remove(peer)
-            release(task.device)
-    emit_ratios(task)
+    if options.serve == OURS:
+        serve(partial(serve_ours, task))
+    elif options.serve:
+        serve(partial(serve_peer, task, options.serve))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            play(options, task, Path(folder))
 
 
 def main() -> None:
@@ -203,9 +219,9 @@ def main() -> None:
     parser.add_argument("sizes", nargs="+", help="WIDTHxHEIGHTxFRAMES")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--beside", choices=PEERS, nargs="+", default=[], help="peers to measure")
-    parser.add_argument("--repeats", type=int, default=2, help="timed calls of a turn")
-    parser.add_argument("--rounds", type=int, default=1, help="turns of each")
+    parser.add_argument("--repeats", type=int, default=2, help="turns of each that are timed")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--serve", choices=(OURS, *PEERS), help=argparse.SUPPRESS)
     try:
         run(parser.parse_args())
     except (WanError, torch.OutOfMemoryError) as error:

@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.lines import ABOUT_RUN, LineError, emit, read_lines
-from benchmarks.timing import Timing
 
 from .measured import forward, write
 
@@ -38,14 +37,3 @@ def test_a_corrupt_line_is_named(text: str, reason: str, tmp_path: Path):
 
     with pytest.raises(LineError, match=rf"forward\.jsonl, line 3.*{reason}.*Remove it"):
         read_lines(path)
-
-
-def test_turns_are_added_up():
-    first = Timing(9.0, (1.0, 3.0), 5 << 30, {"sm_mhz": 1980.0})
-    second = Timing(1.0, (2.0,), 6 << 30, {"sm_mhz": 1400.0})
-
-    both = first.merged(second).columns()
-
-    assert both["first_seconds"] == 9.0
-    assert (both["fastest"], both["seconds"], both["slowest"]) == (1.0, 2.0, 3.0)
-    assert (both["repeats"], both["peak_gib"], both["sm_mhz"]) == (3, 6.0, 1400.0)

@@ -59,14 +59,13 @@ def of(lines: Lines, table: str, key: str) -> dict[str, Any]:
 
 @pytest.mark.comfy
 def test_forward_beside_comfyui(comfyui: Path):
-    options = ("--rounds", "2", "--repeats", "1", "--error-frames", "1", "--beside", "comfyui")
-    options += ("--format", "fp8", "--layers", "1", "--lora")
+    options = ("--repeats", "2", "--error-frames", "1", "--beside", "comfyui")
+    options += ("--format", "fp8", "--layers", "1", "--lora", "--stages", "fused", "plain")
     lines = run("forward.py", comfyui, "toy", "64x64x5", *options)
 
-    patched = "wan-duet with a LoRA of rank 64"
+    plain, patched = "wan-duet, plain", "wan-duet with a LoRA of rank 64"
     turns = [(line["contestant"], line["repeats"]) for line in lines if line["table"] == "forward"]
-    contestants = ("wan-duet", patched, "comfyui")
-    assert turns == [(name, repeats) for repeats in (1, 2) for name in contestants]
+    assert turns == [(name, 2) for name in ("wan-duet", plain, patched, "comfyui")]
     assert of(lines, "forward", "label")["comfyui"].startswith("ComfyUI 0.")
     floors = of(lines, "forward", "floor_seconds")
     attending = of(lines, "forward", "floor_attention_seconds")["wan-duet"]
@@ -79,7 +78,7 @@ def test_forward_beside_comfyui(comfyui: Path):
     assert 1e-2 < errors["wan-duet"] < errors["comfyui"] < 1e-1
     seconds = of(lines, "forward", "seconds")
     ratios = of(lines, "forward_ratio", "ratio")
-    assert list(ratios) == [patched, "comfyui"]
+    assert list(ratios) == [plain, patched, "comfyui"]
     assert ratios["comfyui"] == pytest.approx(seconds["wan-duet"] / seconds["comfyui"], abs=1e-3)
     slices = [line for line in lines if line["table"] != "ceilings"]
     assert {(line["layers"], line["of_layers"]) for line in slices} == {(1, 2)}
