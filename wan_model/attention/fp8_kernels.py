@@ -77,7 +77,8 @@ def _places(first, length, heads, width: tl.constexpr, tile: tl.constexpr):
     return row[:, None] * width + tl.arange(0, width)[None, :], (token < length)[:, None]
 
 
-@triton.jit
+# Nothing is compiled for another length of video, or number of heads.
+@triton.jit(do_not_specialize=["length", "heads"])
 def _statistics(
     x,
     sums,
@@ -105,7 +106,7 @@ def _statistics(
     tl.store(high + target, tl.max(most, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length", "heads"])
 def _quantize(
     x,
     out,

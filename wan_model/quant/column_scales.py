@@ -18,8 +18,9 @@ Scaling = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 TOLERANCE = 1e-2
 """Most rms error of a trial: PyTorch rounds to bf16 twice, which costs 0.004."""
 
-TRIAL = (9, 1288)
-"""Rows and columns: no whole block of the kernel."""
+TRIAL = (9, 1296)
+"""Rows and columns: no whole block of the kernel, but a width like those of models, for which
+nothing is compiled again."""
 
 
 def scale_columns(out: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:

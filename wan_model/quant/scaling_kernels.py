@@ -11,10 +11,11 @@ ROWS, COLUMNS = 4, 1024
 """Of a program: scales and biases are read once for its rows."""
 
 
-@triton.jit
+# Nothing is compiled for a number of rows, or for layers without a bias.
+@triton.jit(do_not_specialize=["rows"])
 def _scale(
-    out, scale, bias, rows, width,
-    one: tl.constexpr, biased: tl.constexpr, some: tl.constexpr, block: tl.constexpr,
+    out, scale, bias, rows, width, biased,
+    one: tl.constexpr, some: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * some + tl.arange(0, some)[:, None]
     column = tl.program_id(1) * block + tl.arange(0, block)[None, :]
@@ -26,8 +27,7 @@ def _scale(
         v *= tl.load(scale)
     else:
         v *= tl.load(scale + column, within, 0.0)
-    if biased:
-        v += tl.load(bias + column, within, 0.0).to(tl.float32)
+    v += tl.load(bias + column, column < biased, 0.0).to(tl.float32)
     tl.store(at, v.to(out.dtype.element_ty), inside)
 
 
@@ -42,8 +42,8 @@ def scale_in_place(out: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     width = out.shape[-1]
     rows = out.numel() // width
     grid = (triton.cdiv(rows, ROWS), triton.cdiv(width, COLUMNS))
+    given, biased = (out, 0) if bias is None else (bias, width)
     _scale[grid](
-        out, scale, scale if bias is None else bias, rows, width,
-        one=scale.numel() == 1, biased=bias is not None, some=ROWS, block=COLUMNS,
-    )  # fmt: skip
+        out, scale, given, rows, width, biased, one=scale.numel() == 1, some=ROWS, block=COLUMNS
+    )
     return out

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.parity.recipe import value
+from tests.unit.launches import Launches
 from wan_model.config import VaeConfig
 from wan_model.vae import build_vae, kernel_choice
 from wan_model.vae.feature_cache import FeatureCache
@@ -129,25 +130,6 @@ def same_as_plain(kernels: Pointwise, channels: int, device: torch.device) -> No
 def test_kernels_take_frames_of_any_width(channels: int) -> None:
     kernels = pytest.importorskip("wan_model.vae.triton_kernels")
     same_as_plain(kernels.TritonPointwise(), channels, CPU)
-
-
-class Launches:
-    """Takes a kernel's place, and keeps what Triton would compile for each launch."""
-
-    def __init__(self, kernel: Any, compiled: set[Any]) -> None:
-        self.kernel, self.compiled = kernel, compiled
-
-    def __getitem__(self, _grid: tuple[int, ...]):
-        def launch(*args: Any, **constants: Any) -> None:
-            free = self.kernel.kwargs["do_not_specialize"] or ()
-            kinds = [
-                arg.dtype if isinstance(arg, Tensor) else (arg == 1, arg % 16 == 0)
-                for name, arg in zip(self.kernel.arg_names, args, strict=False)
-                if name not in free
-            ]
-            self.compiled.add((self.kernel.__name__, *kinds, *sorted(constants.items())))
-
-        return launch
 
 
 @interpreted
