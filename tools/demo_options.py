@@ -18,7 +18,9 @@ def add_demo_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="an image to animate, cut to a square (default: a blue circle)",
     )
-    group.add_argument("--seed", type=int, help="another number, another video (default: 0)")
+    group.add_argument(
+        "--seed", type=int, help="another number, another video (default: each template's own)"
+    )
     group.add_argument(
         "--fast", action="store_true", help="two videos in 4 steps, with the 4-step LoRAs"
     )
