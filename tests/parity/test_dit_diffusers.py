@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from tests.parity.diffusers_names import RENAMED
 from tests.parity.recipe import fill
 from wan_model.attention import resolve
 from wan_model.config import DiTConfig, Precision
@@ -20,28 +21,6 @@ diffusers = pytest.importorskip("diffusers")
 
 TEXT_DIM = 48
 ATOL, RTOL = 3e-5, 1e-5
-
-RENAMED = (
-    ("time_embedding.0.", "condition_embedder.time_embedder.linear_1."),
-    ("time_embedding.2.", "condition_embedder.time_embedder.linear_2."),
-    ("text_embedding.0.", "condition_embedder.text_embedder.linear_1."),
-    ("text_embedding.2.", "condition_embedder.text_embedder.linear_2."),
-    ("time_projection.1.", "condition_embedder.time_proj."),
-    ("head.modulation", "scale_shift_table"),
-    ("head.head.", "proj_out."),
-    (".modulation", ".scale_shift_table"),
-    ("self_attn.", "attn1."),
-    ("cross_attn.", "attn2."),
-    (".q.", ".to_q."),
-    (".k.", ".to_k."),
-    (".v.", ".to_v."),
-    (".o.", ".to_out.0."),
-    ("ffn.0.", "ffn.net.0.proj."),
-    ("ffn.2.", "ffn.net.2."),
-    # What the checkpoints call norm3 comes second in a block, and so it is called in diffusers.
-    (".norm3.", ".norm2."),
-)
-"""Official part of a key, and what replaces it in diffusers; applied in this order."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.parity.diffusers_names import RENAMED
 from tests.parity.recipe import value
-from tests.parity.test_dit_diffusers import RENAMED
 from tests.unit.loading.checkpoints import (
     LAYER,
     State,

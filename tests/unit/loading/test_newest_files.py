@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import comfy_kitchen
@@ -158,35 +159,42 @@ def test_a_converted_convrot_file_is_one_that_comfyui_reads(tmp_path: Path) -> N
     assert (theirs - exact).norm() < 0.01 * exact.norm()
 
 
-CONVROT, W4A8 = (quantized(FILES[name][1])[0] for name in ("convrot", "asym_w4a8_int8"))
+@cache
+def convrot_state() -> State:
+    return quantized(FILES["convrot"][1])[0]
+
+
+@cache
+def w4a8_state() -> State:
+    return quantized(FILES["asym_w4a8_int8"][1])[0]
 
 
 def groups_of(size: object) -> State:
     said = {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": size}
-    return CONVROT | {f"{LAYER}.comfy_quant": note(said)}
+    return convrot_state() | {f"{LAYER}.comfy_quant": note(said)}
 
 
-BROKEN = {
-    "unknown group": (groups_of(32), "Got int8_tensorwise with convrot in groups of 32"),
-    "no size": (groups_of("x"), "with convrot in groups of -1"),
+BROKEN: dict[str, tuple[Callable[[], State], str]] = {
+    "unknown group": (lambda: groups_of(32), "Got int8_tensorwise with convrot in groups of 32"),
+    "no size": (lambda: groups_of("x"), "with convrot in groups of -1"),
     "no scale": (
-        {k: t for k, t in CONVROT.items() if k != f"{LAYER}.weight_scale"},
+        lambda: {k: t for k, t in convrot_state().items() if k != f"{LAYER}.weight_scale"},
         "lacks scales. Got 1 quantized weights",
     ),
     "codebook": (
-        W4A8 | {f"{LAYER}.weight_codebook": torch.ones(8)},
+        lambda: w4a8_state() | {f"{LAYER}.weight_codebook": torch.ones(8)},
         r"scale of a wrong shape. Got \[8\] in .*need \[16\]",
     ),
     "row scales": (
-        W4A8 | {f"{LAYER}.weight_s_channel": torch.ones(3)},
+        lambda: w4a8_state() | {f"{LAYER}.weight_s_channel": torch.ones(3)},
         r"scale of a wrong shape. Got \[3\] in .*s_channel, need \[512\]",
     ),
     "groups": (
-        W4A8 | {f"{LAYER}.weight_s_rel": torch.ones(512, 7)},
+        lambda: w4a8_state() | {f"{LAYER}.weight_s_rel": torch.ones(512, 7)},
         r"scale of a wrong shape. Got \[512, 7\] in .*s_rel",
     ),
     "tiles": (
-        scaled(dit_state()) | {f"{LAYER}.weight_scale": torch.ones(2, 4)},
+        lambda: scaled(dit_state()) | {f"{LAYER}.weight_scale": torch.ones(2, 4)},
         r"scale of a wrong shape. Got \[2, 4\]",
     ),
 }
@@ -194,9 +202,9 @@ BROKEN = {
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_files_are_refused(case: str, tmp_path: Path) -> None:
-    state, message = BROKEN[case]
+    make, message = BROKEN[case]
     with pytest.raises(CheckpointError, match=message):
-        load_dit(save(tmp_path / "a.safetensors", state))
+        load_dit(save(tmp_path / "a.safetensors", make()))
 
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
