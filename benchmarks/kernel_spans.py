@@ -15,8 +15,8 @@ from torch.profiler import ProfilerActivity, profile
 KINDS = (
     ("exchange", ("nccl",)),
     ("attention", ("flash", "fmha", "attention")),
-    ("matmul", ("gemm", "nvjet", "cutlass")),
     ("convolution", ("conv", "fprop", "implicit")),
+    ("matmul", ("gemm", "nvjet", "cutlass")),
 )
 """And what kernels' names have in them."""
 OTHER = "other"

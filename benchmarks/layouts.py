@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from .parallel_layouts import PARALLEL, PROFILE
 from .tables import Column, Layout, Row, contestant
 
 
@@ -366,5 +367,9 @@ LAYOUTS: Mapping[str, Layout] = {
     "motion": MOTION,
     "negative": NEGATIVE,
     "seams": SEAMS,
+    "parallel": PARALLEL,
+    "parallel_vae": PARALLEL,
+    "parallel_profile": PROFILE,
+    "parallel_vae_profile": PROFILE,
 }
 """By the name that the lines have."""

@@ -171,6 +171,8 @@ class NvFp4Matmul:
         largest = torch.linalg.vector_norm(tokens, float("inf"), dtype=torch.float32)
         tensor_scale = largest / (LARGEST_E2M1 * LARGEST[FP8])
         tensor_scale = tensor_scale.clamp_min_(torch.finfo(torch.float32).tiny)
+        # A power of two: blocks get the same codes then, whatever the other tokens are.
+        tensor_scale = tensor_scale / torch.frexp(tensor_scale).mantissa
         codes, scales = self.quantize(tokens, tensor_scale, pad_16x=True)
         dtype = _result_dtype(layer)
         out = self.scaled_mm(

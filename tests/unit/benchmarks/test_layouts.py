@@ -12,6 +12,10 @@ from .test_tables import cells
 
 PROMPT = {"size": "832x480x81", "card_gib": 24.0, "prompt": "second", "limits": "{}"}
 PLAN = "High 2 | Low 2\nall 40 blocks streamed, peak 7.4 of 8.0 GiB"
+TOGETHER = {"alone_seconds": 2.5324, "seconds": 1.3862, "speedup": 1.827, "rms_error": 0.0}
+PARALLEL = {"model": "a14b", "format": "bf16", "size": "832x480x81", "of_layers": 40, **TOGETHER}
+PROFILE = {"seconds": 0.5, "kinds": {"convolution": 0.2, "matmul": 0.1}, "exchange_alone": 0.02}
+PROFILE |= {"idle": 0.01}
 CORE = {"contestant": "core", "label": "ComfyUI 0.3.75"}
 
 LINES: dict[str, dict[str, Any]] = {
@@ -51,6 +55,10 @@ LINES: dict[str, dict[str, Any]] = {
     "motion": {"amplitude": "1.15", "videos": 3, "steps": 8, "speed_px": 2.82},
     "negative": {"way": "its background, with NAG", "videos": 24, "same_background": 0.125},
     "seams": {"way": "continued", "frames": 33, "videos": 3, "steps": 8, "step_px": 0.98},
+    "parallel": {**PARALLEL, "layers": 40, "split": "ulysses", "ranks": 2, "sent_gb": 13.42},
+    "parallel_vae": {"vae": "wan2.1", "size": "832x480x81", **TOGETHER, "rms_error": 0.00396},
+    "parallel_profile": {**PARALLEL, "layers": 10, "split": "cfg", **PROFILE},
+    "parallel_vae_profile": {"vae": "wan2.1", "size": "832x480x81", **PROFILE},
 }
 SHOWN = {
     "ceilings": {
@@ -81,6 +89,18 @@ SHOWN = {
     "motion": {"motion_amplitude": "1.15", "px a frame": "2.82"},
     "negative": {"negative prompt names": "its background, with NAG", "same background": "12 %"},
     "seams": {"way": "continued", "step over the seam, px off": "0.98", "speed after / before": ""},
+    "parallel": {
+        "what": "A14B",
+        "blocks": "all",
+        "split": "ulysses",
+        "faster": "1.827 x",
+        "rms to one GPU": "0",
+        "sent, GB": "13.42",
+        "GB/s": "",
+    },
+    "parallel_vae": {"what": "VAE wan2.1 decode", "split": "rows", "rms to one GPU": "4.0e-3"},
+    "parallel_profile": {"blocks": "10 of 40", "split": "cfg", "all, ms": "500.0"},
+    "parallel_vae_profile": {"matmuls, convolutions": "300.0", "of it, nothing beside": "20.0"},
 }
 TOLD = {
     "linear": "fp8 5120 to 13824, 75600 tokens 9.10 ms",
@@ -95,6 +115,8 @@ TOLD = {
     "motion": "motion amplitude 1.15 2.82 px a frame",
     "negative": "negative prompt its background, with NAG, same background 12%",
     "seams": "seam, continued 0.98 px",
+    "parallel": "2 GPUs, A14B bf16 832x480x81 ulysses 1.83 x",
+    "parallel_vae": "several GPUs, VAE wan2.1 decode 832x480x81 rows 1.83 x",
 }
 
 

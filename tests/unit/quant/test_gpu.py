@@ -80,11 +80,6 @@ def test_kernels_give_what_their_codes_say(
 def test_any_number_of_tokens(name: str, kernel: MatmulKernel, rows: int) -> None:
     layer = on_gpu(name, kernel, torch.bfloat16)
     x = outlier_tokens(rows, IN).to(CUDA, torch.bfloat16)
-    if name == "nvfp4":
-        # A token's codes depend on the largest of all: alike in size only.
-        errors = natural_errors(layer(x), x, layer, outlier_weight(OUT, IN).to(CUDA)).square()
-        assert errors.mean().sqrt() < LIMITS["nvfp4"][0]
-        return
     torch.testing.assert_close(layer(x)[-1:], layer(x[-1:]), rtol=2e-2, atol=2e-2)
 
 

@@ -70,11 +70,12 @@ def test_the_input_is_not_changed() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 33])
-@pytest.mark.parametrize("name", ["fp8", "fp8, scaled afterwards", "int8", "mxfp8"])
-def test_any_number_of_tokens_gives_the_same(name: str, rows: int) -> None:
+@pytest.mark.parametrize("name", ["fp8", "fp8, scaled afterwards", "int8", "nvfp4", "mxfp8"])
+def test_tokens_do_not_depend_on_others(name: str, rows: int) -> None:
+    """Of the same sample, of another one of a batch, or of another GPU's part of the video."""
     layer = linear(outlier_weight(), POLICIES[name][0])
     x = outlier_tokens(64, IN)
-    assert torch.equal(layer(x[:rows]), layer(x)[:rows])
+    assert torch.equal(layer(x[-rows:]), layer(x)[-rows:]), "without the large one"
 
 
 @pytest.mark.parametrize("compute_dtype", FLOATS, ids=str)
@@ -139,7 +140,7 @@ def test_large_sums_do_not_overflow_fp16() -> None:
     weight, x = torch.full((OUT, IN), 1e-3), torch.full((40, IN), 6e4)
     for name in ("fp8", "fp8, scaled afterwards", "int8", "nvfp4", "mxfp8"):
         got = linear(weight, POLICIES[name][0], torch.float16)(x)
-        torch.testing.assert_close(got.float(), F.linear(x, weight), rtol=1e-2, atol=2)
+        torch.testing.assert_close(got.float(), F.linear(x, weight), rtol=3e-2, atol=2)
 
 
 @pytest.mark.parametrize("name", ["fp8", "int8", "nvfp4", "mxfp8"])
