@@ -1,5 +1,6 @@
 """Errors as the user sees them."""
 
+import inspect
 import traceback
 from collections.abc import Callable
 from functools import wraps
@@ -34,6 +35,14 @@ NO_THREAD = (
     "process. Close other programs, or start ComfyUI with a higher limit (`ulimit -u`)."
 )
 
+MISSING = (
+    "Some inputs of this node are missing. Got nothing for {}, need a value for each. Add them to "
+    "the workflow, or export it from the editor, which writes all of them."
+)
+"""Where a node with inputs of any name follows, ComfyUI does not look at what is before it."""
+
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
 Execute = TypeVar("Execute", bound=Callable[..., Any])
 
 
@@ -44,15 +53,20 @@ class WanDuetError(ValueError):
 
 
 def reports_errors(execute: Execute) -> Execute:
-    """Turns the library's errors into one that ComfyUI shows as it is. Others pass through.
+    """Turns the library's errors, and missing inputs, into one that ComfyUI shows as it is.
 
     Beside them, what PyTorch, safetensors and Python raise when the computer's memory is full, or
-    when no more files can be opened or threads started. The library knows no nodes, so where its
-    advice concerns one, that is named here.
+    when no more files can be opened or threads started. Others pass through. The library knows no
+    nodes, so where its advice concerns one, that is named here.
     """
+    every = inspect.signature(execute).parameters.values()
+    required = [each.name for each in every if each.default is each.empty and each.kind in NAMED]
 
     @wraps(execute)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        missing = [name for name in required[len(args) :] if name not in kwargs]
+        if missing:
+            raise WanDuetError(MISSING.format(" and ".join(missing)))
         try:
             return execute(*args, **kwargs)
         except WanError as error:

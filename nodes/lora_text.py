@@ -35,7 +35,7 @@ def said_of(name: str, expert: Expert | None, applied: Applied) -> list[str]:
 
 
 def _percent(part: float) -> str:
-    return f"{100 * part:.2g} %"
+    return f"{float(f'{100 * part:.2g}'):g} %"  # 100 is no 1e+02
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -8,13 +8,17 @@ from typing import Any
 from ..wan_model.loading import guess_pair, says_noise
 from ..wan_model.presets import Settings
 from . import few_steps
+from ._comfy.host import runtime
+from ._comfy.model.placement import has_engine_by_default
 from .prompt_check.graph import MAX_CHAIN, Graph
+from .prompt_check.known_files import describe_file, find_model
 
 MODELS = ("model_high", "model_low")
 NEGATIVES = {"WanDuetTextEncode": "negative", "WanDuetPromptSchedule": "negative"}
 NEGATIVES |= {"CLIPTextEncode": "text"}
 """Nodes that encode a negative prompt, and their input for it. Ours take the official one if it is
 empty."""
+SINGLE = "WanDuetModelLoader"
 FOR_OTHERS = "NAGuidance"
 """ComfyUI's node for other models, which has no effect on Wan's."""
 
@@ -31,7 +35,11 @@ def hints(prompt: Any, node_id: str | None, chosen: Settings) -> list[str]:
         return []
     graph = Graph(prompt)
     names = [name for name in MODELS if graph.given(node_id, name)]
-    return [*_negative(graph, node_id, names, chosen), *_swapped(graph, node_id, names)]
+    return [
+        *_negative(graph, node_id, names, chosen),
+        *_swapped(graph, node_id, names),
+        *_apart(graph, node_id, names),
+    ]
 
 
 def _negative(graph: Graph, node_id: str, names: Sequence[str], chosen: Settings) -> list[str]:
@@ -80,4 +88,19 @@ def _swapped(graph: Graph, node_id: str, names: Sequence[str]) -> list[str]:
         f"{name} is on the {expert}-noise expert, but made for the other one by its name. Give "
         "each expert its own file."
         for name, expert in other
+    ]
+
+
+def _apart(graph: Graph, node_id: str, names: Sequence[str]) -> list[str]:
+    """Of experts whose weights two engines move, each with a plan of its own."""
+    found = [find_model(graph, describe_file, node_id, name) for name in names]
+    loaders = {model.output.node_id for model in found if model is not None}
+    if len(loaders) < len(MODELS) or any(graph.kind(each) != SINGLE for each in loaders):
+        return []
+    moved = has_engine_by_default(runtime.compute_device())
+    if not moved and not all(graph.given(each, "memory") for each in loaders):
+        return []
+    return [
+        "Two loaders hold the experts. 'Wan 2.2 Load 14B Experts' has them share the memory, and "
+        "fetches the second while the first still computes."
     ]

@@ -45,6 +45,18 @@ def test_limits_of_memory_are_said_to_be_inputs_of_a_node(report: Any, errors: A
         execute()
 
 
+def test_missing_inputs_are_named(report: Any):
+    class Node:
+        @classmethod
+        @report.reports_errors
+        def execute(cls, model: str, precision: str, speed: str = "auto", **more: str) -> str:
+            return f"{model} {precision} {speed} {more}"
+
+    assert Node.execute(model="a", precision="b") == "a b auto {}"
+    with pytest.raises(report.WanDuetError, match=r"nothing for model and precision, need"):
+        Node.execute(speed="fast")  # pyright: ignore[reportCallIssue]
+
+
 @pytest.mark.parametrize(
     "error",
     [

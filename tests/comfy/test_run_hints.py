@@ -5,7 +5,18 @@ from typing import Any
 
 import pytest
 
-from .graphs import Prompt, experts, image_to_video, moe_sampler, node, prompts, vae
+from .graphs import (
+    T2V,
+    Prompt,
+    experts,
+    image_to_video,
+    memory,
+    model,
+    moe_sampler,
+    node,
+    prompts,
+    vae,
+)
 from .server import ComfyServer
 from .stock import LORA
 
@@ -16,6 +27,7 @@ OFFICIAL = "toy_lightx2v_4steps_high_noise.safetensors"
 NO_EFFECT = "The negative prompt has no effect at cfg 1"
 SWAPPED = "The LoRAs look swapped"
 OTHER = "but made for the other one by its name"
+APART = "Two loaders hold the experts"
 OPEN: dict[str, Any] = {"cfg_high": 0.0, "cfg_low": 0.0, "shift": 0.0, "steps": 0}
 
 
@@ -50,6 +62,15 @@ def stock_text(negative: str) -> Prompt:
     return nodes
 
 
+def two_loaders(engine: bool) -> Prompt:
+    nodes = run_of(LORA, LORA) | memory()
+    for number, (name, file) in enumerate(zip(("model_high", "model_low"), T2V, strict=True)):
+        limits = {"memory": ("memory", 0)} if engine else {}
+        nodes |= model(file, f"single_{number}", **limits)
+        nodes[name]["inputs"]["model"] = [f"single_{number}", 0]
+    return nodes
+
+
 CASES: list[tuple[Prompt, list[str]]] = [
     (run_of(HIGH, LOW), []),
     (run_of(HIGH, LOW, "blurred"), [NO_EFFECT]),
@@ -61,11 +82,13 @@ CASES: list[tuple[Prompt, list[str]]] = [
     (run_of(LOW, HIGH), [SWAPPED]),
     (run_of(OFFICIAL, OFFICIAL), [OTHER]),
     (run_of(LORA, LORA), []),
+    (two_loaders(engine=True), [APART]),
+    (two_loaders(engine=False), []),
 ]
 
 
 def told(lines: list[str]) -> list[str]:
-    return [hint for hint in (NO_EFFECT, SWAPPED, OTHER) for line in lines if hint in line]
+    return [hint for hint in (NO_EFFECT, SWAPPED, OTHER, APART) for line in lines if hint in line]
 
 
 def test_plans_say_it(comfy_server: ComfyServer):
