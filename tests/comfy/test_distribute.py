@@ -272,6 +272,7 @@ def test_another_ray(comfyui: Path, toy_models: Path, tmp_path: Path):
     prompt |= save("no", latent=("sampler", 0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(package.parent))
+        patch.setenv("WANDUET_RAY_CLUSTERS", "10.0.0.1:6379")
         with ComfyServer(comfyui, tmp_path) as server:
             errors = [server.run(prompt).error]
             (package / "whole").touch()

@@ -16,6 +16,7 @@ import torch
 
 from ....wan_model.errors import BackendError, SettingsError
 from ..host import runtime
+from .allowed_clusters import check_allowed
 from .ray_health import POLL_SECONDS, Health
 
 INSTALL = "pip install ray"
@@ -91,8 +92,10 @@ def connected(address: str) -> Any:
 
     Raises:
         BackendError: if Ray is missing, or there is no cluster.
-        SettingsError: if this process is connected to another one, or another pack's has ended.
+        SettingsError: if this process is connected to another one, another pack's has ended, or
+            nobody has allowed the cluster.
     """
+    check_allowed(address, os.environ)
     with _environment(ENVIRONMENT):
         ray = import_ray()
     if ray.is_initialized() and _is_there(ray, address):
