@@ -21,6 +21,8 @@ from .prompt_check.graph import LOW, LOW_OUTPUT, Graph, Output
 from .prompt_check.known_files import Describe, describe_file, find_model
 
 PAIR = "WanDuetLoraPair"
+SWITCHES = ("on", "active")
+"""Of a row of several LoRAs in one widget, as packs have them."""
 UNKNOWN = 1_000_000
 """Patches of a file that cannot be read: more than any makes."""
 
@@ -225,9 +227,11 @@ def _named_anywhere(graph: Graph, node_id: str, name: str) -> Iterator[str]:
 
 
 def _texts(value: Any, depth: int = 4) -> Iterator[str]:
-    """Returns all texts in a widget's value, which may hold rows of several LoRAs."""
+    """Returns all texts in a widget's value, which may hold rows of LoRAs, but not those off."""
     if isinstance(value, str):
         yield value
+    elif isinstance(value, Mapping) and any(value.get(name) is False for name in SWITCHES):
+        return
     elif depth and isinstance(value, (Mapping, list)):
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from _texts(part, depth - 1)

@@ -167,6 +167,12 @@ def test_plans_know_other_loaders_files_and_shifts(comfy_server: ComfyServer):
         keys = ("steps", "cfg_high", "shift")
         assert tuple(plan[key] for key in keys) == (4, 1.0, shift), source
     assert plan["why"][-1] == "shift 7 from the MODEL"
+    for on in (True, False):
+        rows = {"model": ("other", 0), "lora_1": {"on": on, "lora": EIGHT, "strength": 1.0}}
+        nodes["rows"] = node("RowsOfAPack", **rows)
+        options = {**OPEN, "model_high": ("rows", 0), "model_low": None}
+        plan = planned(comfy_server, {**nodes, **moe_sampler(**options)})
+        assert any(EIGHT in line for line in plan["why"]) == on
 
 
 def test_loras_for_few_steps_of_another_width_do_not_count(comfy_server: ComfyServer):
