@@ -56,11 +56,7 @@ def run_stage(
         ValueError: several processes for what is no transformer.
     """
     start = time.monotonic()
-    if peers.count > 1 and name not in recipe.dits:
-        raise ValueError(
-            f"{name} cannot be trained by several processes. Got {peers.count}, need 1. Start it "
-            "without torchrun."
-        )
+    _refuse_peers(name, recipe, peers)
     seconds = seconds or _optimisation_seconds(recipe, name)
     if name == TEXT_ENCODER:
         stage = TextStage(name, recipe, device, open_tokenizer(recipe, folder))
@@ -88,6 +84,15 @@ def run_stage(
         folder.write_weights(name, _result(stage, trainer), _metadata(name, recipe, progress))
     peers.wait()
     return progress
+
+
+def _refuse_peers(name: str, recipe: Recipe, peers: Peers) -> None:
+    """Raises ValueError if several processes are to train what is no transformer."""
+    if peers.count > 1 and name not in recipe.dits:
+        raise ValueError(
+            f"{name} cannot be trained by several processes. Got {peers.count}, need 1. Start it "
+            "without torchrun."
+        )
 
 
 def _result(stage: DiTStage | VaeStage | TextStage, trainer: Trainer) -> State:
