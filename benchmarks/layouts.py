@@ -260,12 +260,13 @@ STEP_CACHE = Layout(
 QUALITY = Layout(
     subject=(
         *("models", "videos", "scenes", "clips"),
-        *("steps", "precision", "weights", "preset", "loras"),
+        *("steps", "precision", "weights", "preset", "guidance", "loras"),
     ),
     columns=(
         _word("videos", "videos"),
         _word("scenes", "scenes"),
         _word("preset", "preset"),
+        _word("guidance", "guidance"),
         _word("steps", "steps"),
         Column("format", _formats),
         _word("clips", "clips"),

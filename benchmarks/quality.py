@@ -77,6 +77,7 @@ def main() -> None:
             exact, _ = _generate(task, preset, options.against, torch.float32, AS_STORED, options)
         made = {"videos": task, "steps": steps, "weights": options.weights, **about}
         made |= {"preset": preset, "loras": options.loras is not None, "scenes": options.scenes}
+        made |= {"guidance": options.guidance} if options.guidance else {}
         made |= _faster(runs, first.setdefault(task, runs))
         emit("quality", made | _clip_columns(runs, exact))
         if options.save:
@@ -113,6 +114,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--models", type=Path, default=SHIPPED, metavar="FOLDER")
     parser.add_argument("--loras", type=Path, metavar="FOLDER", help="with the 4-step LoRAs of it")
     parser.add_argument("--presets", nargs="+", choices=preset_names(), default=[AUTO])
+    parser.add_argument("--guidance", type=float, help="default: as the models want it")
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="PSNR to these in fp32")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="write contact sheets")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
@@ -139,6 +141,7 @@ def _generate(
         weights=weights,
         loras=options.loras,
         preset=preset,
+        guidance=options.guidance,
     )
     prompts = _spread(PROMPTS[options.scenes](), options.limit)
     runs = [

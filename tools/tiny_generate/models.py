@@ -50,6 +50,8 @@ class TinyWan:
     plain_high: WanDiT | None = None
     """The first expert without its LoRA, for first steps."""
     preset: str = AUTO
+    guidance: float | None = None
+    """At all noise levels, in the place of what the models want."""
 
     def settings(self, steps: int | None = None) -> Settings:
         """Returns what it is sampled with: as the preset, its LoRAs or the official code have it.
@@ -59,7 +61,11 @@ class TinyWan:
         """
         high, low = ([found] if found else [] for found in self.distilled)
         models = Models(kind=self.kind, high=high, low=None if self.kind == "ti2v" else low)
-        return choose(models, Values(steps=steps), find_preset(self.preset))[0]
+        return choose(
+            models,
+            Values(steps=steps, cfg_high=self.guidance, cfg_low=self.guidance),
+            find_preset(self.preset),
+        )[0]
 
 
 def load_tiny(
@@ -71,6 +77,7 @@ def load_tiny(
     weights: str = AS_STORED,
     loras: Path | None = None,
     preset: str = AUTO,
+    guidance: float | None = None,
 ) -> TinyWan:
     """Loads the models of one kind.
 
@@ -82,6 +89,7 @@ def load_tiny(
         weights: format of the blocks' weights and matmuls, as `load_dit` takes it.
         loras: folder with the 4-step LoRAs, which each expert gets its own of. None: without.
         preset: what it is sampled with, by name.
+        guidance: scale at all noise levels. None: as the models want it.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -102,6 +110,7 @@ def load_tiny(
         distilled,
         plain_high,
         preset,
+        guidance,
     )
 
 

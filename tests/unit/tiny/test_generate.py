@@ -143,6 +143,13 @@ def test_a_file_says_for_what_size_it_is_trained(models, tmp_path):
     assert trained_size_px(file) == 256
 
 
+@pytest.mark.parametrize("kind", ["t2v", "ti2v"])
+def test_guidance_is_the_official_one_or_what_is_asked_for(models, kind):
+    official, asked = (load_tiny(models, kind, guidance=scale) for scale in (None, 1.5))
+    assert official.settings() == load_tiny(models, kind).settings()
+    assert asked.settings() == replace(official.settings(), cfg_high=1.5, cfg_low=1.5)
+
+
 def test_ti2v_works_without_an_image_and_keeps_one(models):
     wan = load_tiny(models, "ti2v")
     first = wan.vae.encode(images().unsqueeze(2))
