@@ -17,18 +17,19 @@ ROOT = Path(__file__).parents[1]
 
 CLIPS = (
     ("a blue circle moves right on a beige background", 0),
+    ("a yellow triangle moves up on a dark grey background", 0),
+    ("a cyan square moves left on a navy background", 0),
     ("a yellow ring grows on a navy background", 0),
-    ("a green square moves down on a white background", 0),
-    ("a cyan triangle moves up", 0),
 )
 """Prompts and seeds whose shapes stay themselves."""
 
-SIDE_PX = 200
+GUIDANCE = 3.0
+"""That of the template."""
 
 
 def make(clips: Sequence[tuple[str, int]], steps: int) -> list[Tensor]:
     """Returns the videos, [3, T, H, W] each."""
-    wan = load_tiny(ROOT / "models", "t2v")
+    wan = load_tiny(ROOT / "models", "ti2v", guidance=GUIDANCE)
     return [
         decode(wan.vae, generate(wan, [prompt], steps=steps, seed=seed))[0]
         for prompt, seed in clips
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "wan22-tiny.webp")
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
-    save_webp(beside(make(CLIPS, arguments.steps), SIDE_PX), arguments.output)
+    save_webp(beside(make(CLIPS, arguments.steps)), arguments.output)
 
 
 if __name__ == "__main__":
