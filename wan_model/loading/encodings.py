@@ -201,27 +201,43 @@ class Note:
 
     name: str
     """Of the note in the file."""
-    fields: Mapping[str, Any]
+    format: str
+    """ComfyUI's name of it."""
+    encodings: tuple[Encoding, ...]
+    """Those that are called so."""
+    rotation: int
+    """Inputs in a rotated group; 0 for none, -1 for nonsense."""
+    full_precision: bool
+    """Whether the layer's codes are to be dequantized before they are multiplied."""
 
     @classmethod
     def of(cls, file: str, name: str, fields: Mapping[str, Any]) -> "Note":
         """Refuses notes of a format that cannot be read."""
-        if not _called(fields):
-            raise unsupported(file, shown(fields.get("format")), name)
-        return cls(name=name, fields=fields)
-
-    @property
-    def full_precision(self) -> bool:
-        """Whether the layer's codes are to be dequantized before they are multiplied."""
-        return self.fields.get("full_precision_matrix_mult") is True
+        said = fields.get("format")
+        encodings = tuple(one for one in ENCODINGS if said in one.names)
+        if not encodings:
+            raise unsupported(file, shown(said), name)
+        params = fields.get("params")
+        of_rotation = {**(params if isinstance(params, dict) else {}), **fields}
+        rotation = 0
+        if of_rotation.get("convrot") or all(one.format.rotation for one in encodings):
+            size = of_rotation.get("convrot_groupsize", ROTATIONS[0])
+            rotation = size if type(size) is int and size > 0 else -1
+        return cls(
+            name=name,
+            format=str(said),
+            encodings=encodings,
+            rotation=rotation,
+            full_precision=fields.get("full_precision_matrix_mult") is True,
+        )
 
     def check(self, file: str, found: WeightFormat | None) -> None:
         """Refuses to speak of scales in an order that the layer's are not in, or of others."""
-        said = next((one.format for one in _called(self.fields) if one.needs_note), None)
+        said = next((one.format for one in self.encodings if one.needs_note), None)
         found = found if found and encoding_of(found).needs_note else None
         if said is not found:
             raise CheckpointError(
-                f"{file} contradicts itself. Got the note {self.fields['format']} in "
+                f"{file} contradicts itself. Got the note {self.format} in "
                 f"{shown(self.name)}, need one that fits the layer's tensors"
                 f"{f', {found.name}' if found else ''}. Choose another version of the model."
             )
@@ -238,14 +254,13 @@ def find_encoding(
     Raises:
         CheckpointError: if it is in a format that cannot be read.
     """
-    fields = note.fields if note else {}
-    rotation = _rotation_of(fields) if fields else 0
+    rotation = note.rotation if note else 0
     found = next(
         (
             one
             for one in ENCODINGS
             if one.matches(weight, scale) and one.format.rotation == rotation
-            if not rotation or fields.get("format") in one.names
+            if not (note and rotation) or one in note.encodings
         ),
         None,
     )
@@ -254,7 +269,7 @@ def find_encoding(
             raise unsupported(file, f"{found.format.name} without ComfyUI's notes", weight.name)
         return found
     if note is not None and scale is not None and rotation:
-        what = f"{shown(fields.get('format'))} with convrot in groups of {rotation}"
+        what = f"{shown(note.format)} with convrot in groups of {rotation}"
         raise unsupported(file, f"{what} for {weight.stored_dtype} weights", note.name)
     known = any(e.weight == weight.stored_dtype and not e.needs_note for e in ENCODINGS)
     if scale is None and known and weight.name.endswith(".weight"):
@@ -269,23 +284,6 @@ def unsupported(file: str, what: str, name: str) -> CheckpointError:
         f"The weight format of {file} is not supported yet. Got {what} in {shown(name)}, need "
         f"{READABLE}. Choose another version of the model."
     )
-
-
-def _called(fields: Mapping[str, Any]) -> list[Encoding]:
-    """Returns the encodings that a note may mean."""
-    return [encoding for encoding in ENCODINGS if fields.get("format") in encoding.names]
-
-
-def _rotation_of(note: Mapping[str, Any]) -> int:
-    """Returns the inputs in a rotated group that a note tells of; 0 for none, -1 for nonsense."""
-    params = note.get("params")
-    fields = {**(params if isinstance(params, dict) else {}), **note}
-    called = _called(note)
-    always = bool(called) and all(encoding.format.rotation for encoding in called)
-    if not (always or fields.get("convrot")):
-        return 0
-    size = fields.get("convrot_groupsize", ROTATIONS[0])
-    return size if type(size) is int and size > 0 else -1
 
 
 def _scale_shape(
