@@ -58,6 +58,28 @@ def run_stage(
     start = time.monotonic()
     _refuse_peers(name, recipe, peers)
     seconds = seconds or _optimisation_seconds(recipe, name)
+    stage = _begin(name, recipe, folder, device, init_from, peers)
+    if compile_blocks and isinstance(stage, DiTStage):
+        for block in stage.dit.blocks:
+            block.compile()
+    trainer = Trainer(stage, folder.state(name), steps=steps, peers=peers)
+    progress = trainer.run(seconds - (time.monotonic() - start), stop_after)
+    if peers.leads:
+        folder.write_log(name, progress)
+        folder.write_weights(name, _result(stage, trainer), _metadata(name, recipe, progress))
+    peers.wait()
+    return progress
+
+
+def _begin(
+    name: str,
+    recipe: Recipe,
+    folder: TrainingFolder,
+    device: torch.device,
+    init_from: str | None,
+    peers: Peers,
+) -> DiTStage | VaeStage | TextStage:
+    """Returns a stage with the weights it begins with, unless it goes on from its own state."""
     if name == TEXT_ENCODER:
         stage = TextStage(name, recipe, device, open_tokenizer(recipe, folder))
         source = init_from or recipe.text.init_from
@@ -74,16 +96,7 @@ def run_stage(
         source = init_from or stage.own.init_from
         if source and not folder.state(name).is_file():
             start_from(stage.dit, folder.read_weights(source))
-        if compile_blocks:
-            for block in stage.dit.blocks:
-                block.compile()
-    trainer = Trainer(stage, folder.state(name), steps=steps, peers=peers)
-    progress = trainer.run(seconds - (time.monotonic() - start), stop_after)
-    if peers.leads:
-        folder.write_log(name, progress)
-        folder.write_weights(name, _result(stage, trainer), _metadata(name, recipe, progress))
-    peers.wait()
-    return progress
+    return stage
 
 
 def _refuse_peers(name: str, recipe: Recipe, peers: Peers) -> None:
