@@ -80,7 +80,7 @@ class VideoTokens(Protocol):
         ...
 
     def written(self) -> None:
-        """Says that they are, of the run that was asked for last."""
+        """Says that the next of q, k and v is, of the run that was asked for last."""
         ...
 
     def attended(self) -> Callable[[slice], Tensor]:

@@ -3,7 +3,7 @@
 Shape legend: B batch, L tokens, C hidden width, H heads, D head width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -25,9 +25,22 @@ class BlockStages(Protocol):
     """What a block computes for a run of tokens before, between and after its two attentions."""
 
     def project(
-        self, x: Tensor, attention: Modulation, angles: Rotation, qkv: Sequence[Tensor]
+        self,
+        x: Tensor,
+        attention: Modulation,
+        angles: Rotation,
+        qkv: Sequence[Tensor],
+        written: Callable[[], None],
     ) -> None:
-        """Writes q, k, v (B, L, H, D) of self-attention for tokens x (B, L, C)."""
+        """Writes q, k, v (B, L, H, D) of self-attention for tokens x (B, L, C).
+
+        Args:
+            x: (B, L, C).
+            attention: modulation of the branch.
+            angles: of these tokens.
+            qkv: where they are to be written.
+            written: is called as soon as each is, in this order.
+        """
         ...
 
     def add_self_attention(
@@ -55,6 +68,12 @@ class BlockStages(Protocol):
             residual: how branches are added.
         """
         ...
+
+
+def tell_all(written: Callable[[], None], qkv: Sequence[Tensor]) -> None:
+    """Says that all of q, k and v are written."""
+    for _ in qkv:
+        written()
 
 
 class Block(nn.Module):
@@ -96,9 +115,13 @@ class Block(nn.Module):
 
         tokens = inputs.video_attention(self.self_attn, inputs.attend, x)
         for run in runs(x.shape[1]):
-            rotation = inputs.rotation.at(run)
-            stages.project(x[:, run], attention.at(run), rotation, tokens.places(run))
-            tokens.written()
+            stages.project(
+                x[:, run],
+                attention.at(run),
+                inputs.rotation.at(run),
+                tokens.places(run),
+                tokens.written,
+            )
         attended = tokens.attended()
         attend_to_text = inputs.text_attention(self.cross_attn, inputs.text, inputs.attend)
 
@@ -111,10 +134,17 @@ class Block(nn.Module):
         return inputs.residual.update(x, add_branches)
 
     def project(
-        self, x: Tensor, attention: Modulation, angles: Rotation, qkv: Sequence[Tensor]
+        self,
+        x: Tensor,
+        attention: Modulation,
+        angles: Rotation,
+        qkv: Sequence[Tensor],
+        written: Callable[[], None] | None = None,
     ) -> None:
         """Writes q, k, v of self-attention; see `BlockStages`."""
         self.self_attn.project(modulate(self.norm1(x), attention), angles, qkv)
+        if written is not None:
+            tell_all(written, qkv)
 
     def add_self_attention(
         self, x: Tensor, attention: Modulation, attended: Tensor, residual: Residual

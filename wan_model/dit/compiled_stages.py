@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .block import Block
+from .block import Block, tell_all
 from .block_runner import BlockFn, BlockRunner
 from .inputs import BlockInputs
 from .modulation import Modulation
@@ -161,9 +161,15 @@ class _StagesOf:
     compiled: CompiledStages
 
     def project(
-        self, x: Tensor, attention: Modulation, angles: Rotation, qkv: Sequence[Tensor]
+        self,
+        x: Tensor,
+        attention: Modulation,
+        angles: Rotation,
+        qkv: Sequence[Tensor],
+        written: Callable[[], None],
     ) -> None:
         self.compiled.call(Block.project, self.block, x, attention, angles, qkv)
+        tell_all(written, qkv)
 
     def add_self_attention(
         self, x: Tensor, attention: Modulation, attended: Tensor, residual: Residual

@@ -9,7 +9,7 @@ eight times.
 Shape legend: B batch, L tokens of a run, C hidden width, H heads, D head width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +34,12 @@ class FusedStages:
     """Whether kernels may quantize tokens."""
 
     def project(
-        self, x: Tensor, attention: Modulation, angles: Rotation, qkv: Sequence[Tensor]
+        self,
+        x: Tensor,
+        attention: Modulation,
+        angles: Rotation,
+        qkv: Sequence[Tensor],
+        written: Callable[[], None],
     ) -> None:
         """See `BlockStages`."""
         layer, eps = self.block.self_attn, self.block.norm1.eps
@@ -42,7 +47,9 @@ class FusedStages:
         angles = Rotation(angles.cos.contiguous(), angles.sin.contiguous())
         for linear, rms, out in ((layer.q, layer.norm_q, qkv[0]), (layer.k, layer.norm_k, qkv[1])):
             rms_norm(self._linear(linear, h), _weight(rms, x), rms.eps, out, angles)
+            written()
         qkv[2].copy_(layer.heads(self._linear(layer.v, h)))
+        written()
 
     def add_self_attention(
         self, x: Tensor, attention: Modulation, attended: Tensor, residual: Residual

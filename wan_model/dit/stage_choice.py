@@ -125,7 +125,7 @@ def _trial(stages: BlockStages, block: Block, device: torch.device) -> Iterator[
     )
     angles = rotation((FRAMES, HEIGHT, WIDTH), CONFIG.head_dim, device)
     qkv = block.self_attn.empty_qkv(2, tokens, device)
-    stages.project(x, first, angles, qkv)
+    stages.project(x, first, angles, qkv, lambda: None)
     yield from qkv
     x, q = stages.add_self_attention(x, first, qkv[0], IN_PLACE)
     yield from (x.clone(), q)

@@ -1,8 +1,8 @@
 """Self-attention of tokens that ranks share, which travel while others are computed.
 
-A run of q, k and v is sent as soon as it is written, so it travels while the next run is projected;
-what the tokens attended to comes back run by run, while the first runs go on. Only the last run of
-the one and the first of the other are waited for.
+A run of q, of k or of v is sent as soon as it is written, so it travels while the next is
+projected; what the tokens attended to comes back run by run, while the first runs go on. Only v of
+the last run and what comes back first are waited for.
 
 Each run is put where it is in the video. Attention takes keys in any order, but rounds otherwise
 then: in bf16 a pass would differ from that of one GPU by 1.7e-3.
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..attention import AttentionFn
 from ..dit.attention_layers import SelfAttention
+from ..dit.block import tell_all
 from ..dit.tokens import runs
 from .degrees import check_ulysses
 from .team import Team
@@ -59,6 +60,7 @@ class SharedTokens:
         self._parts: tuple[Tensor, ...] = ()
         """q, k and v of the run that is being written."""
         self._sent = 0
+        """Of these of all runs."""
         self._travelling: list[tuple[Callable[[], None], list[list[Tensor]]]] = []
 
     def places(self, run: slice) -> Sequence[Tensor]:
@@ -70,26 +72,24 @@ class SharedTokens:
     def written(self) -> None:
         """See `VideoTokens`. Sends the heads of other ranks."""
         team = self._team
-        give: list[list[Tensor]] = [[] for _ in range(team.ranks)]
-        take: list[list[Tensor]] = [[] for _ in range(team.ranks)]
-        for part, whole in zip(self._parts, self._all, strict=True):
-            heads = part.unflatten(2, (team.ranks, -1)).transpose(0, 1)  # (L, B, R, G, D)
-            for rank, places in enumerate(self._runs):
-                place = whole[places[self._sent]]
-                if rank == team.rank:
-                    place.copy_(heads[:, :, rank])
-                else:
-                    give[rank].append(heads[:, :, rank].contiguous())
-                    take[rank].append(place)
-        self._travelling.append((team.start_trade(give, take), give))
-        self._parts = ()
+        run, which = divmod(self._sent, len(self._all))
+        heads = self._parts[which].unflatten(2, (team.ranks, -1)).transpose(0, 1)  # (L, B, R, G, D)
+        places = [self._all[which][runs[run]] for runs in self._runs]
+        give: list[list[Tensor]] = []
+        for rank in range(team.ranks):
+            mine = rank == team.rank
+            target = places[rank] if mine else heads.new_empty(heads[:, :, rank].shape)
+            _wide(target).copy_(_wide(heads[:, :, rank]))
+            give.append([] if mine else [target])
+        self._travelling.append((team.start_trade(give, [[place] for place in places]), give))
         self._sent += 1
+        if which == len(self._all) - 1:
+            self._parts = ()  # before those of the next run are made
 
     def attended(self) -> Callable[[slice], Tensor]:
         """See `VideoTokens`."""
-        while self._sent < len(self._runs[0]):  # other ranks have a run more
-            self.places(slice(0, 0))
-            self.written()
+        for _ in range(self._sent // len(self._all), len(self._runs[0])):  # others have a run more
+            tell_all(self.written, self.places(slice(0, 0)))
         for wait, _ in self._travelling:
             wait()
         self._travelling.clear()
@@ -123,6 +123,11 @@ class _Returning:
         while self._coming and not len(self._coming[0][1][0]):  # a run of other ranks
             self._coming.pop(0)[0]()
         return torch.cat([part.transpose(0, 1) for part in parts], dim=2)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Returns the same memory as numbers of 8 bytes, of which a GPU copies more at once."""
+    return x if x.shape[-1] % (8 // x.itemsize) else x.view(torch.int64)
 
 
 def _places(tokens: Sequence[int]) -> list[list[slice]]:

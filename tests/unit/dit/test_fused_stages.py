@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import ClassVar
 
 import pytest
 import torch
 
 from tests.unit.dit.toy import BF16, FP32, first_frame_clean, make_dit, make_inputs
 from wan_model.dit import run_in_order, stage_choice
+from wan_model.dit.attention_layers import AllTokens
 from wan_model.dit.block import Block
+from wan_model.dit.compiled_stages import CompiledStages
 from wan_model.dit.stage_choice import (
     TOLERANCE,
     FastestStages,
@@ -60,6 +63,39 @@ def test_a_model_predicts_the_same(monkeypatch):
     with torch.no_grad():
         got, expected = (model.velocity(*inputs, runner) for runner in runners)
     assert (got - expected).norm() < 5e-3 * expected.norm()
+
+
+class Watched(AllTokens):
+    """Notes which of q, k and v are written, each time it is told that one is."""
+
+    seen: ClassVar[list[list[bool]]] = []
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        for part in self._qkv:
+            part.fill_(float("nan"))
+        self.seen.clear()
+
+    def written(self):
+        self.seen.append([bool(part.isfinite().all()) for part in self._qkv])
+
+
+@interpreted
+@pytest.mark.parametrize("stages", ["own", "fused", "compiled"])
+def test_q_k_and_v_may_be_sent_once_they_are_written(stages):
+    def watched(blocks, x, inputs):
+        return run_in_order(blocks, x, replace(inputs, video_attention=Watched))
+
+    model = make_dit(num_layers=1)
+    runner = {
+        "own": watched,
+        "fused": with_stages(watched, Fused()),
+        "compiled": CompiledStages(backend="eager").around(watched),
+    }[stages]
+    with torch.no_grad():
+        model.velocity(*make_inputs(model), runner)
+    at_once, later = [[True] * 3] * 3, [[True, False, False], [True, True, False], [True] * 3]
+    assert Watched.seen == (later if stages == "fused" else at_once)
 
 
 @interpreted

@@ -147,7 +147,7 @@ def error_of_runs(team: Team) -> float:
     for run in runs(counts[team.rank]):
         for place, part in zip(shared.places(run), here, strict=True):
             place.copy_(part[:, run])
-        shared.written()
+            shared.written()
     attended = shared.attended()
     found = torch.cat([attended(run) for run in runs(counts[team.rank])], dim=1)
     return rms(found, attend(*qkv)[:, mine])
