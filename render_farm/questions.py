@@ -18,6 +18,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PROMPT_ID = re.compile(r"(?=.*[^.])[\w.:-]{1,200}", re.ASCII)
 """What can stand in the path of an address. Newer ComfyUIs want a UUID, and say so."""
 
+MOST_JSON = 100 << 20
+"""Bytes of a question, as much as ComfyUI itself takes. Nothing else is done while it is read."""
+
 SHOWN = 60
 """Characters of a wrong value that are repeated."""
 
@@ -69,6 +72,9 @@ async def json_object(request: web.Request, *, lenient: bool = False) -> dict[st
         WrongQuestionError: if it is something else.
     """
     try:
+        size = len(await request.read())
+        if size > MOST_JSON:
+            refuse("the body", f"{size} bytes", f"at most {MOST_JSON}")
         text = await request.text()
         # Python writes other numbers as NaN and Infinity, at which browsers stop reading.
         numbers: dict[str, Any] = {"parse_float": _finite, "parse_constant": _finite}

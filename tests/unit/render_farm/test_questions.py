@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from render_farm import crew as crew_module
+from render_farm import questions
 from render_farm.front import Front
 from render_farm.proxy import TEMPORARY, original_in_temp
 
@@ -123,6 +124,20 @@ def test_addresses_that_are_none():
             assert int(status) == expected, (target, headers)
             writer.close()
         assert engine.alive[1].asked[-1] == "/x?y=%2f"
+
+    tell(story, 1)
+
+
+def test_a_question_that_is_too_long(monkeypatch: pytest.MonkeyPatch):
+    """It would be read for many seconds, in which nobody gets an answer. Files may be longer."""
+    monkeypatch.setattr(questions, "MOST_JSON", 1000)
+
+    async def story(person: Person, engine: FakeEngine) -> None:
+        for path in ("/prompt", "/interrupt", "/free"):
+            status, text = await answer_of(person, "POST", path, json={"x": "y" * 1000})
+            assert (status, "need at most 1000" in text) == (400, True)
+        assert (await answer_of(person, "POST", "/upload/image", data=b"x" * 2000))[0] == 200
+        assert engine.alive[1].asked[-1] == "/upload/image"
 
     tell(story, 1)
 
