@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import comfy.model_management
 import folder_paths
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_api.latest import ComfyExtension, io
 
 
@@ -341,12 +341,35 @@ class LoadAnyway(io.ComfyNode):
         return io.NodeOutput(*load([checkpoint], precision, attention, memory))
 
 
+class MoveBlocks(io.ComfyNode):
+    """A MODEL whose blocks are moved away when it is loaded, as nodes for block swap do."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestMoveBlocks",
+            category="WanDuet tests",
+            inputs=[io.Model.Input("model")],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: Any) -> io.NodeOutput:
+        def move(patcher: Any, *_: Any) -> None:
+            for block in patcher.model.diffusion_model.blocks:
+                block.to("meta")  # which leaves nothing of what does move
+
+        moved = model.clone()
+        moved.add_callback(CallbacksMP.ON_LOAD, move)
+        return io.NodeOutput(moved)
+
+
 class MemoryTestExtension(ComfyExtension):
     """The nodes of this file."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         nodes = [TakeMemory, OutOfMemory, CutFile, RecordHeld, Watch, Watched, CopyToDevice]
-        return [*nodes, Heap, LoadAnyway, OnTwoDevices]
+        return [*nodes, Heap, LoadAnyway, OnTwoDevices, MoveBlocks]
 
 
 async def comfy_entrypoint() -> MemoryTestExtension:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from .graphs import Prompt, model, node, random_text, save
+from .graphs import Prompt, memory, model, node, random_text, save
 from .server import ComfyServer
 from .stock import T2V_HIGH, difference, empty_latent, ksampler, latent
 
@@ -73,6 +73,21 @@ def test_patched_parts_that_are_not_used_as_in_cores_model(comfy_server: ComfySe
 @pytest.mark.parametrize("name", ["rope_embedder", "blocks.1.cross_attn.forward", "blocks.0"])
 def test_nothing_is_said_of_parts_that_are(comfy_server: ComfyServer, name: str):
     assert not warnings(comfy_server, object_patch(f"diffusion_model.{name}"))
+
+
+def test_blocks_of_the_engine_stay_where_it_has_them(comfy_server: ComfyServer):
+    """Nodes for block swap would take the memory that it has planned with."""
+    prompt: Prompt = {**random_text(), **empty_latent(), **memory(blocks_to_swap=1)}
+    prompt |= model(T2V_HIGH, memory=("memory", 0))
+    prompt["moved"] = node("WanDuetTestMoveBlocks", model=("model", 0))
+    for name in ("model", "moved"):
+        prompt |= ksampler((name, 0), f"{name}_run") | save(name, latent=(f"{name}_run", 0))
+    result = comfy_server.run(prompt)
+    assert result.status == "success", result.error
+    assert difference(*(latent(comfy_server, name) for name in ("model", "moved"))) == 0
+    said = [text for text in result.texts("moved_run") if "wants to move 2 blocks" in text]
+    assert len(said) == 1
+    assert not any("wants to move" in text for text in result.texts("model_run"))
 
 
 def test_other_nodes_compile_nothing(comfy_server: ComfyServer):

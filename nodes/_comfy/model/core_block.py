@@ -74,6 +74,11 @@ class CoreCrossAttention(CrossAttention):
 class CoreBlock(Block):
     """Called as ours, or as core's `WanAttentionBlock`."""
 
+    has_engine = False
+    """Whether a weights engine brings its weights."""
+    was_to_move = False
+    """Whether another node tried to move it in the meantime."""
+
     def __init__(self, config: DiTConfig, precision: Precision, linear: type[Linear]) -> None:
         super().__init__(config, precision, linear)
         self.compute_dtype = precision.compute_dtype
@@ -112,6 +117,13 @@ class CoreBlock(Block):
         inputs = from_core(x, e, freqs, context, partial(attend_as_core, options))
         inputs = replace(inputs, text_attention=options.get(TEXT_ATTENTION, attend_to_text))
         return self.run_patched(options, lambda: freqs, x, inputs)
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Moves it, unless an engine does: nodes for block swap would take what it has planned."""
+        if not self.has_engine:
+            return super().to(*args, **kwargs)
+        self.was_to_move = True
+        return self
 
     def has_hooks(self, options: Mapping[str, Any]) -> bool:
         """Whether the block is to be computed as core does."""

@@ -147,3 +147,5 @@ def _share_pool(
     for number, (model, dit) in enumerate(zip(models, dits, strict=True)):
         model.pool, model.expert = pool, number
         dit.pool, dit.expert = weakref.ref(pool), number
+        for block in dit.blocks:
+            block.has_engine = True

@@ -1,10 +1,12 @@
 """What ComfyUI's memory manager sees of the weights engine: an ordinary, partly loaded model."""
 
+import logging
 from typing import Any
 
 import torch
 from comfy.patcher_extension import CallbacksMP
 
+from ..host import runtime
 from .forward_pass import COMPILED
 from .low_rank import joined
 from .pool import ExpertPool
@@ -85,7 +87,21 @@ class WanPatcher(SavingPatcher):
             self.model.current_weight_patches_uuid = self.patches_uuid
             for callback in self.get_all_callbacks(CallbacksMP.ON_LOAD):
                 callback(self, device_to, lowvram_model_memory, force_patch_weights, full_load)
+            self._say_of_other_moves()
             self.apply_hooks(self.forced_hooks, force_apply=True)
+
+    def _say_of_other_moves(self) -> None:
+        blocks = [block for block in self.model.diffusion_model.blocks if block.was_to_move]
+        for block in blocks:
+            block.was_to_move = False
+        if blocks:
+            runtime.show(
+                runtime.running_node(),
+                f"Another node wants to move {len(blocks)} blocks of this model. They stay: its "
+                "loader plans what fits. Remove the node for block swap, or set limits with 'Wan "
+                "2.2 VRAM & Block Swap'.",
+                level=logging.WARNING,
+            )
 
     def partially_unload(
         self,
