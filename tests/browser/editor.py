@@ -37,6 +37,8 @@ FOREIGN_ERRORS = re.compile(
     r"|^TypeError: Cannot read properties of undefined \(reading 'id'\)\s+at onChange"
     # 0.3.75 reports no output of the second of two equal LoadImage nodes, which 1.32 stumbles over.
     r"|^Error calling extension 'Comfy\."
+    # 1.49 asks for the graph's events before it has a graph.
+    r"|^ComfyApp graph accessed before initialization"
     # A frontend newer than the server asks for its newer interface.
     r"|Failed to fetch jobs|Failed to fetch queue|Error fetching"
 )

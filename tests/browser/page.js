@@ -36,6 +36,8 @@ window.wanduetTest = {
   clear() {
     if (app.canvas.graph !== app.graph) app.canvas.setGraph(app.graph);
     app.graph.clear();
+    // 1.49 keeps widgets' values by graph and node, for new nodes too. Newer ones renew the id here.
+    app.graph.id = crypto.randomUUID();
     app.canvas.ds.reset();
     app.nodeOutputs = {};
     const tracker = app.extensionManager.workflow.activeWorkflow?.changeTracker;
