@@ -35,9 +35,10 @@ window.wanduetTest = {
 
   clear() {
     if (app.canvas.graph !== app.graph) app.canvas.setGraph(app.graph);
+    const { lastNodeId } = app.graph.state;
     app.graph.clear();
-    // 1.49 keeps widgets' values by graph and node, for new nodes too. Newer ones renew the id here.
-    app.graph.id = crypto.randomUUID();
+    // Frontend 1.49 gives a new node the widgets' values of one that had its number.
+    app.graph.state.lastNodeId = lastNodeId;
     app.canvas.ds.reset();
     app.nodeOutputs = {};
     const tracker = app.extensionManager.workflow.activeWorkflow?.changeTracker;
