@@ -105,7 +105,9 @@ def test_a_run_shows_nothing_in_another_workflow(editor: Editor):
     if editor.mode.nodes2:
         pytest.skip("the renderer plays no part")
     sampler = add_run(editor, 30)
-    mine = saved(editor.serialize())
+    # Only a saved workflow has an id in frontend 1.49.
+    mine = {**saved(editor.serialize()), "id": str(uuid4())}
+    editor.load(mine)
     editor.call("runAndOpen", {**mine, "id": str(uuid4())})
     editor.settle()
     assert editor.call("report", sampler) == ""
