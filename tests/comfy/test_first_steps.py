@@ -1,11 +1,13 @@
 """First steps with a model of their own: three phases of one run, not three samplers."""
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from ..toy.make_checkpoints import make_lora, save
+from ..toy.make_checkpoints import DIM, State, fill, make_lora, save
 from .graphs import T2V, Prompt, experts, memory, model, moe_sampler, node, random_text, stock_model
 from .server import ComfyServer, on_gpu
 from .stock import (
@@ -149,7 +151,10 @@ def test_what_is_said_while_and_after_it_runs(comfy_server: ComfyServer):
 @pytest.mark.parametrize("named", [True, False])
 def test_its_lora_is_taken_off_beside_others_of_other_nodes(comfy_server: ComfyServer, named: bool):
     """Whether their nodes name their files or not: its own file tells its patches."""
-    save(comfy_server.base / "models", "loras", "toy_seko_4steps", make_lora("seko"))
+    state = make_lora("seko")
+    state["diffusion_model.blocks.1.ffn.0.lora_A.weight"][:2] = 0  # the rest tells, as everywhere
+    state["diffusion_model.blocks.0.cross_attn.v.lora_A.weight"][:] = 0
+    save(comfy_server.base / "models", "loras", "toy_seko_4steps", state)
     prompt: Prompt = {**random_text(64, 8), **empty_latent(), **experts()}
     unnamed = node("WanDuetTestUnnamedLora", model=("experts", 0))
     prompt |= {"style": lora(("experts", 0), LORA) if named else unnamed}
@@ -162,11 +167,26 @@ def test_its_lora_is_taken_off_beside_others_of_other_nodes(comfy_server: ComfyS
     assert difference(saved["alone"], saved["given"]) <= 1e-5
 
 
-def test_a_start_that_cannot_be_had_is_refused(comfy_server: ComfyServer):
-    """Beside one more LoRA for few steps, whose node does not name its file."""
+def loha(target: str) -> State:
+    """A LoRA of a kind whose patches are not told by their file."""
+    sides = {"a": (DIM, 2), "b": (2, DIM)}
+    names = [(f"hada_w{number}_{side}", side) for number in (1, 2) for side in sides]
+    name = f"diffusion_model.blocks.0.{target}"
+    return fill({f"{name}.{part}": sides[side] for part, side in names}, "loha", torch.float16)
+
+
+@pytest.mark.parametrize("case", ["one more for few steps", "not all of its patches known"])
+def test_a_start_that_cannot_be_had_is_refused(comfy_server: ComfyServer, case: str):
+    """Beside a LoRA whose node does not name its file: for few steps itself, or any."""
     prompt: Prompt = {**random_text(64, 8), **empty_latent(), **experts()}
-    prompt["more"] = node("WanDuetTestUnnamedLora", model=("experts", 0), lightning=True)
-    prompt["merged"] = lora(("more", 0))
+    lightning = case == "one more for few steps"
+    prompt["more"] = node("WanDuetTestUnnamedLora", model=("experts", 0), lightning=lightning)
+    name = DISTILLED
+    if not lightning:
+        name = "toy_lightx2v_mixed_4steps.safetensors"
+        state = make_lora("mixed") | loha("self_attn.k")
+        save(comfy_server.base / "models", "loras", Path(name).stem, state)
+    prompt["merged"] = lora(("more", 0), name)
     options = {**LINKS, **FIRST, "model_low": ("experts", 1), "model_high": ("merged", 0)}
     prompt |= moe_sampler(**options) | {"end": node("PreviewAny", source=("sampler", 0))}
     result = comfy_server.run(prompt)

@@ -5,6 +5,7 @@ depends on the weight), `translate` puts them in their places, `fit` tells wheth
 """
 
 from .changes import Addition, Change, Difference, Factors, LowRank, Pair
+from .dialects import Names
 from .file import LoraFile, open_lora
 from .fit import is_foreign
 from .pairs import experts_of, partner
@@ -19,6 +20,7 @@ __all__ = [
     "LoraFile",
     "LoraModules",
     "LowRank",
+    "Names",
     "Pair",
     "Replacement",
     "Translated",

@@ -67,10 +67,13 @@ class LoraModule:
             raise damaged(self.file, what, f"{leaf} of shape {list(raw.shape)}", "one with rows")
         return self.read(raw, STORED[raw.stored_dtype]).clone()
 
-    def first_values(self, leaf: str, count: int) -> list[float]:
-        """Returns the first values of a tensor that is there, of which no more is read."""
+    def peek(self, leaf: str) -> Tensor:
+        """Returns a tensor that is there: the file itself, of which only what is touched is read.
+
+        It is not to be kept, see `__getitem__`.
+        """
         raw = self.tensors[leaf]
-        return self.read(raw, STORED[raw.stored_dtype]).flatten()[:count].float().tolist()
+        return self.read(raw, STORED[raw.stored_dtype])
 
     def get(self, leaf: str) -> Tensor | None:
         """Returns a tensor, None if it is not there."""

@@ -11,8 +11,9 @@ from uuid import uuid4
 
 from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
+from torch import Tensor
 
-from ....wan_model.lora import LoraFile
+from ....wan_model.lora import LoraFile, Names
 from ....wan_model.presets import Alpha, Distilled, recognise
 from .load_models import CHECKPOINT
 from .lora_report import fits
@@ -24,7 +25,8 @@ LORAS = "wanduet_loras"
 
 BY_NUMBERS = "A LoRA"
 
-LEAVES = {"down", "diff", "diff_b"}
+OF_BIAS = {"diff_b", "b_norm"}
+LEAVES = {"down", "diff", "w_norm"} | OF_BIAS
 """Of a file's modules, what its patches are known by."""
 VALUES = 16
 """Values that are compared."""
@@ -76,28 +78,63 @@ def patches_of(patcher: ModelPatcher, file: LoraFile) -> list[Any]:
     """Returns the patches that another node has put on a MODEL from a file.
 
     The first values of what they hold are compared: those of trained matrices are the same nowhere
-    else.
+    else. Zeros alone are, so a patch of these counts only behind others.
 
     Raises:
         CheckpointError: if the file was cut off.
     """
     signs = {
-        (tuple(module.tensors[leaf].shape), *module.first_values(leaf, VALUES))
+        _sign(module.peek(leaf))
         for module in file.modules
         for leaf in LEAVES & module.tensors.keys()
     }
-    return [entry for entry in _foreign(patcher) if any((s := _sign(entry[1]))[1:]) and s in signs]
+    parts = [(entry, _part(entry[1])) for entry in _foreign(patcher)]
+    signed = [(entry, _sign(part)) for entry, part in parts if part is not None]
+    found = [(entry, any(sign[1:])) for entry, sign in signed if sign in signs]
+    trained = [entry for entry, has_values in found if has_values]
+    return trained and [*trained, *(entry for entry, has_values in found if not has_values)]
 
 
-def _sign(what: Any) -> tuple[Any, ...]:
-    """Returns what a patch is known by: shape and values of what `LEAVES` are in a file."""
+def _part(what: Any) -> Tensor | None:
+    """Returns what a patch is known by: what one of `LEAVES` is in a file."""
     if isinstance(what, LoRAAdapter):
-        part = what.weights[1]
-    elif isinstance(what, tuple) and len(what) > 1 and what[0] == "diff":
-        part = what[1][0]
-    else:
-        return ()
-    return (tuple(part.shape), *part.flatten()[:VALUES].float().tolist())
+        return what.weights[1]
+    if isinstance(what, tuple) and len(what) > 1 and what[0] == "diff":
+        return what[1][0]
+    return None
+
+
+def _sign(part: Tensor) -> tuple[Any, ...]:
+    """Returns a tensor's shape and first values, from one on that is not 0 if there is one."""
+    flat = part.flatten()
+    if flat.numel() and not flat[:VALUES].any():
+        flat = flat[int(flat.ne(0).int().argmax()) :]
+    return (tuple(part.shape), *flat[:VALUES].float().tolist())
+
+
+def _all_found(patcher: ModelPatcher, file: LoraFile, found: Sequence[Any]) -> bool:
+    """Whether a file has no more patches on a MODEL, such as those of another kind of LoRA.
+
+    Args:
+        patcher: the MODEL.
+        file: what a node of others has put on it.
+        found: of its patches, see `patches_of`.
+    """
+    known = {id(entry[1]) for entry in found}
+    foreign = {id(entry[1]) for entry in _foreign(patcher)}
+    there = {
+        key.removeprefix(PREFIX): foreign & {id(entry[1]) for entry in entries}
+        for key, entries in patcher.patches.items()
+    }
+    names = Names(there)
+    changed: set[str] = set()
+    for module in file.modules:
+        official, leaves = names.official(module.name), module.tensors.keys()
+        if leaves - OF_BIAS:
+            changed |= {str(official), f"{official}.weight"}
+        if leaves & OF_BIAS:
+            changed.add(f"{official}.bias")
+    return all(there[name] & known for name in changed & there.keys() if there[name])
 
 
 def is_distilled_itself(patcher: ModelPatcher) -> bool:
@@ -124,7 +161,8 @@ def without_distilled(
     gone = {id(patch) for file in files for patches in file.patches.values() for patch in patches}
     foreign = _foreign(patcher)
     known = [patches_of(patcher, file) for file in opened]
-    if known and all(known):
+    whole = [_all_found(patcher, *each) for each in zip(opened, known, strict=True) if each[1]]
+    if whole and len(whole) == len(known) and all(whole):
         gone |= {id(entry[1]) for patches in known for entry in patches}
         if _by_numbers([entry for entry in foreign if id(entry[1]) not in gone]) is not None:
             return None  # one more, of a node that does not name its file
