@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pytest
-
 from benchmarks.timing import Timing
 from benchmarks.turns import Contestant, ratios, take_turns
 from wan_model.errors import BackendError
@@ -39,11 +37,7 @@ def test_turns_go_back_and_forth_and_who_fails_stops_nobody_else():
 
 def test_ratios_say_how_sure_they_are():
     ours, theirs = (
-        Timing(9.0, seconds, peak, {}) for seconds, peak in (((1.0, 2.0, 3.0), 5), ((2.0, 4.0), 10))
+        Timing(9.0, seconds, peak, {}) for seconds, peak in (((1.0, 2.0, 3.0), 5), ((2.0, 5.0), 10))
     )
 
-    assert ratios(ours, theirs) == {
-        "ratio": pytest.approx(2 / 3, abs=1e-3),
-        "ratio_error": 0,
-        "peak_ratio": 0.5,
-    }
+    assert ratios(ours, theirs) == {"ratio": 0.571, "ratio_error": 0.05, "peak_ratio": 0.5}

@@ -160,10 +160,15 @@ def test_ray_does_not_answer(hangs: str, ray: FakeRay, monkeypatch: pytest.Monke
 
     async def story() -> None:
         engine = RayEngine(SPEC, 2, "a:1")
-        for _ in range(3):
+
+        async def say() -> list[Any]:
             starts = (engine.start(slot) for slot in (1, 2))
-            said = await asyncio.gather(*starts, return_exceptions=True)
-            assert all("Ray does not answer" in str(error) for error in said)
+            return await asyncio.gather(*starts, return_exceptions=True)
+
+        while not asked:  # a busy machine may not get there in time
+            await say()
+        for _ in range(3):
+            assert all("Ray does not answer" in str(error) for error in await say())
         assert asked == [hangs]
         answers.set()
         monkeypatch.setattr(ray_engine, "ANSWER_SECONDS", 300.0)
@@ -185,9 +190,11 @@ from render_farm import ray_engine
 from render_farm.engine import ComfySpec
 ray_engine.END_SECONDS = 0.01
 asyncio.run(ray_engine.RayEngine(ComfySpec("main.py", ("--cpu",), "/f", 1), 1, "a:1").close())
+print("closed", flush=True)
 """
-    root = Path(__file__).parents[3]
-    assert subprocess.run([sys.executable, "-c", story], cwd=root, timeout=300).returncode == 1
+    command, root = [sys.executable, "-c", story], Path(__file__).parents[3]
+    ended = subprocess.run(command, cwd=root, timeout=300, stdout=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stdout.strip()) == (1, "closed")
 
 
 @pytest.mark.parametrize(
