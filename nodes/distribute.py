@@ -60,7 +60,8 @@ class WanDuetDistribute(io.ComfyNode):
                     "vae",
                     optional=True,
                     tooltip="VAE from 'Wan 2.2 Load VAE'. The GPUs then share each frame's rows to "
-                    "encode and decode, with the same result. The input is not changed.",
+                    "encode and decode, with the same result but for rounding. The input is not "
+                    "changed.",
                 ),
             ],
             outputs=[
