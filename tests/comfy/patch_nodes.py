@@ -343,7 +343,7 @@ class ReadOptions(io.ComfyNode):
 
 
 class PatchObject(io.ComfyNode):
-    """A MODEL with an object patch that does nothing, at any place."""
+    """A MODEL with object patches that do nothing, at any places."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -361,10 +361,11 @@ class PatchObject(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, name: str, compiled: bool = False) -> io.NodeOutput:
         patched = model.clone()
-        found = getattr(model.model, MODEL)
-        for step in name.split(".")[1:]:
-            found = getattr(found, step, None)
-        patched.add_object_patch(name, torch.compile(found) if compiled else found)
+        for path in name.split():
+            found = getattr(model.model, MODEL)
+            for step in path.split(".")[1:]:
+                found = getattr(found, step, None)
+            patched.add_object_patch(path, torch.compile(found) if compiled else found)
         return io.NodeOutput(patched)
 
 

@@ -18,17 +18,20 @@ ADVICE = "Remove the node that adds them, or load the model with 'Load Diffusion
 class PatchablePatcher(comfy.model_patcher.ModelPatcher):
     """Speaks up where patches are added or put in place, and where a run begins."""
 
+    _said_not_compiled = False
+    """Of this clone: nodes clone once, and may compile block by block."""
+
     def add_wrapper_with_key(self, wrapper_type: str, key: Any, wrapper: Any) -> None:
         """Adds a function around a step of sampling, but none that compiles the model."""
         if key == COMPILER:
-            _say_not_compiled()
+            self._say_not_compiled()
         else:
             super().add_wrapper_with_key(wrapper_type, key, wrapper)
 
     def add_object_patch(self, name: str, obj: Any) -> None:
         """Adds a patch, but none that is only the same part compiled."""
         if "_orig_mod" in getattr(obj, "_modules", ()):
-            _say_not_compiled()
+            self._say_not_compiled()
         else:
             super().add_object_patch(name, obj)
 
@@ -69,12 +72,14 @@ class PatchablePatcher(comfy.model_patcher.ModelPatcher):
             part = getattr(part, step)
         return True
 
-
-def _say_not_compiled() -> None:
-    """What patches and memory plans rest on would be compiled with it, or end in an error."""
-    runtime.show(
-        runtime.running_node(),
-        "This node compiles nothing here: the model's kernels are fused already. Remove it. Where "
-        "a GPU cannot run those kernels, 'Wan 2.2 Torch Compile' helps.",
-        level=logging.WARNING,
-    )
+    def _say_not_compiled(self) -> None:
+        """What patches and memory plans rest on would be compiled with it, or end in an error."""
+        if self._said_not_compiled:
+            return
+        self._said_not_compiled = True
+        runtime.show(
+            runtime.running_node(),
+            "Compiling has no effect on this model here. Remove this node: where compiling helps, "
+            "'Wan 2.2 Torch Compile' does it.",
+            level=logging.WARNING,
+        )
