@@ -4,6 +4,7 @@ The editor asks before a run, when only the workflow is known; a run asks of its
 workflow what these do not tell: the files that ComfyUI's own loaders read.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -23,6 +24,8 @@ from .prompt_check.known_files import Describe, describe_file, find_model
 PAIR = "WanDuetLoraPair"
 SWITCHES = ("on", "active")
 """Of a row of several LoRAs in one widget, as packs have them."""
+NUMBER = re.compile(r"\d+")
+"""Of a row of several LoRAs whose inputs are those of the node, such as lora_name_1, switch_1."""
 UNKNOWN = 1_000_000
 """Patches of a file that cannot be read: more than any makes."""
 
@@ -205,25 +208,53 @@ def said_of_unsure(
 ) -> list[str]:
     """Returns what is to be said before a run of LoRAs that may be on its models."""
     sure = {lora.name for each in named for lora in (*each.loras, *each.foreign)}
-    found = dict.fromkeys(file for name in names for file in _named_anywhere(graph, node_id, name))
+    found = dict.fromkeys(
+        file for name in names for file in _named_anywhere(graph, node_id, name, only_on=True)
+    )
     may_be = [file for file in found if file not in sure and of_lora(NamedLora(file, 1.0, False))]
     return [
         f"{file} is named by a node of others, which may put it on the model. If the run finds it "
-        "there, settings that are left open are its own."
+        "there, steps, CFG and whatever else is left at 0 or auto are those of this LoRA."
         for file in may_be
     ]
 
 
-def _named_anywhere(graph: Graph, node_id: str, name: str) -> Iterator[str]:
-    """Returns the LoRA files that nodes of others name on the way to an input, used or not."""
+def _named_anywhere(
+    graph: Graph, node_id: str, name: str, *, only_on: bool = False
+) -> Iterator[str]:
+    """Returns the LoRA files that nodes of others name on the way to an input, used or not.
+
+    Args:
+        graph: the workflow.
+        node_id: of the node with the input.
+        name: of the input.
+        only_on: whether to leave out rows that look as if they are off.
+    """
     source = graph.link(node_id, name)
     listed = runtime.model_names(FOLDER)
     short = {PurePosixPath(file.replace("\\", "/")).stem: file for file in reversed(listed)}
     known = {**short, **{file: file for file in listed}}
     for each in sorted(graph.upstream([source.node_id])) if source else ():
         if not graph.kind(each).startswith("WanDuet"):
-            values = (graph.value(each, key) for key in graph.inputs(each))
+            inputs = graph.inputs(each)
+            keys = [key for key in inputs if not (only_on and _is_off(inputs, key))]
+            values = (graph.value(each, key) for key in keys)
             yield from (known[text] for value in values for text in _texts(value) if text in known)
+
+
+def _is_off(inputs: Mapping[str, Any], key: str) -> bool:
+    """Whether an input is of a row whose switch is off or whose strengths are 0."""
+    number = NUMBER.findall(key)
+    row = {name: value for name, value in inputs.items() if NUMBER.findall(name) == number}
+    if not number:
+        return False
+    if any(value is False or str(value).lower() == "off" for value in row.values()):
+        return True
+    of_model = (value for name, value in row.items() if "clip" not in name)
+    strengths = [
+        value for value in of_model if isinstance(value, (int, float)) and value is not True
+    ]
+    return bool(strengths) and not any(strengths)
 
 
 def _texts(value: Any, depth: int = 4) -> Iterator[str]:

@@ -141,9 +141,28 @@ def test_loras_of_stacks_and_behind_switches_are_found_on_the_model(comfy_server
         (record,) = comfy_server.history(result.prompt_id)["outputs"][name]["wanduet_report"]
         assert tuple(record[key] for key in ("steps", "cfg_high", "shift")) == wanted, name
     for name in ("stack", "off"):
-        assert any(line.startswith(f"{DISTILLED} is named by a node") for line in plans[name])
+        named = any(line.startswith(f"{DISTILLED} is named by a node") for line in plans[name])
+        assert named == (name == "stack")
     said = comfy_server.history(result.prompt_id)["outputs"]["first steps"]["wanduet_report"]
     assert f"First steps: model_high without {DISTILLED}." in said[0]["report"]
+
+
+@pytest.mark.parametrize(
+    ("row", "is_on"),
+    [
+        ({"switch_1": "On", "switch_2": "Off", "model_weight_1": 1.0}, True),
+        ({"switch_1": "Off", "model_weight_1": 1.0}, False),
+        ({"use_1": True, "model_weight_1": 0.0, "clip_weight_1": 1.0}, False),
+    ],
+)
+def test_rows_that_are_off_are_not_named(
+    comfy_server: ComfyServer, row: dict[str, Any], is_on: bool
+):
+    nodes: Prompt = {**BASE, "rows": node("ForeignStack", lora_name_1=DISTILLED, **row)}
+    nodes["stack"] = node("ForeignApply", model=("experts", 0), rows=("rows", 0))
+    nodes |= moe_sampler("stacked", **{**OPEN, "model_high": ("stack", 0)})
+    plan = comfy_server.post("/wanduet/check", {"prompt": nodes})["plans"]["stacked"]
+    assert any(line.startswith(f"{DISTILLED} is named by a node") for line in plan) == is_on
 
 
 def test_plans_know_other_loaders_files_and_shifts(comfy_server: ComfyServer):
