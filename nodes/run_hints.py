@@ -102,5 +102,5 @@ def _apart(graph: Graph, node_id: str, names: Sequence[str]) -> list[str]:
         return []
     return [
         "Two loaders hold the experts. 'Wan 2.2 Load 14B Experts' has them share the memory, and "
-        "fetches the second while the first still computes."
+        "fetches the second while the first still computes. Use it in their place."
     ]
