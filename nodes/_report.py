@@ -27,12 +27,14 @@ FULL_MEMORY = (
 
 NO_HANDLE = (
     "ComfyUI can open no more files at the moment. Got '{}', need a free file handle. Close other "
-    "programs, or start ComfyUI with a higher limit (`ulimit -n`)."
+    "programs, or start ComfyUI with a higher limit "
+    "(`ulimit -n` on Linux and macOS)."
 )
 
 NO_THREAD = (
     "ComfyUI can start no more threads at the moment. Got '{}', need free memory and a free "
-    "process. Close other programs, or start ComfyUI with a higher limit (`ulimit -u`)."
+    "process. Close other programs, or start ComfyUI with a higher limit "
+    "(`ulimit -u` on Linux and macOS)."
 )
 
 MISSING = (
@@ -66,7 +68,9 @@ def reports_errors(execute: Execute) -> Execute:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         missing = [name for name in required[len(args) :] if name not in kwargs]
         if missing:
-            raise WanDuetError(MISSING.format(" and ".join(missing)))
+            *first, last = missing
+            names = f"{', '.join(first)} and {last}" if first else last
+            raise WanDuetError(MISSING.format(names))
         try:
             return execute(*args, **kwargs)
         except WanError as error:

@@ -35,7 +35,8 @@ def unreadable(name: str, error: Exception, advice: str) -> WanError:
     if number in NO_HANDLES:
         return ShortageError(
             f"{name} cannot be opened at the moment. Got '{os.strerror(number)}', need a free file "
-            "handle. Close other programs, or start this one with a higher limit (`ulimit -n`)."
+            "handle. Close other programs, or start this one with a higher limit (`ulimit -n` on "
+            "Linux and macOS)."
         )
     reason = getattr(error, "strerror", None) or error
     kind = UnreadableError if isinstance(error, OSError) else CheckpointError

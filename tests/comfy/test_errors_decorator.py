@@ -49,11 +49,13 @@ def test_missing_inputs_are_named(report: Any):
     class Node:
         @classmethod
         @report.reports_errors
-        def execute(cls, model: str, precision: str, speed: str = "auto", **more: str) -> str:
-            return f"{model} {precision} {speed} {more}"
+        def execute(
+            cls, model: str, vae: str, precision: str, speed: str = "auto", **more: str
+        ) -> str:
+            return f"{model} {vae} {precision} {speed} {more}"
 
-    assert Node.execute(model="a", precision="b") == "a b auto {}"
-    with pytest.raises(report.WanDuetError, match=r"nothing for model and precision, need"):
+    assert Node.execute(model="a", vae="b", precision="c") == "a b c auto {}"
+    with pytest.raises(report.WanDuetError, match=r"nothing for model, vae and precision, need"):
         Node.execute(speed="fast")  # pyright: ignore[reportCallIssue]
 
 
