@@ -68,9 +68,11 @@ export class PassingPanels {
     node.onSerialize = function (/** @type {any} */ saved) {
       const result = earlier?.apply(this, arguments);
       if (place.brought) saved.size = [saved.size[0], saved.size[1] - place.brought];
-      // Frontend 1.32 lists there every widget of a node that shows a subgraph.
+      // Frontend 1.32 lists there every widget of a node that shows a subgraph; files may hold JSON text.
       const listed = saved.properties?.proxyWidgets;
-      if (listed) saved.properties.proxyWidgets = listed.filter((/** @type {string[]} */ [, one]) => one !== name);
+      if (Array.isArray(listed)) {
+        saved.properties.proxyWidgets = listed.filter((/** @type {string[]} */ [, one]) => one !== name);
+      }
       return result;
     };
     return place;
