@@ -30,13 +30,12 @@ from .loader_settings import (
 )
 from .prompt_check.graph import Graph
 from .prompt_check.known_files import Describe, Model, describe_file, find_model
-from .run_hints import hints
+from .run_hints import MODELS, hints
 from .speed_tiers import nothing_skipped
 from .video_size import FREE, SIZES, chosen_length, chosen_size
 from .window_plan import Seen, seen_at
 
 SIZE = "WanDuetImageToVideo"
-MODELS = ("model_high", "model_low")
 NUMBERS = ("steps", "shift", "boundary", "cfg_high", "cfg_low", "start_steps", "cfg_start")
 """Widgets of which 0 is automatic."""
 SHIFTED = "ModelSamplingSD3"

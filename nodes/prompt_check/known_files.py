@@ -93,9 +93,8 @@ def _file(graph: Graph, output: Output) -> tuple[str | None, str | None]:
     if output.slot >= len(names):
         return None, None
     file = graph.value(node_id, names[output.slot])
-    return names[output.slot], runtime.name_in_lists(folder, file) if isinstance(
-        file, str
-    ) else None
+    listed = runtime.name_in_lists(folder, file) if isinstance(file, str) else None
+    return names[output.slot], listed
 
 
 def vae_channels(graph: Graph, describe: Describe, node_id: str, name: str) -> int | None:

@@ -74,7 +74,7 @@ class SharedTokens:
         team = self._team
         run, which = divmod(self._sent, len(self._all))
         heads = self._parts[which].unflatten(2, (team.ranks, -1)).transpose(0, 1)  # (L, B, R, G, D)
-        places = [self._all[which][runs[run]] for runs in self._runs]
+        places = [self._all[which][places_of_rank[run]] for places_of_rank in self._runs]
         give: list[list[Tensor]] = []
         for rank in range(team.ranks):
             mine = rank == team.rank

@@ -39,28 +39,12 @@ class Team:
             received: how many rows come from each.
         """
         out = x.new_empty((sum(received), *x.shape[1:]))
-        self.start_exchange(x, sent, out, received)()
-        return out
-
-    def start_exchange(
-        self, x: Tensor, sent: Sequence[int], out: Tensor, received: Sequence[int]
-    ) -> Callable[[], object]:
-        """Has rows travel as in `exchange`, while this rank computes.
-
-        Args:
-            x: rows as of `exchange`.
-            sent: how many rows go to each rank.
-            out: contiguous; gets the rows of all ranks, in their order.
-            received: how many rows come from each.
-
-        Returns:
-            what waits until they are there. Both tensors are to be kept until then.
-        """
         work = dist.all_to_all_single(
             out, x, list(received), list(sent), group=self.group, async_op=True
         )
         assert work is not None, "this process is in the group"
-        return work.wait
+        work.wait()
+        return out
 
     def start_trade(
         self, give: Sequence[Sequence[Tensor]], take: Sequence[Sequence[Tensor]]
