@@ -171,7 +171,8 @@ class NvFp4Matmul:
         largest = torch.linalg.vector_norm(tokens, float("inf"), dtype=torch.float32)
         tensor_scale = largest / (LARGEST_E2M1 * LARGEST[FP8])
         tensor_scale = tensor_scale.clamp_min_(torch.finfo(torch.float32).tiny)
-        # A power of two: blocks get the same codes then, whatever the other tokens are.
+        # A power of two: blocks get the same codes then, whatever the other tokens are, unless
+        # those are some ten thousand times larger: fp8 rounds the scales of blocks coarser there.
         tensor_scale = tensor_scale / torch.frexp(tensor_scale).mantissa
         codes, scales = self.quantize(tokens, tensor_scale, pad_16x=True)
         dtype = _result_dtype(layer)
