@@ -63,15 +63,16 @@ class Calls:
 
         Raises:
             TimeoutError: if it, or the one before, has not returned after so many seconds.
+            RuntimeError: if the system has no thread left for it. The next one may have.
         """
         end = time.monotonic() + seconds
         while self._last is not None and not self._last.done():
             await _done_by(end, self._last)
         result: Future[T] = Future()
         result.set_running_or_notify_cancel()  # nobody can cancel it
+        threading.Thread(target=_run, args=(result, work, *arguments), daemon=True).start()
         last = self._last = asyncio.wrap_future(result)
         last.add_done_callback(asyncio.Future.exception)  # looked at, even if nobody waits by then
-        threading.Thread(target=_run, args=(result, work, *arguments), daemon=True).start()
         await _done_by(end, last)
         return last.result()
 

@@ -1,6 +1,7 @@
 """What waits for a client or a worker can be ended at any moment, and ends what hangs only."""
 
 import asyncio
+import threading
 from contextlib import suppress
 from typing import Any, cast
 
@@ -8,7 +9,7 @@ import pytest
 
 from render_farm import clients as clients_module
 from render_farm.clients import Client
-from render_farm.waiting import end_tasks, within
+from render_farm.waiting import Calls, end_tasks, within
 
 from .fake_comfyui import in_own_loop
 
@@ -61,6 +62,23 @@ def test_who_loses_a_cancel_is_ended():
         await asyncio.sleep(0)
         await end_tasks(tasks, 0.01)
         assert all(task.done() for task in tasks)
+
+    in_own_loop(story())
+
+
+def test_a_call_that_found_no_thread(monkeypatch: pytest.MonkeyPatch):
+    """The next ones do not wait for it."""
+
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def story() -> None:
+        calls = Calls()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", none_left)
+            with pytest.raises(RuntimeError):
+                await calls.call(300, int, "5")
+        assert await calls.call(300, int, "5") == 5
 
     in_own_loop(story())
 
