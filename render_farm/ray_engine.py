@@ -7,6 +7,7 @@ belongs to this program: Ray ends it when this program ends, and ComfyUI ends wi
 import asyncio
 import atexit
 import logging
+import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,7 +28,7 @@ ANSWER_SECONDS = 120.0
 """In which Ray answers, or has started. Without its first computer it waits for that, for days."""
 
 END_SECONDS = 20.0
-"""In which it has ended, when this program ends."""
+"""In which it has ended, when this program ends, or a worker. Who needs longer is left to it."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class RayProcess:
     pid: int
     left: asyncio.Event
     """Set once the farm has left the cluster that it runs in, from which nothing comes then."""
+    calls: Calls
+    """To Ray, of all workers."""
 
     async def wait(self) -> str:
         """Waits until it has ended, and returns how."""
@@ -57,7 +60,7 @@ class RayProcess:
 
     async def end(self) -> None:
         """Ends it, whatever it does, with its actor."""
-        _kill(self.ray, self.actor, self.left)
+        await _end(self.calls, self.ray, self.actor, self.left)
 
 
 class RayEngine:
@@ -115,9 +118,9 @@ class RayEngine:
         except self._ray.exceptions.RayError as error:
             problem, host, pid = str(error).strip().partition("\n")[0], "", 0
         if problem:
-            _kill(self._ray, actor, left)
+            await _end(self._calls, self._ray, actor, left)
             raise FarmError(problem)
-        return RayProcess(self._ray, actor, host, self._spec.port(slot), pid, left)
+        return RayProcess(self._ray, actor, host, self._spec.port(slot), pid, left, self._calls)
 
     def _new_actor(self, slot: int) -> Any:
         return (
@@ -159,6 +162,14 @@ class RayEngine:
         except asyncio.TimeoutError:
             logger.error("Ray does not answer, and is not waited for.")
             atexit.register(os._exit, 1)  # before Ray's own end, which would wait without limit
+
+
+async def _end(calls: Calls, ray: Any, actor: Any, left: asyncio.Event) -> None:
+    """Ends an actor, after this if Ray does not answer now: it would keep its GPU for ever."""
+    kill = asyncio.ensure_future(calls.call(math.inf, _kill, ray, actor, left))
+    await asyncio.wait({kill}, timeout=END_SECONDS)
+    if kill.done():
+        kill.result()
 
 
 def _kill(ray: Any, actor: Any, left: asyncio.Event) -> None:

@@ -17,6 +17,7 @@ from render_farm import ray_cluster, ray_engine
 from render_farm.engine import ComfySpec, FarmError
 from render_farm.ray_cluster import ENVIRONMENT, MOST_MISSED, is_there
 from render_farm.ray_engine import RayEngine, RayProcess
+from render_farm.waiting import Calls
 
 from .fake_comfyui import in_own_loop
 
@@ -107,7 +108,7 @@ def test_ray_has_ended(ray: FakeRay, monkeypatch: pytest.MonkeyPatch):
     async def story() -> None:
         engine = RayEngine(SPEC, 1, "a:1")
         never = SimpleNamespace(remote=lambda: asyncio.get_running_loop().create_future())
-        before = RayProcess(ray, SimpleNamespace(wait=never), "h", 1, 1, engine.left)
+        before = RayProcess(ray, SimpleNamespace(wait=never), "h", 1, 1, engine.left, Calls())
         waiting = asyncio.ensure_future(before.wait())
         for there, starts in ((True, 1), (False, 2)):
             monkeypatch.setattr(ray_engine, "is_there", lambda _, there=there: there)
@@ -128,7 +129,7 @@ def test_nothing_starts_a_ray_that_has_ended(ray: FakeRay, monkeypatch: pytest.M
 
     async def story() -> None:
         engine = RayEngine(SPEC, 1, "a:1")
-        process = RayProcess(ray, None, "h", 1, 1, engine.left)
+        process = RayProcess(ray, None, "h", 1, 1, engine.left, Calls())
         ray.ends = True
         with pytest.raises(FarmError, match="no free GPU"):
             await engine.start(1)
@@ -138,12 +139,13 @@ def test_nothing_starts_a_ray_that_has_ended(ray: FakeRay, monkeypatch: pytest.M
     assert (ray.starts, ray.killed) == (1, [])
 
 
-@pytest.mark.parametrize("hangs", ["is_there", "actor", "shutdown"])
+@pytest.mark.parametrize("hangs", ["is_there", "actor", "shutdown", "kill"])
 def test_ray_does_not_answer(hangs: str, ray: FakeRay, monkeypatch: pytest.MonkeyPatch):
     """The farm goes on meanwhile, in one thread more at most, and uses Ray as it answers again."""
     monkeypatch.setattr(ray_engine, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(ray_engine, "END_SECONDS", 0.05)
     monkeypatch.setattr(ray_engine, "PLACE_SECONDS", 0.01)
-    answers, asked = threading.Event(), []
+    answers, asked, to_kill = threading.Event(), [], []
 
     def never(result: Any) -> Any:
         asked.append(hangs)
@@ -153,6 +155,9 @@ def test_ray_does_not_answer(hangs: str, ray: FakeRay, monkeypatch: pytest.Monke
     if hangs == "actor":
         actor = ray.remote(None)
         monkeypatch.setattr(ray, "remote", lambda _: never(actor))
+    elif hangs == "kill":
+        kill = ray.kill
+        monkeypatch.setattr(ray, "kill", lambda actor, **how: never(kill(actor, **how)))
     else:
         there = (lambda _: never(True)) if hangs == "is_there" else (lambda _: not ray.up)
         monkeypatch.setattr(ray_engine, "is_there", there)
@@ -163,7 +168,9 @@ def test_ray_does_not_answer(hangs: str, ray: FakeRay, monkeypatch: pytest.Monke
 
         async def say() -> list[Any]:
             starts = (engine.start(slot) for slot in (1, 2))
-            return await asyncio.gather(*starts, return_exceptions=True)
+            said = await asyncio.gather(*starts, return_exceptions=True)
+            to_kill.extend(error for error in said if "no free GPU" in str(error))
+            return said
 
         while not asked:  # a busy machine may not get there in time
             await say()
@@ -172,8 +179,10 @@ def test_ray_does_not_answer(hangs: str, ray: FakeRay, monkeypatch: pytest.Monke
         assert asked == [hangs]
         answers.set()
         monkeypatch.setattr(ray_engine, "ANSWER_SECONDS", 300.0)
+        monkeypatch.setattr(ray_engine, "END_SECONDS", 300.0)
         with pytest.raises(FarmError, match="no free GPU"):
             await engine.start(1)
+        assert hangs != "kill" or len(ray.killed) == len(to_kill) + 1  # with those not waited for
 
     in_own_loop(story())
 
