@@ -19,7 +19,8 @@ PROMPT_ID = re.compile(r"(?=.*[^.])[\w.:-]{1,200}", re.ASCII)
 """What can stand in the path of an address. Newer ComfyUIs want a UUID, and say so."""
 
 MOST_JSON = 100 << 20
-"""Bytes of a question, as much as ComfyUI itself takes. Nothing else is done while it is read."""
+"""Bytes of a question, as much as ComfyUI itself takes; no more is read. While it is understood,
+nothing else is done."""
 
 SHOWN = 60
 """Characters of a wrong value that are repeated."""
@@ -72,13 +73,12 @@ async def json_object(request: web.Request, *, lenient: bool = False) -> dict[st
         WrongQuestionError: if it is something else.
     """
     try:
-        size = len(await request.read())
-        if size > MOST_JSON:
-            refuse("the body", f"{size} bytes", f"at most {MOST_JSON}")
-        text = await request.text()
+        text = await request.clone(client_max_size=MOST_JSON).text()
         # Python writes other numbers as NaN and Infinity, at which browsers stop reading.
         numbers: dict[str, Any] = {"parse_float": _finite, "parse_constant": _finite}
         body = json.loads(text, **numbers) if text.strip() else {}
+    except web.HTTPRequestEntityTooLarge:
+        refuse("the body", "more", f"at most {MOST_JSON >> 20} MiB")
     except (ValueError, LookupError, RecursionError, ClientError) as error:
         if not lenient:
             refuse("the body", str(error), "a JSON object")

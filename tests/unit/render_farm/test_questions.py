@@ -130,14 +130,20 @@ def test_addresses_that_are_none():
 
 def test_a_question_that_is_too_long(monkeypatch: pytest.MonkeyPatch):
     """It would be read for many seconds, in which nobody gets an answer. Files may be longer."""
-    monkeypatch.setattr(questions, "MOST_JSON", 1000)
+    monkeypatch.setattr(questions, "MOST_JSON", 1 << 20)
 
     async def story(person: Person, engine: FakeEngine) -> None:
         for path in ("/prompt", "/interrupt", "/free"):
-            status, text = await answer_of(person, "POST", path, json={"x": "y" * 1000})
-            assert (status, "need at most 1000" in text) == (400, True)
-        assert (await answer_of(person, "POST", "/upload/image", data=b"x" * 2000))[0] == 200
+            status, text = await answer_of(person, "POST", path, json={"x": "y" * (1 << 20)})
+            assert (status, "need at most 1 MiB" in text) == (400, True)
+        assert (await answer_of(person, "POST", "/upload/image", data=b"x" * (2 << 20)))[0] == 200
         assert engine.alive[1].asked[-1] == "/upload/image"
+        port = int(person.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /prompt HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n")
+        writer.write(b"x" * (2 << 20))
+        assert b" 400 " in await asyncio.wait_for(reader.readline(), 60)  # before the rest
+        writer.close()
 
     tell(story, 1)
 
