@@ -53,8 +53,9 @@ class WanDuetDistribute(io.ComfyNode):
                 io.String.Input(
                     "address",
                     default="",
-                    tooltip="Empty: the GPUs of this computer. Otherwise a Ray cluster's address, "
-                    "such as 10.0.0.1:6379, with the model files at the same place everywhere.",
+                    tooltip="Empty: the GPUs of this computer. Otherwise a Ray cluster with the "
+                    "same model files: 127.0.0.1:6379, or another address that "
+                    "the environment variable WANDUET_RAY_CLUSTERS names.",
                 ),
                 Vae.Input(
                     "vae",

@@ -15,6 +15,15 @@ ELSEWHERE = [
     "127.0.0.1@a:1",
     "localhost.a:1",
     "[",
+    # Whose host is another one to Ray than to who reads it as part of a URL.
+    "203.0.113.1:6379@localhost",
+    "127.0.0.1:203.0.113.1:6379",
+    "localhost://203.0.113.1:1",
+    "127.0.0.1.a:1",
+    "127.0.0.1",
+    "::1:6379",
+    # This computer's, perhaps, but nobody can tell.
+    "192.168.1.5:6379",
     "a" * 9999,
 ]
 
