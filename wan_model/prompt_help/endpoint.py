@@ -54,8 +54,8 @@ def checked_endpoint(address: str, allowed: str = "", key: str = "") -> Endpoint
     if not listed and not is_loopback(host):
         raise EndpointError(
             f"This address is on another computer. Got {host}, need this one (127.0.0.1, "
-            f"localhost), or a host that {HOSTS} names. Set this environment variable to "
-            f"{host} and restart, if prompts and images may be sent there."
+            f"localhost), or a host that {HOSTS} names. Add {host} to this environment variable "
+            "and restart, if prompts and images may be sent there."
         )
     safe = parts.scheme == HTTPS or is_loopback(host)
     key = (key or "").strip()
