@@ -17,6 +17,8 @@ T2V_LOW = "toy4096_t2v_low_noise.safetensors"
 I2V_HIGH = "toy4096_i2v_high_noise.safetensors"
 TI2V = "toy4096_ti2v.safetensors"
 LORA = "toy_lora.safetensors"
+ROUNDING = 1e-5
+"""Of the largest value of latents in fp32, which each kind of CPU rounds in its own way."""
 
 
 def empty_latent(width: int = 64, height: int = 48, length: int = 5, batch_size: int = 1) -> Prompt:
@@ -93,6 +95,11 @@ def difference(a: Tensor, b: Tensor) -> float:
     assert a.isfinite().all()
     assert b.isfinite().all()
     return (a - b).abs().max().item()
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    """Returns their largest difference as a part of the largest value of b: see `ROUNDING`."""
+    return difference(a, b) / b.abs().max().item()
 
 
 def upload_images(server: ComfyServer, folder: Path, names: str = "ab") -> Iterator[str]:

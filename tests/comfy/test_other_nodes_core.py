@@ -6,12 +6,20 @@ import pytest
 
 from .graphs import Prompt, node, random_text, save
 from .server import ComfyServer
-from .stock import LORA, T2V_HIGH, difference, empty_latent, ksampler, latent, loaders
+from .stock import (
+    LORA,
+    ROUNDING,
+    T2V_HIGH,
+    difference,
+    empty_latent,
+    ksampler,
+    latent,
+    loaders,
+    relative,
+)
 
 pytestmark = pytest.mark.comfy
 
-ATOL = 1e-4
-"""Of latents in fp32."""
 SIZES = {"width": 48, "height": 32, "length": 9}
 
 EFFECTIVE: dict[str, dict[str, Any]] = {
@@ -114,8 +122,8 @@ def test_they_change_both_models_alike(comfy_server: ComfyServer, table: dict[st
         name: [latent(comfy_server, f"core {name} {who}") for who in ("ours", "stock")]
         for name in names
     }
-    errors = {name: difference(*both) for name, both in saved.items()}
-    assert {name: error for name, error in errors.items() if error > ATOL} == {}
+    errors = {name: relative(*both) for name, both in saved.items()}
+    assert {name: error for name, error in errors.items() if error > ROUNDING} == {}
     plain, _ = saved[""]
     without = {name for name in names if difference(saved[name][0], plain) < 1e-3}
     assert without == ({""} if table is EFFECTIVE else set(names))

@@ -20,6 +20,7 @@ from .graphs import (
 from .server import ComfyServer
 from .stock import (
     LORA,
+    ROUNDING,
     T2V_HIGH,
     T2V_LOW,
     TI2V,
@@ -27,13 +28,12 @@ from .stock import (
     empty_latent,
     ksampler,
     loaders,
+    relative,
     run_to_tensors,
 )
 
 pytestmark = pytest.mark.comfy
 
-ATOL = 1e-4
-"""Of latents in fp32."""
 EFFECT = 1e-3
 """What each patch changes at least, so that agreement says something."""
 
@@ -83,8 +83,8 @@ def check(server: ComfyServer, prompt: Prompt, kinds: dict[str, str]) -> None:
     """Compares latents ours_KIND and stock_KIND of a prompt; they differ from those of ""."""
     names = [f"{who}_{kind}" for kind in ("", *kinds) for who in ("ours", "stock")]
     saved = run_to_tensors(server, prompt, {name: (name, 0) for name in names})
-    errors = {k: difference(saved[f"ours_{k}"], saved[f"stock_{k}"]) for k in ("", *kinds)}
-    assert {k: error for k, error in errors.items() if error > ATOL} == {}
+    errors = {k: relative(saved[f"ours_{k}"], saved[f"stock_{k}"]) for k in ("", *kinds)}
+    assert {k: error for k, error in errors.items() if error > ROUNDING} == {}
     effects = {k: difference(saved[f"ours_{k}"], saved["ours_"]) for k in kinds}
     assert {k: effect for k, effect in effects.items() if effect < EFFECT} == {}
 

@@ -7,13 +7,21 @@ import torch
 
 from .graphs import TEXT_ENCODER, Prompt, memory, model, moe_sampler, node, save, stock_model
 from .server import ComfyServer
-from .stock import LORA, T2V_HIGH, T2V_LOW, difference, empty_latent, ksampler, run_to_tensors
+from .stock import (
+    LORA,
+    ROUNDING,
+    T2V_HIGH,
+    T2V_LOW,
+    difference,
+    empty_latent,
+    ksampler,
+    relative,
+    run_to_tensors,
+)
 from .test_other_nodes_core import widgets
 
 pytestmark = pytest.mark.comfy
 
-RTOL = 1e-5
-"""Of the largest value of latents in fp32, which each kind of CPU rounds in its own way."""
 EFFECT = 1e-3
 SIZES = {"width": 32, "height": 32, "length": 17}
 FIRST, SECOND = "a red ball rolls", "the ball bounces high"
@@ -88,14 +96,12 @@ def test_one_formula_for_both_models(comfy_server: ComfyServer):
         names += [f"{who}_{n}" for n in ("timed", "single", "plain", "mean", "both", "nag", "long")]
     saved = run_to_tensors(comfy_server, prompt, {name: (name, 0) for name in names})
     for who in ("ours", "stock"):
-        largest = saved[f"{who}_mean"].abs().max().item()
-        assert difference(saved[f"{who}_timed"], saved[f"{who}_mean"]) < RTOL * largest
+        assert relative(saved[f"{who}_timed"], saved[f"{who}_mean"]) <= ROUNDING
         assert torch.equal(saved[f"{who}_single"], saved[f"{who}_plain"])
         assert difference(saved[f"{who}_timed"], saved[f"{who}_plain"]) > EFFECT
         assert difference(saved[f"{who}_timed"], saved[f"{who}_long"]) > EFFECT
-    stock = {name: saved[f"stock_{name}"] for name in COMPARED}
-    errors = {n: difference(saved[f"ours_{n}"], x) / x.abs().max().item() for n, x in stock.items()}
-    assert {name: error for name, error in errors.items() if error > RTOL} == {}
+    errors = {name: relative(saved[f"ours_{name}"], saved[f"stock_{name}"]) for name in COMPARED}
+    assert {name: error for name, error in errors.items() if error > ROUNDING} == {}
 
 
 def test_prompts_without_frames_and_broken_ranges(comfy_server: ComfyServer):
