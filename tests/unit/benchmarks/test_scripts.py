@@ -79,7 +79,8 @@ def test_forward_beside_comfyui(comfyui: Path):
     seconds = of(lines, "forward", "seconds")
     ratios = of(lines, "forward_ratio", "ratio")
     assert list(ratios) == [plain, patched, "comfyui"]
-    assert ratios["comfyui"] == pytest.approx(seconds["wan-duet"] / seconds["comfyui"], abs=1e-3)
+    # Toy passes take milliseconds, of which the lines show a few digits; test_turns has them all.
+    assert ratios["comfyui"] == pytest.approx(seconds["wan-duet"] / seconds["comfyui"], rel=0.1)
     slices = [line for line in lines if line["table"] != "ceilings"]
     assert {(line["layers"], line["of_layers"]) for line in slices} == {(1, 2)}
 
