@@ -80,7 +80,7 @@ def _swapped(graph: Graph, node_id: str, names: Sequence[str]) -> list[str]:
         if guess_pair(*map(Path, pair)) == ("low", "high"):
             return [
                 f"The LoRAs look swapped, by their names: {pair[0]} is on the high-noise expert, "
-                f"{pair[1]} on the low-noise one."
+                f"{pair[1]} on the low-noise one. Swap them."
             ]
     other = [(name, "high") for name in high if says_noise(Path(name).name) == "low"]
     other += [(name, "low") for name in low if says_noise(Path(name).name) == "high"]

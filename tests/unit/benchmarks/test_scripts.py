@@ -79,8 +79,10 @@ def test_forward_beside_comfyui(comfyui: Path):
     seconds = of(lines, "forward", "seconds")
     ratios = of(lines, "forward_ratio", "ratio")
     assert list(ratios) == [plain, patched, "comfyui"]
-    # Toy passes take milliseconds, of which the lines show a few digits; test_turns has them all.
-    assert ratios["comfyui"] == pytest.approx(seconds["wan-duet"] / seconds["comfyui"], rel=0.1)
+    # Toy passes take milliseconds, and the lines show tenths of them: that much may be missing.
+    ours, theirs = seconds["wan-duet"], seconds["comfyui"]
+    rounding = ours / theirs * 5e-5 * (1 / ours + 1 / theirs)
+    assert ratios["comfyui"] == pytest.approx(ours / theirs, abs=1e-3 + rounding)
     slices = [line for line in lines if line["table"] != "ceilings"]
     assert {(line["layers"], line["of_layers"]) for line in slices} == {(1, 2)}
 
