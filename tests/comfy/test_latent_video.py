@@ -89,8 +89,12 @@ def test_a_preview_vae_that_is_there_is_used(comfy_server: ComfyServer):
     folder.mkdir(exist_ok=True)
     file = folder / "taew2_1.safetensors"
     write_preview(file)
+    prompt = t2v(104, steps=40)
+    for index, expert in enumerate(("model_high", "model_low")):
+        prompt[expert] = node("WanDuetTestWaitForPreview", model=("experts", index), width=64)
+        prompt["sampler"]["inputs"][expert] = [expert, 0]
     try:
-        result = comfy_server.run(t2v(104, steps=40), as_editor=True)
+        result = comfy_server.run(prompt, as_editor=True)
     finally:
         file.unlink()
 
