@@ -302,6 +302,7 @@ MOTION = Layout(
     subject=("amplitude", "videos", "steps"),
     columns=(
         _word("motion_amplitude", "amplitude"),
+        _word("steps", "steps"),
         _word("videos", "videos"),
         _number("px a frame", "speed_px", ".2f"),
         _number("background's drift, levels of 255", "drift_levels", ".2f"),
@@ -323,8 +324,9 @@ NEGATIVE = Layout(
 )
 
 SEAMS = Layout(
-    subject=("way", "frames", "videos", "steps"),
+    subject=("what", "way", "frames", "videos", "steps"),
     columns=(
+        _word("what", "what"),
         _word("way", "way"),
         _word("frames", "frames"),
         _word("videos", "videos"),

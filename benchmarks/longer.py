@@ -145,19 +145,20 @@ class Bench:
                 tracks[name] = Track.of(frames)
         return tracks
 
-    def report(self, found: dict[str, list[Seam]], frames: int) -> None:
+    def report(self, what: str, found: dict[str, list[Seam]], frames: int) -> None:
         """Prints one line for each way."""
         for way, seams in found.items():
             emit(
                 "seams",
                 {
+                    "what": what,
                     "way": way.replace("_", " "),
                     "frames": frames,
                     "videos": len(seams),
                     "steps": self.options.steps,
                     "step_px": median(s.step_px for s in seams),
                     "speed_ratio": median(s.speed_ratio for s in seams),
-                    "colour_levels": mean(s.colour_levels for s in seams),
+                    "colour_levels": median(s.colour_levels for s in seams),
                 },
             )
 
@@ -241,7 +242,7 @@ def clips(bench: Bench) -> None:
         found.setdefault("unbroken", []).append(tracks["naive_concatenation"].seam(FRAMES // 2))
         for way, track in tracks.items():
             found.setdefault(way, []).append(track.seam(FRAMES))
-    bench.report(found, 2 * FRAMES - 1)
+    bench.report("two clips from an image", found, 2 * FRAMES - 1)
 
 
 def long_windows(bench: Bench) -> None:
@@ -266,7 +267,7 @@ def long_windows(bench: Bench) -> None:
         found.setdefault("unbroken", []).append(tracks["two_clips_naively"].until(FRAMES).worst())
         for way, track in tracks.items():
             found.setdefault(way, []).append(track.worst())
-    bench.report(found, LONG)
+    bench.report("from text", found, LONG)
 
 
 def loops(bench: Bench) -> None:
@@ -288,7 +289,7 @@ def loops(bench: Bench) -> None:
         )
         for way, track in bench.run(graph, prompt.text).items():
             found.setdefault(way, []).append(track.round().seam(len(track.centre)))
-    bench.report(found, FRAMES)
+    bench.report("last to first frame", found, FRAMES)
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
@@ -304,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[], help="all if none")
     parser.add_argument("--prompts", type=int, default=len(MOTIONS))
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=4, help="negative: of each prompt")
@@ -315,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         install_pack(Path(folder) / "custom_nodes")
         with ComfyServer(comfyui_folder(), Path(folder)) as server:
             bench = Bench(server, options, Path(folder))
-            for part in options.parts:
+            for part in options.parts or PARTS:
                 PARTS[part](bench)
                 if options.save:
                     bench.sheets(options.save)
