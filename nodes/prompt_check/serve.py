@@ -7,19 +7,24 @@ from typing import Any
 from aiohttp import web
 
 from .._comfy.host import prompt_gate, runtime
+from ..model_files import missing_file
 from ..run_plan import automatic, plan_lines
 from .check import SAMPLER, find_problems
 from .graph import Graph
+from .known_files import DIFFUSION
 from .type_rules import NodeKind
 
 WRONG = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError)
 WRONG += (TypeError, ValueError)
 """What looking at a workflow raises that is none, or has values of wrong types."""
 
+FILES = {"WanDuetExpertLoader": DIFFUSION, "WanDuetLoraPair": "loras"}
+"""Folders of the nodes of ours whose files ComfyUI looks for, since they have several."""
+
 
 def register_checks() -> None:
     """Checks prompts before they are queued, and workflows that are being edited."""
-    prompt_gate.add_gate(_check)
+    prompt_gate.add_gate(_check, _unlisted)
     table = runtime.route_table()
     if table is not None:
         table.post("/wanduet/check")(_answer)
@@ -28,6 +33,12 @@ def register_checks() -> None:
 def _check(prompt: dict[str, Any], outputs: set[str]) -> prompt_gate.Problems:
     among = Graph(prompt).upstream(list(outputs), prompt_gate.lazy_inputs)
     return [asdict(problem) for problem in find_problems(prompt, _kind, among)]
+
+
+def _unlisted(kind: str, name: str, value: Any) -> str | None:
+    """Says of a file what the loaders of one file say."""
+    is_file = name.startswith("lora_") or name.endswith("_model")
+    return missing_file(FILES[kind], value) if kind in FILES and is_file else None
 
 
 def _kind(name: str) -> NodeKind | None:

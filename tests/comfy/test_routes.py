@@ -13,7 +13,7 @@ from wan_model.config import OFFICIAL
 from wan_model.sampling import SOLVERS, expert_split, make_sigmas, make_timesteps
 
 from .client import PromptRejected
-from .graphs import memory, moe_sampler, node, vae
+from .graphs import Prompt, experts, memory, moe_sampler, node, vae
 from .server import ComfyServer
 
 pytestmark = pytest.mark.comfy
@@ -173,20 +173,41 @@ def test_what_is_no_workflow_is_answered_too(comfy_server: ComfyServer):
         assert list(json.loads(comfy_server.request("/wanduet/check", body))) == ["error"]
 
 
+def told_to_the_editor(server: ComfyServer, nodes: Prompt) -> dict[str, str]:
+    """Queues what is refused, and returns the sentences that the editor shows, by input."""
+    socket = create_connection(f"ws://{server.address}/ws?clientId=told", timeout=300)
+    try:
+        with pytest.raises(PromptRejected):
+            server.queue(nodes, "told")
+        while (message := json.loads(socket.recv()))["type"] != "wanduet.refused":
+            pass
+    finally:
+        socket.close()
+    return {problem["input"]: problem["message"] for problem in message["data"]["problems"]}
+
+
+def test_a_file_that_is_missing_is_told_alike_at_every_loader(comfy_server: ComfyServer):
+    """Also where ComfyUI itself finds it, whose words would list every file that there is."""
+    links = {"model_high": ("experts", 0), "model_low": ("experts", 1)}
+    row = {"lora_low": "auto", "strength_high": 1.0, "strength_low": 1.0, "on": True}
+    nodes = {
+        **experts(("gone_high.safetensors", "gone_low.safetensors")),
+        "loras": node("WanDuetLoraPair", **links, **row, lora_high="gone.safetensors"),
+        "vae": node("WanDuetVAELoader", vae_name="gone.safetensors", precision="auto"),
+        "end": node("PreviewAny", source=("loras", 0)),
+        "other": node("PreviewAny", source=("vae", 0)),
+    }
+    told = told_to_the_editor(comfy_server, nodes)
+    assert told.keys() == {"high_noise_model", "low_noise_model", "lora_high", "vae_name"}
+    assert all("was not found. Got a name that is not in models/" in told[name] for name in told)
+
+
 def test_a_long_value_is_not_repeated_whole_to_the_editor(comfy_server: ComfyServer):
     nodes = {
         **moe_sampler(seed=1, shift="x" * 100_000),
         **memory(blocks_to_swap="y" * 100_000),
         "end": node("PreviewAny", source=("memory", 0)),
     }
-    socket = create_connection(f"ws://{comfy_server.address}/ws?clientId=long", timeout=300)
-    try:
-        with pytest.raises(PromptRejected):
-            comfy_server.queue(nodes, "long")
-        while (message := json.loads(socket.recv()))["type"] != "wanduet.refused":
-            pass
-    finally:
-        socket.close()
-    sentences = [problem["message"] for problem in message["data"]["problems"]]
+    sentences = told_to_the_editor(comfy_server, nodes).values()
     assert sentences
     assert max(map(len, sentences)) < 1100

@@ -29,12 +29,16 @@ LONGEST = 1000
 Problems = list[dict[str, str]]
 """Each {"node_id", "input", "message"}."""
 
+Unlisted = Callable[[str, str, Any], str | None]
 
-def add_gate(check: Callable[[dict[str, Any], set[str]], Problems]) -> None:
+
+def add_gate(check: Callable[[dict[str, Any], set[str]], Problems], unlisted: Unlisted) -> None:
     """Puts a check in front of the queue, if there is a server. To be called once, at start.
 
     Args:
         check: takes a prompt in API format and the ids of its nodes that have an effect.
+        unlisted: what to say of a value that ComfyUI does not find in its list, by class, input
+            and value; None for ComfyUI's own words.
     """
     server = getattr(PromptServer, "instance", None)
     if server is None or server.app.frozen:
@@ -54,7 +58,7 @@ def add_gate(check: Callable[[dict[str, Any], set[str]], Problems]) -> None:
             answer: web.StreamResponse = web.json_response(_refusal(prompt, problems), status=400)
         else:
             answer = await handler(request)
-            problems = _found_by_core(answer)
+            problems = _found_by_core(answer, unlisted)
         if problems and body.get("client_id"):
             server.send_sync(REFUSED, {"problems": problems}, body["client_id"])
         return answer
@@ -166,16 +170,16 @@ def _refusal(prompt: dict[str, Any], problems: Problems) -> dict[str, Any]:
     return {"error": error, "node_errors": errors}
 
 
-def _found_by_core(answer: web.StreamResponse) -> Problems:
+def _found_by_core(answer: web.StreamResponse, unlisted: Unlisted) -> Problems:
     """The same, of an answer that the client gets whatever becomes of this."""
     try:
-        return _core_problems(answer)
+        return _core_problems(answer, unlisted)
     except (AttributeError, LookupError, TypeError, ValueError):
         logger.debug("ComfyUI's answer is of an unknown form.", exc_info=True)
         return []
 
 
-def _core_problems(answer: web.StreamResponse) -> Problems:
+def _core_problems(answer: web.StreamResponse, unlisted: Unlisted) -> Problems:
     """Returns what ComfyUI itself found wrong with nodes of ours."""
     if not isinstance(answer, web.Response) or answer.content_type != "application/json":
         return []
@@ -184,7 +188,7 @@ def _core_problems(answer: web.StreamResponse) -> Problems:
         {
             "node_id": node_id,
             "input": str(error.get("extra_info", {}).get("input_name", "")),
-            "message": _sentence(error),
+            "message": _cut(_unlisted(node, error, unlisted) or _words(error)),
         }
         for node_id, node in found.items()
         if str(node.get("class_type", "")).startswith(OURS)
@@ -192,9 +196,15 @@ def _core_problems(answer: web.StreamResponse) -> Problems:
     ]
 
 
-def _sentence(error: dict[str, Any]) -> str:
-    """Returns what is wrong; ComfyUI repeats whole values, of any length."""
-    text = _words(error)
+def _unlisted(node: dict[str, Any], error: dict[str, Any], say: Unlisted) -> str | None:
+    if error.get("type") != "value_not_in_list":
+        return None
+    known = error["extra_info"]
+    return say(node["class_type"], known["input_name"], known["received_value"])
+
+
+def _cut(text: str) -> str:
+    """Returns a sentence; ComfyUI repeats whole values, of any length."""
     return text if len(text) <= LONGEST else text[:LONGEST] + "..."
 
 
