@@ -40,11 +40,16 @@ def sends(body: bytes, status: int = 200, **headers: str) -> Answer:
     return answer
 
 
+def silent(handler: BaseHTTPRequestHandler) -> None:
+    """Says nothing until the client goes."""
+    handler.connection.recv(1)
+
+
 def drips(handler: BaseHTTPRequestHandler) -> None:
     """Answers without an end, too slowly for any single wait to fail."""
     handler.send_response(200)
     handler.end_headers()
-    for _ in range(600):
+    while True:
         handler.wfile.write(b" ")
         handler.wfile.flush()
         time.sleep(0.05)

@@ -1,13 +1,20 @@
 """Help with prompts: who may be asked, answers of every kind, and the words of film."""
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.toy.language_model import LanguageModel, drips, floods, language_model, says, sends
+from tests.toy.language_model import (
+    LanguageModel,
+    drips,
+    floods,
+    language_model,
+    says,
+    sends,
+    silent,
+)
 from wan_model.errors import EndpointError
 from wan_model.prompt_help.chat import MAX_BODY, MAX_TEXT, Question, ask, cleaned
 from wan_model.prompt_help.endpoint import HTTPS, checked_endpoint
@@ -15,6 +22,8 @@ from wan_model.prompt_help.film_words import OPEN, meanings, menus, with_cinemat
 from wan_model.prompt_help.instructions import INSTRUCTIONS, in_one_text
 
 GOOD = "A small red boat leaves the harbour."
+HANGS = 300.0
+"""Seconds that no answer takes, however busy the machine is."""
 
 
 @pytest.mark.parametrize(
@@ -102,12 +111,12 @@ def service() -> Iterator[LanguageModel]:
         moved=sends(b"", 302, Location="http://127.0.0.1:1/"),
         drips=drips,
         floods=floods,
-        silent=lambda _: time.sleep(3),
+        silent=silent,
     ) as model:
         yield model
 
 
-def answer(service: LanguageModel, model: str, seconds: float = 30, watch=lambda: None) -> str:
+def answer(service: LanguageModel, model: str, seconds: float = HANGS, watch=lambda: None) -> str:
     question = Question(model, "Rewrite.", "a boat", attempt=3)
     return ask(checked_endpoint(service.address), question, seconds, watch)
 
@@ -128,7 +137,7 @@ def test_good_answers(service: LanguageModel):
 def test_a_key_that_is_quoted_stays_secret(service: LanguageModel):
     endpoint = checked_endpoint(service.address, "127.0.0.1", "secret")
     with pytest.raises(EndpointError, match=r"bad key \*\*\*"):
-        ask(endpoint, Question("quotes", "Rewrite.", "a boat"), 30, lambda: None)
+        ask(endpoint, Question("quotes", "Rewrite.", "a boat"), HANGS, lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +178,7 @@ def test_cancel_ends_a_request(service: LanguageModel):
 def test_nobody_there():
     question = Question("good", "Rewrite.", "a boat")
     with pytest.raises(EndpointError, match="cannot be reached"):
-        ask(checked_endpoint("http://127.0.0.1:9/v1"), question, 5, lambda: None)
+        ask(checked_endpoint("http://127.0.0.1:9/v1"), question, HANGS, lambda: None)
 
 
 def test_an_image_is_sent_beside_the_text():

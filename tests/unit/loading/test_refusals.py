@@ -300,8 +300,6 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 FUZZ = settings(
     max_examples=50,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 

@@ -52,7 +52,7 @@ LIMITS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(limits=LIMITS, ring_bytes=st.sampled_from([0, 4000, 100_000]))
 def test_any_plan_gives_the_same_bits_in_the_right_order(dit, host, expected, limits, ring_bytes):
     device = LazyDevice()

@@ -12,6 +12,8 @@ from wan_model.offload.read_ahead import CHUNK_BYTES
 pytestmark = pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="Needs posix_fadvise.")
 
 SIZE = 2 * CHUNK_BYTES + 5
+HANGS = 300
+"""Seconds that only what hangs takes."""
 
 
 @pytest.fixture
@@ -35,33 +37,33 @@ WHOLE = [(0, CHUNK_BYTES), (CHUNK_BYTES, CHUNK_BYTES), (2 * CHUNK_BYTES, 5)]
 
 
 def test_whole_files_are_read_in_order(files, asked):
-    assert ReadAhead(files, 1 << 40).wait(5)
+    assert ReadAhead(files, 1 << 40).wait(HANGS)
     assert asked == WHOLE * 2
 
 
 def test_no_more_is_read_than_there_is_room_for(files, asked):
-    assert ReadAhead(files, SIZE + 3).wait(5)
+    assert ReadAhead(files, SIZE + 3).wait(HANGS)
     assert asked == [*WHOLE, (0, 3)]
     asked.clear()
-    assert ReadAhead(files, -1).wait(5)
+    assert ReadAhead(files, -1).wait(HANGS)
     assert asked == []
 
 
 def test_an_interrupt_or_a_stop_ends_it(files, asked):
-    assert ReadAhead(files, 1 << 40, interrupted=lambda: len(asked) == 1).wait(5)
+    assert ReadAhead(files, 1 << 40, interrupted=lambda: len(asked) == 1).wait(HANGS)
     assert len(asked) == 1
     asked.clear()
     reached, go = threading.Event(), threading.Event()
 
     def wait() -> bool:
         reached.set()
-        return not go.wait(5)
+        return not go.wait(HANGS)
 
     ahead = ReadAhead(files, 1 << 40, interrupted=wait)
-    assert reached.wait(5)
+    assert reached.wait(HANGS)
     ahead.stop()
     go.set()
-    assert ahead.wait(5)
+    assert ahead.wait(HANGS)
     assert len(asked) == 1
 
 
@@ -70,18 +72,19 @@ def test_it_ends_when_nobody_holds_it_any_more(files, asked):
 
     def wait() -> bool:
         reached.set()
-        return not go.wait(5)
+        return not go.wait(HANGS)
 
+    before = set(threading.enumerate())  # other tests' may not have ended
     ahead = ReadAhead(files, 1 << 40, interrupted=wait)
-    (thread,) = (one for one in threading.enumerate() if one.name == "wan-read-ahead")
-    assert reached.wait(5)
+    (thread,) = (one for one in set(threading.enumerate()) - before if one.name == "wan-read-ahead")
+    assert reached.wait(HANGS)
     del ahead
     go.set()
-    thread.join(5)
+    thread.join(HANGS)
     assert len(asked) == 1
 
 
 def test_a_file_that_is_gone_is_somebody_elses_matter(files, asked):
     files[0].unlink()
-    assert ReadAhead(files, 1 << 40).wait(5)
+    assert ReadAhead(files, 1 << 40).wait(HANGS)
     assert asked == WHOLE

@@ -15,6 +15,9 @@ AT_ONCE = 0.01
 """For `shutdown_timeout`: to aiohttp, 0 is no limit, and a fresh connection would hold the end."""
 
 
+LONG = 3600.0
+"""Seconds of a prompt that somebody ends, however busy the machine is."""
+
 STORY_SECONDS = 300.0
 """A story that has not ended by then hangs: its test fails, and the others go on."""
 

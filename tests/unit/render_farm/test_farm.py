@@ -15,7 +15,7 @@ from render_farm import crew as crew_module
 from render_farm.engine import FarmError
 from render_farm.launch import application
 
-from .fake_comfyui import AT_ONCE, FakeEngine, in_own_loop
+from .fake_comfyui import AT_ONCE, LONG, FakeEngine, in_own_loop
 
 
 class Person:
@@ -84,10 +84,14 @@ async def until(found: Callable[[], Awaitable[Any]]) -> Any:
     return answer
 
 
+async def ready_workers(person: Person) -> int:
+    workers = (await person.get("/wanduet/farm"))["workers"]
+    return sum(worker["state"] == "ready" for worker in workers)
+
+
 async def ready(person: Person, slots: int) -> None:
     async def all_ready() -> bool:
-        workers = (await person.get("/wanduet/farm"))["workers"]
-        return sum(worker["state"] == "ready" for worker in workers) == slots
+        return await ready_workers(person) == slots
 
     await until(all_ready)
 
@@ -126,6 +130,7 @@ def test_none_lost_none_doubled(seed: int):
         for _ in range(6):
             await asyncio.sleep(dice.random() / 15)
             await engine.alive[dice.choice([1, 2, 3])].end()
+        await until(lambda: ready_workers(person))
         names += [await person.queue(client_id="me") for _ in range(20)]
         await idle(person)
         await until(lambda: asyncio.sleep(0, len(person.about("executing")) >= len(names)))
@@ -169,7 +174,7 @@ def test_each_client_hears_of_its_own():
 
 def test_line_and_cancelling():
     async def story(person: Person, engine: FakeEngine) -> None:
-        running = [await person.queue(30), await person.queue(30, client_id="a")]
+        running = [await person.queue(LONG), await person.queue(LONG, client_id="a")]
         waiting = [await person.queue(model="shared.safetensors") for _ in range(2)]
         first = await person.queue(front=True)
         queue = await person.get("/queue")
@@ -202,7 +207,7 @@ def test_line_and_cancelling():
 def test_a_prompt_that_ends_workers_is_given_up():
     async def story(person: Person, engine: FakeEngine) -> None:
         listening = await person.listen("me")
-        name = await person.queue(30, client_id="me")
+        name = await person.queue(LONG, client_id="me")
         for _ in range(2):
             found = await until(
                 lambda: asyncio.sleep(0, [w for w in engine.alive.values() if name in w.running])

@@ -148,7 +148,7 @@ def test_a_guarded_program_ends_with_its_starter(tmp_path: Path):
     assert process.stdout is not None
     assert process.stdout.readline() == "__main__ ['--a']\n"
     process.stdin.close()
-    assert process.wait(10) == 1
+    assert process.wait(300) == 1
     process.stdout.close()
 
 
@@ -160,6 +160,7 @@ def test_a_program_that_restarts_itself_ends_with_its_starter(tmp_path: Path):
         "if len(sys.argv) == 1: os.execv(sys.executable, [sys.executable, __file__, '--again'])\n"
         "print(os.getpid(), flush=True)\n"
         "time.sleep(30)\n"
+        "print('late')\n"
     )
     code = "import subprocess, sys; subprocess.Popen(sys.argv[1:], stdin=-1).wait()"
     command = [sys.executable, "-c", code, sys.executable, str(GUARD), str(program)]

@@ -118,7 +118,7 @@ def test_ray_has_ended(ray: FakeRay, monkeypatch: pytest.MonkeyPatch):
         killed = len(ray.killed)
         await before.end()
         assert len(ray.killed) == killed
-        assert await asyncio.wait_for(waiting, 10) == "Ray has ended"
+        assert await asyncio.wait_for(waiting, 300) == "Ray has ended"
 
     in_own_loop(story())
 
