@@ -16,7 +16,7 @@ from wan_model import detect, load_dit
 from wan_model.errors import SettingsError
 from wan_model.loading import open_checkpoint
 from wan_model.loading.source import Reader, ShapesOnly
-from wan_model.quant.formats import PLAIN
+from wan_model.quant.formats import PLAIN, StoredWeight
 from wan_model.writing.export import EXPORTS, NamedWeight, export_checkpoint, find_export
 
 TRIED = [
@@ -27,6 +27,20 @@ TRIED = [
 """From 32 bit to every format, and from every kind of codes to what could be mistaken for them."""
 IN_TILES = quantized(lambda w: in_tiles(w, 64, torch.int8, None))[0]
 ERRORS = {"bf16": 0.003, "fp8": 0.04, "int8": 0.017, "int8 convrot": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("name", "plain", "uneven"),
+    [("bf16", 0.2, 0.2), ("fp8", 2.6, 2.6), ("int8", 0.9, 3.7), ("int8 convrot", 0.9, 0.9)],
+)
+def test_what_rounding_costs_is_what_docs_files_says(name: str, plain: float, uneven: float):
+    """In percent, rms; uneven: one input in a hundred has eight times the weights of others."""
+    weight = torch.randn(512, 5120, generator=torch.Generator().manual_seed(0))
+    for factor, cost in ((1, plain), (8, uneven)):
+        weight[:, ::100] *= factor
+        stored = find_export(name).stored(StoredWeight(PLAIN[torch.float32], weight))
+        error = stored.dequantize(torch.float32) - weight
+        assert float(100 * error.norm() / weight.norm()) == pytest.approx(cost, abs=0.08)
 
 
 def weights(file: Path, read: Reader) -> Iterator[NamedWeight]:
