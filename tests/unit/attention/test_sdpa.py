@@ -4,15 +4,9 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend
 
+from tests.unit.attention.fakes import exact
 from wan_model.attention.sdpa import kernel, sdpa
 from wan_model.errors import BackendError
-
-
-def attention(q, k, v):
-    """Returns softmax(q k^T / sqrt(D)) v in float64 for (B, L, H, D) and (B, S, H, D)."""
-    q, k, v = q.double(), k.double(), v.double()
-    scores = torch.einsum("blhd,bshd->bhls", q, k) / q.shape[-1] ** 0.5
-    return torch.einsum("bhls,bshd->blhd", scores.softmax(dim=-1), v)
 
 
 def random(*shape, seed):
@@ -27,7 +21,7 @@ def test_fp32(length, source, head_dim):
     got = sdpa(q, k, v)
     assert got.shape == q.shape
     assert got.dtype == torch.float32
-    torch.testing.assert_close(got.double(), attention(q, k, v), rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(got.double(), exact(q, k, v), rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 5e-3), (torch.float16, 1e-3)])
@@ -35,28 +29,28 @@ def test_half_precision(dtype, limit):
     q, k, v = (random(1, 33, 2, 64, seed=seed).to(dtype) for seed in range(3))
     got = sdpa(q, k, v)
     assert got.dtype == dtype
-    exact = attention(q, k, v)
-    assert ((got - exact).square().mean() / exact.square().mean()).sqrt() < limit
+    expected = exact(q, k, v)
+    assert ((got - expected).square().mean() / expected.square().mean()).sqrt() < limit
 
 
 def test_views_of_larger_tensors():
     # q, k, v as one projection would give them.
     q, k, v = random(2, 9, 3, 4, 16, seed=0).unbind(2)
     assert not q.is_contiguous()
-    torch.testing.assert_close(sdpa(q, k, v).double(), attention(q, k, v), rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(sdpa(q, k, v).double(), exact(q, k, v), rtol=1e-5, atol=2e-6)
 
 
 def test_large_scores_do_not_overflow():
     q, k, v = (100 * random(1, 6, 2, 16, seed=seed) for seed in range(3))
     got = sdpa(q, k, v)
     assert got.isfinite().all()
-    torch.testing.assert_close(got.double(), attention(q, k, v), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(got.double(), exact(q, k, v), rtol=1e-4, atol=1e-3)
 
 
 def test_a_kernel_by_name_is_that_kernel_or_an_error():
     q, k, v = (random(1, 6, 2, 16, seed=seed) for seed in range(3))
     math = kernel(SDPBackend.MATH)(q, k, v)
-    torch.testing.assert_close(math.double(), attention(q, k, v), rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(math.double(), exact(q, k, v), rtol=1e-5, atol=2e-6)
     with pytest.raises(BackendError, match="PyTorch's CUDNN_ATTENTION kernel does not take these"):
         kernel(SDPBackend.CUDNN_ATTENTION)(q, k, v)
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.unit.dit.toy import FP32, FRAMES, TOKENS_PER_FRAME, make_dit, make_inputs
-from wan_model.dit import run_in_order, tokens
+from tests.unit.dit.toy import FP32, FRAMES, TOKENS_PER_FRAME, make_dit, make_inputs, velocity
+from wan_model.dit import tokens
 from wan_model.dit.attention_layers import attend_to_text
 from wan_model.dit.scheduled_text import ScheduledText, stretches
 from wan_model.dit.text_guidance import GuidanceSettings, NegativeText
@@ -28,14 +28,6 @@ def everywhere(embedded, weights):
         return attended
 
     return attention
-
-
-def velocity(dit, inputs, attention=None):
-    def run(blocks, x, given):
-        given = given if attention is None else replace(given, text_attention=attention)
-        return run_in_order(blocks, x, given)
-
-    return dit.velocity(*inputs, run)
 
 
 @pytest.mark.parametrize("run_tokens", [8192, 7])

@@ -1,12 +1,9 @@
 """Normalized attention guidance against its formula in fp64."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
-from tests.unit.dit.toy import FP32, make_dit, make_inputs
-from wan_model.dit import run_in_order
+from tests.unit.dit.toy import FP32, make_dit, make_inputs, velocity
 from wan_model.dit.text_guidance import (
     TOLERANCE,
     GuidanceSettings,
@@ -38,14 +35,6 @@ def test_formula(settings):
     expected = formula(p[:1], n[:1], settings.scale, settings.alpha, settings.tau)
     torch.testing.assert_close(got[:1].double(), expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(got[1], p[1].float())
-
-
-def velocity(dit, inputs, attention=None):
-    def run(blocks, x, given):
-        given = given if attention is None else replace(given, text_attention=attention)
-        return run_in_order(blocks, x, given)
-
-    return dit.velocity(*inputs, run)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """A transformer of toy size and inputs for it, shared by the tests of this folder."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -12,7 +13,10 @@ from torch.utils._pytree import tree_leaves
 from tests.parity.recipe import fill
 from wan_model.attention import resolve
 from wan_model.config import DiTConfig, Precision
-from wan_model.dit import WanDiT
+from wan_model.dit import WanDiT, run_in_order
+from wan_model.dit.attention_layers import TextAttention
+from wan_model.dit.block_runner import BlockFn
+from wan_model.dit.inputs import BlockInputs
 
 CHANNELS = {"t2v": (16, 16), "i2v": (36, 16), "ti2v": (48, 48)}
 SIZE = (3, 6, 8)
@@ -78,6 +82,16 @@ def first_frame_clean(batch: int) -> Tensor:
 def per_token(per_frame: Tensor) -> Tensor:
     """Returns timesteps (B, L) for timesteps (B, T)."""
     return per_frame.repeat_interleave(TOKENS_PER_FRAME, dim=1)
+
+
+def velocity(model: WanDiT, inputs: Inputs, attention: TextAttention | None = None) -> Tensor:
+    """Returns what a pass predicts, with another attention to text than to one prompt."""
+
+    def run(blocks: Iterable[BlockFn], x: Tensor, given: BlockInputs) -> Tensor:
+        given = given if attention is None else replace(given, text_attention=attention)
+        return run_in_order(blocks, x, given)
+
+    return model.velocity(*inputs, run)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.parity.recipe import fill, value
+from tests.unit.vae.inputs import make_latent, make_video
 from wan_model.errors import SettingsError, ShapeError
 from wan_model.vae import Tiling, estimate_peak_bytes
 from wan_model.vae.peak_memory import Operation
@@ -47,15 +48,6 @@ def with_family(vae: PreviewVae, family: str) -> PreviewVae:
     other = build_preview_vae(dataclasses.replace(vae.config, family=family))
     other.load_state_dict(vae.state_dict())
     return other
-
-
-def make_latent(vae: PreviewVae, frames: int = 3, batch: int = 1) -> Tensor:
-    return value("latent", (batch, vae.config.z_dim, frames, 2, 3))
-
-
-def make_video(vae: PreviewVae, frames: int = 9, batch: int = 1) -> Tensor:
-    stride = vae.config.spatial_stride
-    return value("video", (batch, 3, frames, 2 * stride, 3 * stride), 0.5).clamp(-1, 1)
 
 
 @pytest.mark.parametrize(("frames", "latent_frames"), [(1, 1), (5, 2), (17, 5)])

@@ -6,19 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.parity.recipe import value
+from tests.unit.vae.inputs import make_latent, make_video
 from wan_model.config import VaeConfig
 from wan_model.errors import SettingsError, ShapeError
 from wan_model.vae import Tiling, WanVae, build_vae
-
-
-def make_latent(vae: WanVae, frames: int = 3, *, batch: int = 1) -> Tensor:
-    return value("latent", (batch, vae.config.z_dim, frames, 2, 3))
-
-
-def make_video(vae: WanVae, frames: int = 9, *, batch: int = 1) -> Tensor:
-    stride = vae.config.spatial_stride
-    return value("video", (batch, 3, frames, 2 * stride, 3 * stride), 0.5).clamp(-1, 1)
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
