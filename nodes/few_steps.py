@@ -5,11 +5,12 @@ workflow what these do not tell: the files that ComfyUI's own loaders read.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from ..wan_model.config import DiTConfig
 from ..wan_model.errors import SettingsError, ShortageError, WanError
@@ -21,6 +22,8 @@ from .lora_pair import FOLDER, NONE, ROWS, low_file, row_of
 from .prompt_check.graph import LOW, LOW_OUTPUT, Graph, Output
 from .prompt_check.known_files import Describe, describe_file, find_model
 
+T = TypeVar("T")
+
 PAIR = "WanDuetLoraPair"
 SWITCHES = ("on", "active")
 """Of a row of several LoRAs in one widget, as packs have them."""
@@ -28,6 +31,8 @@ NUMBER = re.compile(r"\d+")
 """Of a row of several LoRAs whose inputs are those of the node, such as lora_name_1, switch_1."""
 UNKNOWN = 1_000_000
 """Patches of a file that cannot be read: more than any makes."""
+DISTILLED, MOST_PATCHES = attrgetter("distilled"), attrgetter("most_patches")
+"""Questions to a `LoraFile`."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,6 @@ class Named:
         """What makes it a model for few steps."""
         own = [self.model] if self.model else []
         return [*own, *(found for lora in self.loras if (found := of_lora(lora)))]
-
-    @property
-    def of_others(self) -> list[Distilled]:
-        """The same, of what nodes of others load."""
-        own = [self.model] if self.model and not self.is_ours else []
-        return [*own, *self.loras_of_others]
 
     @property
     def loras_of_others(self) -> list[Distilled]:
@@ -95,59 +94,42 @@ def of_lora(lora: NamedLora) -> Distilled | None:
     """Tells whether a LoRA makes a model one for few steps. Turned round or off, it does not."""
     if lora.strength <= 0:
         return None
-    try:
-        return _of_file(lora.name, runtime.file_stamp(FOLDER, lora.name))
-    except ShortageError:
-        return _by_name(lora.name)
-
-
-@lru_cache(maxsize=64)
-def _of_file(name: str, _stamp: str) -> Distilled | None:
-    """Remembers what a file is; not that there was no memory or file handle to look at it."""
-    try:
-        return open_lora(runtime.model_path(FOLDER, name)).distilled
-    except ShortageError:
-        raise
-    except (WanError, OSError, ValueError):
-        return _by_name(name)  # its loader will say what is wrong with it
+    return _said_by(lora.name, DISTILLED, _by_name(lora.name))
 
 
 def _by_name(name: str) -> Distilled | None:
     return recognise(name.replace("\\", "/").rpartition("/")[2], "lora")
 
 
-def _patches(name: str) -> int:
-    try:
-        return _most_patches(name, runtime.file_stamp(FOLDER, name))
-    except ShortageError:
-        return UNKNOWN
-
-
-@lru_cache(maxsize=64)
-def _most_patches(name: str, _stamp: str) -> int:
-    try:
-        return open_lora(runtime.model_path(FOLDER, name)).most_patches
-    except ShortageError:
-        raise
-    except (WanError, OSError, ValueError):
-        return UNKNOWN
-
-
 def _is_foreign(name: str, config: DiTConfig) -> bool:
+    return _said_by(name, is_foreign, False, config)
+
+
+def _said_by(name: str, question: Callable[..., T], unread: T, *about: Hashable) -> T:
+    """Returns what a LoRA file answers.
+
+    Args:
+        name: of the file.
+        question: takes the file.
+        unread: the answer where the file cannot be read. Its loader will say what is wrong.
+        about: what the question takes besides.
+    """
     try:
-        return _is_of_other_sizes(name, runtime.file_stamp(FOLDER, name), config)
+        answer = _answer(name, runtime.file_stamp(FOLDER, name), question, *about)
     except ShortageError:
-        return False
+        return unread
+    return answer[0] if answer else unread
 
 
-@lru_cache(maxsize=64)
-def _is_of_other_sizes(name: str, _stamp: str, config: DiTConfig) -> bool:
+@lru_cache(maxsize=192)
+def _answer(name: str, _stamp: str, question: Callable[..., T], *about: Hashable) -> tuple[T, ...]:
+    """Remembers an answer, and that a file cannot be read; not that there was no memory for it."""
     try:
-        return is_foreign(open_lora(runtime.model_path(FOLDER, name)), config)
+        return (question(open_lora(runtime.model_path(FOLDER, name)), *about),)
     except ShortageError:
         raise
     except (WanError, OSError, ValueError):
-        return False  # its loader will say what is wrong with it
+        return ()
 
 
 def _loras(graph: Graph, output: Output) -> Iterator[NamedLora]:
@@ -287,7 +269,7 @@ def without_loras(patcher: Any, prompt: Any, node_id: str | None, name: str) -> 
         what = "its own file is made for few steps"
     else:
         files = [lora.name for lora in named.loras if not lora.ours and of_lora(lora)]
-        counts = [_patches(file) for file in files]
+        counts = [_said_by(file, MOST_PATCHES, UNKNOWN) for file in files]
         found = distilled_loras.without_distilled(
             patcher, counts, named.has_other_loras, _opened(files)
         )

@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..wan_model.config import OFFICIAL
 from ..wan_model.errors import SettingsError
 from ..wan_model.presets import AUTO, Models, Settings, Values, choose, find_preset
 from ._comfy.sampling import run_shift
-
-T2V = OFFICIAL["t2v"]
 
 
 def typed(**widgets: Any) -> Values:

@@ -19,7 +19,6 @@ def find_problems(
     nodes: dict[str, object],
     kinds: Kinds,
     among: set[str] | None = None,
-    describe: Describe = describe_file,
 ) -> list[Problem]:
     """Returns the mistakes of a workflow, at most one for each input.
 
@@ -29,7 +28,6 @@ def find_problems(
         nodes: API format.
         kinds: what classes take and give.
         among: nodes that will run; None for all.
-        describe: what reads the headers of files.
     """
     graph = Graph(nodes)
     found: dict[tuple[str, str], Problem] = {}
@@ -38,7 +36,7 @@ def find_problems(
         for problem in type_problems(graph, cache(kinds), OURS)
         if among is None or problem.node_id in among
     ]
-    for problem in mistyped or _all_problems(graph, cache(describe)):
+    for problem in mistyped or _all_problems(graph, cache(describe_file)):
         if among is None or problem.node_id in among:
             found.setdefault((problem.node_id, problem.input), problem)
     return list(found.values())

@@ -68,11 +68,6 @@ class WeightEntry:
         return self.format.dtype if self.format.is_plain else torch.float32
 
     @property
-    def nbytes(self) -> int:
-        """Bytes in the file."""
-        return sum(part.raw.nbytes for part in self.parts.values())
-
-    @property
     def is_block_matrix(self) -> bool:
         """Whether this is a linear layer of a transformer's block, which may have few bits."""
         return is_block_matrix(self.name)

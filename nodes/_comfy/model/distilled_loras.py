@@ -10,13 +10,13 @@ from typing import Any
 from uuid import uuid4
 
 from comfy.model_patcher import ModelPatcher
-from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
+from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
 
 from ....wan_model.lora import LoraFile, Names
 from ....wan_model.presets import Alpha, Distilled, recognise
 from .load_models import CHECKPOINT
-from .lora_report import fits
+from .lora_report import fits, from_file
 from .low_rank import PREFIX, as_lora, quantized_layer
 from .saving import SavingPatcher
 
@@ -54,6 +54,11 @@ def note_file(patcher: ModelPatcher, applied: AppliedFile) -> None:
 
 def _files(patcher: ModelPatcher) -> tuple[AppliedFile, ...]:
     return patcher.get_attachment(LORAS) or ()
+
+
+def _patches_in(files: Sequence[AppliedFile]) -> set[int]:
+    """Returns what the patches of files are known by on a MODEL."""
+    return {id(patch) for file in files for patches in file.patches.values() for patch in patches}
 
 
 def distilled_on(patcher: ModelPatcher, named: Sequence[Distilled]) -> list[Distilled]:
@@ -158,7 +163,7 @@ def without_distilled(
         A clone; None if they cannot be taken off.
     """
     files = [file for file in _files(patcher) if file.for_few_steps]
-    gone = {id(patch) for file in files for patches in file.patches.values() for patch in patches}
+    gone = _patches_in(files)
     foreign = _foreign(patcher)
     known = [patches_of(patcher, file) for file in opened]
     whole = [_all_found(patcher, *each) for each in zip(opened, known, strict=True) if each[1]]
@@ -170,7 +175,7 @@ def without_distilled(
         too_many = _most_on_one(patcher, foreign) > len(named) or len(foreign) > sum(named)
         if others or (named and too_many):
             return None  # of a node that does not name its file
-        if not all(_is_lora(entry) for entry in foreign):
+        if not all(from_file(entry[1]) for entry in foreign):
             return None
         gone |= {id(entry[1]) for entry in foreign}
     if not isinstance(patcher, SavingPatcher) and any(
@@ -207,12 +212,7 @@ def _foreign(patcher: ModelPatcher) -> list[Any]:
 
     ComfyUI keeps those of another size than their weight, which have no effect: they do not count.
     """
-    ours = {
-        id(patch)
-        for file in _files(patcher)
-        for patches in file.patches.values()
-        for patch in patches
-    }
+    ours = _patches_in(_files(patcher))
     dit = patcher.model.diffusion_model
     return [
         entry
@@ -226,14 +226,6 @@ def _most_on_one(patcher: ModelPatcher, entries: Sequence[Any]) -> int:
     """Returns the largest number of these patches on one weight: no fewer files they are of."""
     wanted = {id(entry) for entry in entries}
     return max(sum(id(one) in wanted for one in patches) for patches in patcher.patches.values())
-
-
-def _is_lora(entry: Any) -> bool:
-    """Whether a patch is of a LoRA file, and not of merged models."""
-    what = entry[1]
-    return isinstance(what, WeightAdapterBase) or (
-        isinstance(what, tuple) and len(what) > 0 and isinstance(what[0], str)
-    )
 
 
 def _by_numbers(entries: Sequence[Any]) -> Distilled | None:

@@ -39,12 +39,6 @@ class Applied:
     """Quantized weights whose changes are no two thin matrices: they are computed at each use."""
 
     @property
-    def total(self) -> int:
-        """Tensors of the model that the file is for, and what it has else."""
-        found = self.translated
-        return self.matched + len(found.unmatched) + len(found.misfits) + found.skipped.total()
-
-    @property
     def matched(self) -> int:
         """Tensors of the model that are changed."""
         return len(self.translated.changes)

@@ -29,7 +29,7 @@ def report(
         taken: keys of weights that the model has.
         only_trouble: whether to be silent of a file of which all has an effect.
     """
-    if not all(_from_file(what) for what in patches.values()):
+    if not all(from_file(what) for what in patches.values()):
         return
     failed = sum(not fits(dit, key, patches[key]) for key in taken)
     matched, skipped = len(taken) - failed, len(patches) - len(taken)
@@ -43,7 +43,7 @@ def report(
     runtime.show(runtime.running_node(), f"{text}.")
 
 
-def _from_file(what: Any) -> bool:
+def from_file(what: Any) -> bool:
     """Whether a patch is of a LoRA file; those of merged models are the weights themselves."""
     return isinstance(what, WeightAdapterBase) or (
         isinstance(what, tuple) and bool(what) and isinstance(what[0], str)
