@@ -42,13 +42,13 @@ from wan_model.offload import (
     HostModel,
     Limits,
     Machine,
-    ModelSizes,
     OffloadEngine,
     PlanRequest,
     Work,
     make_plan,
     measure_copy,
     measure_read,
+    sizes_of,
 )
 from wan_model.quant import Linear
 from wan_model.shapes import latent_size
@@ -192,12 +192,7 @@ def private_gib() -> float:
 def request(bench: Bench, video: Video, case: str) -> PlanRequest:
     """Returns what the plan of a case follows from."""
     return PlanRequest(
-        sizes=ModelSizes(
-            blocks=len(bench.host.slabs),
-            block_bytes=bench.host.slab_bytes,
-            outside_bytes=bench.host.outside.layout.nbytes,
-            experts=2 if "pair" in case else 1,
-        ),
+        sizes=sizes_of([bench.host] * (2 if "pair" in case else 1)),
         machine=Machine(
             free_vram_bytes=torch.cuda.mem_get_info()[0] - RESERVED_BYTES,
             free_ram_bytes=64 * GIB,

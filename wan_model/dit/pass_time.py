@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
-from ..attention import name_of
-from ..gpu_classes import TYPICAL, GpuClass
+from ..attention import Platform, name_of
+from ..gpu_classes import TYPICAL, GpuClass, gpu_class
+from ..offload import measure_matmul, measure_memory
 from ..quant import DEQUANTIZED, Linear
 from .activation_memory import StageKind
 from .tokens import RUN_TOKENS
@@ -33,6 +35,15 @@ class DeviceRates:
     """Of its own memory, read and written."""
     gpu: GpuClass = TYPICAL
     """For what is not measured."""
+
+    @classmethod
+    def measured(cls, device: torch.device, dtype: torch.dtype) -> "DeviceRates":
+        """Measures a device that computes in a dtype."""
+        return cls(
+            matmul_flops=measure_matmul(device, dtype),
+            copied_bytes=measure_memory(device),
+            gpu=gpu_class(Platform.current().capability),
+        )
 
 
 def _has_weights(block: nn.Module) -> bool:

@@ -12,7 +12,7 @@ into their modules for as long as they run. Two experts are two models of one en
 
 from .device_queues import CudaDevice, Device, PlainDevice, open_device
 from .engine import OffloadEngine, OnArrival, Runner
-from .host_model import Extra, FileRegion, HostModel
+from .host_model import Extra, FileRegion, HostModel, sizes_of
 from .plan import Limits, Machine, ModelSizes, Plan, PlanRequest, Work, lowered, make_plan
 from .rates import (
     Pace,
@@ -52,4 +52,5 @@ __all__ = [
     "measure_memory",
     "measure_read",
     "open_device",
+    "sizes_of",
 ]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..unreadable import unreadable
+from .plan import ModelSizes
 from .slab import SlabLayout, TensorPlace
 
 LANES = max(4, min(8, (os.cpu_count() or 1) // 2))
@@ -336,6 +337,16 @@ class HostModel:
         if region is None or (region.dtype, region.nbytes) != (tensor.dtype, tensor.nbytes):
             return _Piece(place, tensor, None, 0)
         return _Piece(place, tensor, self._files[region.file], region.offset)
+
+
+def sizes_of(models: Sequence[HostModel]) -> ModelSizes:
+    """Returns what a plan follows from of experts with equal numbers of blocks."""
+    return ModelSizes(
+        blocks=len(models[0].blocks),
+        block_bytes=max(model.slab_bytes for model in models),
+        outside_bytes=max(model.outside.layout.nbytes for model in models),
+        experts=len(models),
+    )
 
 
 def _slots(module: nn.Module) -> Iterator[_Slot]:

@@ -5,11 +5,9 @@ from typing import TypeVar
 
 import torch
 
-from ..attention import Platform
 from ..dit import WanDiT
 from ..dit.pass_time import DeviceRates, block_seconds
 from ..dit.stage_choice import FastestStages
-from ..gpu_classes import gpu_class
 from ..host_memory import available_bytes
 from ..offload import (
     AllocatorSlack,
@@ -17,17 +15,15 @@ from ..offload import (
     HostModel,
     Limits,
     Machine,
-    ModelSizes,
     OffloadEngine,
     PlanRequest,
     Runner,
     Work,
     lowered,
     measure_copy,
-    measure_matmul,
-    measure_memory,
     measure_read,
     open_device,
+    sizes_of,
 )
 
 T = TypeVar("T")
@@ -165,12 +161,7 @@ class PlacedExperts:
             nbytes = nbytes // ranks + 2 * tokens * dit.config.dim * torch.float32.itemsize
         seconds = block_seconds(dit, 1, tokens, device_rates, stages) / ranks
         return PlanRequest(
-            sizes=ModelSizes(
-                blocks=len(self._hosts[0].blocks),
-                block_bytes=max(host.slab_bytes for host in self._hosts),
-                outside_bytes=max(host.outside.layout.nbytes for host in self._hosts),
-                experts=len(self._hosts),
-            ),
+            sizes=sizes_of(self._hosts),
             machine=Machine(
                 free_vram_bytes=self.free_bytes() + self.device_bytes,
                 free_ram_bytes=available_bytes(),
@@ -184,12 +175,8 @@ class PlacedExperts:
         )
 
     def _measured(self) -> tuple[float, float, DeviceRates]:
-        compute = DeviceRates(
-            matmul_flops=measure_matmul(self._device, self.dit(0).precision.compute_dtype),
-            copied_bytes=measure_memory(self._device),
-            gpu=gpu_class(Platform.current().capability),
-        )
-        return measure_copy(self._queues), measure_read(self._hosts[0].slabs[0]), compute
+        device = DeviceRates.measured(self._device, self.dit(0).precision.compute_dtype)
+        return measure_copy(self._queues), measure_read(self._hosts[0].slabs[0]), device
 
     def free_bytes(self) -> int:
         """Returns what can be taken on the device."""

@@ -12,16 +12,13 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ....wan_model.attention import Platform
 from ....wan_model.dit.activation_memory import StageKind
 from ....wan_model.dit.pass_time import DeviceRates, block_seconds
-from ....wan_model.gpu_classes import gpu_class
 from ....wan_model.offload import (
     AllocatorSlack,
     HostModel,
     Limits,
     Machine,
-    ModelSizes,
     OffloadEngine,
     Pace,
     Plan,
@@ -31,10 +28,9 @@ from ....wan_model.offload import (
     Stopwatch,
     Work,
     measure_copy,
-    measure_matmul,
-    measure_memory,
     measure_read,
     open_device,
+    sizes_of,
 )
 from ..host import runtime
 from ..host.kernel_cache import kernels_kept
@@ -257,12 +253,7 @@ class ExpertPool:
             self._rates = self._measured()
         free = runtime.spare_bytes(self._torch_device)
         return PlanRequest(
-            sizes=ModelSizes(
-                blocks=len(self._hosts[0].blocks),
-                block_bytes=max(model.slab_bytes for model in self._hosts),
-                outside_bytes=max(model.outside.layout.nbytes for model in self._hosts),
-                experts=len(self._hosts),
-            ),
+            sizes=sizes_of(self._hosts),
             machine=Machine(
                 free_vram_bytes=free + self.device_bytes,
                 free_ram_bytes=runtime.free_ram_bytes(),
@@ -291,15 +282,11 @@ class ExpertPool:
         )
 
     def _measured(self) -> _Rates:
-        device = self._torch_device
+        dtype = self._dit(0).precision.compute_dtype
         return _Rates(
             copy_bytes=measure_copy(self._device),
             read_bytes=measure_read(self._hosts[0].slabs[0]),
-            device=DeviceRates(
-                matmul_flops=measure_matmul(device, self._dit(0).precision.compute_dtype),
-                copied_bytes=measure_memory(device),
-                gpu=gpu_class(Platform.current().capability),
-            ),
+            device=DeviceRates.measured(self._torch_device, dtype),
         )
 
     def _dit(self, expert: int) -> "ComfyWanDiT":

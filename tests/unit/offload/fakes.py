@@ -15,13 +15,13 @@ from wan_model.offload import (
     HostModel,
     Limits,
     Machine,
-    ModelSizes,
     OffloadEngine,
     Plan,
     PlanRequest,
     Runner,
     Work,
     make_plan,
+    sizes_of,
 )
 
 GIB = 1 << 30
@@ -166,21 +166,12 @@ class LazyDevice:
         return runs
 
 
-def sizes_of(host: HostModel, experts: int = 1) -> ModelSizes:
-    return ModelSizes(
-        blocks=len(host.blocks),
-        block_bytes=host.slab_bytes,
-        outside_bytes=host.outside.layout.nbytes,
-        experts=experts,
-    )
-
-
 def plan_for(
     host: HostModel, experts: int = 1, ring_bytes: int | None = None, **limits: Any
 ) -> Plan:
     """Returns a plan without any limit but the given ones, with a ring of parts of a block."""
     request = PlanRequest(
-        sizes=sizes_of(host, experts),
+        sizes=sizes_of([host] * experts),
         machine=Machine(free_vram_bytes=GIB, free_ram_bytes=GIB),
         work=Work(activation_bytes=0, block_seconds=1),
         limits=Limits(**limits),
