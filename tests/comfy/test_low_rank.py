@@ -187,3 +187,25 @@ def test_only_other_tensors_are_news(low_rank: Any, module: nn.Module):
     operands.place(module)
     assert layer.adapters == ()
     assert not news()
+
+
+def as_core(patches: list[Any], weight: Tensor, key: str, *, original_weights: Any) -> Tensor:
+    """As ComfyUI's `calculate_weight`, of the two kinds of patches here: in place."""
+    for strength, (kind, (given,)), *_ in patches:
+        before = original_weights[key][0][0] if kind == "model_as_lora" else 0
+        weight += strength * (given - before)
+    return weight
+
+
+def test_a_difference_of_models_is_that_of_the_weight_before_other_patches(
+    low_rank: Any,  # noqa: ARG001 - makes the package importable
+    monkeypatch: pytest.MonkeyPatch,
+):
+    lora: Any = ModuleType("comfy.lora")
+    lora.calculate_weight = as_core
+    monkeypatch.setitem(sys.modules, "comfy.lora", lora)
+    monkeypatch.setattr(sys.modules["comfy"], "lora", lora, raising=False)
+    dense = importlib.import_module("pack.nodes._comfy.model.dense_patches")
+    weight = torch.full((OUT, IN), 3.0)
+    patches = [DIFF, patch(("model_as_lora", (torch.full((OUT, IN), 7.0),)), 0.5)]
+    assert torch.equal(dense.with_patches(weight, KEY, patches), torch.full((OUT, IN), 6.0))

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import comfy.float
-import comfy.lora
 import comfy.model_patcher
 import comfy.utils
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from ....wan_model.offload import Extra
 from ....wan_model.quant import Linear
-from .dense_patches import place_dense, split_dense
+from .dense_patches import place_dense, split_dense, with_patches
 from .low_rank import PREFIX, LoraOperands, Patches, same_patches, sort_patches
 
 COPIES = 3
@@ -114,8 +113,7 @@ def patch(layer: nn.Module, leaf: str, key: str, patches: list[Any]) -> None:
     weight = stored.to(torch.float32, copy=True)
     convert = getattr(layer, f"convert_{leaf}", None)
     weight = weight if convert is None else convert(weight, inplace=True)
-    original = {key: [(stored, None)]}
-    weight = comfy.lora.calculate_weight(patches, weight, key, original_weights=original)
+    weight = with_patches(weight, key, patches)
     seed = string_to_seed(key)
     store = getattr(layer, f"set_{leaf}", None)
     if store is None:

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.float
-import comfy.lora
 import comfy.model_patcher
 import comfy.ops
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from ....wan_model.errors import BackendError
 from ....wan_model.quant import DEQUANTIZED, PLAIN, Expansion, StoredWeight, merged
 from .arrival import string_to_seed
-from .dense_patches import DensePatched
+from .dense_patches import DensePatched, with_patches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +100,7 @@ class ComfyLinear(DensePatched):
         for function in self.weight_function:
             if isinstance(function, comfy.model_patcher.LowVramPatch):
                 key, seed = function.key, string_to_seed(function.key)
-                dense = comfy.lora.calculate_weight(function.patches[key], dense, key)
+                dense = with_patches(dense, key, function.patches[key])
             else:
                 dense = function(dense)
         return self._rounded(dense, seed)

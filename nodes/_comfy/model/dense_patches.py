@@ -31,11 +31,21 @@ class DensePatched(Linear):
     def patched_dense(self, dense: Tensor) -> Tensor:
         """Returns the dequantized weight, fp32 (O, I), with its patches."""
         assert self.dense_patches is not None
-        key, patches = self.dense_patches
-        # Only patches that are differences of whole models look at what the weight was.
-        original = dense.clone() if any(_of_a_model(what) for _, what, *_ in patches) else dense
-        original_weights = {key: [(original, None)]}
-        return comfy.lora.calculate_weight(patches, dense, key, original_weights=original_weights)
+        return with_patches(dense, *self.dense_patches)
+
+
+def with_patches(weight: Tensor, key: str, patches: list[Any]) -> Tensor:
+    """Returns a weight with patches merged into it, as ComfyUI does.
+
+    Args:
+        weight: dequantized, fp32; it may be written into.
+        key: of the weight.
+        patches: of any node.
+    """
+    # Only patches that are differences of whole models look at what the weight was.
+    original = weight.clone() if any(_of_a_model(what) for _, what, *_ in patches) else weight
+    originals = {key: [(original, None)]}
+    return comfy.lora.calculate_weight(patches, weight, key, original_weights=originals)
 
 
 def split_dense(module: nn.Module, merged: Patches) -> tuple[Patches, Patches]:

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import comfy.lora
 import comfy.model_management
 import folder_paths
 import torch
@@ -18,6 +17,7 @@ from ....wan_model.unreadable import is_shortage
 from ....wan_model.writing.export import ExportFormat, NamedWeight, export_checkpoint, find_export
 from ..host import runtime
 from .comfy_dit import ComfyWanDiT
+from .dense_patches import with_patches
 from .facts import CHECKPOINT
 from .low_rank import PREFIX, Patches
 from .patcher import WanPatcher
@@ -124,9 +124,7 @@ def _patched(
     stored = replace(stored, weight=stored.weight.detach()).to(device)
     if not patches:
         return stored
-    weight = stored.dequantize(torch.float32)
-    original = {key: [(weight, None)]}
-    weight = comfy.lora.calculate_weight(patches, weight.clone(), key, original_weights=original)
+    weight = with_patches(stored.dequantize(torch.float32).clone(), key, patches)
     return StoredWeight(PLAIN[wide], weight.to(wide))
 
 

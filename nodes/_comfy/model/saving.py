@@ -7,7 +7,6 @@ LoRAs, which would be rounded again, are written in 16 bit.
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import comfy.lora
 import comfy.utils
 import torch
 from comfy import quant_ops
@@ -16,6 +15,7 @@ from torch import Tensor
 from ....wan_model.loading.encodings import encoding_of
 from ....wan_model.quant import SCALED, Linear, StoredWeight
 from ....wan_model.writing.writer import weight_tensors
+from .dense_patches import with_patches
 from .lora_report import report
 from .low_rank import PREFIX, Patches
 from .object_patches import PatchablePatcher
@@ -120,9 +120,7 @@ def saved_tensors(dit: "ComfyWanDiT", patches: Patches, device: torch.device) ->
         stored = quantized.get(name.removesuffix(".weight"))
         weight = state[name] if stored is None else stored.dequantize(torch.float32)
         weight = weight.to(device, torch.float32, copy=True)
-        key = PREFIX + name
-        original = {key: [(weight, None)]}
-        merged = comfy.lora.calculate_weight(patch, weight, key, original_weights=original)
+        merged = with_patches(weight, PREFIX + name, patch)
         state[name] = merged.to("cpu", state[name].dtype)
     if legacy:
         state["scaled_fp8"] = torch.zeros(2, dtype=LEGACY.dtype)
