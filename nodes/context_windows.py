@@ -61,11 +61,9 @@ class WanDuetContextWindows(io.ComfyNode):
         """Returns clones of both MODELs."""
         lengths = window_lengths(window_length, window_overlap)
         windows = Windows(*lengths, window_schedule, free_noise, loop, keep_image)
-        high = facts.model_facts(model_high)
-        clones = [with_context_windows(model_high, windows, high.latent_channels)]
-        if model_low is not None:
-            facts.check_experts(high, facts.model_facts(model_low))
-            clones.append(with_context_windows(model_low, windows, high.latent_channels))
+        channels = facts.of_experts(model_high, model_low).latent_channels
+        given = (model for model in (model_high, model_low) if model is not None)
+        clones = [with_context_windows(model, windows, channels) for model in given]
         return io.NodeOutput(*clones, *[None] * (2 - len(clones)))
 
 

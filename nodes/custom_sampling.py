@@ -92,9 +92,7 @@ class WanDuetMoEGuider(io.ComfyNode):
         cfg_start: float = 0.0,
     ) -> io.NodeOutput:
         """Makes the guider."""
-        high = facts.model_facts(model_high)
-        if model_low is not None:
-            facts.check_experts(high, facts.model_facts(model_low))
+        high = facts.of_experts(model_high, model_low)
         facts.check_start(high, model_start)
         unread = facts.check_conditionings(high, positive, negative)
         shift, said = settings.shift_of_run(shift, model_high, model_low)

@@ -89,9 +89,7 @@ class WanDuetLoraPair(io.ComfyNode):
     @reports_errors
     def execute(cls, model_high: Any, model_low: Any = None, **values: Any) -> io.NodeOutput:
         """Returns clones of both MODELs."""
-        facts.model_facts(model_high)
-        if model_low is not None:
-            facts.check_experts(facts.model_facts(model_high), facts.model_facts(model_low))
+        facts.of_experts(model_high, model_low)
         lines: list[str] = []
         for end in ROWS:
             row = row_of(values, end)

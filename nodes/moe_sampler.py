@@ -191,9 +191,7 @@ def _checked(
     Raises:
         PairingError: for inputs that do not belong together.
     """
-    high = facts.model_facts(model_high)
-    if model_low is not None:
-        facts.check_experts(high, facts.model_facts(model_low))
+    high = facts.of_experts(model_high, model_low)
     facts.check_latent(high, latent_image["samples"])
     unread = facts.check_conditionings(high, positive, negative)
     facts.check_image_length(high, positive, negative, latent_image["samples"])

@@ -64,10 +64,9 @@ class WanDuetNAG(io.ComfyNode):
     ) -> io.NodeOutput:
         """Returns clones of both MODELs."""
         settings = GuidanceSettings(scale=nag_scale, alpha=nag_alpha, tau=nag_tau)
-        guided = [with_text_guidance(model_high, negative, settings)]
-        if model_low is not None:
-            facts.check_experts(facts.model_facts(model_high), facts.model_facts(model_low))
-            guided.append(with_text_guidance(model_low, negative, settings))
+        facts.of_experts(model_high, model_low)
+        given = (model for model in (model_high, model_low) if model is not None)
+        guided = [with_text_guidance(model, negative, settings) for model in given]
         return io.NodeOutput(*guided, *[None] * (2 - len(guided)))
 
 

@@ -83,6 +83,18 @@ def _not_wan(found: str) -> PairingError:
     )
 
 
+def of_experts(high: ModelPatcher, low: ModelPatcher | None) -> ModelFacts:
+    """Reads the facts off the first of two experts, or the only MODEL.
+
+    Raises:
+        PairingError: as `model_facts` and `check_experts`.
+    """
+    found = model_facts(high)
+    if low is not None:
+        check_experts(found, model_facts(low))
+    return found
+
+
 def check_experts(high: ModelFacts, low: ModelFacts) -> None:
     """Refuses two experts of different kinds.
 

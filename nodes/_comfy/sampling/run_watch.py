@@ -67,41 +67,38 @@ class RunWatch:
 
     def pace(self) -> dict[str, float]:
         """Returns the usual seconds per step of each expert that has run."""
-        seconds: dict[str, list[float]] = {}
-        for expert, spent in zip(self._ran(), self._spent(), strict=True):
-            seconds.setdefault(expert, []).append(spent)
-        return {expert: statistics.median_low(each) for expert, each in seconds.items()}
+        return {expert: statistics.median_low(each) for expert, each in self._by_expert().items()}
 
     def settled_pace(self) -> dict[str, float]:
         """Returns the mean seconds per step of each expert, skipped ones too, without its first.
 
         That one fetches weights and makes kernels. Experts of one step are left out.
         """
-        seconds: dict[str, list[float]] = {}
-        for expert, spent in zip(self._ran(), self._spent(), strict=True):
-            seconds.setdefault(expert, []).append(spent)
-        return {expert: statistics.fmean(each[1:]) for expert, each in seconds.items() if each[1:]}
+        later = {expert: each[1:] for expert, each in self._by_expert().items()}
+        return {expert: statistics.fmean(each) for expert, each in later.items() if each}
 
     def report(self) -> list[str]:
         """Returns what is to be said when the run is over."""
         spent, pace = self._spent(), self.pace()
-        ran, total = self._ran(), max(len(self.experts), len(spent))
+        total = max(len(self.experts), len(spent))
         lines = [f"{len(spent)} of {total} steps in {clock(self._end() - self.began)}"]
         if self.loaded is not None and self.loaded - self.began >= 0.05:
             lines.append(f"Loading: {clock(self.loaded - self.began)}")
-        for expert in dict.fromkeys(ran):
-            seconds = sum(each for name, each in zip(ran, spent, strict=True) if name == expert)
-            count = ran.count(expert)
+        for expert, seconds in self._by_expert().items():
+            steps = "1 step" if len(seconds) == 1 else f"{len(seconds)} steps"
             lines.append(
-                f"{NAMES[expert]}: {count} {'step' if count == 1 else 'steps'}, "
-                f"{pace[expert]:.2f} s each, {clock(seconds)}"
+                f"{NAMES[expert]}: {steps}, {pace[expert]:.2f} s each, {clock(sum(seconds))}"
             )
         return [*lines, self._memory()]
 
-    def _ran(self) -> list[str]:
-        """Returns the expert of each step so far; solvers that choose their steps take more."""
+    def _by_expert(self) -> dict[str, list[float]]:
+        """Returns the seconds of each step so far; solvers that choose their steps take more."""
         more = len(self.ends) - len(self.experts)
-        return [*self.experts[: len(self.ends)], *self.experts[-1:] * more]
+        ran = [*self.experts[: len(self.ends)], *self.experts[-1:] * more]
+        seconds: dict[str, list[float]] = {}
+        for expert, spent in zip(ran, self._spent(), strict=True):
+            seconds.setdefault(expert, []).append(spent)
+        return seconds
 
     def _spent(self) -> list[float]:
         starts = [self.loaded or self.began, *self.ends]
