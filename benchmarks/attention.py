@@ -20,7 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.lines import emit
-from wan_model.attention import Platform, explain
+from wan_model.attention import Platform, automatic
 from wan_model.attention.backend import AttentionFn, Backend, UnavailableError
 from wan_model.attention.kernel_timing import (
     HEAD_DIM,
@@ -94,7 +94,7 @@ def main() -> None:
     for name in options.only:
         for line in lines(ALL[name], platform, options.sizes, options.repeats):
             emit("attention", {"backend": name, **line})
-    emit("attention", {"backend": "auto", "note": explain(memory=options.memory)[0].status})
+    emit("attention", {"backend": "auto", "note": str(automatic(memory=options.memory))})
 
 
 if __name__ == "__main__":

@@ -56,6 +56,10 @@ class Choice:
     name: str
     why: str
 
+    def __str__(self) -> str:
+        """For people."""
+        return f"chooses {self.name}: {self.why}"
+
 
 def choose(measurements: Sequence[Measurement], max_error: float = MAX_ERROR) -> Choice:
     """Returns the fastest backend with an error of at most `max_error`, sdpa if about as fast."""

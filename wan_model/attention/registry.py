@@ -41,12 +41,10 @@ BACKENDS: tuple[Backend, ...] = (
     kitchen.BACKEND,
 )
 WAITING = "until the backends are compared, when 'auto' is first used"
-"""End of the status of "auto" where nothing has been measured yet."""
+"""Why "auto" chooses nothing else where nothing has been measured yet."""
 
 NO_ROOM = "too little memory is free to compare backends"
 """The same where it could not be measured."""
-
-AUTO_LABEL = "The fastest of the backends that are as exact as 16 bit allows"
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,8 @@ def resolve(
         return sdpa.sdpa
     platform = platform or Platform.current()
     if not by_name:
-        name = _auto(platform, memory, max_error, measure, dtype).name
+        known: Any = {"dtype": dtype, "memory": memory, "platform": platform, "measure": measure}
+        name = automatic(max_error=max_error, **known).name
     backend = next((backend for backend in BACKENDS if backend.name == name), None)
     if backend is None:
         raise BackendError(
@@ -189,34 +188,37 @@ def _selected(backend: Backend, platform: Platform, by_name: bool) -> Selected:
         raise BackendError(_unavailable(backend, error, platform)) from error
 
 
-@dataclass(frozen=True)
-class BackendStatus:
-    """What `explain` says of one backend."""
-
-    name: str
-    label: str
-    status: str
-    """"available", or why it is not; of "auto": what it would choose, and why."""
-
-
-def explain(
+def automatic(
     *,
     dtype: torch.dtype | None = None,
     memory: Path | None = None,
     max_error: float = MAX_ERROR,
     platform: Platform | None = None,
     measure: Measure | None = None,
-) -> list[BackendStatus]:
-    """Returns what "auto" would choose, then every backend with its status.
+) -> Choice:
+    """Returns what "auto" chooses, and why; for the arguments see `resolve`.
 
-    Measures nothing unless told how, and then only what `memory` does not have.
+    Measures nothing unless told how, and then only what `memory` does not have; in fp16 where that
+    is computed in, else in bf16: kernels for fp32 are PyTorch's own.
     """
     platform = platform or Platform.current()
-    choice = _auto(platform, memory, max_error, measure, dtype)
-    return [
-        BackendStatus("auto", AUTO_LABEL, f"chooses {choice.name}: {choice.why}"),
-        *(BackendStatus(b.name, b.label, _status(b, platform)) for b in BACKENDS),
-    ]
+    dtype = torch.float16 if dtype == torch.float16 else torch.bfloat16
+    if platform.kind == "other":
+        return Choice(DEFAULT, "there is no GPU to compare backends on")
+    if memory is None:
+        return Choice(DEFAULT, "no file is given to remember measurements in")
+    functions = _candidates(platform, max_error, dtype)
+    key = memory_key(list(functions), platform, dtype)
+    measurements = recall(memory, key)
+    if measurements is None:
+        if measure is None:
+            return Choice(DEFAULT, WAITING)
+        try:
+            measurements = measure(functions, dtype)
+        except torch.OutOfMemoryError:
+            return Choice(DEFAULT, NO_ROOM)
+        remember(memory, key, measurements)
+    return choose([m for m in measurements if m.name in functions], max_error)
 
 
 def memory_key(
@@ -240,44 +242,6 @@ def _candidates(platform: Platform, max_error: float, dtype: torch.dtype) -> dic
             except UnavailableError:
                 continue
     return functions
-
-
-def _auto(
-    platform: Platform,
-    memory: Path | None,
-    max_error: float,
-    measure: Measure | None,
-    dtype: torch.dtype | None,
-) -> Choice:
-    """Chooses, from memory if it can; measures only if it is told how.
-
-    In fp16 where that is computed in, else in bf16: kernels for fp32 are PyTorch's own.
-    """
-    dtype = torch.float16 if dtype == torch.float16 else torch.bfloat16
-    if platform.kind == "other":
-        return Choice(DEFAULT, "there is no GPU to compare backends on")
-    if memory is None:
-        return Choice(DEFAULT, "no file is given to remember measurements in")
-    functions = _candidates(platform, max_error, dtype)
-    key = memory_key(list(functions), platform, dtype)
-    measurements = recall(memory, key)
-    if measurements is None:
-        if measure is None:
-            return Choice(DEFAULT, WAITING)
-        try:
-            measurements = measure(functions, dtype)
-        except torch.OutOfMemoryError:
-            return Choice(DEFAULT, NO_ROOM)
-        remember(memory, key, measurements)
-    return choose([m for m in measurements if m.name in functions], max_error)
-
-
-def _status(backend: Backend, platform: Platform) -> str:
-    reason = backend.unavailable_reason(platform)
-    if reason is None:
-        return "available"
-    misfit = backend.constraints.misfit(platform)
-    return reason if misfit or not backend.install else f"{reason}: {backend.install}"
 
 
 def _cannot_compute(backend: Backend, refusal: str) -> str:

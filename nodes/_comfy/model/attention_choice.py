@@ -14,7 +14,7 @@ from ....wan_model.attention import (
     Platform,
     SparseSchedule,
     advice,
-    explain,
+    automatic,
     measure,
     recall,
     remember,
@@ -86,15 +86,15 @@ def _choose(
     if name == SPARSE.name:
         return _choose_sparse(dtype, memory, measuring)
     if device.type != "cuda":
-        automatic = name in ("auto", FAST)
-        function = resolve("auto" if automatic else name, dtype=dtype)
-        return function, f"attention: {'sdpa' if automatic else name}"
+        by_name = name not in ("auto", FAST)
+        function = resolve(name if by_name else "auto", dtype=dtype)
+        return function, f"attention: {name if by_name else 'sdpa'}"
     if name == FAST:
         return _choose_fast(dtype, memory, measuring)
     function = resolve(name, dtype=dtype, memory=memory, measure=measuring)
     if name != "auto":
         return function, f"attention: {name}"
-    chosen = explain(dtype=dtype, memory=memory, measure=measuring)[0].status
+    chosen = automatic(dtype=dtype, memory=memory, measure=measuring)
     return function, f"attention: auto {chosen}"
 
 
@@ -122,7 +122,7 @@ def _choose_sparse(
     dtype: torch.dtype, memory: Path, measuring: Measure | None
 ) -> tuple[AttentionFn, str]:
     schedule = resolve_sparse(dtype, memory=memory, measure=measuring)
-    dense = explain(dtype=dtype, memory=memory, measure=measuring)[0].status
+    dense = automatic(dtype=dtype, memory=memory, measure=measuring)
     return schedule, (
         f"attention: {SPARSE.name} in the last {1 - schedule.dense_part:.0%} of the steps, without "
         f"the first layer, above {schedule.min_tokens} tokens. Elsewhere, auto {dense}"
@@ -134,14 +134,14 @@ def _choose_fast(
 ) -> tuple[AttentionFn, str]:
     function = resolve_fast(dtype, memory=memory, measure=measuring)
     known: Any = {"dtype": dtype, "memory": memory, "measure": measuring}
-    exact = f"auto {explain(**known)[0].status}"
-    fast = explain(**known, max_error=FAST_MAX_ERROR)[0].status
+    exact = f"auto {automatic(**known)}"
+    fast = automatic(**known, max_error=FAST_MAX_ERROR)
     if isinstance(function, SparseSchedule):
         return function, (
             f"attention: in the last {1 - function.dense_part:.0%} of the steps {FAST} {fast}. "
             f"Before, {exact}"
         )
-    if fast.endswith((WAITING, NO_ROOM)):
+    if fast.why in (WAITING, NO_ROOM):
         return function, f"attention: {FAST} {fast}"
     return function, f"attention: {exact}; no 8-bit kernel is faster here"
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wan_model.attention import MAX_ERROR, AttentionFn, explain, names, resolve
+from wan_model.attention import MAX_ERROR, AttentionFn, Platform, names, resolve
 from wan_model.attention.kernel_timing import checked, exact, measure, rms_error, sample
 from wan_model.attention.registry import BACKENDS, Selected
 
@@ -22,9 +22,9 @@ BOUND = {
 
 def attention(name: str):
     if name != "auto":
-        status = {line.name: line.status for line in explain()}[name]
-        if status != "available":
-            pytest.skip(f"{name}: {status}")
+        backend = next(one for one in BACKENDS if one.name == name)
+        if reason := backend.unavailable_reason(Platform.current()):
+            pytest.skip(f"{name}: {reason}")
     return resolve(name)
 
 

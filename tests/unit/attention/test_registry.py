@@ -4,18 +4,14 @@ import pytest
 import torch
 
 from tests.unit.attention import fakes
-from wan_model.attention import Backend, BackendStatus, Constraints, explain, names, resolve
-from wan_model.attention.auto import Measurement
+from wan_model.attention import Backend, Constraints, automatic, names, resolve
+from wan_model.attention.auto import Choice, Measurement
 from wan_model.attention.registry import BACKENDS, Selected, memory_key
 from wan_model.attention.sdpa import sdpa
 from wan_model.errors import BackendError
 
 H100 = fakes.platform({"fa3_fwd_interface": fakes.flash()}, versions={"fa3-fwd": "0.0.3"})
 CPU = fakes.platform(kind="other")
-
-
-def statuses(platform, **options) -> dict[str, str]:
-    return {line.name: line.status for line in explain(platform=platform, **options)}
 
 
 class Trial:
@@ -73,31 +69,27 @@ def test_an_unknown_name_lists_what_there_is(name):
     assert f"Got {name!r}, need one of: auto, sdpa, sdpa_cudnn," in str(error.value)
 
 
-def test_explain_lists_everything():
-    lines = explain(platform=CPU)
-    assert [line.name for line in lines] == names()
-    assert lines[0].status == "chooses sdpa: there is no GPU to compare backends on"
-    assert lines[1] == BackendStatus("sdpa", "PyTorch scaled dot product attention", "available")
-    assert statuses(CPU)["sage"] == "needs an NVIDIA GPU"
-    found = statuses(H100)
-    assert found["flash_attn_3"] == "available"
-    assert found["sage"].startswith("is not installed: pip install sageattention")
-    ada = fakes.platform(capability=(8, 9))
-    assert statuses(ada)["flash_attn_3"] == (
+def test_a_backend_says_why_it_cannot_run():
+    backends = {backend.name: backend for backend in BACKENDS}
+    flash, sage = backends["flash_attn_3"], backends["sage"]
+    assert flash.unavailable_reason(H100) is None
+    assert sage.unavailable_reason(H100) == "is not installed"
+    assert sage.unavailable_reason(CPU) == "needs an NVIDIA GPU"
+    assert flash.unavailable_reason(fakes.platform(capability=(8, 9))) == (
         f"needs compute capability 9.0 and below 9.1, and {fakes.GPU} has 8.9"
     )
 
 
 def test_auto_measures_once(tmp_path):
     memory, trial = tmp_path / "attention.json", Trial(sdpa=10.0, flash_attn_3=8.0)
-    before = statuses(H100, memory=memory)["auto"]
-    assert before == "chooses sdpa: until the backends are compared, when 'auto' is first used"
+    before = automatic(platform=H100, memory=memory)
+    assert str(before) == "chooses sdpa: until the backends are compared, when 'auto' is first used"
     for _ in range(2):
         chosen = resolve("auto", memory=memory, platform=H100, measure=trial)
         assert isinstance(chosen, Selected)
         assert chosen.backend.name == "flash_attn_3"
     assert len(trial.calls) == 1
-    assert statuses(H100, memory=memory)["auto"] == (
+    assert str(automatic(platform=H100, memory=memory)) == (
         "chooses flash_attn_3: the fastest here, 8.0 ms with an error of 2.3e-03, where sdpa takes "
         "10.0 ms"
     )
@@ -140,6 +132,7 @@ def test_auto_tries_no_8_bit_backend_unless_the_bound_allows_it(tmp_path):
 def test_nothing_is_measured_without_gpu_or_file(tmp_path):
     trial = Trial()
     assert resolve("auto", memory=tmp_path / "a", platform=CPU, measure=trial) is sdpa
+    assert automatic(platform=CPU) == Choice("sdpa", "there is no GPU to compare backends on")
     assert resolve("auto", platform=H100, measure=trial) is sdpa
     assert not trial.calls
     assert not list(tmp_path.iterdir())
@@ -152,9 +145,7 @@ def test_auto_measures_in_the_dtype_that_is_computed_in(tmp_path):
         chosen = resolve("auto", measure=trial, **options)
         # It has no fp16 kernels. What fp32 takes is decided call by call.
         assert (chosen is sdpa) == (dtype == torch.float16)
-        assert ("flash_attn_3" in statuses(H100, memory=memory, dtype=dtype)["auto"]) != (
-            chosen is sdpa
-        )
+        assert (automatic(**options).name == "flash_attn_3") == (chosen is not sdpa)
     assert trial.dtypes == [torch.float16, torch.bfloat16]
     assert "flash_attn_3" not in trial.calls[0]
 
