@@ -1,13 +1,12 @@
 """What several files share: a server with an emulated card, and the pack without ComfyUI."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from .server import REPOSITORY, ComfyServer, prepare
+from .bare_pack import BarePack
+from .server import ComfyServer, prepare
 
 HELPERS = (
     "emulated_card.py",
@@ -32,8 +31,4 @@ def card(
 @pytest.fixture
 def pack(monkeypatch: pytest.MonkeyPatch) -> str:
     """Name under which single modules of the pack can be imported without ComfyUI."""
-    for name in ("", ".nodes", ".nodes.prompt_check", ".nodes._comfy", ".nodes._comfy.text"):
-        module = ModuleType(f"pack{name}")
-        module.__path__ = [str(REPOSITORY.joinpath(*name.split(".")))]
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    return "pack"
+    return BarePack(monkeypatch).name

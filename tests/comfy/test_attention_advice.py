@@ -1,31 +1,21 @@
 """What a loader says of missing attention kernels. The file is read without ComfyUI."""
 
-import importlib
-import sys
 from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from .server import REPOSITORY
+from .bare_pack import BarePack
 
 
 @pytest.fixture
 def choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """The loaders' questions about attention, with a user folder of its own."""
-    folders = {"advised": REPOSITORY, "advised.nodes": REPOSITORY / "nodes"}
-    for name, folder in folders.items():
-        package = ModuleType(name)
-        package.__path__ = [str(folder)]
-        monkeypatch.setitem(sys.modules, name, package)
-    host: Any = ModuleType("advised.nodes._comfy.host.runtime")
-    host.cache_folder = lambda: tmp_path / "wanduet"
-    host.on_device = lambda _: nullcontext()
-    monkeypatch.setitem(sys.modules, host.__name__, host)
-    return importlib.import_module("advised.nodes._comfy.model.attention_choice")
+    runtime: Any = {"cache_folder": lambda: tmp_path / "wanduet", "on_device": nullcontext}
+    pack = BarePack(monkeypatch, "advised", **runtime)
+    return pack.module("nodes._comfy.model.attention_choice")
 
 
 def test_it_is_said_once_a_machine_and_never_on_a_cpu(choice: Any, monkeypatch: pytest.MonkeyPatch):

@@ -1,17 +1,16 @@
 """What a loader's widgets mean on each device. The files are read without ComfyUI."""
 
 import importlib
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from .server import REPOSITORY
+from .bare_pack import BarePack
 
 FIRST, SECOND = torch.device("cuda", 0), torch.device("cuda", 1)
 CAPABILITIES = {FIRST: (9, 0), SECOND: (7, 5)}
@@ -27,12 +26,6 @@ def computing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def on_two_gpus(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Any:
-    folders = {"two": REPOSITORY, "two.nodes": REPOSITORY / "nodes"}
-    for name, place in folders.items():
-        package = ModuleType(name)
-        package.__path__ = [str(place)]
-        monkeypatch.setitem(sys.modules, name, package)
-    host: Any = ModuleType("two.nodes._comfy.host.runtime")
     current = [FIRST]
 
     @contextmanager
@@ -42,13 +35,16 @@ def on_two_gpus(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Any:
         current.pop(0)
 
     halves = {FIRST: torch.bfloat16, SECOND: torch.float16}
-    host.cache_folder = lambda: folder / "wanduet"
-    host.on_device = on_device
-    host.compute_dtype = lambda _, device: halves[device]
-    monkeypatch.setitem(sys.modules, host.__name__, host)
-    found = importlib.import_module("two.nodes._comfy.model.computing")
-    backend = importlib.import_module("two.wan_model.attention.backend")
-    kernels = importlib.import_module("two.wan_model.quant.kernels")
+    pack = BarePack(
+        monkeypatch,
+        "two",
+        cache_folder=lambda: folder / "wanduet",
+        on_device=on_device,
+        compute_dtype=lambda _, device: halves[device],
+    )
+    found = pack.module("nodes._comfy.model.computing")
+    backend = pack.module("wan_model.attention.backend")
+    kernels = pack.module("wan_model.quant.kernels")
     kitchen = SimpleNamespace(sol_attn=lambda q, *_, **__: q, sol_attn_is_available=lambda: True)
 
     def find(name: str) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from .server import REPOSITORY
+from .bare_pack import BarePack
 
 OUT, IN = 6, 8
 KEY = "diffusion_model.blocks.0.ffn.weight"
@@ -43,16 +43,13 @@ class OFTAdapter(Adapter):
 
 @pytest.fixture
 def low_rank(monkeypatch: pytest.MonkeyPatch) -> Any:
-    for name, folder in (("pack", REPOSITORY), ("pack.nodes", REPOSITORY / "nodes")):
-        package = ModuleType(name)
-        package.__path__ = [str(folder)]
-        monkeypatch.setitem(sys.modules, name, package)
+    pack = BarePack(monkeypatch)
     adapters: Any = ModuleType("comfy.weight_adapter")
     adapters.LoRAAdapter, adapters.LoHaAdapter = LoRAAdapter, LoHaAdapter
     adapters.LoKrAdapter, adapters.WeightAdapterBase = LoKrAdapter, Adapter
     monkeypatch.setitem(sys.modules, "comfy", ModuleType("comfy"))
     monkeypatch.setitem(sys.modules, adapters.__name__, adapters)
-    yield importlib.import_module("pack.nodes._comfy.model.low_rank")
+    yield pack.module("nodes._comfy.model.low_rank")
     for name in [name for name in sys.modules if name.startswith("pack.")]:
         monkeypatch.delitem(sys.modules, name, raising=False)
 

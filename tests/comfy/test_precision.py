@@ -2,7 +2,6 @@
 
 import importlib
 import shutil
-import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -10,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from .bare_pack import BarePack
 from .devices import cpu_only, gpu_only
 from .graphs import T2V, Prompt, experts, memory, model, moe_sampler, node, random_text, save
-from .server import REPOSITORY, ComfyServer
+from .server import ComfyServer
 from .stock import LORA, empty_latent, latent
 
 pytestmark = pytest.mark.comfy
@@ -106,16 +106,14 @@ def test_auto_on_a_cpu_is_fp32_and_is_shown(comfy_server: ComfyServer, name: str
 @pytest.fixture
 def precision(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """What the loaders ask, without ComfyUI, for a GPU that has bf16."""
-    for name, folder in (("pack", REPOSITORY), ("pack.nodes", REPOSITORY / "nodes")):
-        package = ModuleType(name)
-        package.__path__ = [str(folder)]
-        monkeypatch.setitem(sys.modules, name, package)
-    host: Any = ModuleType("pack.nodes._comfy.host.runtime")
-    host.compute_dtype = lambda asked, _: torch.float16 if asked == "fp16" else torch.bfloat16
-    monkeypatch.setitem(sys.modules, host.__name__, host)
-    kernel = importlib.import_module("pack.wan_model.quant.kernels").MatmulKernel
+
+    def compute_dtype(asked: str, _: torch.device) -> torch.dtype:
+        return torch.float16 if asked == "fp16" else torch.bfloat16
+
+    pack = BarePack(monkeypatch, compute_dtype=compute_dtype)
+    kernel = pack.module("wan_model.quant.kernels").MatmulKernel
     monkeypatch.setattr(kernel, "_failed_trial", lambda *_: None)
-    return importlib.import_module("pack.nodes._comfy.model.precision_choice")
+    return pack.module("nodes._comfy.model.precision_choice")
 
 
 CONVERTED = "; weights converted from fp16"
