@@ -94,16 +94,26 @@ def save(models: Path, folder: str, name: str, state: State) -> None:
     save_file(state, path, metadata={"format": "pt"})
 
 
-def make_dit(
+def make_dit(kind: Kind, seed: str, **sizes: int) -> State:
+    """Returns a transformer in fp16 with official keys.
+
+    Args:
+        kind: of it.
+        seed: names its random numbers.
+        sizes: as of `dit_shapes`.
+    """
+    return fill(dit_shapes(kind, **sizes), seed, torch.float16)
+
+
+def dit_shapes(
     kind: Kind,
-    seed: str,
     *,
     text_dim: int = TEXT_DIM,
     dim: int = DIM,
     ffn_dim: int = FFN_DIM,
     layers: int = LAYERS,
-) -> State:
-    """Returns a transformer in fp16 with official keys. `seed` names its random numbers."""
+) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a transformer's tensors by official key."""
     path = RECORDED_KEYS / f"dit_keys_{kind}.json"
     recorded: dict[str, list[int]] = json.loads(path.read_text())
     official_dim, official_ffn = OFFICIAL_WIDTHS[kind]
@@ -113,12 +123,11 @@ def make_dit(
         official_ffn: ffn_dim,
         OFFICIAL_TEXT_DIM: text_dim,
     }
-    shapes = {
+    return {
         key: tuple(widths.get(size, size) for size in shape)
         for key, shape in recorded.items()
         if not key.startswith("blocks.") or int(key.split(".")[1]) < layers
     }
-    return fill(shapes, seed, torch.float16)
 
 
 def make_vae(

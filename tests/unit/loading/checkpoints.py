@@ -12,40 +12,29 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tests.parity.recipe import GOLDEN, value, weight
+from tests.parity.recipe import value, weight
+from tests.toy.make_checkpoints import Kind, dit_shapes
 from wan_model.config import VaeConfig
 from wan_model.vae import build_vae
 
 State = dict[str, Tensor]
 
-OFFICIAL_WIDTHS = {"t2v": (5120, 13824), "i2v": (5120, 13824), "ti2v": (3072, 14336)}
 LAYERS = 2
 GOLDEN_LAYERS = 3
-TEXT_DIM = 64
 
 LAYER = "blocks.1.ffn.0"
 """The linear layer that most tests look at: 512 rows of 256."""
 
 
-def dit_shapes(kind: str, layers: int = LAYERS) -> dict[str, tuple[int, ...]]:
-    """Shapes of the golden recipe's transformer, from the recorded official keys."""
-    dim, ffn = OFFICIAL_WIDTHS[kind]
-    toy_dim = 384 if kind == "ti2v" else 256
-    sizes = {dim: toy_dim, 6 * dim: 6 * toy_dim, ffn: 512, 4096: TEXT_DIM}
-    recorded: dict[str, list[int]] = json.loads((GOLDEN / f"dit_keys_{kind}.json").read_text())
-    return {
-        key: tuple(sizes.get(size, size) for size in shape)
-        for key, shape in recorded.items()
-        if not key.startswith("blocks.") or int(key.split(".")[1]) < layers
-    }
-
-
 @cache
-def cached_dit_state(kind: str, layers: int) -> State:
-    return {key: weight(key, shape) for key, shape in dit_shapes(kind, layers).items()}
+def cached_dit_state(kind: Kind, layers: int) -> State:
+    shapes = dit_shapes(kind, dim=384 if kind == "ti2v" else 256, layers=layers)
+    return {key: weight(key, shape) for key, shape in shapes.items()}
 
 
-def dit_state(kind: str = "t2v", dtype: torch.dtype = torch.float32, layers: int = LAYERS) -> State:
+def dit_state(
+    kind: Kind = "t2v", dtype: torch.dtype = torch.float32, layers: int = LAYERS
+) -> State:
     """A transformer with the golden recipe's weights. The tensors are shared: do not write."""
     return {key: tensor.to(dtype) for key, tensor in cached_dit_state(kind, layers).items()}
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.unit.loading.checkpoints import dit_shapes, dit_state, save, scaled
+from tests.toy.make_checkpoints import dit_shapes
+from tests.unit.loading.checkpoints import dit_state, save, scaled
 
 STATUS = Path("/proc/self/status")
 
