@@ -71,8 +71,6 @@ def choose(
     levels, refused = _levels(filled.levels, typed, denoise)
     start = filled.start_steps or (DEFAULT_START if models.has_start else 0)
     steps = len(filled.levels) - 1 if filled.levels else filled.steps
-    if levels is not None:
-        typed, steps = replace(typed, steps=None), len(levels) - 1
     final = typed.over(replace(filled, steps=steps, start_steps=start))
     settings = Settings(
         steps=final.steps or 0,
