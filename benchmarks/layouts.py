@@ -12,8 +12,10 @@ def _number(title: str, key: str, form: str) -> Column:
 
 def _percent(title: str, key: str, form: str) -> Column:
     def text(row: Row) -> str:
-        share = row.line.get(key)
-        return "" if share is None else f"{100 * share:{form}} %"
+        share, error = row.line.get(key), row.line.get(f"{key}_error")
+        if share is None:
+            return ""
+        return f"{100 * share:{form}}" + (f" ± {100 * error:{form}}" if error else "") + " %"
 
     return Column(title, text)
 
@@ -62,11 +64,14 @@ def _formats(row: Row) -> str:
     return row.name("precision") + (f", weights {weights}" if weights else "")
 
 
-def _kinds(row: Row) -> str:
-    """Returns how many rich scenes of each kind show what they are about."""
-    ends = "_shown"
-    shares = {key: share for key, share in row.line.items() if key.endswith(ends)}
-    return ", ".join(f"{key.removesuffix(ends)} {shares[key]:.0%}" for key in shares)
+def _shares(title: str, ends: str) -> Column:
+    """Returns a column of all shares whose names end so, with what comes before."""
+
+    def text(row: Row) -> str:
+        shares = {key: share for key, share in row.line.items() if key.endswith(ends)}
+        return ", ".join(f"{key.removesuffix(ends)} {shares[key]:.0%}" for key in shares)
+
+    return Column(title, text)
 
 
 def _card(row: Row) -> str:
@@ -272,7 +277,8 @@ QUALITY = Layout(
         _word("clips", "clips"),
         *(_percent(key, key, ".1f") for key in ("colour", "shape", "motion", "count")),
         _percent("all right", "all_right", ".1f"),
-        Column("kinds shown", _kinds),
+        _shares("shapes right", "_shape"),
+        _shares("kinds shown", "_shown"),
         _number("px a frame", "speed_px", ".2f"),
         Column("more than the first preset's", _faster),
         _number("first frame, dB: mean", "first_frame_db", ".1f"),

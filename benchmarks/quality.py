@@ -7,7 +7,8 @@
 
 Prints JSON lines (`| python benchmarks/report.py --show -` makes tables of them): how many of the
 56 scoring prompts come out right, made with the official solver, shift, boundary and guidance, or
-as the LoRAs or a preset have it; how fast the largest object is, in pixels of 128 a frame, and how
+as the LoRAs or a preset have it, with one standard error over the prompts, and how many of each
+shape; how fast the largest object is, in pixels of 128 a frame, and how
 much faster than with the first of several presets; whether a given first frame is kept; what the
 detector reads in true clips that went through the VAE, the best that could be; and how well the
 VAEs reconstruct clips that training has not seen ("novel": combinations that training never shows).
@@ -172,12 +173,39 @@ def _clip_columns(runs: Sequence[Generated], exact: Sequence[Generated]) -> dict
         "clips": len(scores),
         **shares,
         "all_right": found.all,
+        **_errors(runs),
+        **_shapes(runs),
         **({"speed_px": sum(speeds) / len(speeds)} if speeds else {}),
         **_kinds(runs),
         **_mean_and_min("first_frame_db", [value for run in runs for value in run.first_frame_db]),
         **_mean_and_min("to_fp32_db", to_exact),
         "seconds": sum(run.seconds for run in runs) / len(scores),
     }
+
+
+def _errors(runs: Sequence[Generated]) -> dict[str, float]:
+    """Returns one standard error of each share over the prompts, none for a single prompt.
+
+    A prompt that fails does so with several seeds, so its clips count as one.
+    """
+    prompts = list(zip(*(run.scores for run in runs), strict=True))
+    if len(prompts) < 2:
+        return {}
+    each = [rates(scores) for scores in prompts]
+    names = {"all": "all_right"} | {name: name for name in ("colour", "shape", "motion", "count")}
+    return {
+        f"{shown}_error": stdev(getattr(found, name) for found in each) / len(each) ** 0.5
+        for name, shown in names.items()
+    }
+
+
+def _shapes(runs: Sequence[Generated]) -> dict[str, float]:
+    """Returns the shares in which prompts for one object of each shape show it."""
+    right: dict[str, list[bool]] = {}
+    for prompt, score in (p for run in runs for p in zip(run.prompts, run.scores, strict=True)):
+        if isinstance(prompt, Prompt):
+            right.setdefault(prompt.shape, []).append(score.shape_ok)
+    return {f"{shape}_shape": mean(values) for shape, values in sorted(right.items())}
 
 
 def _faster(runs: Sequence[Generated], first: Sequence[Generated]) -> dict[str, float]:
