@@ -36,8 +36,9 @@ ti2v ...`. On one H100 the recipe is seven calls of less than ten minutes:
 DIR/weights is all that later stages and `export` need (5 to 10 MB a file); DIR/state, about 100 MB
 a stage, is needed only to go on with an unfinished stage.
 
-`--scenes simple` draws the scenes that everything shipped so far was trained on, `rich`, the
-default, those of the next training; see `scenes.rich`.
+`--scenes simple` draws the scenes that everything shipped so far was trained on, `hard` the same
+with more stars, rotations and orbits, for a leg that goes on, and `rich`, the default, those of the
+next training; see `scenes.sample` and `scenes.rich`.
 
 Needs torch, transformers, sentencepiece, safetensors, einops, pillow, numpy and ftfy; `plot` also
 matplotlib.

@@ -30,7 +30,8 @@ class ClipRecipe:
     """4n+1."""
     size_px: int = 128
     scenes: str = "rich"
-    """One of `SAMPLERS`: "simple", which everything shipped so far was trained on, or "rich"."""
+    """One of `SAMPLERS`: "simple", which everything shipped so far was trained on, "hard", which
+    are simple ones with more of what models get wrong, or "rich"."""
 
     def __post_init__(self) -> None:
         """Refuses scenes that do not exist."""

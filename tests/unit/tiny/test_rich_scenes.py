@@ -38,6 +38,7 @@ from tools.train_tiny.scenes import (
 )
 from tools.train_tiny.scenes.phrases import pace
 from tools.train_tiny.scenes.rich import SHARES, opposite
+from tools.train_tiny.scenes.sample import sample_hard_scene
 
 RICH = KINDS[1:]
 WORST = "blur 1.5, contrast 0.85, noise 0.1"
@@ -64,10 +65,11 @@ def test_every_kind_has_its_share():
 
 def test_the_recipe_says_which_scenes_are_drawn():
     cpu = torch.device("cpu")
-    for name, sample in (("simple", sample_scene), ("rich", sample_rich_scene)):
-        clips = Clips(ClipRecipe(scenes=name), 5, "val", cpu)
-        assert clips.scenes(40, 9) == [sample(5, index, "val") for index in range(40, 49)]
-    with pytest.raises(ValueError, match="Got 'poor', need one of: simple, rich"):
+    drawn = {"simple": sample_scene, "hard": sample_hard_scene, "rich": sample_rich_scene}
+    for name, sample in drawn.items():
+        clips = Clips(ClipRecipe(scenes=name), 5, "train", cpu)
+        assert clips.scenes(40, 9) == [sample(5, index, "train") for index in range(40, 49)]
+    with pytest.raises(ValueError, match="Got 'poor', need one of: simple, hard, rich"):
         ClipRecipe(scenes="poor")
 
 

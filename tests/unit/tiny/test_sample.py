@@ -12,6 +12,7 @@ from tools.train_tiny.scenes import (
     DIRECTIONS,
     MOTIONS,
     OBJECT_COLOURS,
+    SAMPLERS,
     SHAPES,
     Camera,
     Stream,
@@ -55,6 +56,22 @@ def test_everything_occurs():
     assert {scene.camera.motion for scene in SCENES} == set(CAMERAS)
     assert {scene.background.kind for scene in SCENES} == set(BACKGROUNDS)
     assert {len(scene.things) for scene in SCENES} == {1, 2}
+
+
+def test_hard_scenes_show_more_of_what_is_hard_and_validate_as_simple_ones():
+    sample = SAMPLERS["hard"]
+    things = [thing for index in range(600) for thing in sample(1, index, "train").things]
+    assert {thing.shape for thing in things} == set(SHAPES)
+    assert {thing.motion for thing in things} == set(MOTIONS)
+    still = [thing.shape for thing in things if thing.motion != "rotate"]
+    assert 0.43 < still.count("star") / len(still) < 0.57
+    motions = [thing.motion for thing in things]
+    assert 0.27 < (motions.count("rotate") + motions.count("orbit")) / len(motions) < 0.4
+    assert not any(is_novel(thing.colour, thing.shape, thing.motion) for thing in things)
+    for split in ("val", "novel"):
+        assert [sample(1, n, split) for n in range(9)] == [
+            sample_scene(1, n, split) for n in range(9)
+        ]
 
 
 def test_objects_stay_in_the_frame_and_have_a_fair_size():

@@ -21,6 +21,7 @@ from .sample import (
     make_thing,
     pick_combination,
     place,
+    sample_hard_scene,
     sample_scene,
     suitable_backgrounds,
 )
@@ -320,6 +321,7 @@ _MAKERS: dict[str, Callable[[Stream, str], Scene]] = {
 
 SAMPLERS: dict[str, Callable[[int, int, str], Scene]] = {
     "simple": sample_scene,
+    "hard": sample_hard_scene,
     "rich": sample_rich_scene,
 }
 """What clips may be drawn from, by name."""

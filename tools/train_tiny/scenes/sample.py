@@ -1,6 +1,7 @@
 """Draws scenes: `sample_scene(seed, index)` is the same scene for ever."""
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -48,6 +49,10 @@ CONTRAST = 0.15
 CAMERA_MOTIONS = ("still", "rotate", "bounce")
 """What objects do while the camera moves; else both motions could cancel out."""
 
+HARD_SHAPES = (*SHAPES, "star", "star", "star")
+HARD_MOTIONS = (*MOTIONS, "rotate", "rotate", "orbit", "orbit")
+"""What hard scenes are drawn from; a name that is there twice comes twice as often."""
+
 
 def is_novel(colour: str, shape: str, motion: str) -> bool:
     """Tells whether a combination is held out of the training split; one in ten is."""
@@ -55,7 +60,14 @@ def is_novel(colour: str, shape: str, motion: str) -> bool:
 
 
 def sample_scene(
-    seed: int, index: int, split: str = "train", *, objects: int | None = None, camera: bool = True
+    seed: int,
+    index: int,
+    split: str = "train",
+    *,
+    objects: int | None = None,
+    camera: bool = True,
+    shapes: Sequence[str] = tuple(SHAPES),
+    motions: Sequence[str] = MOTIONS,
 ) -> Scene:
     """Returns a scene that depends on the arguments only.
 
@@ -65,19 +77,37 @@ def sample_scene(
         split: one of `SPLITS`.
         objects: 1 or 2; None draws it.
         camera: False keeps the camera still.
+        shapes: what all but rotating objects are drawn from.
+        motions: what objects do while the camera is still.
     """
     stream = Stream(seed, split, index)
     two = stream.chance(TWO_OBJECTS) if objects is None else objects == 2
     moves = camera and stream.chance(MOVING_CAMERA)
     view = make_camera(stream, stream.pick(CAMERAS[1:])) if moves else Camera()
-    motions = CAMERA_MOTIONS if moves else MOTIONS
-    things = [_thing(stream, view, motions, split)]
+    motions = CAMERA_MOTIONS if moves else motions
+    things = [_thing(stream, view, motions, split, shapes)]
     while two:
-        things = [_thing(stream, view, motions, split, crowded=True) for _ in range(2)]
+        things = [_thing(stream, view, motions, split, shapes, crowded=True) for _ in range(2)]
         if things[0].colour != things[1].colour and _apart(things, view):
             break
     background = make_background(stream, tuple(thing.colour for thing in things), patterned=moves)
     return Scene(tuple(things), background, view)
+
+
+def sample_hard_scene(seed: int, index: int, split: str = "train") -> Scene:
+    """Returns a simple scene; in training what models get wrong comes more often.
+
+    Half of the objects that do not rotate are stars, and every third one rotates or orbits. Other
+    splits are those of simple scenes, so that losses on them can be compared.
+
+    Args:
+        seed: names the data set.
+        index: names the clip.
+        split: one of `SPLITS`.
+    """
+    if split != "train":
+        return sample_scene(seed, index, split)
+    return sample_scene(seed, index, split, shapes=HARD_SHAPES, motions=HARD_MOTIONS)
 
 
 def make_thing(
@@ -116,18 +146,25 @@ def place(
 
 
 def _thing(
-    stream: Stream, camera: Camera, motions: tuple[str, ...], split: str, crowded: bool = False
+    stream: Stream,
+    camera: Camera,
+    motions: Sequence[str],
+    split: str,
+    shapes: Sequence[str],
+    crowded: bool = False,
 ) -> Thing:
     """Returns an object whose colour, shape and motion belong to the split."""
-    colour, shape, motion = pick_combination(stream, motions, split)
+    colour, shape, motion = pick_combination(stream, motions, split, shapes)
     return make_thing(stream, colour, shape, motion, camera, crowded=crowded)
 
 
-def pick_combination(stream: Stream, motions: tuple[str, ...], split: str) -> tuple[str, str, str]:
-    """Returns a colour, a shape and one of the motions that belong together to the split."""
+def pick_combination(
+    stream: Stream, motions: Sequence[str], split: str, shapes: Sequence[str] = tuple(SHAPES)
+) -> tuple[str, str, str]:
+    """Returns a colour, one of the shapes and one of the motions that belong to the split."""
     while True:
         motion = stream.pick(motions)
-        shape = stream.pick(SPINNABLE if motion == "rotate" else tuple(SHAPES))
+        shape = stream.pick(SPINNABLE if motion == "rotate" else shapes)
         colour = stream.pick(tuple(OBJECT_COLOURS))
         if is_novel(colour, shape, motion) == (split == "novel"):
             return colour, shape, motion
