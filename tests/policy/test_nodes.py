@@ -15,8 +15,9 @@ from . import contract, locales
 
 MIN_TOOLTIP, MAX_TOOLTIP = 20, 200
 """Characters: one or two sentences. What is longer is for the help page."""
-MAX_IMPORT_SECONDS = 0.5
-"""Of the processor, which a busy machine does not change."""
+MAX_IMPORT_SHARE = 0.12
+"""Of the processor's time for torch and ComfyUI, on any processor; it is 0.035, with sources that are
+compiled."""
 
 NODE = {
     "required": [{"name": "model", "type": "MODEL"}, {"name": "steps", "type": "INT", "min": 1}],
@@ -83,12 +84,12 @@ def test_importing_the_pack_is_quick(comfyui: Path, tmp_path: Path):
     pack = install_pack(tmp_path)
     command = [sys.executable, str(script), str(comfyui), str(pack)]
     environment = os.environ | server_environment()
-    seconds: list[float] = []
+    shares: list[float] = []
     # The first start compiles the sources.
-    while len(seconds) < 4 and min(seconds, default=1.0) >= MAX_IMPORT_SECONDS:
+    while len(shares) < 4 and min(shares, default=1.0) >= MAX_IMPORT_SHARE:
         output = subprocess.check_output(command, env=environment, cwd=tmp_path, text=True)
-        seconds.append(float(output))
-    assert min(seconds) < MAX_IMPORT_SECONDS, seconds
+        shares.append(float(output))
+    assert min(shares) < MAX_IMPORT_SHARE, shares
 
 
 def changed(**changes: list) -> dict[str, Any]:
