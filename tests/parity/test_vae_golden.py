@@ -9,7 +9,7 @@ from tests.parity.recipe import GOLDEN, fill, golden, value
 from wan_model.config import VaeConfig
 from wan_model.vae import WanVae, build_vae
 
-TOLERANCE = {"atol": 1e-5, "rtol": 0}
+TOLERANCE = {"atol": 3e-5, "rtol": 0}
 """oneDNN adds in another order than the convolution that made the golden tensors."""
 OFFICIAL = {
     "2.1": VaeConfig(variant="wan2.1", encoder_dim=96, decoder_dim=96, z_dim=16),

@@ -16,8 +16,7 @@ from . import contract, locales
 MIN_TOOLTIP, MAX_TOOLTIP = 20, 200
 """Characters: one or two sentences. What is longer is for the help page."""
 MAX_IMPORT_SHARE = 0.12
-"""Of the processor's time for torch and ComfyUI, on any processor; it is 0.035, with sources that are
-compiled."""
+"""Of the processor's time for torch and ComfyUI, on any processor; it is 0.035."""
 
 NODE = {
     "required": [{"name": "model", "type": "MODEL"}, {"name": "steps", "type": "INT", "min": 1}],

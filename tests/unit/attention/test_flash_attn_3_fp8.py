@@ -82,7 +82,8 @@ def test_the_mean_of_v_survives_exactly():
     q, k, v = data("plain")
     out = prepared(torch.zeros_like(q), k, v + 1)
     expected = (v + 1).double().mean(dim=1, keepdim=True).expand_as(out)
-    torch.testing.assert_close(out.double(), expected, rtol=2**-8, atol=0)
+    # Rounded to bf16, of which kinds of CPU sum up otherwise; fp8 alone would be 2**-4.
+    torch.testing.assert_close(out.double(), expected, rtol=2**-7, atol=0)
 
 
 def test_zeros_and_broken_numbers():

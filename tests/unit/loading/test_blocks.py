@@ -61,7 +61,7 @@ def test_the_codes_are_those_of_comfyui(name: str, tmp_path: Path) -> None:
     }
     same = velocity(load_dit(save(tmp_path / "b.safetensors", dequantized), dtype=torch.float32))
     got = velocity(load_dit(file, dtype=torch.float32))
-    assert (got - same).norm() < 1e-5 * same.norm()
+    assert (got - same).norm() < 3e-5 * same.norm()
     exact = velocity(load_dit(save(tmp_path / "c.safetensors", dit_state())))
     assert 0 < (got - exact).norm() < LIMITS[name] * exact.norm()
 

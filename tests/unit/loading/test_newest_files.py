@@ -129,7 +129,7 @@ def test_weights_are_exact_and_stream_packed(name: str, tmp_path: Path) -> None:
         assert (dense(model, layer) - weight).norm() < 3e-7 * weight.norm()
     wide = {f"{layer}.weight": weight for layer, weight in exact.items()}
     expected = velocity(load_dit(save(tmp_path / "b.safetensors", dit_state() | wide)))
-    assert (velocity(model) - expected).norm() < 1e-5 * expected.norm()
+    assert (velocity(model) - expected).norm() < 3e-5 * expected.norm()
     regions = unchanged_regions(model, checkpoint)
     assert regions[f"{LAYER}.weight"].nbytes == state[f"{LAYER}.weight"].nbytes
     host = HostModel(model, model.blocks, regions)
@@ -137,7 +137,7 @@ def test_weights_are_exact_and_stream_packed(name: str, tmp_path: Path) -> None:
     inputs = value("x", (1, 16, 1, 4, 4)), torch.tensor([500.0]), value("ctx", (1, 3, 64)), None
     with torch.inference_mode():
         got = engine.run(0, lambda run: model.velocity(*inputs, run))
-    assert (got - expected).norm() < 1e-5 * expected.norm()
+    assert (got - expected).norm() < 3e-5 * expected.norm()
     engine.unload()
 
 

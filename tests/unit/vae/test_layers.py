@@ -24,7 +24,7 @@ def test_norm_is_the_official_formula() -> None:
     norm.gamma.data = value("gamma", (6, 1, 1, 1), 0.1, 1.0)
     x = value("x", (2, 6, 3, 4, 5))
     expected = F.normalize(x, dim=1) * 6**0.5 * norm.gamma
-    torch.testing.assert_close(norm(x), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(norm(x), expected, atol=3e-6, rtol=0)
     assert torch.equal(norm(torch.zeros_like(x)), torch.zeros_like(x))
 
 
@@ -52,7 +52,7 @@ def test_upsampling_is_a_convolution_of_doubled_pixels() -> None:
     x = value("x", (2, 3, 4, 6))
     expected = F.conv2d(F.interpolate(x, scale_factor=2.0), conv.weight, conv.bias, padding=1)
     [result] = up(iter([channels_last(x)]), FeatureCache())
-    torch.testing.assert_close(result.permute(0, 3, 1, 2), expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(result.permute(0, 3, 1, 2), expected, atol=6e-6, rtol=0)
 
 
 @torch.no_grad()
