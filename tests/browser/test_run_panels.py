@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.comfy.client import NOTHING
 from tests.comfy.server import REPOSITORY
 
 from .editor import Editor, saved
@@ -14,9 +15,6 @@ from .test_schedule_panel import T2V, add_pair
 pytestmark = pytest.mark.browser
 
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///ywAAAAAAQABAAACAUwAOw=="
-
-
-NOTHING = {"1": {"class_type": "PreviewAny", "inputs": {"source": "nothing"}}}
 
 
 def add_run(editor: Editor, steps: int) -> str:

@@ -16,6 +16,8 @@ import websocket
 Prompt = Mapping[str, Mapping[str, Any]]
 """A workflow in API format: node id -> {"class_type", "inputs"}."""
 
+NOTHING: Prompt = {"nothing": {"class_type": "PreviewAny", "inputs": {"source": "nothing"}}}
+
 PREVIEW_IMAGE = 1
 TEXT = 3
 PREVIEW_IMAGE_WITH_METADATA = 4
@@ -132,8 +134,14 @@ class ComfyClient:
         self.post("/interrupt", {})
 
     def free(self, *, unload_models: bool = True, free_memory: bool = True) -> None:
-        """Asks the server to unload models and to forget cached results, when it is next idle."""
+        """Has the server unload models and forget cached results before the next prompt.
+
+        One that still tidies up after a prompt does not hear of it, and takes another first; so
+        there is one that does nothing, and a second one behind which that is over.
+        """
         self.post("/free", {"unload_models": unload_models, "free_memory": free_memory})
+        for _ in range(2):
+            self.run(NOTHING)
 
     def upload_image(self, path: Path) -> str:
         """Uploads an image into the input folder and returns the name for LoadImage."""

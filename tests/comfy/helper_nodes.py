@@ -1,14 +1,17 @@
 """Test-only ComfyUI nodes: inputs and outputs that no stock node offers."""
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import comfy.model_management
 import comfy.sd
 import comfy.utils
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from comfy.weight_adapter import LoRAAdapter
 from comfy_api.latest import ComfyExtension, io
 from safetensors.torch import save_file
@@ -173,6 +176,45 @@ class RecordModelInputs(io.ComfyNode):
 
         recorded.set_model_unet_function_wrapper(wrapper)
         return io.NodeOutput(recorded)
+
+
+class WaitForFile(io.ComfyNode):
+    """A MODEL that waits before its passes until a test has seen what it wants to see of the run.
+
+    The test makes the file NAME.go in the output folder then. All but the first passes wait, which
+    `free` says how many are; each for so many seconds at most.
+    """
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WanDuetTestWaitForFile",
+            category="WanDuet tests",
+            inputs=[
+                io.Model.Input("model"),
+                io.String.Input("name"),
+                io.Int.Input("free"),
+                io.Float.Input("seconds", max=1000.0),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, name: str, free: int, seconds: float) -> io.NodeOutput:
+        patient, left = model.clone(), free
+        file = Path(folder_paths.get_output_directory()) / f"{name}.go"
+
+        def wait(executor: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            left -= 1
+            end = time.monotonic() + (seconds if left < 0 else 0.0)
+            while not file.exists() and time.monotonic() < end:
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                time.sleep(0.01)
+            return executor(*args, **kwargs)
+
+        patient.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "wait", wait)
+        return io.NodeOutput(patient)
 
 
 class ForeignObjects(io.ComfyNode):
@@ -343,7 +385,7 @@ class TestExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         nodes = [RandomConditioning, GiveChoice, SaveTensors, RandomImage, RecordModelInputs]
-        nodes += [LoraRow, ApplyLoraRows]
+        nodes += [LoraRow, ApplyLoraRows, WaitForFile]
         return [*nodes, ForeignObjects, ClipSize, Switch, ReplacePart, SetComputeDtype, UnnamedLora]
 
 

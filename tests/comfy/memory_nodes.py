@@ -194,7 +194,7 @@ class Watched(io.ComfyNode):
         threads = [t for t in threading.enumerate() if t.name.startswith("wan-")]
         if not alive:
             for thread in threads:
-                thread.join(2)
+                thread.join(60)
         names = [thread.name for thread in threads if thread.is_alive()]
         write_line(name, {"alive": alive, "threads": names, "files": open_model_files()})
         return io.NodeOutput()

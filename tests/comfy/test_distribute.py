@@ -179,7 +179,7 @@ def test_the_video_is_the_same(ray_server: ComfyServer, mode: str):
 def test_an_ended_process(ray_server: ComfyServer):
     """The prompt ends with an error that says so, and the next one works."""
     prompt = {**inputs(), **distribute(mode="ulysses")}
-    prompt |= {**guided("sampler", SHARED, steps=200), **save("no", latent=("sampler", 0))}
+    prompt |= {**guided("sampler", SHARED, steps=1000), **save("no", latent=("sampler", 0))}
     killed: list[int] = []
 
     def kill(message: Any) -> None:
@@ -242,7 +242,7 @@ def test_comfyui_is_killed(
     prepare(tmp_path, toy_models, ["helper_nodes.py"])
     others = ray_processes(ray_server)
     prompt = {**inputs(), **distribute(mode="ulysses"), **save("no", latent=("sampler", 0))}
-    prompt |= guided("sampler", SHARED, steps=200)
+    prompt |= guided("sampler", SHARED, steps=1000)
     started: dict[int, str] = {}
 
     def kill(message: Any) -> None:
@@ -285,7 +285,7 @@ def test_another_ray(comfyui: Path, toy_models: Path, tmp_path: Path):
 def test_cancel(ray_server: ComfyServer):
     """The prompt ends at once, and the processes are ready for the next."""
     prompt = {**inputs(), **distribute(mode="ulysses")}
-    long = {**prompt, **guided("sampler", SHARED, steps=200, seed=2)}
+    long = {**prompt, **guided("sampler", SHARED, steps=1000, seed=2)}
     told: list[Any] = []
 
     def cancel(message: Any) -> None:
@@ -295,7 +295,7 @@ def test_cancel(ray_server: ComfyServer):
 
     result = ray_server.run({**long, **save("no", latent=("sampler", 0))}, on_message=cancel)
     assert result.status == "interrupted"
-    assert len(told) < 100
+    assert len(told) < 500
     before = set(workers(ray_server))
     prompt |= {**guided("sampler", SHARED, seed=3), **save("no", latent=("sampler", 0))}
     assert ray_server.run(prompt).status == "success"

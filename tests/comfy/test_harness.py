@@ -86,8 +86,9 @@ def test_interrupted_prompt_ends_early_and_runs_again(comfy_server: ComfyServer)
         if message.type == "progress":
             comfy_server.interrupt()
 
-    stopped = comfy_server.run(stock_prompt(200, "interrupted"), on_message=interrupt)
+    endless = stock_prompt(10_000, "interrupted")
+    stopped = comfy_server.run(endless, on_message=interrupt)
 
     assert stopped.status == "interrupted"
-    assert len(stopped.progress("sampler")) < 200
+    assert len(stopped.progress("sampler")) < 10_000
     assert comfy_server.run(stock_prompt(2, "after")).status == "success"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from .client import RunResult
+from .client import Message, RunResult
 from .graphs import T2V, TI2V, Prompt, experts, model, moe_sampler, node, random_text, save
 from .server import ComfyServer
 from .stock import empty_latent
@@ -16,6 +16,8 @@ from .test_preview_vae import write_preview
 pytestmark = pytest.mark.comfy
 
 LINKS = {"positive": ("positive", 0), "negative": ("negative", 0), "latent_image": ("latent", 0)}
+HANGS = 300.0
+"""Seconds that no preview takes, however busy the machine is."""
 
 
 def t2v(seed: int, **options: Any) -> Prompt:
@@ -28,12 +30,35 @@ def videos(result: RunResult) -> list[dict[str, Any]]:
     return [message.data for message in result.messages if message.type == "wanduet.preview"]
 
 
+def run_until_shown(server: ComfyServer, prompt: Prompt, **free: int) -> RunResult:
+    """Runs a prompt that has not ended before its first preview.
+
+    Args:
+        server: who runs it.
+        prompt: with one sampler.
+        free: passes that do not wait, by the model's socket.
+    """
+    name = f"shown_{prompt['sampler']['inputs']['seed']}"
+    (server.output / f"{name}.go").unlink(missing_ok=True)
+    for socket, passes in free.items():
+        options = {"name": name, "free": passes, "seconds": HANGS}
+        link = tuple(prompt["sampler"]["inputs"][socket])
+        prompt[f"{socket}_waits"] = node("WanDuetTestWaitForFile", model=link, **options)
+        prompt["sampler"]["inputs"][socket] = [f"{socket}_waits", 0]
+
+    def look(message: Message) -> None:
+        if message.type == "wanduet.preview" and "image" in message.data:
+            (server.output / f"{name}.go").touch()
+
+    return server.run(prompt, on_message=look, as_editor=True)
+
+
 def of_run(result: RunResult) -> dict[str, Any]:
     return {"prompt_id": result.prompt_id, "workflow": None}
 
 
 def test_all_latent_frames_move_and_go(comfy_server: ComfyServer):
-    result = comfy_server.run(t2v(100), as_editor=True)
+    result = run_until_shown(comfy_server, t2v(100), model_high=1, model_low=0)
 
     assert result.status == "success", result.error
     *shown, last = videos(result)
@@ -59,7 +84,8 @@ def test_48_channels(comfy_server: ComfyServer):
         "WanDuetVAELoader", vae_name="toy_wan2.2_vae.safetensors", precision="fp32"
     )
     prompt |= moe_sampler(**LINKS, model_high=("model", 0), model_low=None, seed=101)
-    result = comfy_server.run(prompt | save("moving", latent=("sampler", 0)), as_editor=True)
+    prompt |= save("moving", latent=("sampler", 0))
+    result = run_until_shown(comfy_server, prompt, model_high=1)
 
     assert result.status == "success", result.error
     assert videos(result)[0]["width"] == 4
@@ -89,16 +115,22 @@ def test_a_preview_vae_that_is_there_is_used(comfy_server: ComfyServer):
     folder.mkdir(exist_ok=True)
     file = folder / "taew2_1.safetensors"
     write_preview(file)
-    prompt = t2v(104, steps=40)
-    for index, expert in enumerate(("model_high", "model_low")):
-        prompt[expert] = node("WanDuetTestWaitForPreview", model=("experts", index), width=64)
-        prompt["sampler"]["inputs"][expert] = [expert, 0]
+    prompt = t2v(104, steps=1000)  # previews take but a hundredth of a run's time
+    prompt["waits"] = node(
+        "WanDuetTestWaitForFile", model=("experts", 0), name="never", free=0, seconds=0.5
+    )
+    prompt["sampler"]["inputs"]["model_high"] = ["waits", 0]
+
+    def stop(message: Message) -> None:
+        if message.type == "wanduet.preview" and message.data.get("width") == 64:
+            comfy_server.interrupt()
+
     try:
-        result = comfy_server.run(prompt, as_editor=True)
+        result = comfy_server.run(prompt, on_message=stop, as_editor=True)
     finally:
         file.unlink()
 
-    assert result.status == "success", result.error
+    assert result.status == "interrupted", result.error
     first, *later, _ = videos(result)
     assert (first["width"], first["height"]) == (8, 6), "the first does not wait for the file"
     (shown, *_) = [one for one in later if (one["width"], one["height"]) == (64, 48)]

@@ -112,7 +112,7 @@ def test_cancel(comfy_server: ComfyServer, service: LanguageModel):
         if message.type == "executing" and message.data["node"] == "extend":
             comfy_server.interrupt()
 
-    result = run(comfy_server, service.address, on_message=cancel, model="drips")
+    result = run(comfy_server, service.address, on_message=cancel, model="drips", time_limit=600.0)
     assert result.status == "interrupted"
 
 

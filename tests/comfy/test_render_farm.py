@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import websocket
+from PIL import Image
 
 from .client import ComfyClient, PromptRejected
 from .graphs import Prompt, experts, image_to_video, moe_sampler, node, prompts, vae
@@ -129,12 +130,20 @@ def _all_ready(farm: Farm) -> bool:
         return False
 
 
-def video(seed: int, steps: int = 4) -> Prompt:
+def video(seed: int) -> Prompt:
     """A video whose frames are saved under a name that all prompts share."""
     prompt = {**prompts(), **vae(), **experts()}
-    prompt |= {**image_to_video(), **moe_sampler(seed=seed, steps=steps)}
+    prompt |= {**image_to_video(), **moe_sampler(seed=seed)}
     prompt["image"] = node("WanDuetVAEDecode", vae=("vae", 0), samples=("sampler", 0), tiling="off")
     prompt["save"] = node("SaveImage", images=("image", 0), filename_prefix="frame")
+    return prompt
+
+
+def held(seed: int, name: str = "never") -> Prompt:
+    """A video that goes on, however long that takes, once there is a file NAME.go."""
+    prompt, waits = video(seed), {"name": name, "free": 0, "seconds": 1000.0}
+    prompt["waits"] = node("WanDuetTestWaitForFile", model=("experts", 0), **waits)
+    prompt["sampler"]["inputs"]["model_high"] = ["waits", 0]
     return prompt
 
 
@@ -148,16 +157,24 @@ class Listener:
         )
         self.messages: list[dict[str, Any]] = []
 
+    def listen(self) -> tuple[str, dict[str, Any]]:
+        """Returns kind and data of the next message."""
+        while not isinstance(message := self.socket.recv(), str):
+            pass
+        self.messages.append(json.loads(message))
+        return self.messages[-1]["type"], self.messages[-1]["data"]
+
     def until_end_of(self, prompt_id: str) -> None:
         """Listens until a prompt has ended."""
         while True:
-            message = self.socket.recv()
-            if not isinstance(message, str):
-                continue
-            self.messages.append(json.loads(message))
-            kind, data = self.messages[-1]["type"], self.messages[-1]["data"]
+            kind, data = self.listen()
             if kind == "executing" and data["node"] is None and data["prompt_id"] == prompt_id:
                 return
+
+    def until_begun(self, prompt_id: str, times: int = 1) -> None:
+        """Listens until a prompt runs; one that was sent to a worker may not yet."""
+        while self.prompts("execution_start").count(prompt_id) < times:
+            self.listen()
 
     def prompts(self, kind: str) -> list[str]:
         """Returns the prompts that messages of a kind were about."""
@@ -177,8 +194,10 @@ def newer_list(farm: Farm, question: str = "") -> list[dict[str, Any]] | None:
 def test_two_clients(farm: Farm):
     """Both workers run; each client hears of its own; files of equal names are two files."""
     one, two = Listener(farm), Listener(farm)
-    first = [farm.queue(video(seed), one.client_id) for seed in (1, 2)]
+    first = [farm.queue(prompt, one.client_id) for prompt in (held(1, "queued"), video(2))]
     second = farm.queue(video(3), two.client_id)
+    (farm.base / "output").mkdir(exist_ok=True)
+    (farm.base / "output" / "queued.go").touch()
     two.until_end_of(second)
     one.until_end_of(first[0])
     assert farm.history(first[0]), "what clients are told to be done has a record"
@@ -214,7 +233,7 @@ def test_two_clients(farm: Farm):
 
 def test_files_and_what_all_workers_say(farm: Farm, tmp_path: Path):
     image = tmp_path / "sent.png"
-    image.write_bytes(next((farm.base / "output").glob("*.png")).read_bytes())
+    Image.new("RGB", (64, 48)).save(image)
     name = farm.upload_image(image)
     preview = {"a": node("LoadImage", image=name), "b": node("PreviewImage", images=("a", 0))}
     (shown,) = farm.run(preview).outputs["b"]["images"]
@@ -233,7 +252,7 @@ def test_files_and_what_all_workers_say(farm: Farm, tmp_path: Path):
 def test_waiting_cancelling_and_a_death(farm: Farm):
     """Two long prompts run; of three that wait one is deleted, a worker dies, all others end."""
     listener = Listener(farm)
-    long = [farm.queue(video(seed, 1000), listener.client_id) for seed in (11, 12)]
+    long = [farm.queue(held(seed), listener.client_id) for seed in (11, 12)]
     waiting = [farm.queue(video(seed), listener.client_id) for seed in (13, 14, 15)]
     assert farm.post("/queue", {"delete": [waiting[1]]}) is None
     queue = farm.get("/queue")
@@ -247,6 +266,8 @@ def test_waiting_cancelling_and_a_death(farm: Farm):
             **dict.fromkeys((waiting[0], waiting[2]), "pending"),
         }
 
+    for prompt_id in long:
+        listener.until_begun(prompt_id)
     worker = farm.wait_for(lambda: farm.running(long[0]))
     farm.wait_for(lambda: Path(f"/proc/{worker['pid']}").exists())
     os.kill(worker["pid"], signal.SIGKILL)
@@ -254,6 +275,7 @@ def test_waiting_cancelling_and_a_death(farm: Farm):
     farm.post("/interrupt", {"prompt_id": long[1]})
     other = farm.wait_for(lambda: farm.running(long[0]))
     assert other["worker"] != worker["worker"], "it runs again on another"
+    listener.until_begun(long[0], times=2)
     farm.post("/interrupt", {"prompt_id": long[0]})
     farm.done(waiting[0])
     farm.done(waiting[2])
