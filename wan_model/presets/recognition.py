@@ -6,7 +6,7 @@ Rows are tried in order, the first that fits counts.
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -81,7 +81,7 @@ def recognise(
     of: Of,
     metadata: Mapping[str, str] | None = None,
     tensors: Collection[str] = (),
-    alphas: Iterable[Alpha] = (),
+    alphas: Sequence[Alpha] = (),
 ) -> Distilled | None:
     """Tells whether a file is made for few steps.
 
@@ -92,7 +92,6 @@ def recognise(
         tensors: names of them.
         alphas: how scales of a LoRA are stored; some of them are enough.
     """
-    alphas = list(alphas)
     rows = [row for row in marks() if row.files in ("both", of)]
     names = [(file, "its name")]
     names += [(str((metadata or {}).get(field, "")), "the title in it") for field in TITLES]
@@ -101,7 +100,7 @@ def recognise(
             return Distilled(file, row, "its tensors")
         if row.alpha is not None and alphas and all(alpha == row.alpha for alpha in alphas):
             return Distilled(file, row, "its tensors")
-        for name, sign in names if row.name is not None else ():
+        for name, sign in names:
             if row.name is not None and row.name.search(name.lower()):
                 steps = STEPS.search(name.lower()) if row.settings.levels is None else None
                 return Distilled(file, row, sign, int(steps[1]) if steps else None)
