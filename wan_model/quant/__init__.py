@@ -29,7 +29,16 @@ from .linear import (
     QuantizedRows,
 )
 from .packing import quantize_rows, scale_weight, unscale_weight
-from .policy import AS_STORED, AUTO_8_BIT, QuantPolicy, WeightChoice, find, names, policy_for
+from .policy import (
+    AS_STORED,
+    AUTO_8_BIT,
+    QuantPolicy,
+    WeightChoice,
+    find,
+    names,
+    policy_for,
+    short_name,
+)
 
 __all__ = [
     "AS_STORED",
@@ -64,6 +73,7 @@ __all__ = [
     "policy_for",
     "quantize_rows",
     "scale_weight",
+    "short_name",
     "stacked",
     "stacked_rank",
     "unscale_weight",

@@ -49,8 +49,6 @@ class WeightChoice:
     """A format that a person can ask for by name."""
 
     name: str
-    label: str
-    """What it is, for people."""
     format: WeightFormat
     multiplied: bool = False
     """Whether the matmul takes codes, or 16-bit weights that are dequantized for it."""
@@ -62,22 +60,15 @@ class WeightChoice:
 
 
 CHOICES = (
-    WeightChoice("bf16", "16 bit, range of fp32", BF16),
-    WeightChoice("fp16", "16 bit, finer, smaller range", FP16),
-    WeightChoice("fp8", "8-bit float weights and matmuls", FP8_SCALED, multiplied=True),
-    WeightChoice("fp8 storage", "8-bit float weights, 16-bit matmuls", FP8_SCALED),
-    WeightChoice("int8", "8-bit integer weights and matmuls", INT8_SCALED, multiplied=True),
-    WeightChoice(
-        "int8 convrot",
-        "8-bit integers of rotated weights and inputs",
-        CONVROT_INT8[ROTATIONS[0]],
-        multiplied=True,
-    ),
-    WeightChoice("nvfp4", "4-bit float weights and matmuls", NVFP4, multiplied=True),
-    WeightChoice("nvfp4 storage", "4-bit float weights, 16-bit matmuls", NVFP4),
-    WeightChoice(
-        "mxfp8", "8-bit float weights and matmuls, scaled per block", MXFP8, multiplied=True
-    ),
+    WeightChoice("bf16", BF16),
+    WeightChoice("fp16", FP16),
+    WeightChoice("fp8", FP8_SCALED, multiplied=True),
+    WeightChoice("fp8 storage", FP8_SCALED),
+    WeightChoice("int8", INT8_SCALED, multiplied=True),
+    WeightChoice("int8 convrot", CONVROT_INT8[ROTATIONS[0]], multiplied=True),
+    WeightChoice("nvfp4", NVFP4, multiplied=True),
+    WeightChoice("nvfp4 storage", NVFP4),
+    WeightChoice("mxfp8", MXFP8, multiplied=True),
 )
 
 
@@ -248,17 +239,19 @@ def _automatic(
     if not held and not wide:
         found = " and ".join(weight_format.name for weight_format in stored)
         return QuantPolicy(device=device, reason=f"the file holds {found}")
-    in_file = [*map(_short, held), *(found.name for found in wide)]
+    in_file = [*map(short_name, held), *(found.name for found in wide)]
     held = [kind for kind in held if not any(holds(found, kind) for found in spared)]
     wide = {found: kind for found, kind in wide.items() if found not in spared}
-    left = [name for name in in_file if name not in [*map(_short, held), *(f.name for f in wide)]]
+    left = [
+        name for name in in_file if name not in [*map(short_name, held), *(f.name for f in wide)]
+    ]
     holds_what = f"the file holds {' and '.join(in_file)}"
     if not held and not wide:
         reason = f"{holds_what} and asks for matmuls in full precision"
         return QuantPolicy(device=device, reason=reason)
     kernels, reasons = _multiplying(dict.fromkeys([*held, *wide.values()]), device)
     if kernels:
-        which = " and ".join(_short(kernel.format) for kernel in kernels)
+        which = " and ".join(short_name(kernel.format) for kernel in kernels)
         which = which if reasons or left else "them" if len(kernels) > 1 else "it"
         gpu = ".".join(map(str, torch.cuda.get_device_capability(device)))
         reasons = [f"this GPU ({gpu}) multiplies {which}", *reasons]
@@ -302,7 +295,8 @@ def _expanding(device: torch.device, names: Collection[str]) -> QuantPolicy:
     return QuantPolicy(device=device, reason=reason)
 
 
-def _short(weight_format: WeightFormat) -> str:
+def short_name(weight_format: WeightFormat) -> str:
+    """Returns what a person calls a format, whose scales go without saying: "fp8"."""
     return weight_format.name.removesuffix(" scaled")
 
 

@@ -23,7 +23,7 @@ from ..loading.entries import WeightEntry
 from ..loading.sizes import HEAD_DIM
 from ..loading.source import Reader, ShapesOnly
 from ..loading.source_safetensors import open_safetensors
-from ..quant import AS_STORED, WeightFormat, convert, find, holds
+from ..quant import AS_STORED, WeightFormat, convert, find, holds, short_name
 from ..unreadable import unreadable
 from .partial_file import remove_abandoned
 from .writer import FileLayout, weight_tensors, write_checkpoint
@@ -74,7 +74,7 @@ def converted_file(
         return checkpoint
     if all(holds(entry.format, target) for entry in matrices):
         return checkpoint
-    name = target.name.removesuffix(" scaled")
+    name = short_name(target)
     file, metadata = Path(folder) / _file_name(checkpoint, name), _identity(checkpoint, name)
     try:
         found = _opened(file, metadata)

@@ -33,8 +33,6 @@ class ExportFormat:
     """What the weights of a file's blocks are."""
 
     name: str
-    label: str
-    """For people."""
     format: WeightFormat
     one_scale: bool = False
     """Whether a whole weight has one scale, even if the format is usually scaled row by row."""
@@ -68,23 +66,11 @@ def _fp8_with_one_scale(weight: Tensor) -> StoredWeight:
 
 
 EXPORTS = (
-    ExportFormat("bf16", "16 bit", PLAIN[torch.bfloat16]),
-    ExportFormat("fp8", "8-bit floats, a scale for each weight", SCALED[FP8], one_scale=True),
-    ExportFormat("int8", "8-bit integers, scales per row", SCALED[torch.int8]),
-    ExportFormat(
-        "int8 convrot",
-        "8-bit integers of rotated weights, scales per row: closer, needs a new ComfyUI",
-        CONVROT_INT8[ROTATIONS[0]],
-    ),
-    *(
-        ExportFormat(
-            f"GGUF {kind.name}",
-            f"blocks of GGUF, {kind.bits} bits a weight, for ComfyUI-GGUF and this pack",
-            kind,
-        )
-        for kind in GGUF_FORMATS
-        if kind.name in FILE_TYPES
-    ),
+    ExportFormat("bf16", PLAIN[torch.bfloat16]),
+    ExportFormat("fp8", SCALED[FP8], one_scale=True),
+    ExportFormat("int8", SCALED[torch.int8]),
+    ExportFormat("int8 convrot", CONVROT_INT8[ROTATIONS[0]]),
+    *(ExportFormat(f"GGUF {kind.name}", kind) for kind in GGUF_FORMATS if kind.name in FILE_TYPES),
 )
 """In order of age: all versions of ComfyUI that know Wan2.2 read the first two."""
 

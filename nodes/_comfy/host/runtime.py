@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 GGUF_FOLDERS = ("diffusion_models", "text_encoders")
 """Model folders of which files of GGUF are read as well."""
 
+FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+"""Choices of precision that name what is computed in."""
+
 GIVE_BACK_SECONDS = 2.0
 
 CHECKS_COMBOS = validate_node_input(["a"], "COMBO")  # pyright: ignore[reportArgumentType]
@@ -162,9 +165,8 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     Unless it is named, that is bf16 where the device computes in it, fp16 on older GPUs, fp32 on a
     CPU.
     """
-    explicit = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-    if precision in explicit:
-        return explicit[precision]
+    if precision in FLOATS:
+        return FLOATS[precision]
     if comfy.model_management.is_device_cpu(device):
         return torch.float32
     if comfy.model_management.should_use_bf16(device):

@@ -29,7 +29,6 @@ large, and have to be read from the disk."""
 class Applied:
     """What a file does to one MODEL."""
 
-    path: Path
     strength: float
     translated: Translated
     of_both_experts: bool
@@ -71,7 +70,6 @@ def apply_file(patcher: Any, path: Path, strength: float, expert: Expert) -> tup
             _add(clone, name, patch, strength, found)
     note_file(clone, AppliedFile(found.distilled, strength, found.patches))
     applied = Applied(
-        path=path,
         strength=strength,
         translated=found.translated,
         of_both_experts=found.of_both_experts,

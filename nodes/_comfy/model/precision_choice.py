@@ -5,13 +5,11 @@ import torch
 from ....wan_model.errors import BackendError
 from ....wan_model.loading import CheckpointInfo
 from ....wan_model.presets import AUTO, Tier
-from ....wan_model.quant import AS_STORED, AUTO_8_BIT, policy_for
+from ....wan_model.quant import AS_STORED, AUTO_8_BIT, PLAIN, policy_for, short_name
 from ..host import runtime
 
 QUANTIZED = ("fp8", "int8", "nvfp4")
 """Of the choices of a precision widget, those that weights are converted to."""
-
-NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
 def weights_of(precision: str) -> str:
@@ -31,7 +29,12 @@ def precision_at(tier: Tier | None, precision: str, device: torch.device) -> str
     """
     if tier is None or precision != AUTO:
         return precision
-    return AUTO_8_BIT if tier.eight_bit else NAMES[runtime.compute_dtype(precision, device)]
+    return AUTO_8_BIT if tier.eight_bit else _float(precision, device)
+
+
+def _float(precision: str, device: torch.device) -> str:
+    """Returns the name of what blocks compute in, beside 8-bit matmuls."""
+    return PLAIN[runtime.compute_dtype(precision, device)].name
 
 
 def explain(precision: str, info: CheckpointInfo, device: torch.device) -> str:
@@ -47,11 +50,11 @@ def explain(precision: str, info: CheckpointInfo, device: torch.device) -> str:
     """
     if precision in QUANTIZED:
         return f"{precision} matmuls: {_kernel(precision, device)}{_conversion(precision, info)}"
-    dtype = NAMES[runtime.compute_dtype(precision, device)]
+    dtype = _float(precision, device)
     if weights_of(precision) == AS_STORED:
         return f"{dtype} matmuls"
     policy = policy_for(precision, device, info.formats, full_precision=info.full_precision)
-    names = [kernel.format.name.removesuffix(" scaled") for kernel in policy.multiplied]
+    names = [short_name(kernel.format) for kernel in policy.multiplied]
     if not names or any(not found.is_quantized for found in info.formats):
         names.append(dtype)
     faster = _faster(info, device) if precision == AUTO else ""
@@ -61,7 +64,7 @@ def explain(precision: str, info: CheckpointInfo, device: torch.device) -> str:
 def _faster(info: CheckpointInfo, device: torch.device) -> str:
     """Returns what a file that asks for full precision could be multiplied with here."""
     kernels = policy_for(AUTO, device, info.formats).kernels if info.full_precision else ()
-    names = [kernel.format.name.removesuffix(" scaled") for kernel in kernels]
+    names = [short_name(kernel.format) for kernel in kernels]
     named = next((name for name in names if name in QUANTIZED), None)
     return f" ('{named}' is faster, and ten times coarser)" if named else ""
 

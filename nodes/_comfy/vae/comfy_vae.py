@@ -15,7 +15,14 @@ from ....wan_model.loading import Checkpoint, load_vae
 from ....wan_model.vae import Tiling, WanVae, choose_tiling, estimate_peak_bytes
 from ....wan_model.vae.preview import PreviewVaeConfig, estimate_preview_bytes
 from ..host.kernel_cache import kernels_kept
-from ..host.runtime import progress_bar, raise_if_interrupted, running_node, show, spare_bytes
+from ..host.runtime import (
+    FLOATS,
+    progress_bar,
+    raise_if_interrupted,
+    running_node,
+    show,
+    spare_bytes,
+)
 from .remote_vae import RemoteWanVae
 
 logger = logging.getLogger(__name__)
@@ -197,9 +204,8 @@ def load_comfy_vae(checkpoint: Checkpoint, precision: str) -> WanDuetVAE:
     Raises:
         CheckpointError: if it is not a healthy Wan VAE.
     """
-    explicit = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     device = comfy.model_management.vae_device()
-    dtype = explicit.get(precision) or comfy.model_management.vae_dtype(device, WORKING_DTYPES)
+    dtype = FLOATS.get(precision) or comfy.model_management.vae_dtype(device, WORKING_DTYPES)
     vae = WanDuetVAE(load_vae(checkpoint, device="cpu", dtype=dtype).requires_grad_(False))
     vae.file = str(checkpoint.path)
     return vae
