@@ -255,7 +255,7 @@ def make_plan(request: PlanRequest) -> Plan:
     limits.check(sizes.blocks)
     room = request.usable_bytes - request.work.video_bytes - sizes.outside_bytes
     wanted_slots = DEFAULT_SLOTS if limits.prefetch_blocks is None else limits.prefetch_blocks + 1
-    room_blocks = room // sizes.block_bytes if room > 0 else 0
+    room_blocks = room // sizes.block_bytes
     if limits.blocks_to_swap is not None:
         resident = sizes.blocks - limits.blocks_to_swap
         slots = min(wanted_slots, limits.blocks_to_swap)
@@ -268,7 +268,6 @@ def make_plan(request: PlanRequest) -> Plan:
         if limits.prefetch_blocks is None:
             slots = min(slots, max(2, room_blocks))
         resident = max(0, room_blocks - slots)
-    slots = min(slots, sizes.blocks - resident)
     plan = _place(request, resident, 0, slots, 1)
     if plan.peak_bytes > request.usable_bytes:
         raise _does_not_fit(plan)
