@@ -197,6 +197,9 @@ def test_too_few_swapped_blocks_say_how_many_would_do():
         make_plan(a14b(8, blocks_to_swap=10))
     assert seen.value.limits == ("blocks_to_swap",)
     assert make_plan(a14b(8, blocks_to_swap=fitting)).streamed == fitting
+    # With the least of slots, one more stays.
+    fewer = make_plan(a14b(8, blocks_to_swap=fitting - 1))
+    assert (fewer.streamed, fewer.slots) == (fitting - 1, 2)
 
 
 def test_too_small_a_budget_says_how_much_would_do():
