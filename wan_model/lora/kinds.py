@@ -51,9 +51,8 @@ def _hadamard(module: LoraModule) -> Change:
     one, other = halves
     for a, b, core in halves:
         _require(a.ndim == 2 and (b.ndim == 2 if core is not None else b.ndim >= 2), module, a, b)
-        inner = (len(a), len(b)) if core is not None else (a.shape[1], len(b))
-        matched = core is None or core.shape[:2] == inner
-        _require(matched and (core is not None or inner[0] == inner[1]), module, a, b)
+        fits = len(b) == a.shape[1] if core is None else core.shape[:2] == (len(a), len(b))
+        _require(fits, module, a, b)
     change = Hadamard((one, other), module.scale(len(one[1])))
     _require(change.shape == Hadamard((other, one), 1.0).shape, module, one[0], other[0])
     return _decomposed(module, change)

@@ -36,6 +36,12 @@ def test_partner(name: str, other: str | None):
     assert partner(name, NAMES) == other
 
 
+def test_the_partner_of_the_same_number_comes_before_those_of_others():
+    assert partner("a_v1_high.safetensors", ["a_v2_low.safetensors", "a_v1_low.safetensors"]) == (
+        "a_v1_low.safetensors"
+    )
+
+
 @pytest.mark.parametrize(
     ("high", "low", "headers", "experts"),
     [
