@@ -163,7 +163,7 @@ def lora_pair_node(high: ModelFile, low: ModelFile) -> Node:
     """LoRAs for a pair of experts."""
     links = {"model_high": ("experts", 0), "model_low": ("experts", 1)}
     inputs = {**links, "lora_high": high.name, "lora_low": low.name}
-    return Node("WanDuetLoraPair", (0, 710), (400, 300), inputs, (high, low))
+    return Node("WanDuetLoraPair", (0, 770), (400, 300), inputs, (high, low))
 
 
 def common_nodes(
