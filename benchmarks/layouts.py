@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from .host_layouts import HOST_MEMORY, SOAK
 from .parallel_layouts import PARALLEL, PROFILE
 from .tables import Column, Layout, Row, contestant
 
@@ -380,5 +381,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "parallel_vae": PARALLEL,
     "parallel_profile": PROFILE,
     "parallel_vae_profile": PROFILE,
+    "host_memory": HOST_MEMORY,
+    "soak": SOAK,
 }
 """By the name that the lines have."""
