@@ -48,8 +48,11 @@ CHANGES: list[dict[str, Any]] = [
 T2V = ("toy_t2v_high_noise.safetensors", "toy_t2v_low_noise.safetensors")
 I2V = ("toy_i2v_high_noise.safetensors", "toy_i2v_low_noise.safetensors")
 
-HAS_ADVANCED = "(id) => wanduetTest.node(id).widgets.some((one) => one.options?.advanced)"
-"""Whether the server says so of inputs, as ComfyUI 0.33 does."""
+ADVANCED = (
+    *("boundary", "start_at_step", "end_at_step", "add_noise"),
+    *("return_with_leftover_noise", "start_steps", "cfg_start"),
+)
+"""Inputs of the sampler that Nodes 2.0 hides where the server says so, as ComfyUI 0.33 does."""
 
 PIXEL = 0.02
 """Tolerance of a sigma that was read back from the drawing."""
@@ -288,10 +291,7 @@ def test_keeps_its_size_and_fits_the_node(editor: Editor):
     editor.call("frames", 30)
 
     assert editor.call("box", sampler) == before
-    if editor.mode.nodes2 and editor.page.evaluate(HAS_ADVANCED, sampler):
-        assert before["height"] > 127  # panels fill the room of what Nodes 2.0 hides
-    else:
-        assert before["height"] == pytest.approx(128, abs=1)
+    assert before["height"] == pytest.approx(128, abs=1)
     assert before["width"] > 250
 
     editor.call("resize", sampler, 600, 900)
@@ -299,6 +299,34 @@ def test_keeps_its_size_and_fits_the_node(editor: Editor):
     after = editor.call("box", sampler)
     assert after["width"] > 500
     assert editor.panel(sampler).split == "High 26 | Low 14"
+
+
+def test_hidden_inputs_leave_no_room_below_panels(editor: Editor, results: Path | None):
+    if not editor.mode.nodes2:
+        pytest.skip("Only Nodes 2.0 hides advanced inputs.")
+    known = editor.call("advanced", "WanDuetMoESampler")
+    editor.call("setAdvanced", "WanDuetMoESampler", dict.fromkeys(ADVANCED, True))
+    try:
+        _, sampler = add_pair(editor)
+    finally:
+        editor.call("setAdvanced", "WanDuetMoESampler", known)
+    editor.page.wait_for_selector(".wanduet-plan")
+    editor.settle()
+    editor.screenshot(results, "hidden-inputs")
+    height = editor.call("height", sampler)
+    heights = editor.call("panelHeights", sampler)
+    assert heights.keys() == {"wanduet_schedule", "wanduet_plan"}
+    assert all(drawn == pytest.approx(wanted, abs=1) for drawn, wanted in heights.values())
+
+    editor.set_widgets(sampler, {"denoise": 0.0})
+    editor.page.wait_for_selector(".wanduet-problems")
+    editor.settle()
+    assert editor.call("height", sampler) > height
+    editor.set_widgets(sampler, {"denoise": 1.0})
+    editor.page.locator(".wanduet-problems").wait_for(state="detached")
+    editor.settle()
+    assert editor.call("height", sampler) == height
+    assert editor.call("panelHeights", sampler) == heights
 
 
 def test_wheel_and_middle_button_reach_the_canvas(editor: Editor):
