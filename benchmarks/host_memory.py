@@ -13,8 +13,7 @@ model, so `of_first` is less at all 40 blocks.
 A processor pins nothing. What a GPU's process pins beyond its ring of 256 MiB is shared out among
 the processes, so their sum stays (`Limits.shared`).
 
-Linux only. Prints JSON lines; `>> benchmarks/results/host_memory.jsonl` keeps them for
-report.py.
+Linux only. Prints JSON lines; `>> benchmarks/results/host_memory.jsonl` keeps them.
 """
 
 import argparse
@@ -34,6 +33,7 @@ from torch.multiprocessing.spawn import start_processes
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.lines import emit
+from benchmarks.watch import own_bytes
 from wan_model.attention import resolve
 from wan_model.config import DiTConfig, Precision
 from wan_model.dit import WanDiT
@@ -42,8 +42,6 @@ from wan_model.quant import AS_STORED
 from wan_model.worker import Worker
 
 MIB = 2**20
-OWN = ("Pss_Anon", "Pss_Shmem")
-"""What is a process' own: memory without a file, and its part of what it shares."""
 
 
 def config(layers: int) -> DiTConfig:
@@ -58,13 +56,6 @@ def config(layers: int) -> DiTConfig:
         text_dim=64,
         text_len=16,
     )
-
-
-def own_bytes() -> int:
-    """Returns what this process has for itself."""
-    lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
-    sizes = {line.split(":")[0]: line.split()[1] for line in lines[1:]}
-    return sum(int(sizes[name]) for name in OWN) * 1024
 
 
 def write_experts(folder: Path, layers: int) -> list[str]:

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-from .host_layouts import HOST_MEMORY, SOAK
-from .parallel_layouts import PARALLEL, PROFILE
+from .parallel_layouts import DISTRIBUTE, FAULT, PARALLEL, PROFILE
 from .tables import Column, Layout, Row, contestant
 
 
@@ -381,7 +380,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "parallel_vae": PARALLEL,
     "parallel_profile": PROFILE,
     "parallel_vae_profile": PROFILE,
-    "host_memory": HOST_MEMORY,
-    "soak": SOAK,
+    "distribute": DISTRIBUTE,
+    "distribute_fault": FAULT,
 }
 """By the name that the lines have."""

@@ -122,6 +122,12 @@ def nvidia_smi(fields: Sequence[str]) -> Line:
     return dict(zip(fields, (part.strip() for part in answer), strict=True)) if answer[1:] else {}
 
 
+def smi_of_all(field: str) -> list[str]:
+    """Returns what nvidia-smi says of each GPU, without units; nothing where it cannot be asked."""
+    query = f"--query-gpu={field}"
+    return _answer("nvidia-smi", query, "--format=csv,noheader,nounits").splitlines()
+
+
 def gpu_id() -> str:
     """Returns nvidia-smi's name of torch's GPU, whose number CUDA_VISIBLE_DEVICES may change."""
     import torch

@@ -84,3 +84,64 @@ PROFILE = Layout(
     title=_title,
     told=None,
 )
+
+
+def _mode(row: Row) -> str:
+    guided = ", with guidance" if row.line.get("cfg", 1.0) > 1 else ""
+    return (row.line.get("mode") or "one GPU") + guided
+
+
+def _gpus(row: Row) -> str:
+    return " and ".join(format(taken, ".1f") for taken in row.line.get("gpu_gib", ()))
+
+
+def _failed(row: Row) -> str:
+    return str(row.line.get("failed", "")).partition(". ")[0].replace("|", "/")
+
+
+def _next(row: Row) -> str:
+    """Returns what came of the prompt behind a fault; a server that was killed has none."""
+    if row.line.get("next") != "success":
+        return row.name("next") if "next" in row.line else ""
+    return f"{row.number('next_seconds', '.1f')} s, rms {_error(row)}"
+
+
+NODE = (
+    Column("what", lambda row: row.name("model")),
+    Column("size", lambda row: row.name("size")),
+    Column("blocks", _blocks),
+    Column("mode", _mode),
+)
+NODE_KEYS = ("model", "size", "layers", "precision", "attention", "gpus", "mode", "cfg")
+
+DISTRIBUTE = Layout(
+    subject=NODE_KEYS,
+    columns=(
+        *NODE,
+        Column("a step on one GPU, s", lambda row: row.number("alone_seconds", ".3f")),
+        Column("on all, s", lambda row: _failed(row) or row.number("step_seconds", ".3f")),
+        Column("faster", lambda row: f"{row.number('speedup', '.3f')} x"),
+        Column("rms to one GPU", lambda row: _error(row) if "rms_error" in row.line else ""),
+        Column("start and loading, s", lambda row: row.number("first_beyond_seconds", ".1f")),
+        Column("RAM over one GPU's", lambda row: row.number("ram_of_one", ".2f")),
+        Column("GPUs, GiB", _gpus),
+    ),
+    title=lambda row: f"Distribute, {row.name('model')} {row.name('size')} {_mode(row)}",
+    told=("speedup", "{:.2f} x"),
+)
+
+FAULT = Layout(
+    subject=(*NODE_KEYS, "fault"),
+    columns=(
+        Column("fault", lambda row: row.name("fault")),
+        Column("mode", _mode),
+        Column("the prompt ended", lambda row: row.name("status")),
+        Column("after, s", lambda row: row.number("end_seconds", ".1f")),
+        Column("processes left", lambda row: str(row.line.get("left", ""))),
+        Column("gone after, s", lambda row: row.number("left_seconds", ".1f")),
+        Column("GPUs then, GiB", _gpus),
+        Column("the next prompt", _next),
+    ),
+    title=lambda row: f"Distribute, {row.name('fault')}",
+    told=None,
+)

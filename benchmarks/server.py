@@ -225,17 +225,17 @@ def toy(folder: Path) -> Workload:
 
 
 @contextmanager
-def server(workload: Workload, *, with_pack: bool) -> Iterator[Server]:
-    """Runs a ComfyUI that has the experts."""
+def server(
+    files: Sequence[Path], loras: Sequence[Path] = (), *, with_pack: bool = True
+) -> Iterator[Server]:
+    """Runs a ComfyUI that has these experts and LoRAs."""
     with tempfile.TemporaryDirectory() as name:
         base, frontend = Path(name), Path(name, "frontend")
-        models = base / "models" / "diffusion_models"
-        models.mkdir(parents=True)
-        for file in workload.files:
-            (models / file.name).symlink_to(file.resolve())
-        loras = base / "models" / "loras"
-        loras.mkdir()
-        (loras / workload.lora.name).symlink_to(workload.lora.resolve())
+        for kind, linked in (("diffusion_models", files), ("loras", loras)):
+            models = base / "models" / kind
+            models.mkdir(parents=True)
+            for file in linked:
+                (models / file.name).symlink_to(file.resolve())
         nodes = base / "custom_nodes"
         nodes.mkdir()
         if with_pack:
@@ -262,7 +262,7 @@ def measure(workload: Workload, one: Contestant, about: Line, seconds: list[floa
     """
     free_bytes = card_free_bytes()
     with (
-        server(workload, with_pack=one.name.startswith(OURS)) as running,
+        server(workload.files, [workload.lora], with_pack=one.name.startswith(OURS)) as running,
         watching(Watch(running.pid, free_bytes)) as watch,
     ):
         if one.name.startswith(CORE):

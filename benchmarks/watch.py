@@ -11,11 +11,15 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.lines import smi_of_all
+
 GIB = 2**30
 WATCH_SECONDS = 0.1
 READ_BYTES = 8 << 20
 READ_SAMPLE_BYTES = 4 * GIB
 LANES = 4
+OWN = ("Pss_Anon", "Pss_Shmem")
+"""What is a process' own: memory without a file, and its part of what it shares."""
 
 
 @dataclass
@@ -67,6 +71,25 @@ def watching(watch: Watch) -> Iterator[Watch]:
     finally:
         watch.ended.set()
         thread.join()
+
+
+def own_bytes(process: int | str = "self") -> int:
+    """Returns what a process has for itself: memory of no file, and its part of what is shared.
+
+    Nothing of one that has ended. Linux only.
+    """
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    sizes = {line.split(":")[0]: line.split()[1] for line in lines[1:]}
+    return sum(int(sizes[name]) for name in OWN) * 1024
+
+
+def taken_gib() -> list[float]:
+    """Returns the memory of each GPU that any process has."""
+    rows = smi_of_all("memory.used") if has_card() else []
+    return [round(int(row) / 1024, 2) for row in rows]
 
 
 def has_card() -> bool:

@@ -26,6 +26,7 @@ from .graphs import (
     save,
     vae,
 )
+from .processes import RAY, WORKER, below, is_there, named
 from .server import ComfyServer, prepare
 from .stock import LORA, T2V_HIGH, T2V_LOW, difference, run_to_tensors
 
@@ -78,36 +79,19 @@ def ray_server(
 
 
 def ray_processes(server: ComfyServer) -> dict[int, str]:
-    """Returns a server's processes that compute, and those that start them, by number.
-
-    Ray's own agents hold nothing, and end a minute after these.
-    """
-    names = ("raylet/raylet", "gcs/gcs_server", "ray::WanDuetWorker")
-    parents, lines = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            above = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        parents[int(folder.name)], lines[int(folder.name)] = int(above), line
-
-    def is_below(number: int) -> bool:
-        above = parents.get(number, 0)
-        return above == server.pid or (above > 1 and is_below(above))
-
-    return {n: line for n, line in lines.items() if any(x in line for x in names) and is_below(n)}
+    """Returns a server's processes that compute, and those that start them, by number."""
+    return named(below(server.pid), *RAY)
 
 
 def workers(server: ComfyServer) -> list[int]:
     """Returns the numbers of processes that predict."""
-    return [n for n, line in ray_processes(server).items() if "ray::WanDuetWorker" in line]
+    return [*named(below(server.pid), WORKER)]
 
 
 def wait_for_end(processes: Iterable[int]) -> None:
     """Waits until nothing is left of some processes."""
     deadline = time.monotonic() + 300
-    while left := [number for number in processes if Path(f"/proc/{number}/exe").exists()]:
+    while left := [number for number in processes if is_there(number)]:
         assert time.monotonic() < deadline, f"processes of Ray outlive ComfyUI: {left}"
         time.sleep(0.2)
 

@@ -16,6 +16,13 @@ TOGETHER = {"alone_seconds": 2.5324, "seconds": 1.3862, "speedup": 1.827, "rms_e
 PARALLEL = {"model": "a14b", "format": "bf16", "size": "832x480x81", "of_layers": 40, **TOGETHER}
 PROFILE = {"seconds": 0.5, "kinds": {"convolution": 0.2, "matmul": 0.1}, "exchange_alone": 0.02}
 PROFILE |= {"idle": 0.01}
+NODE = {
+    "model": "a14b",
+    "size": "832x480x81",
+    "layers": 40,
+    "of_layers": 40,
+    "gpu_gib": [30.5, 29.8],
+}
 CORE = {"contestant": "core", "label": "ComfyUI 0.3.75"}
 
 LINES: dict[str, dict[str, Any]] = {
@@ -62,17 +69,9 @@ LINES: dict[str, dict[str, Any]] = {
     "parallel_vae": {"vae": "wan2.1", "size": "832x480x81", **TOGETHER, "rms_error": 0.00396},
     "parallel_profile": {**PARALLEL, "layers": 10, "split": "cfg", **PROFILE},
     "parallel_vae_profile": {"vae": "wan2.1", "size": "832x480x81", **PROFILE},
-    "host_memory": {"ranks": 2, "layers": 1, "files_mib": 1479, "after_mib": 435, "of_first": 1.1},
-    "soak": {
-        "server": "core",
-        "prompts": 1000,
-        "rss_kib_a_prompt": [20.874, 0.118],
-        "heap_kib_a_prompt": None,
-        "files_a_prompt": [-0.0, 0.0],
-        "threads_a_prompt": [0.0, 0.0],
-        "disk_bytes_a_prompt": [0.012, 0.004],
-        "differences": [],
-    },
+    "distribute": {**NODE, "mode": "auto", "cfg": 2, **TOGETHER, "step_seconds": 1.4},
+    "distribute_fault": {**NODE, "mode": "auto", "fault": "cancelled", "left": 0, "next": "success"}
+    | {"next_seconds": 4.1, "rms_error": 0.0},
 }
 SHOWN = {
     "ceilings": {
@@ -116,14 +115,9 @@ SHOWN = {
     "parallel_vae": {"what": "VAE wan2.1 decode", "split": "rows", "rms to one GPU": "4.0e-3"},
     "parallel_profile": {"blocks": "10 of 40", "split": "cfg", "all, ms": "500.0"},
     "parallel_vae_profile": {"matmuls, convolutions": "300.0", "of it, nothing beside": "20.0"},
-    "host_memory": {"own, MiB": "435", "of it before loading": "", "RAM, MiB": "1,914"},
-    "soak": {
-        "nodes": "ComfyUI",
-        "prompts": "1,000",
-        "a prompt adds: private memory, KiB": "20.87 ± 0.12",
-        "of it not freed to C's allocator": "",
-        "open files": "0",
-    },
+    "distribute": {"mode": "auto, with guidance", "on all, s": "1.400", "rms to one GPU": "0"},
+    "distribute_fault": {"processes left": "0", "the next prompt": "4.1 s, rms 0"}
+    | {"GPUs then, GiB": "30.5 and 29.8"},
 }
 TOLD = {
     "linear": "fp8 5120 to 13824, 75600 tokens 9.10 ms",
@@ -140,6 +134,7 @@ TOLD = {
     "seams": "seam, continued 0.98 px",
     "parallel": "2 GPUs, A14B bf16 832x480x81 ulysses 1.83 x",
     "parallel_vae": "several GPUs, VAE wan2.1 decode 832x480x81 rows 1.83 x",
+    "distribute": "Distribute, A14B 832x480x81 auto, with guidance 1.83 x",
 }
 
 
@@ -181,6 +176,8 @@ def test_what_failed_is_a_row():
     assert cells(shown["server"])[0]["seconds"] == "CUDA out of memory"
     assert cells(shown["block_swap"])[0]["note"] == "No / memory is left"
     assert len(headline(lines).split(" | ")) == 4
+    lines = [line("distribute", **NODE, mode="layers", cfg=2, failed="No | memory. Do so")]
+    assert cells(table(lines, "distribute"))[0]["on all, s"] == "No / memory"
 
 
 def test_results_that_differ_are_said():

@@ -133,7 +133,7 @@ def test_server_beside_core(
         )
 
     @contextmanager
-    def server(_: Any, *, with_pack: bool) -> Iterator[Any]:
+    def server(*_: Any, with_pack: bool) -> Iterator[Any]:
         started.append(with_pack)
         yield SimpleNamespace(pid=os.getpid(), version="0.0.1", run=ran)
 
