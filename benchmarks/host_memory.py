@@ -13,7 +13,8 @@ model, so `of_first` is less at all 40 blocks.
 A processor pins nothing. What a GPU's process pins beyond its ring of 256 MiB is shared out among
 the processes, so their sum stays (`Limits.shared`).
 
-Linux only. Prints JSON lines; `>> benchmarks/results/host_memory.jsonl` keeps them.
+Linux only. Prints JSON lines; `>> benchmarks/results/host_memory.jsonl` keeps them for
+report.py.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from .host_layouts import HOST_MEMORY, SOAK
 from .parallel_layouts import DISTRIBUTE, FAULT, PARALLEL, PROFILE
 from .tables import Column, Layout, Row, contestant
 
@@ -380,6 +381,8 @@ LAYOUTS: Mapping[str, Layout] = {
     "parallel_vae": PARALLEL,
     "parallel_profile": PROFILE,
     "parallel_vae_profile": PROFILE,
+    "host_memory": HOST_MEMORY,
+    "soak": SOAK,
     "distribute": DISTRIBUTE,
     "distribute_fault": FAULT,
 }

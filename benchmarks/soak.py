@@ -10,7 +10,8 @@ there is ComfyUI's own. Known seeds must give what they gave when the server was
 models, on the CPU unless WANDUET_TEST_GPU is set.
 
 Prints a JSON line per server with slopes per prompt and their standard errors, over what is left
-after /free, from the 50th prompt on; --samples writes all of them.
+after /free, from the 50th prompt on; --samples writes all of them. `>>
+benchmarks/results/soak.jsonl` keeps the lines for report.py.
 """
 
 import argparse

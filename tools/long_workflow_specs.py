@@ -51,15 +51,13 @@ def joined(nodes: dict[str, Node], clips: dict[str, Any], at: Position) -> dict[
     return {name: node for name, node in nodes.items() if name != "decode"} | {"video": video}
 
 
-def windowed(
-    name: str, prompt: str, text: str, seconds: float, *, loop: bool, steps: int = 20
-) -> Workflow:
+def windowed(name: str, prompt: str, text: str, seconds: float, *, loop: bool) -> Workflow:
     """A workflow with two experts that see a video in windows."""
     base = a14b(name, "t2v", prompt, text, {})
     nodes = joined(base.nodes, {"clip_1": ("sampler", 0), "loop": loop}, (1720, 0))
     seen = {"model_high": ("experts", 0), "model_low": ("experts", 1), "loop": loop}
     size, sampler = nodes["size"], nodes["sampler"]
-    links = {"model_high": ("windows", 0), "model_low": ("windows", 1), "steps": steps}
+    links = {"model_high": ("windows", 0), "model_low": ("windows", 1), "steps": 20}
     nodes |= {
         "windows": Node("WanDuetContextWindows", (900, 0), (360, 270), seen),
         "size": replace(size, inputs={**size.inputs, "seconds": seconds}),

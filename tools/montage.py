@@ -13,14 +13,13 @@ FRAMES_PER_SECOND = 16
 """What the 14B models are made for."""
 
 
-def beside(videos: Sequence[Tensor], side_px: int | None = None) -> list[Image.Image]:
-    """Returns frames that show all videos in a row, on white.
+def beside(videos: Sequence[Tensor]) -> list[Image.Image]:
+    """Returns frames that show all videos in a row, on white, as squares of the longest side.
 
     Args:
         videos: in [-1, 1], [3, T, H, W] each; shorter ones stay at their last frame.
-        side_px: height and width of each. None: height and width of the largest.
     """
-    side = side_px or max(max(video.shape[2:]) for video in videos)
+    side = max(max(video.shape[2:]) for video in videos)
     rows = []
     for number in range(max(video.shape[1] for video in videos)):
         strip = Image.new("RGB", (len(videos) * (side + GAP_PX) - GAP_PX, side), "white")

@@ -1,6 +1,6 @@
 /** Panels below a node's widgets that come and go, and leave nothing of themselves in a workflow. */
 
-import { addPanel, passToCanvas, redraw } from "../comfy.js";
+import { addPanel, lowestOf, passToCanvas, redraw } from "../comfy.js";
 import { removePanel } from "../node_hooks.js";
 import { div } from "./dom.js";
 
@@ -84,8 +84,7 @@ export class PassingPanels {
    */
   take(node, place) {
     if (place.widget && removePanel(node, place.widget)) {
-      const lowest = node.computeSize()[1];
-      node.setSize([node.size[0], Math.max(lowest, node.size[1] - place.brought)]);
+      node.setSize([node.size[0], Math.max(lowestOf(node), node.size[1] - place.brought)]);
     }
     place.widget = null;
     place.brought = 0;

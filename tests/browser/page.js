@@ -71,6 +71,17 @@ window.wanduetTest = {
     return node.id;
   },
 
+  advanced(type) {
+    const { inputs } = LiteGraph.registered_node_types[type].nodeData;
+    return Object.fromEntries(Object.values(inputs).map((one) => [one.name, !!one.advanced]));
+  },
+
+  // Says of inputs of nodes to come whether they are advanced, as newer servers do.
+  setAdvanced(type, advanced) {
+    const { inputs } = LiteGraph.registered_node_types[type].nodeData;
+    for (const [name, value] of Object.entries(advanced)) inputs[name].advanced = value;
+  },
+
   connect(from, output, to, input) {
     const target = this.node(to);
     this.node(from).connect(output, target, target.findInputSlot(input));
@@ -343,6 +354,15 @@ window.wanduetTest = {
 
   height(id) {
     return this.node(id).size[1];
+  },
+
+  // Heights of the panels below a node's widgets, as they are drawn and as they were asked for.
+  panelHeights(id) {
+    const panels = this.node(id).widgets.filter((widget) => widget.name.startsWith("wanduet_"));
+    return Object.fromEntries(panels.map(({ name, element }) => [name, [
+      element.getBoundingClientRect().height,
+      Number.parseFloat(getComputedStyle(element).getPropertyValue("--comfy-widget-min-height")),
+    ]]));
   },
 
   view() {

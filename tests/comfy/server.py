@@ -8,7 +8,8 @@ import sys
 import tempfile
 import time
 import urllib.error
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -54,7 +55,8 @@ class ComfyServer(ComfyClient):
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(f"127.0.0.1:{free_port()}")
+        self._port = ExitStack()
+        super().__init__(f"127.0.0.1:{self._port.enter_context(free_ports())}")
         self.comfyui = comfyui
         self.base = base
         self.arguments = arguments
@@ -127,6 +129,7 @@ class ComfyServer(ComfyClient):
                 self._process.wait()
         if self._log_file is not None:
             self._log_file.close()
+        self._port.close()
 
     def _command(self) -> list[str]:
         host, port = self.address.split(":")
@@ -202,8 +205,25 @@ def install_pack(custom_nodes: Path, name: str = "wan-duet") -> Path:
     return target
 
 
-def free_port() -> int:
-    """Returns a TCP port on which nothing listens at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@contextmanager
+def free_ports(count: int = 1) -> Iterator[int]:
+    """Gives the first of some TCP ports in a row, which nobody else gets while the block lasts.
+
+    A server listens seconds after it has been told where. On Linux the ports stay bound meanwhile,
+    which those do not mind that reuse addresses, as ComfyUI and the farm do.
+    """
+    while True:
+        with ExitStack() as stack:
+            ports: list[int] = []
+            try:
+                for _ in range(count):
+                    probe = stack.enter_context(socket.socket())
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(("127.0.0.1", ports[-1] + 1 if ports else 0))
+                    ports.append(probe.getsockname()[1])
+            except OSError:
+                continue  # the next one is taken
+            if not sys.platform.startswith("linux"):
+                stack.close()
+            yield ports[0]
+            return

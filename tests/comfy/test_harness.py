@@ -1,10 +1,13 @@
 """The harness itself: a stock workflow runs; refusals, errors, interrupts reach the client."""
 
+import socket
+import sys
+
 import pytest
 from safetensors.torch import load_file
 
 from .client import Message, PromptRejected
-from .server import ComfyServer
+from .server import ComfyServer, free_ports
 
 pytestmark = pytest.mark.comfy
 
@@ -92,3 +95,12 @@ def test_interrupted_prompt_ends_early_and_runs_again(comfy_server: ComfyServer)
     assert stopped.status == "interrupted"
     assert len(stopped.progress("sampler")) < 10_000
     assert comfy_server.run(stock_prompt(2, "after")).status == "success"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Elsewhere it would be taken.")
+def test_a_port_waits_for_its_server():
+    with free_ports(2) as first:
+        for port in (first, first + 1):
+            with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                other.bind(("127.0.0.1", port))
+            socket.create_server(("127.0.0.1", port)).close()

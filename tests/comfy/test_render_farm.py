@@ -22,7 +22,7 @@ from PIL import Image
 
 from .client import ComfyClient, PromptRejected
 from .graphs import Prompt, experts, image_to_video, moe_sampler, node, prompts, vae
-from .server import LAUNCHER, REPOSITORY, free_port, prepare, server_environment
+from .server import LAUNCHER, REPOSITORY, free_ports, prepare, server_environment
 
 pytestmark = pytest.mark.comfy
 
@@ -72,22 +72,22 @@ def farm_process(base: Path, comfyui: Path, *options: str) -> Iterator[Farm]:
     (base / "comfyui").mkdir()
     main = {"main": str(comfyui / "main.py"), "launcher": str(LAUNCHER)}
     (base / "comfyui" / "main.py").write_text(MAIN.format(**main))
-    farm = Farm(free_port(), base)
-    ports = ["--port", farm.address.partition(":")[2], "--worker-port", str(free_port())]
-    command = [
-        *(sys.executable, "-m", "render_farm", "--comfyui", str(base / "comfyui")),
-        *("--workers", "2", *ports, "--folder", str(base / "farm"), *options),
-        *("--", "--cpu", "--base-directory", str(base), "--disable-api-nodes"),
-    ]
     environment = server_environment()
     paths = [environment["PYTHONPATH"], PACKAGES]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    with (base / "front.log").open("w") as log:
+    log = (base / "front.log").open("w")
+    with free_ports() as port, free_ports(2) as first, log:
+        ports = ["--port", str(port), "--worker-port", str(first)]
+        command = [
+            *(sys.executable, "-m", "render_farm", "--comfyui", str(base / "comfyui")),
+            *("--workers", "2", *ports, "--folder", str(base / "farm"), *options),
+            *("--", "--cpu", "--base-directory", str(base), "--disable-api-nodes"),
+        ]
         process = subprocess.Popen(
             command, cwd=REPOSITORY, env={**os.environ, **environment}, stdout=log, stderr=log
         )
         try:
-            yield farm
+            yield Farm(port, base)
         finally:
             process.terminate()
             try:

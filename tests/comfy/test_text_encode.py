@@ -20,6 +20,8 @@ from .stock import difference
 pytestmark = pytest.mark.comfy
 
 END = 1
+ROUNDING = 3e-5
+"""Between two ways to the same embedding in fp32; it is 7e-6 on one kind of CPU."""
 
 
 class Reference:
@@ -114,7 +116,7 @@ def test_prompts_are_cleaned_and_encoded_as_official(
         assert not found[:, len(tokens) :].any()
         negative = embedding(comfy_server, f"case_{i}_negative")
         errors.append(difference(negative, reference.encode(reference.tokens(official_negative))))
-    assert max(errors) <= 1e-5
+    assert max(errors) <= ROUNDING
 
 
 def test_the_official_negative_prompt_can_be_switched_off(
@@ -125,7 +127,7 @@ def test_the_official_negative_prompt_can_be_switched_off(
     run(comfy_server, loader(), prompt)
 
     found = embedding(comfy_server, "off_negative")
-    assert difference(found, reference.encode(reference.tokens(""))) <= 1e-5
+    assert difference(found, reference.encode(reference.tokens(""))) <= ROUNDING
 
 
 def test_stock_text_encode_gives_the_same_for_plain_text(comfy_server: ComfyServer):
@@ -136,7 +138,7 @@ def test_stock_text_encode_gives_the_same_for_plain_text(comfy_server: ComfyServ
 
     stock_embedding = embedding(comfy_server, "stock_text")
     ours = embedding(comfy_server, "text_positive")
-    assert difference(ours, stock_embedding) <= 1e-5
+    assert difference(ours, stock_embedding) <= ROUNDING
 
 
 def test_long_prompt_is_cut_with_a_warning(comfy_server: ComfyServer, reference: Reference):
@@ -149,7 +151,7 @@ def test_long_prompt_is_cut_with_a_warning(comfy_server: ComfyServer, reference:
     assert f"{len(tokens)} tokens" in texts[0]
     assert "512" in texts[0]
     expected = reference.encode([*tokens[:511], END])
-    assert difference(embedding(comfy_server, "text_positive"), expected) <= 1e-5
+    assert difference(embedding(comfy_server, "text_positive"), expected) <= ROUNDING
     assert run(comfy_server, loader(), encode("a ball")) == []
 
 
@@ -250,7 +252,7 @@ def test_a_changed_encoder_has_nothing_to_do_with_what_is_kept(
     run(comfy_server, loader(), nodes, ours, prompt)
     changed = embedding(comfy_server, "text_positive")
     assert difference(changed, original) > 0.01
-    assert difference(changed, embedding(comfy_server, "stock_text")) <= 1e-5
+    assert difference(changed, embedding(comfy_server, "stock_text")) <= ROUNDING
     assert cache_files(comfy_server) == files
 
 

@@ -47,3 +47,14 @@ def test_a_line_from_stdin_and_a_corrupt_file(tmp_path: Path):
     assert line.stdout.endswith("| A14B 832x480x81 bf16 (sdpa) 3.00 s\n")
     assert corrupt.returncode == 1
     assert "report.py: a.jsonl, line 1, is no measurement" in corrupt.stderr
+
+
+def test_results_are_what_the_report_writes_of_all_that_is_kept(tmp_path: Path):
+    kept = REPOSITORY / "benchmarks" / "RESULTS.md"
+    written = tmp_path / "RESULTS.md"
+    written.write_bytes(kept.read_bytes())
+
+    done = report("--results", written, "--plots", tmp_path / "plots")
+
+    assert "There is no place" not in done.stdout
+    assert written.read_text(encoding="utf-8") == kept.read_text(encoding="utf-8")
