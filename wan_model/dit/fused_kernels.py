@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..quant import QuantizedRows
 from ..quant.packing import FP8, LARGEST
+from ..triton_launch import launch
 from .modulation import Modulation
 from .rope import Rotation
 
@@ -120,7 +121,8 @@ def _launch(
     if modulation is not None:
         each = index.stride(1) if index.shape[1] > 1 else 0
         steps = (rows.stride(0) // width, gates.stride(0) // width, index.stride(0), each)
-    _add_and_norm[(length, batch)](
+    launch(
+        _add_and_norm, (length, batch),
         x, x if branch is None else branch, rows, gates, index, *affine,
         values, codes, scales, eps, SMALLEST_SCALE, x.stride(0) // width, *steps, length,
         width=width, block=triton.next_power_of_2(width),
@@ -145,7 +147,8 @@ def rms_norm(
     batch, length, width = x.shape
     pairs = out.shape[-1] // 2
     cos, sin = (weight, weight) if angles is None else (angles.cos, angles.sin)
-    _rms_norm[(length, batch)](
+    launch(
+        _rms_norm, (length, batch),
         x, weight, cos, sin, out, eps, out.stride(0) // width, length,
         width=width, block=triton.next_power_of_2(width // 2), pairs=pairs,
         rotated=angles is not None, num_warps=_warps(width),
@@ -171,7 +174,8 @@ def quantize(x: Tensor) -> QuantizedRows:
 
 def _activate_rows(x: Tensor, tokens: Tokens, *, with_gelu: bool) -> None:
     width = x.shape[-1]
-    _activate[(x.numel() // width,)](
+    launch(
+        _activate, (x.numel() // width,),
         x, *tokens.pointers(x), SMALLEST_SCALE,
         width=width, block=triton.next_power_of_2(width), with_gelu=with_gelu,
         has_values=tokens.values is not None, has_codes=tokens.rows is not None,

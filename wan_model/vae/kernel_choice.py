@@ -39,14 +39,14 @@ def _triton() -> Pointwise:
     return TritonPointwise()
 
 
-@torch.no_grad()
 def trial_error(pointwise: Pointwise, device: torch.device, dtype: torch.dtype) -> float:
     """Returns the rms error of all functions' results, relative to the plain ones."""
-    results, expected = (torch.cat(list(_trial(p, device, dtype))) for p in (pointwise, PLAIN))
+    results, expected = (torch.cat(list(run_trial(p, device, dtype))) for p in (pointwise, PLAIN))
     return float((results - expected).norm() / expected.norm())
 
 
-def _trial(pointwise: Pointwise, device: torch.device, dtype: torch.dtype) -> Iterator[Tensor]:
+@torch.no_grad()
+def run_trial(pointwise: Pointwise, device: torch.device, dtype: torch.dtype) -> Iterator[Tensor]:
     """Yields fp32 results of the functions for small frames of sines, which are no two alike."""
 
     def sines(*shape: int) -> Tensor:

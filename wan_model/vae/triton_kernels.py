@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
+from ..triton_launch import launch
 from .pointwise import Past
 
 TILE = 4096
@@ -109,8 +110,18 @@ class TritonPointwise:
         pixels, programs, tile = _tiles(x, 1 << (channels - 1).bit_length())
         window = x.new_empty(*x.shape[:-1], 3 * channels)
         given, biased = (norm.gamma, 0) if bias is None else (bias, channels)
-        _norm_silu[(programs,)](
-            x, given, norm.gamma, *past, window, pixels, channels, biased, **tile
+        launch(
+            _norm_silu,
+            (programs,),
+            x,
+            given,
+            norm.gamma,
+            *past,
+            window,
+            pixels,
+            channels,
+            biased,
+            **tile,
         )
         return window, past[0]
 
@@ -118,7 +129,7 @@ class TritonPointwise:
         """See `Pointwise`."""
         pixels, programs, tile = _tiles(y)
         given, added = (y, 0) if x is None else (x, pixels)
-        _add[(programs,)](y, bias, given, pixels, y.shape[-1], added, **tile)
+        launch(_add, (programs,), y, bias, given, pixels, y.shape[-1], added, **tile)
         return y
 
     def interleave(self, y: Tensor, bias: Tensor, x: Tensor | None) -> Tensor:
@@ -128,8 +139,19 @@ class TritonPointwise:
         out = y.new_empty(batch, height, width, channels)
         pixels, programs, tile = _tiles(out)
         given, per_channel = (y, 0) if x is None else (x, x.shape[-1] // channels)
-        _interleave[(programs,)](
-            y, bias, given, out, pixels, channels, height, width, **tile, per_channel=per_channel
+        launch(
+            _interleave,
+            (programs,),
+            y,
+            bias,
+            given,
+            out,
+            pixels,
+            channels,
+            height,
+            width,
+            **tile,
+            per_channel=per_channel,
         )
         return out
 

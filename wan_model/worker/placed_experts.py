@@ -123,7 +123,7 @@ class PlacedExperts:
         dit, tokens = self.dit(0), frames * (height // 2) * (width // 2)
         if self._rates is None:
             self._rates = self._measured()
-        stages = self.stages.kind(self._device)
+        stages = self.stages.kind(dit.blocks, self._device)
         return len(dit.blocks) * block_seconds(dit, 1, tokens, self._rates[2], stages)
 
     def expect(self, expert: int, after: int) -> None:
@@ -153,7 +153,7 @@ class PlacedExperts:
             self._rates = self._measured()
         copy_rate, read_rate, device_rates = self._rates
         dit, (frames, height, width) = self.dit(0), size
-        stages = self.stages.kind(self._device)
+        stages = self.stages.kind(dit.blocks, self._device)
         nbytes = dit.activation_bytes(1, frames, height, width, stages)
         tokens = frames * (height // 2) * (width // 2)
         if ranks > 1:

@@ -12,6 +12,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ....wan_model.attention import AttentionFn
+from ....wan_model.dit.stage_choice import compile_stages_ahead
 from ....wan_model.loading import Checkpoint, load_dit, open_checkpoint, unchanged_regions
 from ....wan_model.offload import HostModel, Limits
 from ....wan_model.writing import converted_file
@@ -104,6 +105,8 @@ def _load_on(
             folder = cache_folder() / CONVERTED
             checkpoints = [converted_file(c, precision, folder, device=device) for c in checkpoints]
     models = [base_model(load(checkpoint)) for checkpoint in checkpoints]
+    dits = [model.diffusion_model for model in models]
+    compile_stages_ahead([(dit.stages, dit.blocks) for dit in dits], device, kernels_kept)
     if engine is not None:
         _share_pool(models, checkpoints, device, engine)
     else:

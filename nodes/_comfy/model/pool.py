@@ -271,7 +271,9 @@ class ExpertPool:
             nbytes = int(comfy.model_management.minimum_inference_memory())
             return Work(activation_bytes=nbytes, block_seconds=0)
         batch, _, frames, height, width = shape
-        stages: StageKind = "compiled" if compiled else dit.stages.kind(self._torch_device)
+        stages: StageKind = (
+            "compiled" if compiled else dit.stages.kind(dit.blocks, self._torch_device)
+        )
         nbytes = dit.activation_bytes(batch, frames, height, width, stages)
         nbytes += self._patches.workspace_bytes(dit, expert)
         tokens = frames * ((height + 1) // 2) * ((width + 1) // 2)

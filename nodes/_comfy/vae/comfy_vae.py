@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ....wan_model.conditioning import in_colour
 from ....wan_model.config import VaeConfig
 from ....wan_model.loading import Checkpoint, load_vae
-from ....wan_model.vae import Tiling, WanVae, choose_tiling, estimate_peak_bytes
+from ....wan_model.vae import FullVae, Tiling, WanVae, choose_tiling, estimate_peak_bytes
 from ....wan_model.vae.preview import PreviewVaeConfig, estimate_preview_bytes
 from ..host.kernel_cache import kernels_kept
 from ..host.runtime import (
@@ -206,7 +206,10 @@ def load_comfy_vae(checkpoint: Checkpoint, precision: str) -> WanDuetVAE:
     """
     device = comfy.model_management.vae_device()
     dtype = FLOATS.get(precision) or comfy.model_management.vae_dtype(device, WORKING_DTYPES)
-    vae = WanDuetVAE(load_vae(checkpoint, device="cpu", dtype=dtype).requires_grad_(False))
+    ours = load_vae(checkpoint, device="cpu", dtype=dtype).requires_grad_(False)
+    if isinstance(ours, FullVae):
+        ours.compile_ahead(device, kernels_kept)
+    vae = WanDuetVAE(ours)
     vae.file = str(checkpoint.path)
     return vae
 

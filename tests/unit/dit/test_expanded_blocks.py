@@ -142,7 +142,7 @@ def test_fused_stages_hand_them_tokens_in_e4m3():
     taken.clear()
 
     class Fused(FastestStages):
-        def on(self, device: torch.device) -> Any:  # noqa: ARG002
+        def of(self, block: Any, device: torch.device) -> Any:  # noqa: ARG002
             return partial(FusedStages, with_codes=True)
 
     got = model.velocity(*inputs, with_expanded(with_stages(run_in_order, Fused(BF16))))
