@@ -1,5 +1,6 @@
 """Fused stages: Triton's kernels, interpreted on the CPU, and who gets them."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from tests.unit.dit.toy import BF16, FP32, first_frame_clean, make_dit, make_inputs
+from wan_model.compile_ahead import CompiledAhead
 from wan_model.dit import run_in_order, stage_choice
 from wan_model.dit.attention_layers import AllTokens
 from wan_model.dit.block import Block
@@ -15,6 +17,7 @@ from wan_model.dit.compiled_stages import CompiledStages
 from wan_model.dit.stage_choice import (
     TOLERANCE,
     FastestStages,
+    compile_stages_ahead,
     fastest_stages,
     own_stages,
     trial_error,
@@ -227,6 +230,31 @@ def test_each_kind_of_block_is_tried_once(monkeypatch):
     assert stages.of(model.blocks[2], gpu) is own_stages
     assert stages.of(model.blocks[0], torch.device("cuda", 1)) is own_stages
     assert len(tried) == 2
+
+
+def test_experts_share_what_is_compiled_ahead_and_wait_for_it(monkeypatch):
+    """A kind that both have is compiled once."""
+    steps, ahead = [], CompiledAhead()
+    monkeypatch.setattr(ahead, "wait", lambda: steps.append("waited"))
+
+    def begun(compile_all, _device, kept):
+        compile_all()
+        steps.append(kept)
+        return ahead
+
+    monkeypatch.setattr(stage_choice.CompiledAhead, "begun", begun)
+    monkeypatch.setattr(stage_choice, "compile_stages", lambda kinds, _: steps.extend(kinds))
+    monkeypatch.setattr(stage_choice, "fastest_stages", lambda *_: steps.append("tried"))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    models = [(FastestStages(FP32), make_dit().blocks) for _ in range(2)]
+    gpu = torch.device("cuda", 0)
+    compile_stages_ahead(models, gpu, nullcontext)
+    assert steps == [BlockKind.of(models[0][1][0]), nullcontext]
+    steps.clear()
+    stages, blocks = models[1]
+    for block in blocks:
+        stages.of(block, gpu)
+    assert steps == ["waited", "tried"]
 
 
 @pytest.mark.gpu

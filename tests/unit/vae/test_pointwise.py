@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tests.parity.recipe import value
 from tests.unit.launches import Launches
+from wan_model.compile_ahead import CompiledAhead
 from wan_model.config import VaeConfig
 from wan_model.vae import build_vae, kernel_choice
 from wan_model.vae.feature_cache import FeatureCache
@@ -169,3 +170,15 @@ def test_a_vae_compiles_eight_kernels_for_all_it_does(
     trial_error(kernels.TritonPointwise(), CPU, torch.bfloat16)
     assert compiled == ahead
     assert len(compiled) <= 8, sorted(map(str, compiled))
+
+
+@pytest.mark.parametrize("operation", ["decode", "encode"])
+def test_a_vae_waits_for_what_is_compiled_ahead(
+    operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[str] = []
+    vae = build_vae(VaeConfig(variant="wan2.1", encoder_dim=8, decoder_dim=8, z_dim=16))
+    monkeypatch.setattr(CompiledAhead, "wait", lambda _: waited.append(operation))
+    shape = (1, 16, 1, 2, 2) if operation == "decode" else (1, 3, 1, 16, 16)
+    getattr(vae, operation)(torch.zeros(shape))
+    assert waited
