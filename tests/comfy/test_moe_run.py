@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from .graphs import Prompt, experts, moe_sampler, node, random_text, save
 from .server import ComfyServer
-from .stock import difference, empty_latent
+from .stock import ROUNDING, empty_latent, relative
 
 pytestmark = pytest.mark.comfy
 
@@ -73,7 +73,7 @@ def test_cancelling_stops_within_a_block(comfy_server: ComfyServer, call: int):
     prompt |= save(f"{name}_again", latent=("sampler", 0))
     assert comfy_server.run(prompt).status == "success"
     again = load_file(comfy_server.output / f"{name}_again.safetensors")["samples"]
-    assert difference(first, again) <= 1e-6
+    assert relative(first, again) <= ROUNDING
 
 
 @pytest.mark.parametrize("ends", ["finished", "interrupted", "failed"])

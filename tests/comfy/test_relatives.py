@@ -6,7 +6,7 @@ import pytest
 
 from .graphs import I2V, T2V, Prompt, experts, model, moe_sampler, node, random_text, save, vae
 from .server import ComfyServer
-from .stock import difference, empty_latent, ksampler_advanced, run_to_tensors, shifted
+from .stock import ROUNDING, empty_latent, ksampler_advanced, relative, run_to_tensors, shifted
 
 pytestmark = pytest.mark.comfy
 
@@ -67,7 +67,7 @@ def test_both_experts_equal_two_samplers_of_core(comfy_server: ComfyServer, kind
     saved = run_to_tensors(comfy_server, prompt, {"mine": ("mine", 0), "split": ("split", 0)})
 
     assert saved["mine"].std() > 0.1
-    assert difference(saved["mine"], saved["split"]) <= 1e-4
+    assert relative(saved["mine"], saved["split"]) <= ROUNDING
 
     file = f"relative_{kind}_0.safetensors"
     refused = comfy_server.run({**model(file), **empty_latent(), **run_with_core("model")})
