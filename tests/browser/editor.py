@@ -12,7 +12,11 @@ from playwright.sync_api import ConsoleMessage, Page
 
 from tests.comfy.server import ComfyServer
 
-READY = "() => !!(window.app?.extensionManager && window.app.canvas && window.app.graph)"
+READY = (
+    "() => !!(window.app?.extensionManager && window.app.canvas && window.app.graph)"
+    # Newer editors open a workflow of their own once there is a graph, in place of what is there.
+    " && window.app.extensionManager.spinner === false"
+)
 
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
