@@ -24,7 +24,8 @@ from wan_model.attention import SparseSchedule
 from wan_model.attention.sdpa import sdpa
 from wan_model.config import VaeConfig
 from wan_model.dit import BlockRunner, WanDiT, run_in_order
-from wan_model.dit.stage_choice import with_stages
+from wan_model.dit.block import Block, BlockStages
+from wan_model.dit.stage_choice import FastestStages, StagesOf, own_stages, with_stages
 from wan_model.dit.text_guidance import GuidanceSettings, NegativeText
 from wan_model.dit.tokens import RUN_TOKENS, runs
 from wan_model.errors import SettingsError
@@ -292,20 +293,20 @@ def coarse(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return sdpa(q * 0.5, k, v)
 
 
-class CountedStages:
-    """Stands for a model's fused stages."""
+class CountedStages(FastestStages):
+    """Counts the blocks that ask for stages, and gives them their own."""
 
     def __init__(self) -> None:
+        super().__init__(FP32)
         self.blocks = 0
 
-    def on(self, device: torch.device) -> Callable[[Any], Any]:  # noqa: ARG002
+    def of(self, block: Block, device: torch.device) -> StagesOf:  # noqa: ARG002
         """Returns stages that are counted."""
+        return self._counted
 
-        def stages_of(block: Any) -> Any:
-            self.blocks += 1
-            return block
-
-        return stages_of
+    def _counted(self, block: Block) -> BlockStages:
+        self.blocks += 1
+        return own_stages(block)
 
 
 def worker_cases(rank: int, folder: str) -> Iterator[tuple[str, float]]:
