@@ -15,7 +15,7 @@ import torch
 
 log = logging.getLogger(__name__)
 
-LONGEST_WAIT = 60.0
+LONGEST_WAIT = 20.0
 """Seconds. A compiler that takes longer hangs: whoever waits then compiles for itself."""
 
 
@@ -74,7 +74,7 @@ def _can_compile_ahead(device: torch.device) -> bool:
         return False
     if not torch.cuda.is_initialized():
         return False
-    if device.index not in (None, torch.cuda.current_device()):
+    if device.index != torch.cuda.current_device():
         return False  # Triton runs on the current one only
     try:
         # What the compiler imports at first use, here: two threads that import what imports each

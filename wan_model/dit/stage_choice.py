@@ -117,7 +117,7 @@ class FastestStages:
     def kind(self, blocks: Iterable[BlockFn], device: torch.device) -> StageKind:
         """Returns what they are of a model's blocks on a device, for estimates."""
         found = {self.of(block, device) for block in blocks if isinstance(block, Block)}
-        return "own" if own_stages in found else "fused"
+        return "fused" if found and own_stages not in found else "own"
 
 
 def compile_stages_ahead(
@@ -126,6 +126,8 @@ def compile_stages_ahead(
     kept: Callable[[], AbstractContextManager[object]],
 ) -> None:
     """Has a thread compile the kernels that models' blocks will need, where that can be done.
+
+    LoRAs come later, and have layers that quantize tokens take some as they are, too.
 
     Args:
         models: that are about to run, with their blocks.
@@ -139,6 +141,8 @@ def compile_stages_ahead(
         for block in blocks
         if isinstance(block, Block) and (kind := BlockKind.of(block)) is not None
     }
+
+    wanted |= {(kind.with_adapters(), precision): None for kind, precision in wanted}
 
     def compile_all() -> None:
         for kind, precision in wanted:

@@ -72,6 +72,10 @@ class BlockKind:
         """Whether any layer takes e4m3."""
         return any(layer.codes for layer in self.layers)
 
+    def with_adapters(self) -> "BlockKind":
+        """Returns the same with LoRAs on all layers."""
+        return replace(self, layers=tuple(layer._replace(adapters=True) for layer in self.layers))
+
     def without_codes(self) -> "BlockKind":
         """Returns the same of layers that quantize tokens themselves."""
         return replace(self, layers=tuple(layer._replace(codes=False) for layer in self.layers))

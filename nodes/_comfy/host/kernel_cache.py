@@ -2,7 +2,8 @@
 
 Triton's own place is the home folder, inductor's the system's temporary one, and inductor moves
 Triton's when it first compiles. Both read environment variables, so these are set while code of
-this pack runs, and are as before for everybody else.
+this pack runs, and are as before for everybody else: but for those moments, once on a machine, in
+which a thread of ours compiles beside them.
 """
 
 import os

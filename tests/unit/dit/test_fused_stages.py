@@ -232,8 +232,14 @@ def test_each_kind_of_block_is_tried_once(monkeypatch):
     assert len(tried) == 2
 
 
+def test_blocks_of_others_do_not_count_as_fused():
+    stages = FastestStages(FP32)
+    assert stages.kind([torch.nn.Identity()], torch.device("cuda", 0)) == "own"
+    assert stages.kind([], torch.device("cpu")) == "own"
+
+
 def test_experts_share_what_is_compiled_ahead_and_wait_for_it(monkeypatch):
-    """A kind that both have is compiled once."""
+    """A kind that both have is compiled once, and as it is with LoRAs."""
     steps, ahead = [], CompiledAhead()
     monkeypatch.setattr(ahead, "wait", lambda: steps.append("waited"))
 
@@ -249,7 +255,10 @@ def test_experts_share_what_is_compiled_ahead_and_wait_for_it(monkeypatch):
     models = [(FastestStages(FP32), make_dit().blocks) for _ in range(2)]
     gpu = torch.device("cuda", 0)
     compile_stages_ahead(models, gpu, nullcontext)
-    assert steps == [BlockKind.of(models[0][1][0]), nullcontext]
+    kind = BlockKind.of(models[0][1][0])
+    assert kind is not None
+    assert steps == [kind, kind.with_adapters(), nullcontext]
+    assert all(layer.adapters for layer in steps[1].layers)
     steps.clear()
     stages, blocks = models[1]
     for block in blocks:
