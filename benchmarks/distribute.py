@@ -54,6 +54,7 @@ Links = tuple[tuple[str, int], tuple[str, int]]
 ALONE: Links = (("experts", 0), ("experts", 1))
 SHARED: Links = (("shared", 0), ("shared", 1))
 MODES = ("auto", "ulysses", "cfg", "cfg+ulysses", "experts", "layers")
+FAULTS = ("faults", "killed")
 DEFAULT = ("auto", "faults", "experts", "layers", "killed")
 """In an order in which the first minutes tell most. Faults happen to the mode before them."""
 
@@ -103,7 +104,7 @@ class Bench:
     """GiB that the server had for itself then."""
     seeds: int = 100
     last: tuple[str, float] = ("", 1.0)
-    """Mode and guidance scale that run."""
+    """Mode and guidance scale that ran last; faults happen to them."""
 
     def about(self, mode: str, cfg: float) -> Line:
         """Returns what a line is of."""
@@ -170,9 +171,9 @@ class Bench:
         elif mode == "killed":
             self.kill_server()
         else:
-            self.last = (mode, scales(mode)[0])
             for cfg in scales(mode):
                 self.measure(mode, cfg)
+            self.last = (mode, scales(mode)[0])
 
     def measured(self, mode: str, cfg: float) -> tuple[Run, Run]:
         """Returns a first prompt and a measured one.
@@ -261,8 +262,14 @@ class Bench:
         emit("distribute_fault", about)
 
     def faults(self) -> None:
-        """Kills a process that computes, then cancels a prompt."""
+        """Kills a process that computes, then cancels a prompt.
+
+        Raises:
+            ServerError: if no process computes.
+        """
         before = self.workers()
+        if not before:
+            raise ServerError("No process computes. Name a mode before faults, such as auto.")
         self.fault("process killed", lambda: os.kill(before[-1], signal.SIGKILL), lambda: before)
         self.fault("cancelled", self.running.interrupt, list)
 
@@ -335,8 +342,8 @@ def play(bench: Bench, modes: Sequence[str]) -> None:
             bench.play(mode)
         except PROBLEMS as error:
             traceback.print_exc()
-            about = bench.about(mode, scales(mode)[0])
-            emit("distribute", {**about, "failed": str(error).partition("\n")[0]})
+            of = bench.last if mode in FAULTS else (mode, scales(mode)[0])
+            emit("distribute", {**bench.about(*of), "failed": str(error).partition("\n")[0]})
             if not is_there(bench.running.pid):
                 return
             bench.running.interrupt()  # it may still wait for what does not come
@@ -355,7 +362,7 @@ def main() -> None:
     parser.add_argument("--size", default="832x480x81", help="WIDTHxHEIGHTxFRAMES")
     parser.add_argument("--blocks", type=int, default=40, help="of each expert")
     parser.add_argument("--gpus", type=int, default=2, help="processes without GPUs")
-    parser.add_argument("--modes", nargs="+", choices=(*MODES, "faults", "killed"), default=DEFAULT)
+    parser.add_argument("--modes", nargs="+", choices=(*MODES, *FAULTS), default=DEFAULT)
     parser.add_argument("--steps", type=int, default=3, help="of the prompt that is measured")
     parser.add_argument("--precision", default="auto", help="input of our loader")
     parser.add_argument("--attention", default="auto", help="input of our loader")
@@ -367,6 +374,8 @@ def main() -> None:
     with server(files) as running:
         bench = Bench(running, options, files, size, before)
         play(bench, options.modes)
+        if not is_there(running.pid):
+            return
         started = [*named(below(running.pid), *RAY)]
     left, waited = wait_for(lambda: started)
     about = {"fault": "none: ComfyUI ended", "left": left, "left_seconds": round(waited, 2)}
