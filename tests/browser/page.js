@@ -4,9 +4,8 @@ window.wanduetTest = {
     for (let i = 0; i < count; i += 1) await new Promise(requestAnimationFrame);
   },
 
-  // Waits until changes have been drawn and our routes have answered all that was asked. Counted
-  // here and not by the network's events, which a busy machine delivers before or after the page
-  // has read the answer.
+  // Waits until changes have been drawn and our routes have answered. Counted here, since a busy
+  // machine delivers the network's events before or after the page has read an answer.
   async settle(longest) {
     const limit = performance.now() + longest;
     for (let quiet = 0; quiet < 4; quiet = this.asked ? 0 : quiet + 1) {
@@ -71,15 +70,12 @@ window.wanduetTest = {
     return node.id;
   },
 
-  advanced(type) {
-    const { inputs } = LiteGraph.registered_node_types[type].nodeData;
-    return Object.fromEntries(Object.values(inputs).map((one) => [one.name, !!one.advanced]));
-  },
-
-  // Says of inputs of nodes to come whether they are advanced, as newer servers do.
-  setAdvanced(type, advanced) {
-    const { inputs } = LiteGraph.registered_node_types[type].nodeData;
-    for (const [name, value] of Object.entries(advanced)) inputs[name].advanced = value;
+  // Says which inputs of nodes to come are advanced, as newer servers do. Returns which were.
+  setAdvanced(type, names) {
+    const inputs = Object.values(LiteGraph.registered_node_types[type].nodeData.inputs);
+    const before = inputs.filter((one) => one.advanced).map((one) => one.name);
+    for (const one of inputs) one.advanced = names.includes(one.name);
+    return before;
   },
 
   connect(from, output, to, input) {
@@ -359,10 +355,9 @@ window.wanduetTest = {
   // Heights of the panels below a node's widgets, as they are drawn and as they were asked for.
   panelHeights(id) {
     const panels = this.node(id).widgets.filter((widget) => widget.name.startsWith("wanduet_"));
-    return Object.fromEntries(panels.map(({ name, element }) => [name, [
-      element.getBoundingClientRect().height,
-      Number.parseFloat(getComputedStyle(element).getPropertyValue("--comfy-widget-min-height")),
-    ]]));
+    const wanted = (style) => Number.parseFloat(style.getPropertyValue("--comfy-widget-min-height"));
+    const heights = ({ clientHeight, style }) => [clientHeight, wanted(style)];
+    return Object.fromEntries(panels.map((panel) => [panel.name, heights(panel.element)]));
   },
 
   view() {

@@ -304,8 +304,7 @@ def test_keeps_its_size_and_fits_the_node(editor: Editor):
 def test_hidden_inputs_leave_no_room_below_panels(editor: Editor, results: Path | None):
     if not editor.mode.nodes2:
         pytest.skip("Only Nodes 2.0 hides advanced inputs.")
-    known = editor.call("advanced", "WanDuetMoESampler")
-    editor.call("setAdvanced", "WanDuetMoESampler", dict.fromkeys(ADVANCED, True))
+    known = editor.call("setAdvanced", "WanDuetMoESampler", [*ADVANCED])
     try:
         _, sampler = add_pair(editor)
     finally:
