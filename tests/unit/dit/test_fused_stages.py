@@ -23,7 +23,7 @@ from wan_model.dit.stage_choice import (
     trial_error,
     with_stages,
 )
-from wan_model.dit.stage_trial import LAYERS, BlockKind, LayerKind
+from wan_model.dit.stage_trial import LAYERS, BlockKind, LayerKind, run_trial, trial_block
 from wan_model.quant import LowRank, QuantizedRows, quantize_rows
 
 pytest.importorskip("triton")
@@ -57,14 +57,21 @@ def kind_of(codes=False, adapters=False, **sizes):
 
 @interpreted
 @pytest.mark.parametrize("adapters", [False, True])
-@pytest.mark.parametrize(("codes", "most"), [(False, 1e-6), (True, 7e-2)])
-def test_every_stage_computes_what_the_block_computes(codes, adapters, most):
+@pytest.mark.parametrize(("codes", "most", "of_most"), [(False, 1e-6, 1e-6), (True, 7e-2, 1e-2)])
+def test_every_stage_computes_what_the_block_computes(codes, adapters, most, of_most):
     """Two samples, and timesteps that differ between tokens.
 
-    Interpreted, what e4m3 rounds up to a power of two is halved.
+    Interpreted, what e4m3 rounds up to a power of two is halved: a few large errors, which would
+    hide a scale that is 3 % off. The smallest 95 % of the errors show it.
     """
-    stages = fused_stages(with_codes=codes)
-    assert trial_error(stages, CPU, FP32, kind_of(codes, adapters)) < most
+    block = trial_block(kind_of(codes, adapters), FP32, CPU)
+    results, expected = (
+        torch.cat([part.flatten() for part in run_trial(each, block, FP32, CPU)])
+        for each in (fused_stages(with_codes=codes)(block), block)
+    )
+    errors = (results - expected).abs().sort().values
+    assert errors.norm() < most * expected.norm()
+    assert errors[: errors.numel() * 95 // 100].norm() < of_most * expected.norm()
 
 
 @interpreted
