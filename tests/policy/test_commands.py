@@ -18,8 +18,9 @@ PAGES = [
     for pattern in ("*.md", "docs/*.md", "models/*.md", "benchmarks/*.md", "js/docs/**/*.md")
     for path in REPOSITORY.glob(pattern)
 ]
-PYTHON = re.compile(r"^(?:\w+=\S* )*(?:python|torchrun) (?:--nproc-per-node \d+ )?")
-OF_OTHERS = ("-m pytest", "-m pip")
+PYTHON = re.compile(r"^(?:\$ )?(?:\w+=\S* )*(?:python3?|torchrun) (?:--nproc-per-node \d+ )?")
+OF_OTHERS = ("-m pytest", "-m pip", "-m venv", "-c ", "main.py")
+"""What commands of other programs begin with."""
 NAMES = ("-m render_farm", "-m wan_model.convert")
 """Programs that need arguments, as sentences call them."""
 PLACEHOLDERS = {"KIND": "pace", "...": "0"}
@@ -32,13 +33,16 @@ class UnderstoodError(Exception):
 def shown(text: str) -> Iterator[str]:
     """Yields the commands of a page, those in blocks and those within sentences."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    blocks = [re.sub(r"\s*\\\n\s*", " ", block) for block in blocks]
     lines = [line for block in blocks for line in block.splitlines()]
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     lines += [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
     for line in lines:
         for part in re.sub(r"\s#\s.*", "", line).split(" | "):
             if start := PYTHON.match(part.strip()):
-                yield part.strip()[start.end() :]
+                command = part.strip()[start.end() :]
+                if not command.startswith(OF_OTHERS):
+                    yield command
 
 
 COMMANDS = sorted(
@@ -68,7 +72,7 @@ def only_reads(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.usefixtures("only_reads")
-@pytest.mark.parametrize("command", [each for each in COMMANDS if not each.startswith(OF_OTHERS)])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch):
     words = [PLACEHOLDERS.get(word, word) for word in shlex.split(command)]
     run, words = (runpy.run_module, words[1:]) if words[0] == "-m" else (runpy.run_path, words)
@@ -80,3 +84,20 @@ def test_a_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch):
 
 def test_commands_are_found():
     assert len(COMMANDS) > 50
+
+
+@pytest.mark.parametrize(
+    ("line", "commands"),
+    [
+        ("python tools/lake.py", ["tools/lake.py"]),
+        ("$ python3 tools/lake.py", ["tools/lake.py"]),
+        ("A=1 python3 tools/lake.py \\\n    --size 8", ["tools/lake.py --size 8"]),
+        ("python3 -m pip install ray", []),
+        ("python -m venv .venv", []),
+        ('python -c "print(1)"', []),
+        ("python main.py --listen", []),
+        ("pip install python", []),
+    ],
+)
+def test_commands_are_those_of_our_programs(line: str, commands: list[str]):
+    assert [*shown(f"```\n{line}\n```\n")] == commands
