@@ -3,9 +3,10 @@
 Used by `test_long_run.py`, and for hours by `benchmarks/soak.py`.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -206,6 +207,8 @@ class Sample:
     heap_kib: int = 0
     """Taken from C's allocator and not freed; counted after /free only. The rest of `rss_kib` is
     Python's objects, libraries' data, and what glibc keeps for later."""
+    own_threads: int = 0
+    """All but asyncio's, which starts another when it is busy; counted after /free only."""
 
 
 def known_results(server: ComfyServer, workflows: Mapping[str, Workflow]) -> dict[str, Tensor]:
@@ -340,13 +343,15 @@ class LongRun:
         _expect(self.server.run({"look": node("WanDuetTestWatched", name="gone")}), "success")
         _expect(self.server.run({"look": node("WanDuetTestHeap", name="heap")}), "success")
         heap = (self.server.output / "heap.jsonl").read_text().splitlines()[-1]
-        self.samples.append(look(self.server, self.sent, REST, int(heap) >> 10))
+        used, threads = json.loads(heap)
+        sample = look(self.server, self.sent, REST)
+        self.samples.append(replace(sample, heap_kib=used >> 10, own_threads=threads))
 
     def _look(self, event: str) -> None:
         self.samples.append(look(self.server, self.sent, event))
 
 
-def look(server: ComfyServer, prompts: int, event: str, heap_kib: int = 0) -> Sample:
+def look(server: ComfyServer, prompts: int, event: str) -> Sample:
     """Returns what a server has now."""
     process = Path("/proc", str(server.pid))
     status = dict(
@@ -360,7 +365,6 @@ def look(server: ComfyServer, prompts: int, event: str, heap_kib: int = 0) -> Sa
         len(list((process / "fd").iterdir())),
         int(status["Threads"]),
         sum(file.stat().st_size for file in files),
-        heap_kib,
     )
 
 
