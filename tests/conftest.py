@@ -42,6 +42,7 @@ HELPER_NODES = (
     "instrument_nodes.py",
     "memory_nodes.py",
     "patch_nodes.py",
+    "preview_nodes.py",
     "relative_nodes.py",
     "timed_text_nodes.py",
 )

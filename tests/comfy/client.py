@@ -138,10 +138,15 @@ class ComfyClient:
 
         One that still tidies up after a prompt does not hear of it, and takes another first; so
         there is one that does nothing, and a second one behind which that is over.
+
+        Raises:
+            RuntimeError: one of them failed.
         """
         self.post("/free", {"unload_models": unload_models, "free_memory": free_memory})
         for _ in range(2):
-            self.run(NOTHING)
+            ended = self.run(NOTHING)
+            if ended.status != "success":
+                raise RuntimeError(f"No prompt works. Got {ended.error or ended.status}.")
 
     def upload_image(self, path: Path) -> str:
         """Uploads an image into the input folder and returns the name for LoadImage."""

@@ -200,6 +200,10 @@ class WaitForFile(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> float:
+        return float("nan")  # each prompt counts anew
+
+    @classmethod
     def execute(cls, model: Any, name: str, free: int, seconds: float) -> io.NodeOutput:
         patient, left = model.clone(), free
         file = Path(folder_paths.get_output_directory()) / f"{name}.go"

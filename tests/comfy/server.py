@@ -221,8 +221,8 @@ def free_ports(count: int = 1) -> Iterator[int]:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     probe.bind(("127.0.0.1", ports[-1] + 1 if ports else 0))
                     ports.append(probe.getsockname()[1])
-            except OSError:
-                continue  # the next one is taken
+            except (OSError, OverflowError):
+                continue  # the next one is taken, or there is none behind 65535
             if not sys.platform.startswith("linux"):
                 stack.close()
             yield ports[0]

@@ -275,11 +275,12 @@ def test_cancel(ray_server: ComfyServer):
     def cancel(message: Any) -> None:
         if message.type == "progress":
             told.append(message)
-            ray_server.interrupt()
+            if len(told) == 1:
+                ray_server.interrupt()
 
     result = ray_server.run({**long, **save("no", latent=("sampler", 0))}, on_message=cancel)
     assert result.status == "interrupted"
-    assert len(told) < 500
+    assert len(told) < 100
     before = set(workers(ray_server))
     prompt |= {**guided("sampler", SHARED, seed=3), **save("no", latent=("sampler", 0))}
     assert ray_server.run(prompt).status == "success"

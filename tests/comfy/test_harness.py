@@ -6,7 +6,7 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-from .client import Message, PromptRejected
+from .client import ComfyClient, Message, PromptRejected, RunResult
 from .server import ComfyServer, free_ports
 
 pytestmark = pytest.mark.comfy
@@ -90,10 +90,7 @@ def test_interrupted_prompt_ends_early_and_runs_again(comfy_server: ComfyServer)
             comfy_server.interrupt()
 
     endless = stock_prompt(10_000, "interrupted")
-    stopped = comfy_server.run(endless, on_message=interrupt)
-
-    assert stopped.status == "interrupted"
-    assert len(stopped.progress("sampler")) < 10_000
+    assert comfy_server.run(endless, on_message=interrupt).status == "interrupted"
     assert comfy_server.run(stock_prompt(2, "after")).status == "success"
 
 
@@ -104,3 +101,38 @@ def test_a_port_waits_for_its_server():
             with socket.socket() as other, pytest.raises(OSError, match="in use"):
                 other.bind(("127.0.0.1", port))
             socket.create_server(("127.0.0.1", port)).close()
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_freeing_tells_of_a_prompt_that_fails(monkeypatch: pytest.MonkeyPatch, broken: int):
+    statuses = ["success", "success"]
+    statuses[broken] = "error"
+    left = iter(statuses)
+    client = ComfyClient("nowhere")
+    monkeypatch.setattr(client, "post", lambda *_: None)
+    monkeypatch.setattr(client, "run", lambda _: RunResult("", next(left), {}, [], []))
+    with pytest.raises(RuntimeError, match="Got error"):
+        client.free()
+
+
+def test_a_node_that_counts_passes_begins_anew_with_each_prompt(comfy_server: ComfyServer):
+    for seed in range(2):
+        prompt = stock_prompt(1, "counted")
+        options = {"model": ["model", 0], "name": "none", "free": 1, "seconds": 0.0}
+        prompt["waits"] = {"class_type": "WanDuetTestWaitForFile", "inputs": options}
+        prompt["sampler"]["inputs"] |= {"model": ["waits", 0], "seed": seed}
+        assert "waits" in comfy_server.run(prompt).executed
+
+
+def test_ports_in_a_row_do_not_end_behind_the_last(monkeypatch: pytest.MonkeyPatch):
+    told = iter([65535])
+
+    class Last(socket.socket):
+        def getsockname(self):
+            own = super().getsockname()
+            return (own[0], next(told, own[1]))
+
+    monkeypatch.setattr(socket, "socket", Last)
+    with free_ports(2) as first:
+        assert first < 65535
+    assert next(told, None) is None

@@ -115,10 +115,10 @@ def test_a_preview_vae_that_is_there_is_used(comfy_server: ComfyServer):
     folder.mkdir(exist_ok=True)
     file = folder / "taew2_1.safetensors"
     write_preview(file)
-    prompt = t2v(104, steps=1000)  # previews take but a hundredth of a run's time
-    prompt["waits"] = node(
-        "WanDuetTestWaitForFile", model=("experts", 0), name="never", free=0, seconds=0.5
-    )
+    prompt = t2v(104, steps=1000)  # it is stopped before them, however long a preview takes
+    prompt["eager"] = node("WanDuetTestPreviewAnyTime", model=("experts", 0))
+    waits = {"name": "never", "free": 0, "seconds": 0.5}
+    prompt["waits"] = node("WanDuetTestWaitForFile", model=("eager", 0), **waits)
     prompt["sampler"]["inputs"]["model_high"] = ["waits", 0]
 
     def stop(message: Message) -> None:
