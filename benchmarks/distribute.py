@@ -55,6 +55,8 @@ ALONE: Links = (("experts", 0), ("experts", 1))
 SHARED: Links = (("shared", 0), ("shared", 1))
 MODES = ("auto", "ulysses", "cfg", "cfg+ulysses", "experts", "layers")
 FAULTS = ("faults", "killed")
+NOTHING = ("", 1.0)
+"""In place of the mode that ran last and its guidance scale, when there is none to strike."""
 DEFAULT = ("auto", "faults", "experts", "layers", "killed")
 """In an order in which the first minutes tell most. Faults happen to the mode before them."""
 
@@ -103,7 +105,7 @@ class Bench:
     alone_own: float = 0.0
     """GiB that the server had for itself then."""
     seeds: int = 100
-    last: tuple[str, float] = ("", 1.0)
+    last: tuple[str, float] = NOTHING
     """Mode and guidance scale that ran last; faults happen to them."""
 
     def about(self, mode: str, cfg: float) -> Line:
@@ -165,15 +167,22 @@ class Bench:
         return Run(result.status, error or " | ".join(told), seconds, between, latent)
 
     def play(self, mode: str) -> None:
-        """Does what one of the modes or words of the command line stands for."""
-        if mode == "faults":
-            self.faults()
-        elif mode == "killed":
-            self.kill_server()
-        else:
+        """Does what one of the modes or words of the command line stands for.
+
+        Raises:
+            ServerError: if a mode fails, or there is nothing that a fault could happen to.
+        """
+        if mode not in FAULTS:
+            self.last = NOTHING  # a fault would strike processes that a prompt does not use
             for cfg in scales(mode):
                 self.measure(mode, cfg)
             self.last = (mode, scales(mode)[0])
+            return
+        if self.last == NOTHING:
+            raise ServerError("No mode ran before it. Name one, such as auto.")
+        if not self.workers():
+            raise ServerError("No process computes.")
+        (self.faults if mode == "faults" else self.kill_server)()
 
     def measured(self, mode: str, cfg: float) -> tuple[Run, Run]:
         """Returns a first prompt and a measured one.
@@ -262,14 +271,8 @@ class Bench:
         emit("distribute_fault", about)
 
     def faults(self) -> None:
-        """Kills a process that computes, then cancels a prompt.
-
-        Raises:
-            ServerError: if no process computes.
-        """
+        """Kills a process that computes, then cancels a prompt."""
         before = self.workers()
-        if not before:
-            raise ServerError("No process computes. Name a mode before faults, such as auto.")
         self.fault("process killed", lambda: os.kill(before[-1], signal.SIGKILL), lambda: before)
         self.fault("cancelled", self.running.interrupt, list)
 
@@ -342,8 +345,12 @@ def play(bench: Bench, modes: Sequence[str]) -> None:
             bench.play(mode)
         except PROBLEMS as error:
             traceback.print_exc()
-            of = bench.last if mode in FAULTS else (mode, scales(mode)[0])
-            emit("distribute", {**bench.about(*of), "failed": str(error).partition("\n")[0]})
+            said = str(error).partition("\n")[0]
+            if mode in FAULTS:
+                about = {**bench.about(*bench.last), "fault": mode}
+                emit("distribute_fault", {**about, "status": "failed", "said": said})
+            else:
+                emit("distribute", {**bench.about(mode, scales(mode)[0]), "failed": said})
             if not is_there(bench.running.pid):
                 return
             bench.running.interrupt()  # it may still wait for what does not come
@@ -374,9 +381,9 @@ def main() -> None:
     with server(files) as running:
         bench = Bench(running, options, files, size, before)
         play(bench, options.modes)
-        if not is_there(running.pid):
-            return
-        started = [*named(below(running.pid), *RAY)]
+        started = [*named(below(running.pid), *RAY)] if is_there(running.pid) else []
+    if not started:
+        return
     left, waited = wait_for(lambda: started)
     about = {"fault": "none: ComfyUI ended", "left": left, "left_seconds": round(waited, 2)}
     emit("distribute_fault", {**bench.about(*bench.last), **about, "gpu_gib": bench.taken()})

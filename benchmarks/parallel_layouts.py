@@ -95,8 +95,19 @@ def _gpus(row: Row) -> str:
     return " and ".join(format(taken, ".1f") for taken in row.line.get("gpu_gib", ()))
 
 
-def _failed(row: Row) -> str:
-    return str(row.line.get("failed", "")).partition(". ")[0].replace("|", "/")
+def _failed(row: Row, key: str = "failed") -> str:
+    return str(row.line.get(key, "")).partition(". ")[0].replace("|", "/")
+
+
+def _struck(row: Row) -> str:
+    """Returns the mode that a fault happened to, if there was one."""
+    return _mode(row) if row.line.get("mode") else "none"
+
+
+def _ended(row: Row) -> str:
+    """Returns how a prompt ended that a fault happened to, or why the fault could not happen."""
+    status = row.name("status")
+    return f"{status}: {_failed(row, 'said')}" if status == "failed" else status
 
 
 def _next(row: Row) -> str:
@@ -134,8 +145,8 @@ FAULT = Layout(
     subject=(*NODE_KEYS, "fault"),
     columns=(
         Column("fault", lambda row: row.name("fault")),
-        Column("mode", _mode),
-        Column("the prompt ended", lambda row: row.name("status")),
+        Column("mode", _struck),
+        Column("the prompt ended", _ended),
         Column("after, s", lambda row: row.number("end_seconds", ".1f")),
         Column("processes left", lambda row: str(row.line.get("left", ""))),
         Column("gone after, s", lambda row: row.number("left_seconds", ".1f")),
