@@ -100,8 +100,8 @@ class WanDuetTextEncoderLoader(io.ComfyNode):
                     "text_encoder_name",
                     options=runtime.model_names("text_encoders"),
                     tooltip=(
-                        "umT5 file: umt5_xxl_fp8_e4m3fn_scaled, umt5_xxl_fp16 (larger, closest to "
-                        "the model), or a .gguf."
+                        "umT5 file: umt5_xxl_fp8_e4m3fn_scaled, umt5_xxl_fp16 (larger, more "
+                        "exact), or a .gguf."
                     ),
                 ),
             ],

@@ -27,7 +27,7 @@ CATEGORY = "Wan 2.2/load"
 PRECISIONS = ["auto", "bf16", "fp16", "fp32"]
 PRECISION_TOOLTIP = (
     "Number format used for the heavy maths. auto suits your file and GPU and is shown here. "
-    "fp8 is faster on RTX 40, RTX 50 and H100; bf16 is closest to the model."
+    "fp8 is faster on RTX 40, RTX 50 and H100; bf16 gives the more faithful picture."
 )
 ATTENTIONS = [
     "auto",

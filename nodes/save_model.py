@@ -68,8 +68,9 @@ def _inputs() -> list[Any]:
             options=[one.name for one in EXPORTS],
             default="bf16",
             tooltip=(
-                "Number format of the file. bf16 is the closest; fp8 and int8 take half the space; "
-                "int8 convrot is the closest of 8 bits; GGUF is for ComfyUI-GGUF and WanDuet."
+                "Number format of the file. bf16 gives the most faithful picture; fp8 and int8 "
+                "take half the space; int8 convrot is the most faithful at 8 bits; GGUF is for "
+                "ComfyUI-GGUF and WanDuet."
             ),
         ),
     ]

@@ -128,8 +128,9 @@ def check_port(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as error:
+        except (OSError, OverflowError) as error:
+            why = error.strerror if isinstance(error, OSError) else "65535 is the last"
             raise FarmError(
-                f"A worker's port cannot be used. Got {port} ({error.strerror}), need a free one. "
+                f"A worker's port cannot be used. Got {port} ({why}), need a free one. "
                 "End the program that has it, or choose others with --worker-port."
             ) from error

@@ -1,8 +1,12 @@
 import pytest
+import torch
 
-from benchmarks.fit import check_fit
-from wan_model.config import DiTConfig
+from benchmarks.fit import check_fit, weight_bytes
+from wan_model.attention import resolve
+from wan_model.config import DiTConfig, Precision
 from wan_model.errors import MemoryLimitError
+
+from .conftest import REPOSITORY, import_script
 
 GIB = 2**30
 A14B = DiTConfig(
@@ -36,3 +40,19 @@ def test_all_contestants_are_there_at_once_and_a_peer_needs_more_room_than_ours(
 def test_nothing_fits_beside_too_large_a_video():
     with pytest.raises(MemoryLimitError, match="Use a smaller video"):
         check_fit(A14B, "fp8", 9 * GIB, 8 * GIB)
+
+
+def test_the_page_on_speed_says_what_its_command_takes():
+    forward, gpu = import_script("forward"), torch.device("cuda")
+    precision = Precision(compute_dtype=torch.bfloat16)
+    task = forward.Task("a14b", A14B, 8, precision, "fp8", gpu)
+    video = task.estimate_bytes("832x480x81", resolve("sdpa"), "fused") / GIB
+    inside, outside = (part / GIB for part in weight_bytes(A14B, "fp8"))
+    weights, slice_of_it = inside + outside, inside / 4 + outside
+    page = " ".join((REPOSITORY / "docs" / "speed.md").read_text("utf-8").split())
+    for said in (
+        "forward.py a14b 832x480x81 --format fp8 |",
+        f"{weights + video:.1f} GiB of free VRAM, {weights:.1f} for the weights and {video:.1f}",
+        f"a quarter of the blocks, which takes {slice_of_it + video:.1f} GiB",
+    ):
+        assert said in page

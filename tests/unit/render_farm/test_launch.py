@@ -121,6 +121,11 @@ def test_gpus_that_were_chosen(monkeypatch: pytest.MonkeyPatch):
     assert visible_gpus() == ["3", "GPU-a"]
 
 
+def test_a_worker_has_no_port_behind_the_last():
+    with pytest.raises(FarmError, match=r"Got 65536 \(65535 is the last\)"):
+        check_port("127.0.0.1", ComfySpec("main.py", (), "/f", 65535).port(2))
+
+
 def test_a_port_that_is_taken():
     async def take() -> None:
         fake = FakeComfyUI(1, set())
