@@ -1,20 +1,15 @@
 /**
- * The only file that touches ComfyUI's frontend (app, api); nodes and links are read in read_graph.js. So
- * a change of its interface is one edit here. Works with both renderers, canvas and Nodes 2.0.
+ * The only file that touches ComfyUI's frontend (app, api); nodes and links are read in read_graph.js, and
+ * panels added in node_height.js. So a change of its interface is one edit here. Works with both renderers,
+ * canvas and Nodes 2.0.
  */
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { after, hooked } from "./node_hooks.js";
+import { after } from "./node_hooks.js";
 import { isOurs } from "./read_graph.js";
 
 /** @typedef {any} Node a LiteGraph node */
-
-/** Around an element that is a widget. */
-const MARGIN = 8;
-
-/** Between two rows of a node in Nodes 2.0. */
-const GAP = 4;
 
 /** Events of the page with which a person can change a value, a link, or the node's place. */
 const DONE_BY_HAND = ["pointermove", "pointerup", "keyup", "input", "change", "wheel", "drop"];
@@ -54,47 +49,11 @@ export function extendOurNodes(name, onCreated) {
 export const rootGraph = () => app.rootGraph ?? app.graph;
 
 /** @returns {boolean} whether nodes are drawn as HTML, which is Nodes 2.0 */
-const drawnAsHtml = () => !!(/** @type {any} */ (window).LiteGraph?.vueNodesMode);
+export const drawnAsHtml = () => !!(/** @type {any} */ (window).LiteGraph?.vueNodesMode);
 
-/**
- * Height below which a node is not set. Nodes 2.0 never draws it lower than what it holds.
- * @param {Node} node
- */
-export const lowestOf = (node) => (drawnAsHtml() ? 0 : node.computeSize()[1]);
-
-/**
- * Height of a node after a panel was added. In Nodes 2.0, computeSize() counts advanced inputs that
- * are hidden, and panels with the room that they have on the canvas.
- * @param {Node} node
- * @param {number} height of the panel
- * @param {boolean} comesAndGoes so that the node gets just as much higher
- */
-function heightWith(node, height, comesAndGoes) {
-  if (!drawnAsHtml()) return Math.max(node.size[1], lowestOf(node));
-  if (comesAndGoes) return node.size[1] + height + GAP;
-  const hidden = node.widgets.filter((/** @type {any} */ one) => one.options?.advanced).length;
-  const row = /** @type {any} */ (window).LiteGraph.NODE_WIDGET_HEIGHT + GAP;
-  return Math.max(node.size[1], node.computeSize()[1] - hidden * row);
-}
-
-/**
- * Adds an element below the node's widgets. It holds no value, so it is left out of saved
- * workflows and prompts.
- * @param {Node} node
- * @param {string} name
- * @param {HTMLElement} element
- * @param {{ minWidth: number, height: number, around?: number }} size around: room above and below,
- *   of a panel that comes and goes
- */
-export function addPanel(node, name, element, { minWidth, height, around = 0 }) {
-  element.style.setProperty("--comfy-widget-min-height", `${height}px`);
-  const options = { serialize: false, getMinHeight: () => height + around, margin: MARGIN };
-  const widget = hooked(node, () => node.addDOMWidget(name, name, element, options));
-  widget.serialize = false;
-  const width = Math.max(node.size[0], node.computeSize()[0], minWidth);
-  node.setSize([width, heightWith(node, height, around > 0)]);
-  return widget;
-}
+/** @returns {boolean} whether Nodes 2.0 shows the advanced inputs of all nodes */
+export const showsAdvanced = () =>
+  !!app.extensionManager?.setting?.get("Comfy.Node.AlwaysShowAdvancedWidgets");
 
 /** Draws the canvas anew. */
 export const redraw = () => app.canvas.setDirty(true, true);

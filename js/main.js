@@ -1,10 +1,11 @@
 /** Entry point: says which node gets what. Help pages of the nodes lie in docs/. */
 
 import {
-  addButton, addPanel, copyText, extendNode, extendOurNodes, getFile, getJson, moveInput,
-  onMessage, openWorkflow, openWorkflowId, passToCanvas, postJson, sayHello, setPlaceholder,
-  showError, showInstead, translatedWords, watch, whenEdited, writeWidget,
+  addButton, copyText, extendNode, extendOurNodes, getFile, getJson, moveInput, onMessage,
+  openWorkflow, openWorkflowId, passToCanvas, postJson, sayHello, setPlaceholder, showError,
+  showInstead, translatedWords, watch, whenEdited, writeWidget,
 } from "./comfy.js";
+import { addPanel, leaveOutHiddenInputs } from "./node_height.js";
 import { after } from "./node_hooks.js";
 import {
   findModelFile, findNode, findPath, isConnected, isOurs, readPrompt, readWidgets,
@@ -29,6 +30,8 @@ learn(await Promise.race([translatedWords().catch(() => ({})), english]));
 
 /** @type {WeakMap<any, SchedulePanel>} */
 const panels = new WeakMap();
+
+extendOurNodes("WanDuet.Room", leaveOutHiddenInputs);
 
 extendNode("WanDuet.Schedule", "WanDuetMoESampler", (node) => {
   addStyleSheet();

@@ -1,6 +1,7 @@
 /** Panels below a node's widgets that come and go, and leave nothing of themselves in a workflow. */
 
-import { addPanel, lowestOf, passToCanvas, redraw } from "../comfy.js";
+import { passToCanvas, redraw } from "../comfy.js";
+import { addPanel, giveBack, heightWithout } from "../node_height.js";
 import { removePanel } from "../node_hooks.js";
 import { div } from "./dom.js";
 
@@ -67,7 +68,8 @@ export class PassingPanels {
     // Or a run would mark the workflow as changed, and undo would go through panels.
     node.onSerialize = function (/** @type {any} */ saved) {
       const result = earlier?.apply(this, arguments);
-      if (place.brought) saved.size = [saved.size[0], saved.size[1] - place.brought];
+      const [width, height] = saved.size;
+      if (place.brought) saved.size = [width, heightWithout(this, height, place.brought)];
       // Frontend 1.32 lists there every widget of a node that shows a subgraph; files may hold JSON text.
       const listed = saved.properties?.proxyWidgets;
       if (Array.isArray(listed)) {
@@ -83,9 +85,7 @@ export class PassingPanels {
    * @param {Place} place
    */
   take(node, place) {
-    if (place.widget && removePanel(node, place.widget)) {
-      node.setSize([node.size[0], Math.max(lowestOf(node), node.size[1] - place.brought)]);
-    }
+    if (place.widget && removePanel(node, place.widget)) giveBack(node, place.brought);
     place.widget = null;
     place.brought = 0;
   }

@@ -17,6 +17,7 @@ from wan_model.sampling import (
 )
 
 from .editor import LONGEST_WAIT, Editor, Panel
+from .hidden_inputs import hidden_inputs
 
 pytestmark = pytest.mark.browser
 
@@ -47,12 +48,6 @@ CHANGES: list[dict[str, Any]] = [
 
 T2V = ("toy_t2v_high_noise.safetensors", "toy_t2v_low_noise.safetensors")
 I2V = ("toy_i2v_high_noise.safetensors", "toy_i2v_low_noise.safetensors")
-
-ADVANCED = (
-    *("boundary", "start_at_step", "end_at_step", "add_noise"),
-    *("return_with_leftover_noise", "start_steps", "cfg_start"),
-)
-"""Inputs of the sampler that Nodes 2.0 hides where the server says so, as ComfyUI 0.33 does."""
 
 PIXEL = 0.02
 """Tolerance of a sigma that was read back from the drawing."""
@@ -304,28 +299,32 @@ def test_keeps_its_size_and_fits_the_node(editor: Editor):
 def test_hidden_inputs_leave_no_room_below_panels(editor: Editor, results: Path | None):
     if not editor.mode.nodes2:
         pytest.skip("Only Nodes 2.0 hides advanced inputs.")
-    known = editor.call("setAdvanced", "WanDuetMoESampler", [*ADVANCED])
-    try:
+    with hidden_inputs(editor):
         _, sampler = add_pair(editor)
-    finally:
-        editor.call("setAdvanced", "WanDuetMoESampler", known)
-    editor.page.wait_for_selector(".wanduet-plan")
-    editor.settle()
-    editor.screenshot(results, "hidden-inputs")
-    height = editor.call("height", sampler)
-    heights = editor.call("panelHeights", sampler)
-    assert heights.keys() == {"wanduet_schedule", "wanduet_plan"}
-    assert all(drawn == pytest.approx(wanted, abs=1) for drawn, wanted in heights.values())
+        editor.page.wait_for_selector(".wanduet-plan")
+        editor.settle()
+        editor.screenshot(results, "hidden-inputs")
+        height = editor.call("height", sampler)
+        heights = editor.call("panelHeights", sampler)
+        assert heights.keys() == {"wanduet_schedule", "wanduet_plan"}
+        assert all(drawn == pytest.approx(wanted, abs=1) for drawn, wanted in heights.values())
 
-    editor.set_widgets(sampler, {"denoise": 0.0})
-    editor.page.wait_for_selector(".wanduet-problems")
-    editor.settle()
-    assert editor.call("height", sampler) > height
-    editor.set_widgets(sampler, {"denoise": 1.0})
-    editor.page.locator(".wanduet-problems").wait_for(state="detached")
-    editor.settle()
-    assert editor.call("height", sampler) == height
-    assert editor.call("panelHeights", sampler) == heights
+        editor.set_widgets(sampler, {"denoise": 0.0})
+        editor.page.wait_for_selector(".wanduet-problems")
+        editor.settle()
+        assert editor.call("height", sampler) > height
+        editor.set_widgets(sampler, {"denoise": 1.0})
+        editor.page.locator(".wanduet-problems").wait_for(state="detached")
+        editor.settle()
+        assert editor.call("height", sampler) == height
+        assert editor.call("panelHeights", sampler) == heights
+
+        editor.load(editor.serialize())
+        editor.page.wait_for_selector(".wanduet-plan")
+        editor.settle()
+        editor.screenshot(results, "hidden-inputs-loaded")
+        assert editor.call("height", sampler) == height
+        assert editor.call("panelHeights", sampler) == heights
 
 
 def test_wheel_and_middle_button_reach_the_canvas(editor: Editor):
