@@ -185,24 +185,24 @@ def regional_prompts() -> Workflow:
         day,
         has_source=True,
         mask=mask("Mask: what is transparent gets the first prompt", LEFT, (0, 0)),
-        other=Node("WanDuetTextEncode", (450, 700), (400, 200), {**encode, "positive": night}),
-        rest=Node("InvertMask", (450, 950), (300, 60), {"mask": ("mask", 1)}),
-        region=Node("InvertMask", (800, 950), (300, 60), {"mask": ("rest", 0)}),
+        other=Node("WanDuetTextEncode", (450, 790), (400, 200), {**encode, "positive": night}),
+        rest=Node("InvertMask", (450, 1040), (300, 60), {"mask": ("mask", 1)}),
+        region=Node("InvertMask", (800, 1040), (300, 60), {"mask": ("rest", 0)}),
         first_region=Node(
             "ConditioningSetMask",
-            (450, 1060),
+            (450, 1150),
             (300, 130),
             {"conditioning": ("prompt", 0), "mask": ("region", 0), **region},
         ),
         second_region=Node(
             "ConditioningSetMask",
-            (450, 1240),
+            (450, 1330),
             (300, 130),
             {"conditioning": ("other", 0), "mask": ("rest", 0), **region},
         ),
         both=Node(
             "ConditioningCombine",
-            (450, 1420),
+            (450, 1510),
             (300, 80),
             {"conditioning_1": ("first_region", 0), "conditioning_2": ("second_region", 0)},
         ),
@@ -235,16 +235,16 @@ def lora_per_step() -> Workflow:
     ):
         y = 320 + 700 * place
         values = {"lora_name": lora.name, "strength_model": 1.0, "strength_clip": 0.0}
-        nodes[f"{name}_hook"] = Node("CreateHookLora", (-450, y), (400, 150), values, (lora,))
+        nodes[f"{name}_hook"] = Node("CreateHookLora", (-850, y), (400, 150), values, (lora,))
         keyframes: dict[str, Any] = {}
         for number, (start, strength) in enumerate(strengths):
             values = {"strength_mult": strength, "start_percent": start, **keyframes}
             key = f"{name}_from_{number}"
-            where = (-450, y + 200 + 130 * number)
+            where = (-850, y + 200 + 150 * number)
             nodes[key] = Node("CreateHookKeyframe", where, (300, 110), values)
             keyframes = {"prev_hook_kf": (key, 0)}
         links = {"hooks": (f"{name}_hook", 0), "hook_kf": keyframes["prev_hook_kf"]}
-        nodes[f"{name}_timed"] = Node("SetHookKeyframes", (-100, y), (300, 80), links)
+        nodes[f"{name}_timed"] = Node("SetHookKeyframes", (-400, y), (300, 80), links)
     both = {"hooks_A": ("high_timed", 0), "hooks_B": ("low_timed", 0)}
     sides = {
         "positive_NEW": ("prompt", 0),
@@ -254,8 +254,8 @@ def lora_per_step() -> Workflow:
         "set_cond_area": "default",
     }
     nodes |= {
-        "hooks": Node("CombineHooks2", (-100, 150), (300, 80), both),
-        "hooked": Node("PairConditioningSetProperties", (450, 720), (400, 170), sides),
+        "hooks": Node("CombineHooks2", (-400, 470), (300, 80), both),
+        "hooked": Node("PairConditioningSetProperties", (450, 800), (400, 170), sides),
     }
     nodes["size"] = changed(nodes["size"], positive=("hooked", 0), negative=("hooked", 1))
     few = {"steps": 8, "cfg_high": 1.0, "cfg_low": 1.0, "shift": 5.0, "sampler": "euler"}

@@ -22,6 +22,9 @@ OUTSIDE = (*LOADS, "SaveVideo")
 GRAPH_INPUT, GRAPH_OUTPUT = -10, -20
 """Ids of the pseudo nodes that have a subgraph's inputs and outputs."""
 
+OUTPUT_X, BESIDE = 1690, 80
+"""Where a subgraph's outputs are, or so far right of the nodes if those reach beyond."""
+
 LINKED = "-1"
 """In `proxyWidgets`: the widget of a subgraph's input. Otherwise the id of a node inside."""
 
@@ -216,6 +219,7 @@ def subgraph(workflow: Workflow, layout: Layout, schemas: Schemas) -> dict[str, 
     builder.link((layout.inside["video"], 0), (GRAPH_OUTPUT, 0), "VIDEO")
     fill_outputs(nodes, builder)
     identity = subgraph_id(workflow)
+    right = max(OUTPUT_X, *(node["pos"][0] + node["size"][0] + BESIDE for node in nodes))
 
     def boundary(name: str, kind: str, links: list[int], x: int, row: int) -> dict[str, Any]:
         made = uuid.uuid5(identity, f"{kind} {name}")
@@ -235,7 +239,7 @@ def subgraph(workflow: Workflow, layout: Layout, schemas: Schemas) -> dict[str, 
         "config": {},
         "name": workflow.blueprint,
         "inputNode": {"id": GRAPH_INPUT, "bounding": [-260, 0, 140, 40 + 20 * len(workflow.ports)]},
-        "outputNode": {"id": GRAPH_OUTPUT, "bounding": [1690, 0, 120, 60]},
+        "outputNode": {"id": GRAPH_OUTPUT, "bounding": [right, 0, 120, 60]},
         "inputs": [
             boundary(
                 port.name,
@@ -246,7 +250,7 @@ def subgraph(workflow: Workflow, layout: Layout, schemas: Schemas) -> dict[str, 
             )
             for slot, port in enumerate(workflow.ports)
         ],
-        "outputs": [boundary("video", "VIDEO", [len(builder.links)], 1710, 0)],
+        "outputs": [boundary("video", "VIDEO", [len(builder.links)], right + 20, 0)],
         "widgets": [],
         "nodes": nodes,
         "groups": [],

@@ -2,6 +2,7 @@
 
 import json
 from fractions import Fraction
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ SMALL = {"size": "width x height", "seconds": 0.0, "length": 9, "steps": 3}
 IMAGE_SIZE = (96, 64)
 FRAMES = {"Continued Clips": 9 + 8 + 8, "SVI 2 Pro": 9 + 4 + 4, "Seamless Loop": 4 * 3}
 """Of templates whose videos have other lengths than their clips."""
+
+TITLE = 30
+"""Pixels that a node's title has above its position."""
+
+Box = tuple[list[float], list[float]]
+"""Position and size of a node, without its title, both (x, y)."""
 
 
 def small(workflow: dict[str, Any], image: str) -> dict[str, Any]:
@@ -98,3 +105,31 @@ def test_a_template_is_a_blueprint_that_is_listed(path: Path, comfy_server: Comf
     packs = [node["properties"]["cnr_id"] for node in inside["nodes"]]
     assert {"wan-duet"} <= set(packs) <= {"wan-duet", "comfy-core"}
     assert all(node["properties"]["ver"] for node in inside["nodes"])
+
+
+def boxes(graph: dict[str, Any]) -> list[tuple[str, Box]]:
+    """Returns what lies in a graph, by kind; a subgraph's inputs and outputs have no title."""
+    nodes = [(node["type"], (node["pos"], node["size"])) for node in graph["nodes"]]
+    ends = [(name, graph[name]) for name in ("inputNode", "outputNode") if name in graph]
+    for name, end in ends:
+        x, y, width, height = end["bounding"]
+        nodes.append((name, ([x, y + TITLE], [width, height - TITLE])))
+    return nodes
+
+
+def apart(one: Box, other: Box, axis: int, room: float) -> bool:
+    """Whether two nodes have so much room between them along an axis."""
+    first, second = sorted((one, other), key=lambda box: box[0][axis])
+    return first[0][axis] + first[1][axis] + room <= second[0][axis]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_nodes_do_not_lie_over_each_other(path: Path):
+    workflow = json.loads((REPOSITORY / "workflows" / path.name).read_text("utf-8"))
+    for graph in (workflow, *workflow["definitions"]["subgraphs"]):
+        over = [
+            (kind, other_kind)
+            for (kind, one), (other_kind, other) in combinations(boxes(graph), 2)
+            if not (apart(one, other, 0, 0) or apart(one, other, 1, TITLE))
+        ]
+        assert over == []
