@@ -51,9 +51,14 @@ export const rootGraph = () => app.rootGraph ?? app.graph;
 /** @returns {boolean} whether nodes are drawn as HTML, which is Nodes 2.0 */
 export const drawnAsHtml = () => !!(/** @type {any} */ (window).LiteGraph?.vueNodesMode);
 
-/** @returns {boolean} whether Nodes 2.0 shows the advanced inputs of all nodes */
-export const showsAdvanced = () =>
-  !!app.extensionManager?.setting?.get("Comfy.Node.AlwaysShowAdvancedWidgets");
+/**
+ * Calls `action` once Nodes 2.0 or the canvas draws the nodes instead of the other.
+ * @param {() => void} action
+ */
+export function whenDrawnAnew(action) {
+  const soon = () => requestAnimationFrame(action);
+  app.ui?.settings?.addEventListener?.("Comfy.VueNodes.Enabled.change", soon);
+}
 
 /** Draws the canvas anew. */
 export const redraw = () => app.canvas.setDirty(true, true);

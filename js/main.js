@@ -2,13 +2,13 @@
 
 import {
   addButton, copyText, extendNode, extendOurNodes, getFile, getJson, moveInput, onMessage,
-  openWorkflow, openWorkflowId, passToCanvas, postJson, sayHello, setPlaceholder, showError,
-  showInstead, translatedWords, watch, whenEdited, writeWidget,
+  openWorkflow, openWorkflowId, passToCanvas, postJson, rootGraph, sayHello, setPlaceholder,
+  showError, showInstead, translatedWords, watch, whenDrawnAnew, whenEdited, writeWidget,
 } from "./comfy.js";
-import { addPanel, leaveOutHiddenInputs } from "./node_height.js";
+import { addPanel, fitHtml, leaveOutHiddenInputs } from "./node_height.js";
 import { after } from "./node_hooks.js";
 import {
-  findModelFile, findNode, findPath, isConnected, isOurs, readPrompt, readWidgets,
+  findModelFile, findNode, findPath, isConnected, isOurs, nodesIn, readPrompt, readWidgets,
 } from "./read_graph.js";
 import { Frames } from "./compare/frames.js";
 import { ComparePlayer, CONTROLS_HEIGHT } from "./compare/player.js";
@@ -32,6 +32,7 @@ learn(await Promise.race([translatedWords().catch(() => ({})), english]));
 const panels = new WeakMap();
 
 extendOurNodes("WanDuet.Room", leaveOutHiddenInputs);
+whenDrawnAnew(() => nodesIn(rootGraph()).filter(isOurs).forEach(fitHtml));
 
 extendNode("WanDuet.Schedule", "WanDuetMoESampler", (node) => {
   addStyleSheet();

@@ -1,8 +1,7 @@
 /** Panels below a node's widgets, and how high they make it with either renderer. */
 
-import { drawnAsHtml, showsAdvanced } from "./comfy.js";
-import { hooked } from "./node_hooks.js";
-import { isConnected } from "./read_graph.js";
+import { drawnAsHtml } from "./comfy.js";
+import { after, hooked } from "./node_hooks.js";
 
 /** @typedef {any} Node a LiteGraph node */
 
@@ -13,8 +12,9 @@ const MARGIN = 8;
 const GAP = 4;
 
 /**
- * Has computeSize() leave out inputs that Nodes 2.0 hides. The editor makes every node that it loads,
- * undo included, as high as that.
+ * Leaves no room in Nodes 2.0 for inputs that it hides until they are asked for, and never draws a node
+ * lower than what it shows. The editor makes a new node as high as computeSize() says, and one that it
+ * loads, undo included, at least; on the canvas all inputs show, and need that height.
  * @param {Node} node that was just made
  */
 export function leaveOutHiddenInputs(node) {
@@ -22,19 +22,33 @@ export function leaveOutHiddenInputs(node) {
   /** @param {...any} args */
   node.computeSize = function (...args) {
     const size = computeSize.apply(this, args);
-    size[1] -= hiddenInputs(this) * (/** @type {any} */ (window).LiteGraph.NODE_WIDGET_HEIGHT + GAP);
+    if (!this.collapsed) size[1] -= hiddenRoom(this);
     return size;
   };
+  const made = () => {
+    if (node.size[1] === openHeight(node) + hiddenRoom(node)) fitHtml(node);
+  };
+  made();
+  after(node, "onConfigure", made);
 }
 
 /**
- * How many inputs computeSize() counts that are not drawn.
+ * Takes away what the canvas needs more than Nodes 2.0, of a node that is as low as the canvas can draw it.
  * @param {Node} node
  */
-function hiddenInputs(node) {
-  if (!drawnAsHtml() || node.collapsed || node.showAdvanced || showsAdvanced()) return 0;
-  return (node.widgets ?? []).filter((/** @type {any} */ { name, options }) =>
-    options?.advanced && !(node.graph && isConnected(node, name))).length;
+export function fitHtml(node) {
+  const lowest = openHeight(node), room = hiddenRoom(node);
+  if (room && node.size[1] <= lowest + room) node.setSize([node.size[0], Math.min(node.size[1], lowest)]);
+}
+
+/**
+ * Height that Nodes 2.0 may not need: it hides advanced inputs at first.
+ * @param {Node} node
+ */
+function hiddenRoom(node) {
+  if (!drawnAsHtml()) return 0;
+  const advanced = (node.widgets ?? []).filter((/** @type {any} */ one) => one.options?.advanced);
+  return advanced.length * (/** @type {any} */ (window).LiteGraph.NODE_WIDGET_HEIGHT + GAP);
 }
 
 /**
@@ -85,7 +99,10 @@ export function addPanel(node, name, element, { minWidth, height, around = 0 }) 
     margin: MARGIN,
     comesAndGoes: around > 0,
   };
-  const widget = hooked(node, () => node.addDOMWidget(name, name, element, options));
+  // Nodes 2.0 keeps the element on the page of a widget that had this node's number, this name and type,
+  // such as that of a node before undo made it anew.
+  const type = `${name} ${Math.random()}`;
+  const widget = hooked(node, () => node.addDOMWidget(name, type, element, options));
   widget.serialize = false;
   const width = Math.max(node.size[0], node.computeSize()[0], minWidth);
   node.setSize([width, heightWith(node, height, around > 0)]);

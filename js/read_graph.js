@@ -54,6 +54,13 @@ export function findPath(id) {
 export const findNode = (id) => findPath(id).at(-1);
 
 /**
+ * @param {any} graph
+ * @returns {Node[]} its nodes, and those of all subgraphs inside
+ */
+export const nodesIn = (graph) => (graph?.nodes ?? []).flatMap(
+  (/** @type {Node} */ node) => [node, ...(node.subgraph ? nodesIn(node.subgraph) : [])]);
+
+/**
  * Reads this pack's nodes and all that is upstream of them, much as the editor would queue them,
  * but without asking widgets for values that only a run may ask for.
  * @returns {{ prompt: Record<string, any>, nodes: Node[] }} ids are indices of `nodes`
@@ -82,13 +89,9 @@ export function readPrompt() {
     });
     return id;
   };
-  const visit = (/** @type {any} */ graph) => {
-    for (const node of graph?.nodes ?? []) {
-      if (isOurs(node) && node.mode !== NEVER && node.mode !== BYPASS) add(node);
-      if (node.subgraph) visit(node.subgraph);
-    }
-  };
-  visit(rootGraph());
+  for (const node of nodesIn(rootGraph())) {
+    if (isOurs(node) && node.mode !== NEVER && node.mode !== BYPASS) add(node);
+  }
   return { prompt, nodes };
 }
 

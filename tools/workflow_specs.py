@@ -229,7 +229,7 @@ def sampler_node(loaders: dict[str, Node], **settings: Any) -> Node:
         "latent_image": ("size", 2),
         **settings,
     }
-    return Node("WanDuetMoESampler", (900, 0), (360, 640), inputs)
+    return Node("WanDuetMoESampler", (900, 0), (360, 500), inputs)
 
 
 def image(title: str, file: str, place: int = 0) -> Node:

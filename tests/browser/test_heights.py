@@ -1,8 +1,11 @@
 """A node is as high as before, whatever happens to it while panels are below its widgets."""
 
+from pathlib import Path
+
 import pytest
 
-from .editor import Editor
+from .editor import Editor, saved
+from .hidden_inputs import hidden_inputs
 from .test_schedule_panel import add_pair
 
 pytestmark = pytest.mark.browser
@@ -46,9 +49,9 @@ def test_panels_of_a_collapsed_node_leave_no_height(editor: Editor):
     collapse(editor, sampler)
     editor.set_widgets(sampler, NO_STEPS)
     wait_for_problems(editor, sampler, 1)
-    assert saved_height(editor, sampler) == in_file
     collapse(editor, sampler)
     assert editor.call("height", sampler) > height
+    assert saved_height(editor, sampler) == in_file
     editor.set_widgets(sampler, {"denoise": 1.0})
     wait_for_problems(editor, sampler, 0)
     assert editor.call("height", sampler) == height
@@ -81,3 +84,73 @@ def test_a_height_below_that_of_panels_is_saved_as_it_is(editor: Editor):
     editor.set_widgets(sampler, {"denoise": 1.0})
     wait_for_problems(editor, sampler, 0)
     assert saved_height(editor, sampler) == pytest.approx(in_file, abs=40)
+
+
+def is_filled(editor: Editor, sampler: str) -> bool:
+    """Whether its panels are as high as they ask for: they share the room that a node leaves."""
+    heights = editor.call("panelHeights", sampler)
+    assert heights.keys() == {"wanduet_schedule", "wanduet_plan"}
+    return all(drawn == pytest.approx(wanted, abs=1) for drawn, wanted in heights.values())
+
+
+def draw_with(editor: Editor, nodes2: bool) -> None:
+    """Has the editor draw with the other renderer, as a person chooses in its menu."""
+    editor.call("setSetting", "Comfy.VueNodes.Enabled", nodes2)
+    editor.page.wait_for_function(
+        "(html) => !!document.querySelector('[data-node-id]') === html", arg=nodes2
+    )
+    editor.call("move", editor.serialize()["nodes"][0]["id"], 60, 80)  # the canvas draws again
+    editor.call("frames", 10)
+    editor.settle()
+
+
+def test_what_the_canvas_makes_higher_leaves_no_room_in_nodes2(
+    editor: Editor, results: Path | None
+):
+    if not editor.mode.nodes2:
+        pytest.skip("Only Nodes 2.0 hides advanced inputs.")
+    with hidden_inputs(editor):
+        _, sampler = add_pair(editor)
+        wait_for_plan(editor, sampler)
+        height, in_file = editor.call("height", sampler), saved_height(editor, sampler)
+        draw_with(editor, nodes2=False)
+        try:
+            assert editor.call("height", sampler) > height + 100
+            of_canvas = saved(editor.serialize())
+        finally:
+            draw_with(editor, nodes2=True)
+        assert is_filled(editor, sampler)
+
+        editor.load(of_canvas)
+        wait_for_plan(editor, sampler)
+        editor.screenshot(results, "of-canvas")
+        assert is_filled(editor, sampler)
+        assert editor.call("height", sampler) == height
+        assert saved_height(editor, sampler) == in_file
+
+        show = "([id, on]) => { wanduetTest.node(id).showAdvanced = on; }"
+        editor.page.evaluate(show, [sampler, True])
+        editor.load(editor.serialize())
+        wait_for_plan(editor, sampler)
+        editor.page.evaluate(show, [sampler, False])
+        editor.settle()
+        assert is_filled(editor, sampler)
+
+
+def test_panels_show_what_undo_brought_back(editor: Editor):
+    """It makes nodes anew with their numbers, and Nodes 2.0 keeps what it has drawn of them."""
+    _, sampler = add_pair(editor)
+    before = saved(editor.serialize())
+    editor.set_widgets(sampler, {"steps": 12})
+    editor.settle()
+    shown = editor.page.locator(".wanduet-split")
+    assert shown.all_text_contents() == ["High 8 | Low 4"]
+
+    tab = "app.extensionManager.workflow.activeWorkflow"
+    undo = f"(state) => app.loadGraphData(state, false, false, {tab})"
+    editor.page.evaluate(undo, before)
+    editor.settle()
+    assert shown.all_text_contents() == ["High 26 | Low 14"]
+    editor.set_widgets(sampler, {"steps": 20})
+    editor.settle()
+    assert shown.all_text_contents() == ["High 13 | Low 7"]
