@@ -7,8 +7,9 @@ Each case is a process of its own, so that nothing is in memory: one block's sta
 and in bf16 and of TI2V-5B, and decoding and encoding of both VAEs, at a small size. Prints JSON
 lines with the seconds of the first and of the second call, and how many kernels lie on disk then:
 *cold* with an empty cache; *ahead* with one that a thread filled before, as loaders have it do,
-with its seconds and the longest pauses of the main thread meanwhile; *kept* with *cold*'s cache.
-What Triton costs is the first call of *cold*, or of *ahead*, without that of *kept*.
+with its seconds; *watched* the same while the main thread wakes up 2000 times a second, with its
+longest pauses; *kept* with *cold*'s cache. What Triton costs is the first call of *cold*, *ahead*
+or *watched* without that of *kept*; the latter also imports the compiler, which *ahead* has done.
 
 On the meta device kernels are compiled for a Hopper GPU and counted; nothing is computed.
 """
@@ -32,13 +33,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.lines import emit
 from benchmarks.timing import device_called, elapsed
 from wan_model.compile_ahead import CompiledAhead
-from wan_model.config import DiTConfig, Precision, VaeConfig
+from wan_model.config import Precision, VaeConfig
 from wan_model.dit.block import Block
 from wan_model.dit.stage_choice import FastestStages, compile_stages, compile_stages_ahead
-from wan_model.dit.stage_trial import BlockKind, LayerKind, run_trial
-from wan_model.quant import Linear
-from wan_model.quant.formats import FP8_SCALED
-from wan_model.quant.kernels import kernels_for
+from wan_model.dit.stage_trial import BlockKind, LayerKind, run_trial, trial_block
 from wan_model.vae import FullVae, build_vae
 from wan_model.vae.full import compile_kernels
 
@@ -54,7 +52,7 @@ CASES = (
     *("A14B fp8", "A14B bf16", "5B bf16"),
     *(f"{name} {operation}" for name in VAES for operation in ("decode", "encode")),
 )
-MODES = ("cold", "ahead", "kept")
+MODES = ("cold", "ahead", "watched", "kept")
 
 
 class Use(NamedTuple):
@@ -78,7 +76,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for case in options.cases:
             for mode in modes:
-                cache = Path(folder) / case / ("ahead" if mode == "ahead" else "cold")
+                cache = Path(folder) / case / ("cold" if mode == "kept" else mode)
                 command = [sys.executable, __file__, "--device", options.device]
                 environment = {**os.environ, "TRITON_CACHE_DIR": str(cache)}
                 environment.pop("TRITON_INTERPRET", None)
@@ -104,13 +102,13 @@ def first_and_second(use: Use, mode: str, device: torch.device) -> dict[str, Any
     """Returns the seconds of two calls, and of what was compiled before."""
     torch.ones(1, device=device).sum().item()  # the device itself is no part of a first use
     found: dict[str, Any] = {}
-    if mode == "ahead":
+    if mode in ("ahead", "watched"):
         begin = time.perf_counter()
         ahead = use.compile_ahead()
-        pauses = longest_pauses(ahead)
+        if mode == "watched":
+            found["longest_pauses"] = [round(pause, 4) for pause in longest_pauses(ahead)[:5]]
         ahead.wait()
         found["ahead_seconds"] = round(time.perf_counter() - begin, 3)
-        found["longest_pauses"] = [round(pause, 4) for pause in pauses[:5]]
     for name in ("first_seconds", "second_seconds"):
         found[name] = round(elapsed(use.run, device), 4)
     return found
@@ -131,7 +129,7 @@ def use_of(case: str, device: torch.device) -> Use:
     """Makes what a case uses, with weights that are all alike."""
     name, what = case.split()
     if name not in VAES:
-        return stages_use(block_of(name, what, device), device)
+        return stages_use(trial_block(kind_of(name, what), PRECISION, device), device)
     config = VAES[name]
     with torch.device(device):
         vae = build_vae(config).to(DTYPE)
@@ -147,25 +145,14 @@ def _vae_ahead(vae: FullVae, device: torch.device) -> CompiledAhead:
     return vae.compile_ahead(device, nullcontext)
 
 
-def block_of(name: str, what: str, device: torch.device) -> Block:
-    """Returns a block, in fp8 with the matmul that is best here."""
-    sizes = A14B if name == "A14B" else B5
-    config = DiTConfig(**sizes, num_layers=1, in_channels=16, out_channels=16)
-    with torch.device(device):
-        block = Block(config, PRECISION, Linear).to(DTYPE)
-    for parameter in block.parameters():
-        parameter.fill_(0.01)
-    if what == "fp8":
-        kernel = next(k for k in kernels_for(FP8_SCALED) if k.unavailable_reason(device) is None)
-        for layer in block.modules():
-            if isinstance(layer, Linear):
-                layer.put(FP8_SCALED.quantize(layer.weight.data))
-                layer.matmul = kernel.make()
-    return block
+def kind_of(name: str, what: str) -> BlockKind:
+    """Returns of which kind a model's blocks are."""
+    takes = LayerKind(codes=what == "fp8", adapters=False)
+    return BlockKind(**(A14B if name == "A14B" else B5), layers=(takes,) * 8)
 
 
 def stages_use(block: Block, device: torch.device) -> Use:
-    """Stages of a block, found by their trial and run for a few tokens."""
+    """Stages of a block without weights, found by their trial and run for a few tokens."""
     fastest = FastestStages(PRECISION)
 
     def run() -> None:
@@ -207,9 +194,7 @@ def count(case: str) -> float:
     if name in VAES:
         compile_kernels(VAES[name], DTYPE)
     else:
-        takes = LayerKind(codes=what == "fp8", adapters=False)
-        kind = BlockKind(**(A14B if name == "A14B" else B5), layers=(takes,) * 8)
-        compile_stages([kind], PRECISION)
+        compile_stages([kind_of(name, what)], PRECISION)
     return round(time.perf_counter() - begin, 2)
 
 

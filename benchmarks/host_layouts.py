@@ -1,4 +1,7 @@
-"""How what a computer's memory holds becomes tables: many prompts in a row, several processes."""
+"""How what runs on a computer cost it becomes tables.
+
+Many prompts in a row, several processes, the first use of kernels.
+"""
 
 from .tables import Column, Layout, Row
 
@@ -18,6 +21,11 @@ def _growth(title: str, key: str, form: str) -> Column:
 
 def _count(title: str, key: str) -> Column:
     return Column(title, lambda row: row.number(key, ",d"))
+
+
+def _longest_pause(row: Row) -> str:
+    pauses = row.line.get("longest_pauses")
+    return f"{1000 * pauses[0]:.0f}" if pauses else ""
 
 
 SOAK = Layout(
@@ -47,5 +55,20 @@ HOST_MEMORY = Layout(
         Column("of one process'", lambda row: row.number("of_first", ".2f")),
     ),
     title=lambda row: f"{row.name('ranks')} processes, RAM",
+    told=None,
+)
+
+FIRST_USE = Layout(
+    subject=("case", "mode"),
+    columns=(
+        Column("what", lambda row: row.name("case")),
+        Column("kernels are", lambda row: row.name("mode")),
+        Column("kernels", lambda row: row.name("kernels")),
+        Column("compiled ahead in, s", lambda row: row.number("ahead_seconds", ".1f")),
+        Column("longest pause of others, ms", _longest_pause),
+        Column("first call, s", lambda row: row.number("first_seconds", ".2f")),
+        Column("second, s", lambda row: row.number("second_seconds", ".3f")),
+    ),
+    title=lambda row: f"first use of {row.name('case')}, {row.name('mode')}",
     told=None,
 )

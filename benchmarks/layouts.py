@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from .host_layouts import HOST_MEMORY, SOAK
+from .host_layouts import FIRST_USE, HOST_MEMORY, SOAK
 from .parallel_layouts import DISTRIBUTE, FAULT, PARALLEL, PROFILE
 from .tables import Column, Layout, Row, contestant
 
@@ -383,6 +383,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "parallel_vae_profile": PROFILE,
     "host_memory": HOST_MEMORY,
     "soak": SOAK,
+    "first_use": FIRST_USE,
     "distribute": DISTRIBUTE,
     "distribute_fault": FAULT,
 }

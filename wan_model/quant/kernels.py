@@ -45,7 +45,14 @@ FAILURES += (RuntimeError,)
 """What a kernel raises that is missing or does not run here."""
 
 MIN_ROWS = 32
-"""cuBLAS refuses int8 matmuls of 16 rows or fewer; zeros are added below this many."""
+"""cuBLAS refuses int8 matmuls of 16 rows or fewer, and row-wise scaled fp8 ones of a dozen where
+rows are long (13,824): zeros are added below this many."""
+
+
+def _with_more_rows(tokens: Tensor) -> Tensor:
+    """Returns (N, I) with zeros below, if there are fewer rows than cuBLAS takes."""
+    missing = MIN_ROWS - len(tokens)
+    return tokens if missing <= 0 else F.pad(tokens, (0, 0, 0, missing))
 
 
 @dataclass(frozen=True)
@@ -65,18 +72,18 @@ class Fp8Matmul:
 
     def of_rows(self, layer: LinearOperands, rows: QuantizedRows) -> Tensor:
         """See `RowMatmul`."""
-        codes, scale = rows.codes, rows.scale
+        codes, scale = rows.codes.flatten(0, -2), rows.scale.flatten(0, -2)
         weight_scale = scale_of(layer).reshape(-1, 1).expand(layer.weight.shape[0], 1)
         out = torch.ops.aten._scaled_mm(
-            codes.flatten(0, -2),
+            _with_more_rows(codes),
             layer.weight.t(),
-            scale_a=scale.flatten(0, -2),
+            scale_a=_with_more_rows(scale),
             scale_b=weight_scale.t().contiguous(),
             bias=None if layer.bias is None else layer.bias.to(torch.bfloat16),
             out_dtype=torch.bfloat16,
             use_fast_accum=FAST_ACCUMULATION,
-        )
-        return out.view(*codes.shape[:-1], -1).to(layer.compute_dtype)
+        )[: len(codes)]
+        return out.view(*rows.codes.shape[:-1], -1).to(layer.compute_dtype)
 
 
 @dataclass(frozen=True)
@@ -121,9 +128,7 @@ class Int8Matmul:
         """
         codes, scale = quantize_rows(rotate(x, layer.format.rotation), torch.int8)
         codes = codes.flatten(0, -2)
-        rows = codes.shape[0]
-        codes = F.pad(codes, (0, 0, 0, max(0, MIN_ROWS - rows)))
-        sums = torch.ops.aten._int_mm(codes, layer.weight.t())[:rows]
+        sums = torch.ops.aten._int_mm(_with_more_rows(codes), layer.weight.t())[: len(codes)]
         dtype = torch.float32 if layer.compute_dtype == torch.float32 else torch.bfloat16
         # Written in 16 bit at once: an fp32 copy of the sums would be the layer's largest tensor.
         out = torch.empty(sums.shape, dtype=dtype, device=x.device)

@@ -80,6 +80,8 @@ LINES: dict[str, dict[str, Any]] = {
         "disk_bytes_a_prompt": [0.012, 0.004],
         "differences": [],
     },
+    "first_use": {"case": "5B bf16", "mode": "watched", "kernels": 7, "ahead_seconds": 7.354}
+    | {"longest_pauses": [0.1568, 0.0958], "first_seconds": 0.2846, "second_seconds": 0.0025},
     "distribute": {**NODE, "mode": "auto", "cfg": 2, **TOGETHER, "step_seconds": 1.4},
     "distribute_fault": {**NODE, "mode": "auto", "fault": "cancelled", "left": 0, "next": "success"}
     | {"next_seconds": 4.1, "rms_error": 0.0},
@@ -134,6 +136,7 @@ SHOWN = {
         "of it not freed to C's allocator": "",
         "open files": "0",
     },
+    "first_use": {"kernels are": "watched", "longest pause of others, ms": "157"},
     "distribute": {"mode": "auto, with guidance", "on all, s": "1.400", "rms to one GPU": "0"},
     "distribute_fault": {"processes left": "0", "the next prompt": "4.1 s, rms 0"}
     | {"GPUs then, GiB": "30.5 and 29.8"},
