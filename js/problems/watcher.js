@@ -24,6 +24,8 @@ export class ProblemWatcher {
   constructor(editor) {
     this.editor = editor;
     this.asked = "";
+    /** @type {any[]} which it was asked about */
+    this.nodes = [];
     this.unanswered = true;
     /** @type {Map<any, import("./problems.js").Problem[]>} */
     this.editing = new Map();
@@ -44,14 +46,17 @@ export class ProblemWatcher {
   async look() {
     const { prompt, nodes } = this.editor.readPrompt();
     const asked = JSON.stringify(prompt);
-    if (asked === this.asked && !this.unanswered) return;
+    // The same graph may be of other nodes, such as those that were in a subgraph.
+    const known = asked === this.asked && nodes.every((node, i) => node === this.nodes[i]);
+    if (known && !this.unanswered) return;
     if (asked !== this.asked && this.asked) this.running = new Map();
     this.asked = asked;
+    this.nodes = nodes;
     this.unanswered = false;
     const answer = nodes.length
       ? await this.editor.postJson("/wanduet/check", { prompt }).catch(() => null)
       : { problems: [] };
-    if (asked !== this.asked) return;
+    if (nodes !== this.nodes) return;
     // What was asked about may have changed meanwhile, and the pause before the next question runs.
     if (JSON.stringify(this.editor.readPrompt().prompt) !== asked) return this.changed();
     if (answer === null) {

@@ -154,3 +154,36 @@ def test_panels_show_what_undo_brought_back(editor: Editor):
     editor.set_widgets(sampler, {"steps": 20})
     editor.settle()
     assert shown.all_text_contents() == ["High 13 | Low 7"]
+
+
+PASTE = """(id) => {
+    app.canvas.copyToClipboard([wanduetTest.node(id)]);
+    app.canvas.pasteFromClipboard({});
+    return app.graph.nodes.at(-1).id;
+}"""
+
+UNPACK = """() => {
+    app.canvas.setGraph(app.graph);
+    const known = app.graph.nodes.map(({ id }) => id);
+    app.graph.unpackSubgraph(app.graph.nodes.find((node) => node.subgraph));
+    return app.graph.nodes.find(({ id }) => !known.includes(id)).id;
+}"""
+
+
+def test_copies_and_subgraphs_keep_heights(editor: Editor):
+    with hidden_inputs(editor):
+        _, sampler = add_pair(editor)
+        wait_for_plan(editor, sampler)
+        height, in_file = editor.call("height", sampler), saved_height(editor, sampler)
+        pasted = editor.page.evaluate(PASTE, sampler)
+        assert saved_height(editor, pasted) == in_file
+        if editor.mode.frontend == "own":
+            return  # 1.32 leaves hidden elements of a subgraph on the page
+
+        inside = editor.call("moveIntoSubgraph", [sampler], "WanDuetMoESampler")
+        wait_for_plan(editor, inside)
+        assert editor.call("height", inside) == height
+        unpacked = editor.page.evaluate(UNPACK)
+        wait_for_plan(editor, unpacked)
+        assert editor.call("height", unpacked) == height
+        assert saved_height(editor, unpacked) == in_file
