@@ -10,6 +10,7 @@ from .worker_files import claim, shorten
 
 GUARD = Path(__file__).with_name("guard.py")
 HERE = "127.0.0.1"
+LAST_PORT = 65535
 
 
 class FarmError(Exception):
@@ -122,15 +123,19 @@ def check_port(host: str, port: int) -> None:
     """Sees whether a ComfyUI could listen there.
 
     Raises:
-        FarmError: if something else does.
+        FarmError: if something else does, or there is no such port.
     """
+    if not 0 < port <= LAST_PORT:
+        raise FarmError(
+            f"A worker's port does not exist. Got {port}, need one from 1 to {LAST_PORT}. "
+            "Choose others with --worker-port."
+        )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            why = error.strerror if isinstance(error, OSError) else "65535 is the last"
+        except OSError as error:
             raise FarmError(
-                f"A worker's port cannot be used. Got {port} ({why}), need a free one. "
+                f"A worker's port cannot be used. Got {port} ({error.strerror}), need a free one. "
                 "End the program that has it, or choose others with --worker-port."
             ) from error

@@ -232,8 +232,10 @@ class Heap(io.ComfyNode):
             libc.mallinfo2.restype = MallInfo
             info = libc.mallinfo2()
             used = info.uordblks + info.hblkhd
-        of_asyncio = [t for t in threading.enumerate() if t.name.startswith("asyncio_")]
-        write_line(name, [used, len(os.listdir("/proc/self/task")) - len(of_asyncio)])
+        # In this order: what asyncio starts in between is in neither.
+        tasks = set(os.listdir("/proc/self/task"))
+        threads = [t for t in threading.enumerate() if t.name.startswith("asyncio_")]
+        write_line(name, [used, len(tasks - {str(t.native_id) for t in threads})])
         return io.NodeOutput()
 
 
