@@ -15,6 +15,7 @@ from workflow_specs import (
     Position,
     Workflow,
     a14b,
+    beside_loras,
     image,
     lora_pair_node,
 )
@@ -117,13 +118,13 @@ def anchored(name: str, prompts: tuple[str, ...], text: str) -> Workflow:
         for key, node in base.nodes.items()
         if node.kind == "WanDuetMoESampler"
     }
-    return replace(base, nodes={**base.nodes, "loras": lora_pair_node(*SVI), **behind})
+    nodes = {**base.nodes, "loras": lora_pair_node(*SVI), **behind}
+    return replace(base, nodes=beside_loras(nodes))
 
 
 def _moved(node: Node, right: int, inputs: dict[str, Any]) -> Node:
     """A node with other inputs, further right."""
-    place = (node.position[0] + right, node.position[1])
-    return replace(node, position=place, inputs={**node.inputs, **inputs})
+    return replace(node.moved(right), inputs={**node.inputs, **inputs})
 
 
 LONG_WORKFLOWS = (

@@ -4,6 +4,7 @@ from workflow_specs import (
     ModelFile,
     Node,
     Workflow,
+    beside_loras,
     common_nodes,
     expert_nodes,
     image,
@@ -82,6 +83,7 @@ def tiny(
         "size": size_node(side, side, 17, **{key: (key, 0) for key in images}),
         "sampler": sampler_node(loaders, **settings),
     }
+    nodes = beside_loras(nodes) if few else nodes
     more = [FOUR_STEPS_NOTE] if few else [TI2V_NOTE] if is_ti2v else []
     note = "\n\n".join((text, *more, TINY_NOTE))
     return Workflow(name, name, text, nodes, note, ports(*images, choices=()))

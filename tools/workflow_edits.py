@@ -185,29 +185,30 @@ def regional_prompts() -> Workflow:
         day,
         has_source=True,
         mask=mask("Mask: what is transparent gets the first prompt", LEFT, (0, 0)),
-        other=Node("WanDuetTextEncode", (450, 790), (400, 200), {**encode, "positive": night}),
-        rest=Node("InvertMask", (450, 1040), (300, 60), {"mask": ("mask", 1)}),
-        region=Node("InvertMask", (800, 1040), (300, 60), {"mask": ("rest", 0)}),
+        other=Node("WanDuetTextEncode", (450, 320), (400, 200), {**encode, "positive": night}),
+        rest=Node("InvertMask", (0, 850), (300, 60), {"mask": ("mask", 1)}),
+        region=Node("InvertMask", (450, 850), (300, 60), {"mask": ("rest", 0)}),
         first_region=Node(
             "ConditioningSetMask",
-            (450, 1150),
+            (900, 0),
             (300, 130),
             {"conditioning": ("prompt", 0), "mask": ("region", 0), **region},
         ),
         second_region=Node(
             "ConditioningSetMask",
-            (450, 1330),
+            (900, 210),
             (300, 130),
             {"conditioning": ("other", 0), "mask": ("rest", 0), **region},
         ),
         both=Node(
             "ConditioningCombine",
-            (450, 1510),
+            (900, 420),
             (300, 80),
             {"conditioning_1": ("first_region", 0), "conditioning_2": ("second_region", 0)},
         ),
     )
-    nodes["size"] = changed(nodes["size"], positive=("both", 0))
+    nodes["size"] = changed(nodes["size"], positive=("both", 0)).moved(800, -320)
+    nodes |= {name: nodes[name].moved(800) for name in ("sampler", "decode", "video")}
     return template(
         "Wan 2.2 Regional Prompts 14B",
         "A video with one prompt in a region and another one elsewhere, with the two 14B experts.",
@@ -240,7 +241,7 @@ def lora_per_step() -> Workflow:
         for number, (start, strength) in enumerate(strengths):
             values = {"strength_mult": strength, "start_percent": start, **keyframes}
             key = f"{name}_from_{number}"
-            where = (-850, y + 200 + 150 * number)
+            where = (-850, y + 200 + 160 * number)
             nodes[key] = Node("CreateHookKeyframe", where, (300, 110), values)
             keyframes = {"prev_hook_kf": (key, 0)}
         links = {"hooks": (f"{name}_hook", 0), "hook_kf": keyframes["prev_hook_kf"]}
@@ -254,8 +255,8 @@ def lora_per_step() -> Workflow:
         "set_cond_area": "default",
     }
     nodes |= {
-        "hooks": Node("CombineHooks2", (-400, 470), (300, 80), both),
-        "hooked": Node("PairConditioningSetProperties", (450, 800), (400, 170), sides),
+        "hooks": Node("CombineHooks2", (0, 850), (300, 80), both),
+        "hooked": Node("PairConditioningSetProperties", (450, 850), (400, 170), sides),
     }
     nodes["size"] = changed(nodes["size"], positive=("hooked", 0), negative=("hooked", 1))
     few = {"steps": 8, "cfg_high": 1.0, "cfg_low": 1.0, "shift": 5.0, "sampler": "euler"}

@@ -10,14 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from workflow_specs import LOADS, Node, Port, Workflow
+from workflow_specs import OUTSIDE, Node, Port, Workflow
 
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 Schema = dict[str, Any]
 Schemas = dict[str, Schema]
-
-OUTSIDE = (*LOADS, "SaveVideo")
-"""Nodes that stay outside of the subgraph: a person uses them by hand."""
 
 GRAPH_INPUT, GRAPH_OUTPUT = -10, -20
 """Ids of the pseudo nodes that have a subgraph's inputs and outputs."""

@@ -1,12 +1,18 @@
 """What the workflow templates are made of: nodes, links, settings, places and notes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Position = tuple[int, int]
 
 LOADS = ("LoadImage", "LoadVideo")
 """Nodes that give a subgraph what a person chooses; they stand left of it."""
+
+OUTSIDE = (*LOADS, "SaveVideo")
+"""Nodes that stay outside of the subgraph: a person uses them by hand."""
+
+COLUMN = 450
+"""Width of a column of nodes, and what is between it and the next."""
 
 WAN22 = "https://huggingface.co/Comfy-Org/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files"
 WAN21 = "https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
@@ -58,6 +64,11 @@ class Node:
     inputs: dict[str, Any] = field(default_factory=dict)
     models: tuple[ModelFile, ...] = ()
     title: str = ""
+
+    def moved(self, right: int, down: int = 0) -> "Node":
+        """The same elsewhere."""
+        x, y = self.position
+        return replace(self, position=(x + right, y + down))
 
 
 @dataclass(frozen=True)
@@ -163,7 +174,18 @@ def lora_pair_node(high: ModelFile, low: ModelFile) -> Node:
     """LoRAs for a pair of experts."""
     links = {"model_high": ("experts", 0), "model_low": ("experts", 1)}
     inputs = {**links, "lora_high": high.name, "lora_low": low.name}
-    return Node("WanDuetLoraPair", (0, 770), (400, 300), inputs, (high, low))
+    return Node("WanDuetLoraPair", (COLUMN, 0), (400, 300), inputs, (high, low))
+
+
+def beside_loras(nodes: dict[str, Node]) -> dict[str, Node]:
+    """Moves what follows LoRAs right of them, and what their prompts and videos need below them."""
+    below = {"text_encoder": 250, "vae": 250}
+    return {
+        name: node
+        if name in ("experts", "loras") or node.kind in OUTSIDE
+        else node.moved(COLUMN, below.get(name, 0))
+        for name, node in nodes.items()
+    }
 
 
 def common_nodes(
@@ -173,12 +195,12 @@ def common_nodes(
     return {
         "text_encoder": Node(
             "WanDuetTextEncoderLoader",
-            (0, 400),
+            (0, 440),
             (400, 70),
             {"text_encoder_name": text_encoder.name},
             (text_encoder,),
         ),
-        "vae": Node("WanDuetVAELoader", (0, 550), (400, 100), {"vae_name": vae.name}, (vae,)),
+        "vae": Node("WanDuetVAELoader", (0, 630), (400, 100), {"vae_name": vae.name}, (vae,)),
         "prompt": Node(
             "WanDuetTextEncode",
             (450, 0),
@@ -234,7 +256,7 @@ def sampler_node(loaders: dict[str, Node], **settings: Any) -> Node:
 
 def image(title: str, file: str, place: int = 0) -> Node:
     """An image from ComfyUI's input folder."""
-    return Node("LoadImage", (0, 380 * place), (400, 340), {"image": file}, title=title)
+    return Node("LoadImage", (0, 400 * place), (400, 340), {"image": file}, title=title)
 
 
 def sized(fps: int, images: dict[str, Node], class_of_sizes: str) -> dict[str, Any]:
