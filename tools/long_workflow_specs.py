@@ -18,6 +18,7 @@ from workflow_specs import (
     beside_loras,
     image,
     lora_pair_node,
+    settings_note,
 )
 
 SVI = tuple(
@@ -106,7 +107,8 @@ def continued(
         clips[f"clip_{number}"] = (names["sampler"], 0)
         told.append(Port(names["prompt"], names["prompt"], "positive"))
     nodes = joined(nodes, clips, (930 * len(prompts) + 400, 0))
-    return replace(base, nodes=nodes, ports=(*told, SIZE[0]))
+    ports = (*told, SIZE[0])
+    return replace(base, nodes=nodes, ports=ports, text=f"{text}\n\n{settings_note(nodes, ports)}")
 
 
 def anchored(name: str, prompts: tuple[str, ...], text: str) -> Workflow:
@@ -119,7 +121,8 @@ def anchored(name: str, prompts: tuple[str, ...], text: str) -> Workflow:
         if node.kind == "WanDuetMoESampler"
     }
     nodes = {**base.nodes, "loras": lora_pair_node(*SVI), **behind}
-    return replace(base, nodes=beside_loras(nodes))
+    said = f"{text}\n\n{settings_note(nodes, base.ports)}"
+    return replace(base, nodes=beside_loras(nodes), text=said)
 
 
 def _moved(node: Node, right: int, inputs: dict[str, Any]) -> Node:

@@ -6,7 +6,6 @@ from typing import Any
 from workflow_specs import (
     HARBOUR,
     PROMPT,
-    SETTINGS_NOTE,
     SIZE,
     STEPS,
     UMT5,
@@ -21,6 +20,7 @@ from workflow_specs import (
     dit,
     expert_nodes,
     sampler_node,
+    settings_note,
     size_node,
     sized,
 )
@@ -123,7 +123,8 @@ def template(
     name: str, text: str, note: str, nodes: dict[str, Node], ports: tuple[Port, ...]
 ) -> Workflow:
     """A template whose blueprint has its name."""
-    return Workflow(name, name, text, nodes, f"{text}\n\n{note}\n\n{SETTINGS_NOTE}", ports)
+    said = f"{text}\n\n{note}\n\n{settings_note(nodes, ports)}"
+    return Workflow(name, name, text, nodes, said, ports)
 
 
 def video_to_video() -> Workflow:

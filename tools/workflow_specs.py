@@ -150,12 +150,27 @@ def ports(*images: str, choices: tuple[Port, ...] = (*SIZE, QUALITY)) -> tuple[P
 MORNING, DUSK = "wan22-lake-morning.jpg", "wan22-lake-dusk.jpg"
 """The pack puts these images of `workflows/input` into ComfyUI's input folder."""
 
-SETTINGS_NOTE = (
-    "**Everything else is inside**: the arrow at the node's corner (Nodes 2.0: *Enter subgraph*) "
-    "opens it. **quality** `balanced` takes half as long as `official` and looks nearly the same; "
-    "steps 0 are its own. For a 4-step LoRA, put *Wan 2.2 Load LoRA Pair* behind the loader and "
-    "choose quality `auto` (what the LoRA is made for), or `8 steps, three phases` for more motion."
-)
+
+def settings_note(nodes: dict[str, Node], ports: tuple[Port, ...]) -> str:
+    """Returns what a template's note says of the inside."""
+    quality = "quality" if QUALITY in ports else "preset"
+    named = "**quality**" if QUALITY in ports else "The sampler's **preset**"
+    said = [
+        "**Everything else is inside**: the arrow at the node's corner (Nodes 2.0: *Enter "
+        "subgraph*) opens it."
+    ]
+    if any(node.inputs.get("preset") == "balanced" for node in nodes.values()):
+        said.append(
+            f"{named} `balanced` takes half as long as `official` and looks nearly the same; "
+            "steps 0 are its own."
+        )
+    if not any("Lora" in node.kind for node in nodes.values()):
+        said.append(
+            "For a 4-step LoRA, put *Wan 2.2 Load LoRA Pair* behind the loader and choose "
+            f"{quality} `auto` (what the LoRA is made for), or `8 steps, three phases` for more "
+            "motion."
+        )
+    return " ".join(said)
 
 
 def expert_nodes(high: ModelFile, low: ModelFile) -> dict[str, Node]:
@@ -277,7 +292,8 @@ def a14b(name: str, kind: str, prompt: str, text: str, images: dict[str, Node]) 
         "size": size_node(width=832, height=480, **sized(16, images, "480p")),
         "sampler": sampler_node(loaders, preset="balanced"),
     }
-    return Workflow(name, name, text, nodes, f"{text}\n\n{SETTINGS_NOTE}", ports(*images))
+    outside = ports(*images)
+    return Workflow(name, name, text, nodes, f"{text}\n\n{settings_note(nodes, outside)}", outside)
 
 
 def ti2v(name: str, prompt: str, text: str, images: dict[str, Node]) -> Workflow:
