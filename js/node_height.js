@@ -1,7 +1,7 @@
 /** Panels below a node's widgets, and how high they make it with either renderer. */
 
 import { drawnAsHtml } from "./comfy.js";
-import { after, hooked } from "./node_hooks.js";
+import { after, hooked, removePanel } from "./node_hooks.js";
 
 /** @typedef {any} Node a LiteGraph node */
 
@@ -10,6 +10,12 @@ const MARGIN = 8;
 
 /** Below each of a node's widgets. */
 const GAP = 4;
+
+/**
+ * Heights of nodes with panels that come and go: what a change of these set last, and what it is without.
+ * @type {WeakMap<Node, { set: number, without: number }>}
+ */
+const heights = new WeakMap();
 
 /**
  * Leaves no room in Nodes 2.0 for inputs that it hides until they are asked for, and never draws a node
@@ -37,8 +43,10 @@ export function leaveOutHiddenInputs(node) {
  * @param {Node} node
  */
 export function fitHtml(node) {
-  const lowest = openHeight(node), room = hiddenRoom(node);
-  if (room && node.size[1] <= lowest + room) node.setSize([node.size[0], Math.min(node.size[1], lowest)]);
+  const height = node.size[1], lowest = openHeight(node), room = hiddenRoom(node);
+  if (!room || height > lowest + room) return;
+  // It leaves no room around panels, either.
+  node.setSize([node.size[0], Math.min(height, lowest - total(passing(node), ({ around }) => around))]);
 }
 
 /**
@@ -72,6 +80,20 @@ function openHeight(node) {
 const lowestOf = (node) => (drawnAsHtml() ? 0 : openHeight(node));
 
 /**
+ * @param {Node} node
+ * @returns {{ height: number, around: number, brought: number }[]} its panels that come and go
+ */
+const passing = (node) => (node.widgets ?? []).flatMap(
+  (/** @type {any} */ widget) => widget.wanduetPassing ?? []);
+
+/**
+ * @template T
+ * @param {T[]} list
+ * @param {(one: T) => number} of
+ */
+const total = (list, of) => list.reduce((sum, one) => sum + of(one), 0);
+
+/**
  * Height of a node after a panel was added.
  * @param {Node} node
  * @param {number} height of the panel
@@ -93,12 +115,8 @@ function heightWith(node, height, comesAndGoes) {
  */
 export function addPanel(node, name, element, { minWidth, height, around = 0 }) {
   element.style.setProperty("--comfy-widget-min-height", `${height}px`);
-  const options = {
-    serialize: false,
-    getMinHeight: () => height + around,
-    margin: MARGIN,
-    comesAndGoes: around > 0,
-  };
+  const options = { serialize: false, getMinHeight: () => height + around, margin: MARGIN };
+  const before = node.size[1], without = heightWithout(node);
   // Nodes 2.0 keeps the element on the page of a widget that had this node's number, this name and type,
   // such as that of a node before undo made it anew.
   const type = `${name} ${Math.random()}`;
@@ -106,28 +124,35 @@ export function addPanel(node, name, element, { minWidth, height, around = 0 }) 
   widget.serialize = false;
   const width = Math.max(node.size[0], node.computeSize()[0], minWidth);
   node.setSize([width, heightWith(node, height, around > 0)]);
+  if (around) {
+    widget.wanduetPassing = { height, around, brought: node.size[1] - before };
+    heights.set(node, { set: node.size[1], without });
+  }
   return widget;
 }
 
 /**
- * Height of a node without one of its panels that come and go.
+ * Height of a node without its panels that come and go: as it was before them, unless it was changed since.
+ * A script may have set it lower than they are.
  * @param {Node} node
- * @param {number} height with it
- * @param {number} brought by it; a script may have set the node lower since
  */
-export function heightWithout(node, height, brought) {
-  const passing = (node.widgets ?? []).filter((/** @type {any} */ one) => one.options?.comesAndGoes);
-  const room = passing.reduce(
-    (/** @type {number} */ sum, /** @type {any} */ one) => sum + one.options.getMinHeight() + GAP, 0);
+export function heightWithout(node) {
+  const height = node.size[1], known = heights.get(node), panels = passing(node);
+  if (known?.set === height) return known.without;
+  const room = total(panels, (one) => one.height + one.around + GAP);
+  const brought = total(panels, (one) => one.brought);
   return Math.max(height - brought, Math.min(height, openHeight(node) - room));
 }
 
 /**
- * Takes back the height that a panel brought which is gone.
+ * Takes away a panel that comes and goes, with the height that it brought, if it is still there.
  * @param {Node} node
- * @param {number} brought
+ * @param {any} widget of addPanel
  */
-export function giveBack(node, brought) {
-  const height = heightWithout(node, node.size[1], brought);
-  node.setSize([node.size[0], Math.max(lowestOf(node), height)]);
+export function takePanel(node, widget) {
+  const without = heightWithout(node);
+  if (!removePanel(node, widget)) return;
+  const left = Math.max(without, node.size[1] - widget.wanduetPassing.brought);
+  node.setSize([node.size[0], Math.max(lowestOf(node), passing(node).length ? left : without)]);
+  heights.set(node, { set: node.size[1], without });
 }

@@ -57,8 +57,11 @@ export class ProblemWatcher {
       ? await this.editor.postJson("/wanduet/check", { prompt }).catch(() => null)
       : { problems: [] };
     if (nodes !== this.nodes) return;
-    // What was asked about may have changed meanwhile, and the pause before the next question runs.
-    if (JSON.stringify(this.editor.readPrompt().prompt) !== asked) return this.changed();
+    if (JSON.stringify(this.editor.readPrompt().prompt) !== asked) {
+      // It is asked about after a pause, in which it may change back to what has no answer.
+      this.unanswered = true;
+      return this.changed();
+    }
     if (answer === null) {
       this.unanswered = true;
       clearTimeout(this.timer);

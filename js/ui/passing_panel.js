@@ -1,14 +1,13 @@
 /** Panels below a node's widgets that come and go, and leave nothing of themselves in a workflow. */
 
 import { passToCanvas, redraw } from "../comfy.js";
-import { addPanel, giveBack, heightWithout } from "../node_height.js";
-import { removePanel } from "../node_hooks.js";
+import { addPanel, heightWithout, takePanel } from "../node_height.js";
 import { div } from "./dom.js";
 
 /** Room above and below the element. */
 const AROUND = 16;
 
-/** @typedef {{ host: HTMLElement, widget: any, height: number, brought: number }} Place */
+/** @typedef {{ host: HTMLElement, widget: any, height: number }} Place */
 
 export class PassingPanels {
   /** @param {string} name of the widget that holds the element */
@@ -31,10 +30,8 @@ export class PassingPanels {
     place.host.replaceChildren(element);
     if (place.widget && place.height === height) return;
     this.take(node, place);
-    const before = node.size[1];
     place.height = height;
     place.widget = addPanel(node, this.name, place.host, { minWidth: 0, height, around: AROUND });
-    place.brought = node.size[1] - before;
     redraw();  // an older frontend puts the element in its place only then
   }
 
@@ -60,7 +57,7 @@ export class PassingPanels {
    * @returns {Place}
    */
   open(node) {
-    const place = { host: div("wanduet-passing"), widget: null, height: 0, brought: 0 };
+    const place = { host: div("wanduet-passing"), widget: null, height: 0 };
     this.places.set(node, place);
     passToCanvas(place.host);
     const { name } = this;
@@ -68,8 +65,7 @@ export class PassingPanels {
     // Or a run would mark the workflow as changed, and undo would go through panels.
     node.onSerialize = function (/** @type {any} */ saved) {
       const result = earlier?.apply(this, arguments);
-      const [width, height] = saved.size;
-      if (place.brought) saved.size = [width, heightWithout(this, height, place.brought)];
+      if (place.widget) saved.size = [saved.size[0], heightWithout(this)];
       // Frontend 1.32 lists there every widget of a node that shows a subgraph; files may hold JSON text.
       const listed = saved.properties?.proxyWidgets;
       if (Array.isArray(listed)) {
@@ -85,8 +81,7 @@ export class PassingPanels {
    * @param {Place} place
    */
   take(node, place) {
-    if (place.widget && removePanel(node, place.widget)) giveBack(node, place.brought);
+    if (place.widget) takePanel(node, place.widget);
     place.widget = null;
-    place.brought = 0;
   }
 }

@@ -1,5 +1,6 @@
 """A node is as high as before, whatever happens to it while panels are below its widgets."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -41,27 +42,31 @@ def saved_height(editor: Editor, node_id: str) -> float:
     return node["size"][1]
 
 
-def test_panels_of_a_collapsed_node_leave_no_height(editor: Editor):
-    _, sampler = add_pair(editor)
-    wait_for_plan(editor, sampler)
-    height, in_file = editor.call("height", sampler), saved_height(editor, sampler)
+@pytest.mark.parametrize("hides", [False, True], ids=["shown", "hidden"])
+def test_panels_of_a_collapsed_node_leave_no_height(editor: Editor, hides: bool):
+    if hides and not editor.mode.nodes2:
+        pytest.skip("Only Nodes 2.0 hides advanced inputs.")
+    with hidden_inputs(editor) if hides else nullcontext():
+        _, sampler = add_pair(editor)
+        wait_for_plan(editor, sampler)
+        height, in_file = editor.call("height", sampler), saved_height(editor, sampler)
 
-    collapse(editor, sampler)
-    editor.set_widgets(sampler, NO_STEPS)
-    wait_for_problems(editor, sampler, 1)
-    collapse(editor, sampler)
-    assert editor.call("height", sampler) > height
-    assert saved_height(editor, sampler) == in_file
-    editor.set_widgets(sampler, {"denoise": 1.0})
-    wait_for_problems(editor, sampler, 0)
-    assert editor.call("height", sampler) == height
+        collapse(editor, sampler)
+        editor.set_widgets(sampler, NO_STEPS)
+        wait_for_problems(editor, sampler, 1)
+        collapse(editor, sampler)
+        assert editor.call("height", sampler) > height
+        assert saved_height(editor, sampler) == in_file
+        editor.set_widgets(sampler, {"denoise": 1.0})
+        wait_for_problems(editor, sampler, 0)
+        assert editor.call("height", sampler) == height
 
-    collapse(editor, sampler)
-    editor.load(editor.serialize())
-    wait_for_plan(editor, sampler)
-    collapse(editor, sampler)
-    assert editor.call("height", sampler) == height
-    assert saved_height(editor, sampler) == in_file
+        collapse(editor, sampler)
+        editor.load(editor.serialize())
+        wait_for_plan(editor, sampler)
+        collapse(editor, sampler)
+        assert editor.call("height", sampler) == height
+        assert saved_height(editor, sampler) == in_file
 
 
 def test_a_height_below_that_of_panels_is_saved_as_it_is(editor: Editor):
@@ -84,6 +89,43 @@ def test_a_height_below_that_of_panels_is_saved_as_it_is(editor: Editor):
     editor.set_widgets(sampler, {"denoise": 1.0})
     wait_for_problems(editor, sampler, 0)
     assert saved_height(editor, sampler) == pytest.approx(in_file, abs=40)
+
+
+def test_a_height_below_all_that_a_node_holds_does_not_grow(editor: Editor):
+    _, sampler = add_pair(editor)
+    wait_for_plan(editor, sampler)
+    width = editor.serialize()["nodes"][-1]["size"][0]
+    editor.call("resize", sampler, width, 50)
+    editor.settle()
+    height, in_file = [], []
+    for denoise, count in ((0.0, 1), (1.0, 0)) * 3:
+        editor.set_widgets(sampler, {"denoise": denoise})
+        wait_for_problems(editor, sampler, count)
+        height.append(editor.call("height", sampler))
+        in_file.append(saved_height(editor, sampler))
+    assert height[::2] == [height[0]] * 3
+    assert height[1::2] == [height[1]] * 3
+    assert height[0] > height[1]
+    assert in_file == [in_file[0]] * 6
+    if editor.mode.nodes2:  # the canvas draws it higher
+        assert height[1] == in_file[0] == 50
+
+
+def test_panels_that_change_in_any_order_leave_no_height(editor: Editor):
+    """The plan is shown anew with another text, below a problem that was shown after it."""
+    _, sampler = add_pair(editor)
+    wait_for_plan(editor, sampler)
+    width = editor.serialize()["nodes"][-1]["size"][0]
+    editor.set_widgets(sampler, {"denoise": 0.0})
+    wait_for_problems(editor, sampler, 1)
+    editor.call("resize", sampler, width, 50)
+    editor.settle()
+    in_file = []
+    for steps, denoise in ((2, 0.0), (2, 1.0), (0, 1.0), (0, 0.0), (2, 0.0), (0, 1.0)):
+        editor.set_widgets(sampler, {"steps": steps, "denoise": denoise})
+        wait_for_problems(editor, sampler, int(not denoise))
+        in_file.append(saved_height(editor, sampler))
+    assert in_file == [in_file[0]] * len(in_file)
 
 
 def is_filled(editor: Editor, sampler: str) -> bool:
@@ -120,6 +162,8 @@ def test_what_the_canvas_makes_higher_leaves_no_room_in_nodes2(
         finally:
             draw_with(editor, nodes2=True)
         assert is_filled(editor, sampler)
+        assert editor.call("height", sampler) == height
+        assert saved_height(editor, sampler) == in_file
 
         editor.load(of_canvas)
         wait_for_plan(editor, sampler)
@@ -135,6 +179,23 @@ def test_what_the_canvas_makes_higher_leaves_no_room_in_nodes2(
         editor.page.evaluate(show, [sampler, False])
         editor.settle()
         assert is_filled(editor, sampler)
+
+
+def test_a_height_that_a_person_chose_is_kept(editor: Editor):
+    """Also one that the inputs would take that Nodes 2.0 hides."""
+    with hidden_inputs(editor):
+        _, sampler = add_pair(editor)
+        wait_for_plan(editor, sampler)
+        width = editor.serialize()["nodes"][-1]["size"][0]
+        editor.call("resize", sampler, width, editor.call("height", sampler) + 60)
+        editor.settle()
+        height, in_file = editor.call("height", sampler), saved_height(editor, sampler)
+        for _ in range(2):
+            editor.load(editor.serialize())
+            wait_for_plan(editor, sampler)
+            assert saved_height(editor, sampler) == in_file
+            if editor.mode.nodes2:  # on the canvas the plan takes what room there is
+                assert editor.call("height", sampler) == height
 
 
 def test_panels_show_what_undo_brought_back(editor: Editor):
@@ -177,9 +238,6 @@ def test_copies_and_subgraphs_keep_heights(editor: Editor):
         height, in_file = editor.call("height", sampler), saved_height(editor, sampler)
         pasted = editor.page.evaluate(PASTE, sampler)
         assert saved_height(editor, pasted) == in_file
-        if editor.mode.frontend == "own":
-            return  # 1.32 leaves hidden elements of a subgraph on the page
-
         inside = editor.call("moveIntoSubgraph", [sampler], "WanDuetMoESampler")
         wait_for_plan(editor, inside)
         assert editor.call("height", inside) == height
@@ -187,3 +245,5 @@ def test_copies_and_subgraphs_keep_heights(editor: Editor):
         wait_for_plan(editor, unpacked)
         assert editor.call("height", unpacked) == height
         assert saved_height(editor, unpacked) == in_file
+    if editor.mode.frontend == "own":
+        editor.open()  # 1.32 leaves hidden elements of a subgraph on the page

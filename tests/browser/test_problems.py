@@ -55,6 +55,36 @@ def test_a_mistake_is_said_before_the_run_and_goes_with_it(editor: Editor, resul
     assert second.startswith("The run ends before its first step.")
 
 
+CHANGE_MEANWHILE = """(id) => {
+    const denoise = wanduetTest.node(id).widgets.find(({ name }) => name === "denoise");
+    const { fetch } = window;
+    window.fetch = async (...given) => {
+        const response = await fetch(...given);
+        if (!`${given[0]?.url ?? given[0]}`.includes("/wanduet/check")) return response;
+        window.fetch = fetch;
+        const answer = await response.json();
+        response.json = async () => {
+            denoise.value = 1;
+            // After the answer was looked at, and before the pause that begins then is over.
+            setTimeout(() => { denoise.value = 0; });
+            return answer;
+        };
+        return response;
+    };
+}"""
+
+
+def test_a_graph_that_changes_and_changes_back_has_an_answer(editor: Editor):
+    _, sampler = add_pair(editor)
+    editor.page.wait_for_selector(".wanduet-plan")
+    editor.settle()
+    editor.page.evaluate(CHANGE_MEANWHILE, sampler)
+    editor.set_widgets(sampler, {"denoise": 0.0})
+    (text,) = wait_for_problems(editor, sampler, 1)
+    assert text.startswith("Nothing would be sampled.")
+    assert editor.call("widgetValue", sampler, "denoise") == 0
+
+
 def test_a_run_says_it_in_a_toast_once(editor: Editor, results: Path | None):
     loader, sampler = add_pair(editor)
     cross(editor, loader, sampler)
